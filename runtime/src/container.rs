@@ -1,0 +1,236 @@
+//! The facade: life cycle of one container, as the OCI runtime specification words it.
+
+use std::collections::BTreeMap;
+use std::os::fd::RawFd;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{LinuxResources, Process};
+
+use crate::error::Result;
+
+/// Which cgroup manager makes the container's cgroup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CgroupDriver {
+    /// Files below the cgroup mounts.
+    #[default]
+    Files,
+    /// Transient scopes of systemd, over D-Bus.
+    Systemd,
+}
+
+/// What all operations share: the global flags.
+#[derive(Debug, Clone)]
+pub struct Runtime {
+    /// Directory of the state records (`--root`).
+    pub root: PathBuf,
+    /// `--systemd-cgroup`.
+    pub cgroup_driver: CgroupDriver,
+    /// `--rootless`: `None` = decide by the privileges found.
+    pub rootless: Option<bool>,
+}
+
+/// Options of `create` and `run`.
+#[derive(Debug, Clone, Default)]
+pub struct CreateOptions {
+    /// Bundle directory; absolute.
+    pub bundle: PathBuf,
+    /// Where to write the init's pid; relative to the caller's directory.
+    pub pid_file: Option<PathBuf>,
+    /// AF_UNIX socket that receives the terminal's master.
+    pub console_socket: Option<PathBuf>,
+    /// AF_UNIX socket that receives a pidfd of the init.
+    pub pidfd_socket: Option<PathBuf>,
+    /// How many descriptors above stderr the container inherits.
+    pub preserve_fds: u32,
+    /// MS_MOVE and chroot instead of pivot_root.
+    pub no_pivot: bool,
+    /// Keep the caller's session keyring.
+    pub no_new_keyring: bool,
+    /// `run`: do not become a child subreaper.
+    pub no_subreaper: bool,
+    /// `run`: return once the container is started.
+    pub detach: bool,
+    /// `run`: keep the state record after the container exited.
+    pub keep: bool,
+}
+
+/// Options of `exec`.
+#[derive(Debug, Clone, Default)]
+pub struct ExecOptions {
+    /// A complete process description (`--process`); excludes the overrides below.
+    pub process: Option<Process>,
+    /// Arguments; the first is the program.
+    pub args: Vec<String>,
+    /// Additional environment, `NAME=value`.
+    pub env: Vec<String>,
+    /// Working directory.
+    pub cwd: Option<PathBuf>,
+    /// `UID[:GID]`.
+    pub user: Option<(u32, Option<u32>)>,
+    /// Additional supplementary groups.
+    pub additional_gids: Vec<u32>,
+    /// Allocate a terminal.
+    pub tty: bool,
+    /// Additional capabilities.
+    pub caps: Vec<String>,
+    /// Set no_new_privs (`None`: as the container's own process).
+    pub no_new_privs: Option<bool>,
+    /// AppArmor profile.
+    pub apparmor: Option<String>,
+    /// SELinux label.
+    pub process_label: Option<String>,
+    /// Return once the process runs.
+    pub detach: bool,
+    /// Where to write the process's pid.
+    pub pid_file: Option<PathBuf>,
+    /// AF_UNIX socket that receives the terminal's master.
+    pub console_socket: Option<PathBuf>,
+    /// AF_UNIX socket that receives a pidfd of the process.
+    pub pidfd_socket: Option<PathBuf>,
+    /// Descriptors above stderr that are handed down.
+    pub preserve_fds: u32,
+    /// Also run in a paused container.
+    pub ignore_paused: bool,
+    /// Sub-cgroups to join, `[CONTROLLER[,..]:]PATH`.
+    pub cgroup: Vec<String>,
+    /// Do not become a child subreaper.
+    pub no_subreaper: bool,
+}
+
+/// Life-cycle status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// `create` has not finished.
+    Creating,
+    /// The init waits for `start`.
+    Created,
+    /// The program runs.
+    Running,
+    /// All processes are frozen.
+    Paused,
+    /// The init is gone.
+    Stopped,
+}
+
+impl Status {
+    /// The word of the specification (`paused` is runc's addition).
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Status::Creating => "creating",
+            Status::Created => "created",
+            Status::Running => "running",
+            Status::Paused => "paused",
+            Status::Stopped => "stopped",
+        }
+    }
+}
+
+/// What `state` and `list` print.
+#[derive(Debug, Clone)]
+pub struct StateReport {
+    /// `ociVersion` of the container's configuration.
+    pub oci_version: String,
+    /// Container ID.
+    pub id: String,
+    /// The init's pid as this process sees it; 0 when stopped.
+    pub pid: i32,
+    /// Life-cycle status.
+    pub status: Status,
+    /// Absolute bundle path.
+    pub bundle: PathBuf,
+    /// Absolute root file system path.
+    pub rootfs: PathBuf,
+    /// When it was created, RFC 3339 UTC with nanoseconds.
+    pub created: String,
+    /// Annotations of the configuration.
+    pub annotations: BTreeMap<String, String>,
+    /// Name of the user that owns the state directory.
+    pub owner: String,
+}
+
+impl Runtime {
+    /// Creates a container; its init waits for [`Runtime::start`].
+    pub fn create(&self, id: &str, options: &CreateOptions) -> Result<()> {
+        let _ = (id, options);
+        unimplemented!()
+    }
+    /// Creates and starts; without `detach` waits for the end and returns the exit code.
+    pub fn run(&self, id: &str, options: &CreateOptions) -> Result<i32> {
+        let _ = (id, options);
+        unimplemented!()
+    }
+    /// Lets a created container's init execute its program.
+    pub fn start(&self, id: &str) -> Result<()> {
+        let _ = id;
+        unimplemented!()
+    }
+    /// The state of one container.
+    pub fn state(&self, id: &str) -> Result<StateReport> {
+        let _ = id;
+        unimplemented!()
+    }
+    /// All containers below the root, sorted by ID; a broken record is passed to `broken`.
+    pub fn list(&self, broken: &mut dyn FnMut(&str, crate::error::Error)) -> Result<Vec<StateReport>> {
+        let _ = broken;
+        unimplemented!()
+    }
+    /// Sends a signal to the init, or with `all` to every process of the container.
+    pub fn kill(&self, id: &str, signal: i32, all: bool) -> Result<()> {
+        let _ = (id, signal, all);
+        unimplemented!()
+    }
+    /// Removes a stopped container; with `force` kills it first, and a missing one is no error.
+    pub fn delete(&self, id: &str, force: bool) -> Result<()> {
+        let _ = (id, force);
+        unimplemented!()
+    }
+    /// Runs an additional process; returns its exit code (0 with `detach`).
+    pub fn exec(&self, id: &str, options: &ExecOptions) -> Result<i32> {
+        let _ = (id, options);
+        unimplemented!()
+    }
+    /// Pids of all processes of the container, as this process sees them.
+    pub fn processes(&self, id: &str) -> Result<Vec<i32>> {
+        let _ = id;
+        unimplemented!()
+    }
+    /// Freezes all processes.
+    pub fn pause(&self, id: &str) -> Result<()> {
+        let _ = id;
+        unimplemented!()
+    }
+    /// Thaws all processes.
+    pub fn resume(&self, id: &str) -> Result<()> {
+        let _ = id;
+        unimplemented!()
+    }
+    /// Changes limits of a live container (and Intel RDT schemata).
+    pub fn update(
+        &self,
+        id: &str,
+        resources: &LinuxResources,
+        l3_cache_schema: Option<&str>,
+        mem_bw_schema: Option<&str>,
+    ) -> Result<()> {
+        let _ = (id, resources, l3_cache_schema, mem_bw_schema);
+        unimplemented!()
+    }
+    /// One statistics record, in the JSON shape of runc's `events --stats`.
+    pub fn stats(&self, id: &str) -> Result<crate::cgroup::stats::Stats> {
+        let _ = id;
+        unimplemented!()
+    }
+    /// A descriptor that becomes readable on each OOM kill and hangs up when the cgroup is gone.
+    pub fn oom_watch(&self, id: &str) -> Result<crate::cgroup::oom::Watch> {
+        let _ = id;
+        unimplemented!()
+    }
+}
+
+/// Makes `path` absolute against the caller's working directory, without resolving links.
+pub fn absolute(path: &Path) -> Result<PathBuf> {
+    Ok(std::path::absolute(path)?)
+}
+
+/// A descriptor number that the caller owns.
+pub type Fd = RawFd;
