@@ -22,6 +22,11 @@ fn hierarchies() -> Vec<(PathBuf, String, String)> {
     found
 }
 
+/// Some mounted hierarchy.
+pub(crate) fn any() -> Option<PathBuf> {
+    hierarchies().into_iter().next().map(|(point, ..)| point)
+}
+
 /// Where a v1 controller is mounted.
 pub(crate) fn v1(controller: &str) -> Option<PathBuf> {
     hierarchies()

@@ -28,7 +28,7 @@ impl Snapshot {
     pub(crate) fn leaked(&self, env: &Env) -> Vec<String> {
         let deadline = Instant::now() + GRACE;
         loop {
-            let found = self.look(env);
+            let found = self.leaked_now(env);
             if found.is_empty() || Instant::now() > deadline {
                 return found;
             }
@@ -36,7 +36,8 @@ impl Snapshot {
         }
     }
 
-    fn look(&self, env: &Env) -> Vec<String> {
+    /// The same without patience.
+    pub(crate) fn leaked_now(&self, env: &Env) -> Vec<String> {
         let mut found = Vec::new();
         found.extend(mounts().difference(&self.mounts).map(|m| format!("mount: {m}")));
         found.extend(self.mounts.difference(&mounts()).map(|m| format!("mount gone: {m}")));

@@ -10,6 +10,7 @@ pub(crate) mod env;
 pub(crate) mod leaks;
 pub(crate) mod process;
 pub(crate) mod runtime;
+pub(crate) mod selftest;
 pub(crate) mod sockets;
 pub(crate) mod spec;
 pub(crate) mod stage;

@@ -80,7 +80,9 @@ impl Runtime {
         let (stdout, stderr) = running.read();
         let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
         let output = Output { command: running.command, code, stdout, stderr };
-        self.note(&format!("{output}\n"));
+        let mut text = output.to_string();
+        text.truncate((0..=2000).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0));
+        self.note(&format!("{text}\n"));
         output
     }
 
@@ -168,10 +170,11 @@ impl Output {
         self
     }
 
-    /// The error text names this.
+    /// The error text names this, in whatever case.
     #[track_caller]
     pub(crate) fn says(self, text: &str) -> Self {
-        assert!(self.stderr.contains(text), "the error does not say {text:?}:\n{self}");
+        let said = self.stderr.to_lowercase();
+        assert!(said.contains(&text.to_lowercase()), "the error does not say {text:?}:\n{self}");
         self
     }
 

@@ -11,6 +11,7 @@ use nix::sys::wait::{WaitStatus, wait};
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::{Command, ExitCode};
+use std::sync::Mutex;
 
 pub(crate) const STAGE: &str = "RCRUN_TEST_STAGE";
 pub(crate) const TEST: &str = "RCRUN_TEST_NAME";
@@ -78,7 +79,15 @@ fn spawn(stage: &str) -> ExitCode {
     }
 }
 
+/// Where a panic happened: the hook knows, the payload does not.
+static PLACE: Mutex<String> = Mutex::new(String::new());
+
 fn body(test: &Test) -> ExitCode {
+    std::panic::set_hook(Box::new(|info| {
+        if let (Some(at), Ok(mut place)) = (info.location(), PLACE.lock()) {
+            *place = at.to_string();
+        }
+    }));
     let env = Env::new();
     let before = leaks::Snapshot::take(&env);
     let outcome = catch_unwind(AssertUnwindSafe(|| (test.body)(&env)));
@@ -88,7 +97,8 @@ fn body(test: &Test) -> ExitCode {
             return ExitCode::from(SKIPPED as u8);
         }
         env.print_transcript();
-        println!("{} failed: {}", test.name, message(&*payload));
+        let place = PLACE.lock().map(|p| p.clone()).unwrap_or_default();
+        println!("---- failed at {place}\n{}", message(&*payload));
         return ExitCode::FAILURE;
     }
     let leaked = before.leaked(&env);

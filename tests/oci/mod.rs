@@ -1,14 +1,25 @@
 //! The OCI runtime, one module per area that a user can name.
 
+mod ids;
 mod lifecycle;
+mod mounts;
+mod namespaces;
+mod process;
 
-use crate::harness::{Env, Test, test};
+use crate::harness::{Env, Test, selftest, test};
 
 /// Modules and their tests. `no_file_is_forgotten` compares this list with the directory.
-const MODULES: &[(&str, fn() -> Vec<Test>)] = &[("lifecycle", lifecycle::tests)];
+const MODULES: &[(&str, fn() -> Vec<Test>)] = &[
+    ("ids", ids::tests),
+    ("lifecycle", lifecycle::tests),
+    ("mounts", mounts::tests),
+    ("namespaces", namespaces::tests),
+    ("process", process::tests),
+];
 
 pub(crate) fn all() -> Vec<Test> {
     let mut tests = vec![test!(no_file_is_forgotten), test!(no_name_is_used_twice)];
+    tests.extend(selftest::tests());
     tests.extend(MODULES.iter().flat_map(|(_, tests)| tests()));
     tests
 }
