@@ -1,20 +1,32 @@
 //! The OCI runtime, one module per area that a user can name.
 
+mod devices;
+mod exec;
+mod hooks;
 mod ids;
 mod lifecycle;
 mod mounts;
 mod namespaces;
 mod process;
+mod rootfs;
+mod terminal;
+mod verbs;
 
 use crate::harness::{Env, Test, selftest, test};
 
 /// Modules and their tests. `no_file_is_forgotten` compares this list with the directory.
 const MODULES: &[(&str, fn() -> Vec<Test>)] = &[
+    ("devices", devices::tests),
+    ("exec", exec::tests),
+    ("hooks", hooks::tests),
     ("ids", ids::tests),
     ("lifecycle", lifecycle::tests),
     ("mounts", mounts::tests),
     ("namespaces", namespaces::tests),
     ("process", process::tests),
+    ("rootfs", rootfs::tests),
+    ("terminal", terminal::tests),
+    ("verbs", verbs::tests),
 ];
 
 pub(crate) fn all() -> Vec<Test> {
