@@ -9,6 +9,7 @@ pub(crate) mod container;
 pub(crate) mod env;
 pub(crate) mod leaks;
 pub(crate) mod process;
+pub(crate) mod raw;
 pub(crate) mod runtime;
 pub(crate) mod selftest;
 pub(crate) mod sockets;

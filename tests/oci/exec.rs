@@ -22,7 +22,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(no_new_privileges),
         test!(process_file),
         test!(process_file_overrides_everything),
-        test!(umask_of_a_process_file).only_rcrun("runc gives exec the umask of the container's process"),
+        test!(umask_and_oom_score_of_a_process_file).only_rcrun("runc gives exec those of the container's process"),
         test!(detached),
         test!(pid_file),
         test!(pid_file_is_relative_to_the_caller),
@@ -162,7 +162,7 @@ fn process_file(env: &Env) {
         &json!({
             "args": ["/bin/probe", "facts"], "cwd": "/tmp", "env": ["ONLY=this"], "user": {"uid": 5, "gid": 6},
             "rlimits": [{"type": "RLIMIT_NOFILE", "soft": 50, "hard": 60}],
-            "capabilities": {"bounding": ["CAP_KILL"]}, "noNewPrivileges": true, "oomScoreAdj": 99,
+            "capabilities": {"bounding": ["CAP_KILL"]}, "noNewPrivileges": true,
             "scheduler": {"policy": "SCHED_BATCH"}, "ioPriority": {"class": "IOPRIO_CLASS_BE", "priority": 5}
         }),
     );
@@ -171,7 +171,6 @@ fn process_file(env: &Env) {
     assert_eq!(facts["status"]["CapBnd"], "0000000000000020");
     assert_eq!(facts["cwd"], "/tmp");
     assert_eq!(facts["limits"]["Max open files"], json!(["50", "60"]));
-    assert_eq!(facts["oom_score_adj"], "99");
     assert_eq!(facts["scheduler"]["policy"], 3);
     assert_eq!(facts["io_priority"], json!([2, 5]));
     let variables: Vec<&str> = facts["env"].as_array().unwrap().iter().map(|v| v.as_str().unwrap()).collect();
@@ -191,11 +190,13 @@ fn process_file_overrides_everything(env: &Env) {
     assert_eq!(facts["status"]["CapBnd"], "0000000020000420", "what it does not name is the container's");
 }
 
-fn umask_of_a_process_file(env: &Env) {
+fn umask_and_oom_score_of_a_process_file(env: &Env) {
     let container = env.bundle().sleeper();
     let user = json!({"uid": 0, "gid": 0, "umask": 0o27});
-    let facts = with_file(&container, &json!({"args": ["/bin/probe", "facts"], "cwd": "/", "user": user}));
+    let process = json!({"args": ["/bin/probe", "facts"], "cwd": "/", "user": user, "oomScoreAdj": 99});
+    let facts = with_file(&container, &process);
     assert_eq!(facts["status"]["Umask"], "0027");
+    assert_eq!(facts["oom_score_adj"], "99");
 }
 
 fn detached(env: &Env) {

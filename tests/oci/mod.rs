@@ -1,5 +1,6 @@
 //! The OCI runtime, one module per area that a user can name.
 
+mod cgroups_v1;
 mod devices;
 mod exec;
 mod hooks;
@@ -9,6 +10,7 @@ mod mounts;
 mod namespaces;
 mod process;
 mod rootfs;
+mod seccomp;
 mod terminal;
 mod verbs;
 
@@ -16,6 +18,7 @@ use crate::harness::{Env, Test, selftest, test};
 
 /// Modules and their tests. `no_file_is_forgotten` compares this list with the directory.
 const MODULES: &[(&str, fn() -> Vec<Test>)] = &[
+    ("cgroups_v1", cgroups_v1::tests),
     ("devices", devices::tests),
     ("exec", exec::tests),
     ("hooks", hooks::tests),
@@ -25,6 +28,7 @@ const MODULES: &[(&str, fn() -> Vec<Test>)] = &[
     ("namespaces", namespaces::tests),
     ("process", process::tests),
     ("rootfs", rootfs::tests),
+    ("seccomp", seccomp::tests),
     ("terminal", terminal::tests),
     ("verbs", verbs::tests),
 ];
