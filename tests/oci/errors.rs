@@ -191,7 +191,7 @@ fn unwritable_state_root(env: &Env) {
     bundle.write();
     fs::write(env.path("plain"), "").unwrap();
     let root = env.path("plain/state");
-    let mut command = std::process::Command::new(&env.rt.path);
+    let mut command = std::process::Command::new(env.rt.path());
     command.args(["--root", root.to_str().unwrap(), "create", "--bundle", bundle.path.to_str().unwrap(), &bundle.id]);
     env.rt.finish(env.rt.spawn(command)).fails().says("plain");
 }
