@@ -12,6 +12,7 @@ mod mounts;
 mod namespaces;
 mod network_devices;
 mod process;
+mod reliability;
 mod rollback;
 mod rootfs;
 mod seccomp;
@@ -35,6 +36,7 @@ const MODULES: &[(&str, fn() -> Vec<Test>)] = &[
     ("namespaces", namespaces::tests),
     ("network_devices", network_devices::tests),
     ("process", process::tests),
+    ("reliability", reliability::tests),
     ("rollback", rollback::tests),
     ("rootfs", rootfs::tests),
     ("seccomp", seccomp::tests),
