@@ -6,6 +6,7 @@ use oci_spec::runtime::LinuxResources;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
+use super::device_program;
 use super::device_rules::{self, Policy};
 use super::resources::{self, Missing, Write};
 use super::{Cgroup, Hierarchy, Select, file};
@@ -133,21 +134,31 @@ impl Cgroup {
         }
     }
 
-    /// Device rules. Without rights to set them, a rootless container goes without.
+    /// Device rules. Without rights to set them (rootless, or below a user namespace, where no
+    /// device node can be made either) a container goes without.
     fn apply_devices(&self, r: &LinuxResources) -> Result<()> {
         let rules = device_rules::from_spec(r)?;
         let done = match self.hierarchy {
-            Hierarchy::Unified => Ok(()),
+            Hierarchy::Unified => match self.unified() {
+                Some(dir) => device_program::install(dir, &rules),
+                None => Ok(()),
+            },
             Hierarchy::Legacy | Hierarchy::Hybrid => match self.paths.get("devices") {
                 Some(dir) => devices_v1(dir, &Policy::new(&rules)?),
                 None => Ok(()),
             },
         };
         match done {
-            Err(_) if self.rootless => Ok(()),
+            Err(_) if self.rootless || in_user_namespace() => Ok(()),
             other => other.context(|| "cannot set device rules"),
         }
     }
+}
+
+/// Whether this process is outside of the host's user namespace.
+fn in_user_namespace() -> bool {
+    let map = file::read(Path::new("/proc/self/uid_map")).unwrap_or_default();
+    map.split_whitespace().ne(["0", "0", "4294967295"])
 }
 
 fn no_cgroup(controller: &str) -> Error {

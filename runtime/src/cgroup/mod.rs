@@ -29,6 +29,7 @@
 mod apply;
 mod convert;
 mod create;
+mod device_program;
 mod device_rules;
 mod file;
 mod freeze;
