@@ -497,3 +497,39 @@ fn rootless_goes_without_only_where_nothing_was_asked_for() {
     );
     cgroup.remove().unwrap();
 }
+
+#[test]
+fn update_sets_back_what_it_did_when_it_fails() {
+    let json = r#"{"pids":{"limit":20},"memory":{"limit":67108864}}"#;
+    let Some(f) = Fixture::with("update", json) else {
+        return;
+    };
+    f.cgroup.create().unwrap();
+    let old: LinuxResources = serde_json::from_str(json).unwrap();
+    f.cgroup.apply(&old, Select::ALL).unwrap();
+    let parse = |json: &str| serde_json::from_str::<LinuxResources>(json).unwrap();
+    let merged = f
+        .cgroup
+        .update(&old, &parse(r#"{"pids":{"limit":30}}"#))
+        .unwrap();
+    assert_eq!(f.value("pids", "pids.max"), "30");
+    assert_eq!(merged.memory().unwrap().limit(), Some(67_108_864));
+    let bad = parse(r#"{"pids":{"limit":40},"cpu":{"cpus":"9999"}}"#);
+    f.cgroup.update(&merged, &bad).unwrap_err();
+    assert_eq!(f.value("pids", "pids.max"), "30");
+    // A limit below what is used is refused when that is asked for.
+    let mut child = f.spawn("exec sleep 1000");
+    let low = parse(r#"{"memory":{"limit":4096,"checkBeforeUpdate":true}}"#);
+    let error = f
+        .cgroup
+        .update(&merged, &low)
+        .unwrap_err()
+        .chain()
+        .to_string();
+    assert!(
+        error.contains("rejecting memory limit 4096 <= usage"),
+        "{error}"
+    );
+    child.kill().unwrap();
+    child.wait().unwrap();
+}

@@ -44,6 +44,7 @@ mod resources;
 #[cfg(test)]
 mod resources_tests;
 pub mod stats;
+mod update;
 
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::OwnedFd;
