@@ -3,9 +3,11 @@
 //! Nothing here creates a file (no `O_CREAT`), so that a directory which is not on a cgroup file
 //! system can never be mistaken for a cgroup: its control files do not exist.
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result, kind_of};
@@ -116,20 +118,32 @@ fn mkdir_error(path: &Path, errno: Errno) -> Error {
     flat_error(&format!("cannot make cgroup {}", path.display()), errno)
 }
 
-/// Names of the sub-directories, that is, of the sub-cgroups.
+/// Paths of the sub-directories, that is, of the sub-cgroups.
 pub(super) fn children(dir: &Path) -> Result<Vec<PathBuf>, Errno> {
+    Ok(list(dir, FileType::Directory)?
+        .iter()
+        .map(|name| dir.join(name))
+        .collect())
+}
+
+/// Names of the control files.
+pub(super) fn names(dir: &Path) -> Result<Vec<String>, Errno> {
+    let names = list(dir, FileType::RegularFile)?;
+    Ok(names
+        .into_iter()
+        .filter_map(|name| name.into_string().ok())
+        .collect())
+}
+
+fn list(dir: &Path, kind: FileType) -> Result<Vec<OsString>, Errno> {
     let fd = open(dir, OFlags::RDONLY | OFlags::DIRECTORY)?;
     let mut found = Vec::new();
     for entry in rustix::fs::Dir::new(fd)? {
         let entry = entry?;
-        let name = entry.file_name();
-        if entry.file_type() != rustix::fs::FileType::Directory
-            || name.to_bytes() == b"."
-            || name.to_bytes() == b".."
-        {
-            continue;
+        let name = entry.file_name().to_bytes();
+        if entry.file_type() == kind && name != b"." && name != b".." {
+            found.push(OsString::from_vec(name.to_vec()));
         }
-        found.push(dir.join(std::ffi::OsStr::new(&*name.to_string_lossy())));
     }
     Ok(found)
 }

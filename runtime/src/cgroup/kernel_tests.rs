@@ -533,3 +533,64 @@ fn update_sets_back_what_it_did_when_it_fails() {
     child.kill().unwrap();
     child.wait().unwrap();
 }
+
+#[test]
+fn stats_show_what_was_used() {
+    let json = r#"{"pids":{"limit":77},"memory":{"limit":134217728}}"#;
+    let Some(f) = Fixture::with("stats", json) else {
+        return;
+    };
+    f.cgroup.create().unwrap();
+    f.cgroup
+        .apply(&serde_json::from_str(json).unwrap(), Select::ALL)
+        .unwrap();
+    let mut child = f.spawn("while :; do :; done");
+    wait_for("some processor time", || {
+        f.cgroup.stats().unwrap().cpu.usage.total > 20_000_000
+    });
+    wait_for("a tick of it", || {
+        f.cgroup.stats().unwrap().cpu.usage.user > 0
+    });
+    let stats = f.cgroup.stats().unwrap();
+    assert_eq!((stats.pids.current, stats.pids.limit), (1, 77));
+    assert_eq!(stats.memory.usage.limit, 134_217_728);
+    assert!(stats.memory.usage.usage > 0 && stats.memory.usage.usage < 134_217_728);
+    assert!(!stats.memory.raw.is_empty());
+    if f.v2() {
+        assert!(stats.cpu.psi.is_some());
+    } else {
+        assert!(!stats.cpuset.cpus.is_empty());
+        assert_eq!(
+            stats.cpu.usage.percpu.len(),
+            stats.cpu.usage.percpu_user.len()
+        );
+    }
+    f.cgroup.kill(Signal::KILL).unwrap();
+    child.wait().unwrap();
+    f.cgroup.remove().unwrap();
+    assert!(f.cgroup.stats().is_err());
+}
+
+#[test]
+fn oom_is_noticed() {
+    let json = r#"{"memory":{"limit":16777216,"swap":16777216}}"#;
+    let Some(f) = Fixture::with("oom", json) else {
+        return;
+    };
+    f.cgroup.create().unwrap();
+    f.cgroup
+        .apply(&serde_json::from_str(json).unwrap(), Select::ALL)
+        .unwrap();
+    let mut child = f.spawn("perl -e '$x = \"x\" x (64 << 20)' || :; sleep 1000");
+    let mut watch = f.cgroup.oom_watch().unwrap();
+    wait_for("the kill", || {
+        watch.next().unwrap() == Some(super::oom::Event::Oom)
+    });
+    assert!(f.cgroup.oom_kills().unwrap() > 0);
+    f.cgroup.kill(Signal::KILL).unwrap();
+    child.wait().unwrap();
+    f.cgroup.remove().unwrap();
+    wait_for("the end", || {
+        watch.next().unwrap() == Some(super::oom::Event::Gone)
+    });
+}
