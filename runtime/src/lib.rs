@@ -9,12 +9,17 @@
 //! All calls that enter namespaces or clone need a process with one thread
 //! ([`sys::process::SingleThreaded`]).
 
+pub mod cgroup;
+pub mod checkpoint;
 pub mod container;
 pub mod error;
 mod launch;
+pub mod netdev;
 mod operations;
 pub mod plan;
 mod rootfs;
+pub mod seccomp;
+pub mod spec;
 mod state;
 pub mod sys;
 

@@ -3,11 +3,14 @@
 //!
 //! Everything in here may be called by the container's init between `clone3` and `execve`.
 
+pub mod bpf;
 pub mod exec;
 pub mod keyring;
 pub mod mount;
+pub mod netlink;
 pub mod process;
 pub mod sched;
+pub mod seccomp;
 
 use rustix::io::Errno;
 
