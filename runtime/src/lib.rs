@@ -1,1 +1,5 @@
-//! x
+//! From an OCI bundle to a running process: namespaces, mounts, cgroups, seccomp, life cycle.
+
+pub mod error;
+pub mod seccomp;
+pub mod sys;

@@ -1,0 +1,3 @@
+//! The only home of `unsafe`: thin wrappers, one function per system call.
+
+pub mod seccomp;
