@@ -25,7 +25,8 @@ pub(crate) struct Split {
     pub(crate) positional: Vec<String>,
 }
 
-/// Splits `arguments` by `table`; after `stop_after` positional arguments all that follows is positional.
+/// Splits `arguments` by `table`; after `stop_after` positional arguments all that follows is
+/// positional. With 0 flags are taken up to the first argument that is none.
 pub(crate) fn split(
     arguments: &[String],
     table: &[Flag<'_>],
@@ -38,12 +39,18 @@ pub(crate) fn split(
             found.positional.extend_from_slice(tail);
             break;
         }
-        if stop_after == Some(found.positional.len()) || is_negative_number(first) {
+        let name = flag_text(first);
+        let stops = match stop_after {
+            Some(0) => name.is_none(),
+            Some(count) => found.positional.len() == count,
+            None => false,
+        };
+        if stops || is_negative_number(first) {
             found.positional.extend_from_slice(rest);
             break;
         }
         rest = tail;
-        let Some(name) = flag_text(first) else {
+        let Some(name) = name else {
             found.positional.push(first.clone());
             continue;
         };
@@ -178,6 +185,13 @@ mod tests {
             run("id -- sh -c x", Some(1)),
             Ok((String::new(), "id sh -c x".into()))
         );
+    }
+
+    #[test]
+    fn flags_before_the_verb_are_taken() {
+        let ran = run("--bundle /b -d verb -d", Some(0));
+        assert_eq!(ran, Ok(("bundle=/b detach=true".into(), "verb -d".into())));
+        assert!(run("--foo verb", Some(0)).is_err());
     }
 
     #[test]

@@ -133,7 +133,9 @@ fn global_options() -> impl Iterator<Item = (String, String)> {
 fn option(argument: &Arg) -> Option<(String, String)> {
     let long = argument.get_long().filter(|_| !argument.is_hide_set())?;
     let value = match argument.get_value_names() {
-        Some([name, ..]) if argument.get_action().takes_values() => format!(" {name}"),
+        Some([name, ..]) if argument.get_action().takes_values() && !verbs::is_bool(argument) => {
+            format!(" {name}")
+        }
         _ => String::new(),
     };
     let short = argument

@@ -62,7 +62,7 @@ pub(crate) fn failed(verb: &Verb, error: &Error, elsewhere: bool) -> ExitCode {
         elsewhere,
     );
     if std::io::stderr().is_terminal()
-        && let Some(hint) = hint(error.kind())
+        && let Some(hint) = hint(error.kind(), verb.name)
     {
         to_stderr(&format!("hint: {hint}\n"));
     }
@@ -83,9 +83,11 @@ fn to_stderr(text: &str) {
 }
 
 /// What a person at a terminal can do next.
-fn hint(kind: ErrorKind) -> Option<&'static str> {
+fn hint(kind: ErrorKind, verb: &str) -> Option<&'static str> {
     match kind {
-        ErrorKind::Exists => Some("choose another ID, or remove the old one with `rcrun delete`"),
+        ErrorKind::Exists if ["create", "run", "restore"].contains(&verb) => {
+            Some("choose another ID, or remove the old one with `rcrun delete`")
+        }
         ErrorKind::PermissionDenied => {
             Some("run as root, or write a bundle for a user namespace with `rcrun spec --rootless`")
         }

@@ -187,7 +187,7 @@ fn flag(argument: &Arg) -> Option<Flag<'_>> {
 }
 
 /// A switch that can also be turned off: an argument with the values `true` and `false`.
-fn is_bool(argument: &Arg) -> bool {
+pub(crate) fn is_bool(argument: &Arg) -> bool {
     let values = argument.get_possible_values();
     values.len() == 2
         && values
