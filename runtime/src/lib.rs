@@ -17,14 +17,12 @@ pub mod cgroup {
     pub mod oom {
         use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-        /// What a watch found when it became readable.
+        /// What a watch has seen.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub enum Notice {
+        pub enum Event {
             /// An OOM kill happened.
             Oom,
-            /// Something else changed.
-            Nothing,
-            /// The cgroup is gone.
+            /// The container is gone.
             Gone,
         }
 
@@ -39,9 +37,10 @@ pub mod cgroup {
         }
 
         impl Watch {
-            /// Takes one notice.
-            pub fn take(&mut self) -> crate::error::Result<Notice> {
-                Ok(Notice::Nothing)
+            /// What has happened since the last call.
+            #[allow(clippy::should_implement_trait)]
+            pub fn next(&mut self) -> crate::error::Result<Option<Event>> {
+                Ok(None)
             }
         }
     }

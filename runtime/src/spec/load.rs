@@ -135,6 +135,9 @@ fn parse<T: DeserializeOwned>(
     raw: &[u8],
     repair: fn(&mut Value, &mut Vec<String>),
 ) -> Result<(T, Vec<String>)> {
+    if has_zero_escape(raw) {
+        return Err(zero_bytes(raw));
+    }
     // serde also reads a list of values as a structure; the specification knows objects only.
     if raw.trim_ascii_start().starts_with(b"{")
         && let Ok(value) = serde_json::from_slice(raw)
@@ -155,6 +158,54 @@ fn parse<T: DeserializeOwned>(
         .map_err(|problems| {
             Error::invalid(format!("invalid configuration: {}", problems.join("; ")))
         })
+}
+
+/// Whether a string has a zero byte, which no system call can be told.
+fn has_zero_escape(raw: &[u8]) -> bool {
+    positions(raw, b'\\').any(|at| raw[at..].starts_with(b"\\u0000"))
+}
+
+fn positions(raw: &[u8], wanted: u8) -> impl Iterator<Item = usize> {
+    raw.iter()
+        .enumerate()
+        .filter(move |(_, byte)| **byte == wanted)
+        .map(|(at, _)| at)
+}
+
+fn zero_bytes(raw: &[u8]) -> Error {
+    let value: Value = serde_json::from_slice(raw).unwrap_or_default();
+    let mut places = Vec::new();
+    find_zero_bytes(&value, &mut Vec::new(), &mut places);
+    Error::invalid(format!("invalid configuration: {}", places.join("; ")))
+}
+
+fn find_zero_bytes(value: &Value, path: &mut Vec<Step>, places: &mut Vec<String>) {
+    let holds = |text: &str| text.contains('\0');
+    let mut visit = |step: Step, value: &Value, bad: bool| {
+        path.push(step);
+        if bad {
+            places.push(format!(
+                "{}: contains a null byte",
+                show(path).escape_default()
+            ));
+        }
+        find_zero_bytes(value, path, places);
+        path.pop();
+    };
+    match value {
+        Value::Object(map) => {
+            for (key, value) in map {
+                let bad = holds(key) || value.as_str().is_some_and(holds);
+                visit(Step::Key(key.clone()), value, bad);
+            }
+        }
+        Value::Array(list) => {
+            for (index, value) in list.iter().enumerate() {
+                visit(Step::Index(index), value, value.as_str().is_some_and(holds));
+            }
+        }
+        _ => {}
+    }
 }
 
 /// Deserialises, and on a problem notes it, takes the offending node out and tries again.
@@ -357,8 +408,8 @@ fn names_pids_limit(raw: &[u8], resources: &str) -> bool {
 
 /// Whether virtual TPMs are asked for; the types do not know the property.
 fn names_vtpms(raw: &[u8]) -> bool {
-    let word = b"\"vtpms\"";
-    if !raw.windows(word.len()).any(|window| window == word) {
+    let word = b"vtpms\"";
+    if !positions(raw, b'v').any(|at| raw[at..].starts_with(word)) {
         return false;
     }
     let value: Value = serde_json::from_slice(raw).unwrap_or_default();

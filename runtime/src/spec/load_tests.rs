@@ -217,3 +217,17 @@ fn files_are_read_from_a_bundle_only_when_regular() {
     std::fs::remove_dir_all(&bundle).unwrap();
     assert_eq!(load(&bundle).unwrap_err().kind(), ErrorKind::NotFound);
 }
+
+#[test]
+fn null_bytes_are_found_everywhere() {
+    let message = problems(&json!({
+        "hostname": "a\0",
+        "process": {"cwd": "/", "args": ["x", "\0"], "env": ["A=\\u0000 is harmless"]},
+        "annotations": {"k\0": "v"},
+    }));
+    assert_eq!(
+        message,
+        "invalid configuration: annotations.k\\u{0}: contains a null byte; hostname: contains a \
+         null byte; process.args[1]: contains a null byte"
+    );
+}

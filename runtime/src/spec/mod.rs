@@ -8,6 +8,7 @@ pub mod features;
 pub mod load;
 mod repair;
 pub mod template;
+pub mod validate;
 
 pub use oci_spec::runtime as types;
 

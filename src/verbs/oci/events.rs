@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use rcrun_runtime::cgroup::oom::{Notice, Watch};
+use rcrun_runtime::cgroup::oom::{self, Watch};
 use rcrun_runtime::cgroup::stats::Stats;
 use rcrun_runtime::error::{Context, Error, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -76,17 +76,16 @@ impl Events {
                 continue;
             }
             if wait(watch, left)? {
-                match watch.take()? {
-                    Notice::Oom => {
-                        let event = Event::<()> {
-                            r#type: "oom",
-                            id: &self.id,
-                            data: None,
-                        };
-                        output::json_line(&event)?;
+                while let Some(seen) = watch.next()? {
+                    if seen == oom::Event::Gone {
+                        return Ok(());
                     }
-                    Notice::Nothing => {}
-                    Notice::Gone => return Ok(()),
+                    let (r#type, id) = ("oom", self.id.as_str());
+                    output::json_line(&Event::<()> {
+                        r#type,
+                        id,
+                        data: None,
+                    })?;
                 }
             }
         }
