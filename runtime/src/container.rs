@@ -170,7 +170,10 @@ impl Runtime {
         unimplemented!()
     }
     /// All containers below the root, sorted by ID; a broken record is passed to `broken`.
-    pub fn list(&self, broken: &mut dyn FnMut(&str, crate::error::Error)) -> Result<Vec<StateReport>> {
+    pub fn list(
+        &self,
+        broken: &mut dyn FnMut(&str, crate::error::Error),
+    ) -> Result<Vec<StateReport>> {
         let _ = broken;
         unimplemented!()
     }

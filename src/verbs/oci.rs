@@ -1,0 +1,97 @@
+//! The verbs of an OCI runtime, flag for flag those of runc.
+
+mod checkpoint;
+mod container;
+mod create;
+mod delete;
+mod events;
+mod exec;
+mod features;
+mod kill;
+mod list;
+mod pause;
+mod ps;
+mod restore;
+mod resume;
+mod run;
+mod signal;
+mod size;
+mod spec;
+mod start;
+mod state;
+mod update;
+
+use super::{Count, Verb};
+
+const ONE_ID: &str = "<container-id>
+
+Where \"<container-id>\" is the name of the container.";
+
+const NEW_ID: &str = "<container-id>
+
+Where \"<container-id>\" is your name for the instance of the container that you
+are starting. It must be unique on your host.";
+
+const EXEC: &str = "<container-id> <command> [command options]  || -p process.json <container-id>
+
+Where \"<container-id>\" is the name of the container and \"<command>\" is what is
+run in it. \"<command>\" can't be empty unless \"-p\" is given.
+
+EXAMPLE:
+       # rcrun exec <container-id> ps";
+
+const KILL: &str = "<container-id> [signal]
+
+Where \"<container-id>\" is the name of the container and \"[signal]\" is the signal
+to be sent to its init process, by name or number.
+
+EXAMPLE:
+       # rcrun kill ubuntu01 KILL";
+
+const LIST: &str = "
+
+Where the given root is specified via the global option \"--root\".";
+
+/// The rows, in the order of the help.
+pub(super) const VERBS: &[Verb] = &[
+    Verb::new::<checkpoint::Checkpoint>("checkpoint", Count::Exactly(1), ONE_ID),
+    Verb::new::<create::Create>("create", Count::Exactly(1), NEW_ID)
+        .fails_as("runc create failed: ", 1),
+    Verb::new::<delete::Delete>("delete", Count::Exactly(1), ONE_ID),
+    Verb::new::<events::Events>("events", Count::Exactly(1), ONE_ID),
+    Verb::new::<exec::Exec>("exec", Count::AtLeast(1), EXEC)
+        .stop_after(1)
+        .fails_as("exec failed: ", 255),
+    Verb::new::<kill::Kill>("kill", Count::Between(1, 2), KILL).stop_after(1),
+    Verb::new::<list::List>("list", Count::Exactly(0), LIST),
+    Verb::new::<pause::Pause>("pause", Count::Exactly(1), ONE_ID),
+    Verb::new::<ps::Ps>("ps", Count::AtLeast(1), "<container-id> [ps options]").stop_after(1),
+    Verb::new::<restore::Restore>("restore", Count::Exactly(1), NEW_ID),
+    Verb::new::<resume::Resume>("resume", Count::Exactly(1), ONE_ID),
+    Verb::new::<run::Run>("run", Count::Exactly(1), NEW_ID).fails_as("runc run failed: ", 1),
+    Verb::new::<spec::Spec>("spec", Count::Exactly(0), ""),
+    Verb::new::<start::Start>("start", Count::Exactly(1), NEW_ID),
+    Verb::new::<state::State>("state", Count::Exactly(1), ONE_ID),
+    Verb::new::<update::Update>("update", Count::Exactly(1), "<container-id>"),
+    Verb::new::<features::Features>("features", Count::Exactly(0), ""),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_parser_is_consistent_and_has_a_help_line() {
+        for verb in VERBS {
+            let command = (verb.command)();
+            assert!(command.get_about().is_some(), "{}", verb.name);
+            for argument in command.get_arguments().filter(|a| a.get_long().is_some()) {
+                assert!(
+                    argument.is_hide_set() || argument.get_help().is_some(),
+                    "{argument}"
+                );
+            }
+            command.debug_assert();
+        }
+    }
+}
