@@ -1,0 +1,78 @@
+//! What a test may not leave: mounts, processes, cgroups, state, files where others look.
+
+use super::{Env, cgroup, process};
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Directories of the host in which a runtime might leave something named after a container.
+const PLACES: [&str; 5] = ["/run", "/tmp", "/dev/shm", "/var/run", "/run/runc"];
+
+/// How long the kernel may take to finish what was killed.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// What existed before the test.
+#[derive(Debug)]
+pub(crate) struct Snapshot {
+    mounts: BTreeSet<String>,
+    places: BTreeSet<String>,
+}
+
+impl Snapshot {
+    pub(crate) fn take(env: &Env) -> Self {
+        Self { mounts: mounts(), places: places(env) }
+    }
+
+    /// One line for everything that is there now and was not before.
+    pub(crate) fn leaked(&self, env: &Env) -> Vec<String> {
+        let deadline = Instant::now() + GRACE;
+        loop {
+            let found = self.leaked_now(env);
+            if found.is_empty() || Instant::now() > deadline {
+                return found;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// The same without patience.
+    pub(crate) fn leaked_now(&self, env: &Env) -> Vec<String> {
+        let mut found = Vec::new();
+        found.extend(mounts().difference(&self.mounts).map(|m| format!("mount: {m}")));
+        found.extend(self.mounts.difference(&mounts()).map(|m| format!("mount gone: {m}")));
+        let own = i32::try_from(std::process::id()).unwrap();
+        for (pid, state, what) in process::all() {
+            if pid != 1 && pid != own {
+                found.push(format!("process: {pid} {state} {what}"));
+            }
+        }
+        found.extend(cgroup::children(&env.tag).into_iter().map(|c| format!("cgroup: {}", c.display())));
+        found.extend(entries(&env.rt.root).map(|e| format!("state: {e}")));
+        found.extend(places(env).difference(&self.places).map(|p| format!("file: {p}")));
+        found
+    }
+}
+
+/// Mount points with type and source; ids and peer groups differ from run to run.
+fn mounts() -> BTreeSet<String> {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    table
+        .lines()
+        .map(|line| {
+            let (left, right) = line.split_once(" - ").unwrap_or((line, ""));
+            let left = left.split(' ').skip(3).take(3).collect::<Vec<_>>().join(" ");
+            format!("{left} {right}")
+        })
+        .collect()
+}
+
+/// Whatever carries this test's tag in the shared places.
+fn places(env: &Env) -> BTreeSet<String> {
+    PLACES.iter().flat_map(|place| entries(Path::new(place))).filter(|e| e.contains(&env.tag)).collect()
+}
+
+fn entries(dir: &Path) -> impl Iterator<Item = String> {
+    let dir = fs::read_dir(dir).into_iter().flatten().flatten();
+    dir.map(|entry| entry.path().to_string_lossy().into_owned())
+}

@@ -1,0 +1,119 @@
+//! The processes of one test. `isolate` enters fresh mount, network, pid, uts and ipc namespaces; `init` is
+//! pid 1 there and reaps whatever containers leave to it, as the machine's init would; `test` runs the body.
+//!
+//! When pid 1 leaves, the kernel kills everything of the test; what was still alive before that is a leak.
+
+use super::{Env, Test, leaks};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitStatus, wait};
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::{Command, ExitCode};
+use std::sync::Mutex;
+
+pub(crate) const STAGE: &str = "RCRUN_TEST_STAGE";
+pub(crate) const TEST: &str = "RCRUN_TEST_NAME";
+pub(crate) const DIR: &str = "RCRUN_TEST_DIR";
+pub(crate) const RUNTIME: &str = "RCRUN_TEST_RUNTIME";
+pub(crate) const ISOLATE: &str = "isolate";
+const INIT: &str = "init";
+const BODY: &str = "test";
+/// Exit code of a test that found out while running that it cannot; its last line of output says why.
+pub(crate) const SKIPPED: i32 = 77;
+
+/// The payload of `Env::skip`.
+#[derive(Debug)]
+pub(crate) struct Skip(pub(crate) String);
+
+/// Plays the part named by the environment, if any.
+pub(crate) fn main(tests: fn() -> Vec<Test>) -> Option<ExitCode> {
+    let stage = std::env::var(STAGE).ok()?;
+    Some(match stage.as_str() {
+        ISOLATE => isolate(),
+        INIT => init(),
+        _ => {
+            let name = std::env::var(TEST).unwrap();
+            let test = tests().into_iter().find(|t| t.name == name).unwrap();
+            body(&test)
+        }
+    })
+}
+
+fn isolate() -> ExitCode {
+    use CloneFlags as F;
+    unshare(F::CLONE_NEWNS | F::CLONE_NEWNET | F::CLONE_NEWPID | F::CLONE_NEWUTS | F::CLONE_NEWIPC).unwrap();
+    let none: Option<&str> = None;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+    spawn(INIT)
+}
+
+fn init() -> ExitCode {
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).unwrap();
+    let none: Option<&str> = None;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(Some("proc"), "/proc", Some("proc"), flags, none).unwrap();
+    spawn(BODY)
+}
+
+/// Starts the next stage and reaps every child until it ends, whatever else was handed to this process.
+fn spawn(stage: &str) -> ExitCode {
+    let child = Command::new(std::env::current_exe().unwrap()).env(STAGE, stage).spawn().unwrap();
+    let wanted = i32::try_from(child.id()).unwrap();
+    loop {
+        match wait() {
+            Ok(WaitStatus::Exited(pid, code)) if pid.as_raw() == wanted => {
+                return ExitCode::from(u8::try_from(code).unwrap_or(1));
+            }
+            Ok(WaitStatus::Signaled(pid, signal, _)) if pid.as_raw() == wanted => {
+                eprintln!("{stage} killed by {signal}");
+                return ExitCode::FAILURE;
+            }
+            Ok(_) => {}
+            Err(errno) => {
+                eprintln!("cannot wait: {errno}");
+                return ExitCode::FAILURE;
+            }
+        }
+    }
+}
+
+/// Where a panic happened: the hook knows, the payload does not.
+static PLACE: Mutex<String> = Mutex::new(String::new());
+
+fn body(test: &Test) -> ExitCode {
+    std::panic::set_hook(Box::new(|info| {
+        if let (Some(at), Ok(mut place)) = (info.location(), PLACE.lock()) {
+            *place = at.to_string();
+        }
+    }));
+    let env = Env::new();
+    let before = leaks::Snapshot::take(&env);
+    let outcome = catch_unwind(AssertUnwindSafe(|| (test.body)(&env)));
+    if let Err(payload) = outcome {
+        if let Some(Skip(reason)) = payload.downcast_ref::<Skip>() {
+            println!("{reason}");
+            return ExitCode::from(SKIPPED as u8);
+        }
+        env.print_transcript();
+        let place = PLACE.lock().map(|p| p.clone()).unwrap_or_default();
+        println!("---- failed at {place}\n{}", message(&*payload));
+        return ExitCode::FAILURE;
+    }
+    let leaked = before.leaked(&env);
+    if leaked.is_empty() {
+        return ExitCode::SUCCESS;
+    }
+    env.print_transcript();
+    println!("{} passed, but left behind:\n{}", test.name, leaked.join("\n"));
+    ExitCode::FAILURE
+}
+
+fn message(payload: &(dyn Any + Send)) -> &str {
+    payload
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| payload.downcast_ref::<&str>().copied())
+        .unwrap_or("panic without text")
+}

@@ -1,0 +1,30 @@
+//! The integration suite: every user-visible behaviour of the runtime against the real kernel.
+//!
+//! One binary plays four parts, told apart in `main`: the runner (libtest-mimic), the two processes that
+//! isolate and reap one test (`harness::stage`), and the probe that runs inside containers (`probe`).
+//! `RCRUN_RUNTIME=/path/to/runc cargo test` runs the same tests against another runtime;
+//! `RCRUN_TEST_FULL=1` runs long variants with their full counts.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::exit,
+    missing_docs,
+    reason = "a test reports by panicking and printing"
+)]
+
+mod harness;
+mod oci;
+mod probe;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    if probe::wanted() {
+        return probe::main();
+    }
+    if let Some(code) = harness::stage::main(oci::all) {
+        return code;
+    }
+    harness::suite::main(oci::all())
+}

@@ -1,0 +1,66 @@
+//! The OCI runtime, one module per area that a user can name.
+
+mod cgroups_v1;
+mod devices;
+mod exec;
+mod hooks;
+mod ids;
+mod lifecycle;
+mod mounts;
+mod namespaces;
+mod process;
+mod rootfs;
+mod seccomp;
+mod terminal;
+mod verbs;
+
+use crate::harness::{Env, Test, selftest, test};
+
+/// Modules and their tests. `no_file_is_forgotten` compares this list with the directory.
+const MODULES: &[(&str, fn() -> Vec<Test>)] = &[
+    ("cgroups_v1", cgroups_v1::tests),
+    ("devices", devices::tests),
+    ("exec", exec::tests),
+    ("hooks", hooks::tests),
+    ("ids", ids::tests),
+    ("lifecycle", lifecycle::tests),
+    ("mounts", mounts::tests),
+    ("namespaces", namespaces::tests),
+    ("process", process::tests),
+    ("rootfs", rootfs::tests),
+    ("seccomp", seccomp::tests),
+    ("terminal", terminal::tests),
+    ("verbs", verbs::tests),
+];
+
+pub(crate) fn all() -> Vec<Test> {
+    let mut tests = vec![test!(no_file_is_forgotten), test!(no_name_is_used_twice)];
+    tests.extend(selftest::tests());
+    tests.extend(MODULES.iter().flat_map(|(_, tests)| tests()));
+    tests
+}
+
+fn no_file_is_forgotten(_: &Env) {
+    let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/oci");
+    let mut files: Vec<String> = std::fs::read_dir(dir)
+        .unwrap()
+        .map(|e| e.unwrap().file_name().to_string_lossy().into_owned())
+        .filter_map(|name| name.strip_suffix(".rs").map(str::to_owned))
+        .filter(|name| name != "mod")
+        .collect();
+    files.sort();
+    let mut listed: Vec<&str> = MODULES.iter().map(|(name, _)| *name).collect();
+    listed.sort_unstable();
+    assert_eq!(files, listed, "files in tests/oci, and modules that are run");
+    for (name, tests) in MODULES {
+        assert!(!tests().is_empty(), "{name} has no tests");
+    }
+}
+
+fn no_name_is_used_twice(_: &Env) {
+    let mut names: Vec<String> = all().into_iter().map(|t| t.name).collect();
+    names.sort();
+    let count = names.len();
+    names.dedup();
+    assert_eq!(names.len(), count);
+}

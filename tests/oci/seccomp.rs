@@ -1,0 +1,405 @@
+//! Seccomp: actions, operators, architectures, flags, and listeners.
+
+use crate::harness::sockets::FdSocket;
+use crate::harness::{Bundle, Env, Test, raw, test};
+use serde_json::{Value, json};
+use std::os::fd::OwnedFd;
+
+pub(crate) fn tests() -> Vec<Test> {
+    vec![
+        test!(none_without_a_profile),
+        test!(errno_defaults_to_eperm),
+        test!(errno_of_the_rule),
+        test!(default_errno),
+        test!(allow_list),
+        test!(calls_newer_than_the_list_are_unknown),
+        test!(kill_process),
+        test!(trap),
+        test!(trace_without_a_tracer),
+        test!(log_is_allowed),
+        test!(every_operator),
+        test!(values_are_64_bits_wide),
+        test!(all_arguments_must_match),
+        test!(conditions_on_one_argument_are_alternatives),
+        test!(rules_for_one_call_are_alternatives),
+        test!(last_rule_without_conditions),
+        test!(sub_architecture),
+        test!(architecture_not_listed_is_killed),
+        test!(unknown_names_are_skipped),
+        test!(unknown_words_are_refused),
+        test!(flags),
+        test!(unknown_flag_is_refused),
+        test!(exec_is_filtered_too),
+        test!(works_without_no_new_privileges),
+        test!(the_runtimes_own_calls_are_not_filtered),
+        test!(multiple_names_in_one_rule),
+        test!(listener_decides),
+        test!(listener_gets_state_and_metadata),
+        test!(listener_serves_exec),
+        test!(notify_without_listener_is_refused),
+        test!(notify_on_write_is_refused),
+        test!(listener_that_does_not_exist_is_refused),
+    ]
+}
+
+/// umask(2) takes any argument and never fails: whatever it answers came from the filter.
+const UMASK: i64 = libc::SYS_umask;
+const EPERM: i32 = 1;
+
+/// A profile that allows everything but what these rules say.
+fn deny(bundle: &mut Bundle<'_>, rules: &[Value]) {
+    bundle.set(
+        "/linux/seccomp",
+        json!({"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86_64"], "syscalls": rules}),
+    );
+}
+
+fn rule(name: &str, action: &str) -> Value {
+    json!({"names": [name], "action": action})
+}
+
+fn umask(argument: u64) -> String {
+    format!("syscall:{UMASK}:{argument}")
+}
+
+/// The errno of umask(2) with each of these arguments under these rules.
+#[track_caller]
+fn answers(env: &Env, rules: &[Value], arguments: &[u64]) -> Vec<i32> {
+    let mut bundle = env.bundle();
+    deny(&mut bundle, rules);
+    let questions: Vec<String> = arguments.iter().map(|a| umask(*a)).collect();
+    let questions: Vec<&str> = questions.iter().map(String::as_str).collect();
+    bundle.attempts(&questions).into_iter().map(|(errno, _)| errno).collect()
+}
+
+fn none_without_a_profile(env: &Env) {
+    assert_eq!(env.bundle().facts()["status"]["Seccomp"], "0");
+}
+
+fn errno_defaults_to_eperm(env: &Env) {
+    assert_eq!(answers(env, &[rule("umask", "SCMP_ACT_ERRNO")], &[0]), [EPERM]);
+    let mut bundle = env.bundle();
+    deny(&mut bundle, &[rule("umask", "SCMP_ACT_ERRNO")]);
+    assert_eq!(bundle.facts()["status"]["Seccomp"], "2");
+}
+
+fn errno_of_the_rule(env: &Env) {
+    let with = |errno: i32| json!({"names": ["umask"], "action": "SCMP_ACT_ERRNO", "errnoRet": errno});
+    assert_eq!(answers(env, &[with(123)], &[0]), [123]);
+    assert_eq!(answers(env, &[with(0)], &[0]), [0], "0 means: do nothing and succeed");
+}
+
+/// What the probe, a static program, needs to say anything.
+const NEEDED: &[&str] = &[
+    "arch_prctl", "brk", "clock_nanosleep", "close", "execve", "exit", "exit_group", "fcntl", "fstat", "futex",
+    "getpid", "getrandom", "gettid", "ioctl", "lseek", "madvise", "mmap", "mprotect", "mremap", "munmap", "newfstatat",
+    "open", "openat", "poll", "ppoll", "prlimit64", "read", "readlink", "readlinkat", "rseq", "rt_sigaction",
+    "rt_sigprocmask", "rt_sigreturn", "sched_getaffinity", "set_robust_list", "set_tid_address", "sigaltstack", "stat",
+    "statx", "uname", "write", "writev", "getcwd", "getuid", "capget", "prctl",
+];
+
+fn allow_list_profile(extra: &Value) -> Value {
+    let mut profile = json!({
+        "defaultAction": "SCMP_ACT_ERRNO", "architectures": ["SCMP_ARCH_X86_64"],
+        "syscalls": [{"names": NEEDED, "action": "SCMP_ACT_ALLOW"}]
+    });
+    for (key, value) in extra.as_object().unwrap() {
+        profile[key] = value.clone();
+    }
+    profile
+}
+
+fn default_errno(env: &Env) {
+    let mut bundle = env.bundle();
+    bundle.set("/linux/seccomp", allow_list_profile(&json!({"defaultErrnoRet": 99})));
+    assert_eq!(bundle.attempts(&[&umask(0)])[0].0, 99);
+}
+
+fn allow_list(env: &Env) {
+    let mut bundle = env.bundle();
+    bundle.set("/linux/seccomp", allow_list_profile(&json!({})));
+    let answers = bundle.attempts(&[&umask(0), "read:/etc/passwd", "mkdir:/x"]);
+    assert_eq!([answers[0].0, answers[1].0, answers[2].0], [EPERM, 0, EPERM]);
+}
+
+/// A program that finds ENOSYS falls back to an older call; one that finds EPERM gives up.
+fn calls_newer_than_the_list_are_unknown(env: &Env) {
+    const ENOSYS: i32 = 38;
+    let mut bundle = env.bundle();
+    bundle.set("/linux/seccomp", allow_list_profile(&json!({})));
+    // The newest name in the list is rseq (334): 440 is newer than the profile's author.
+    assert_eq!(bundle.attempts(&["syscall:440:0", &umask(0)]).iter().map(|a| a.0).collect::<Vec<_>>(), [ENOSYS, EPERM]);
+}
+
+#[track_caller]
+fn exit_code(env: &Env, rules: &[Value]) -> i32 {
+    let mut bundle = env.bundle();
+    deny(&mut bundle, rules);
+    bundle.args(&["/bin/probe", "try", &umask(0)]).run().code
+}
+
+fn kill_process(env: &Env) {
+    const SIGSYS: i32 = 31;
+    for action in ["SCMP_ACT_KILL_PROCESS", "SCMP_ACT_KILL_THREAD", "SCMP_ACT_KILL"] {
+        assert_eq!(exit_code(env, &[rule("umask", action)]), 128 + SIGSYS, "{action}");
+    }
+}
+
+fn trap(env: &Env) {
+    assert_eq!(exit_code(env, &[rule("umask", "SCMP_ACT_TRAP")]), 128 + 31);
+}
+
+fn trace_without_a_tracer(env: &Env) {
+    const ENOSYS: i32 = 38;
+    assert_eq!(answers(env, &[rule("umask", "SCMP_ACT_TRACE")], &[0]), [ENOSYS]);
+}
+
+fn log_is_allowed(env: &Env) {
+    assert_eq!(answers(env, &[rule("umask", "SCMP_ACT_LOG")], &[0]), [0]);
+}
+
+fn conditional(conditions: &Value) -> Value {
+    json!({"names": ["umask"], "action": "SCMP_ACT_ERRNO", "errnoRet": 77, "args": conditions})
+}
+
+fn every_operator(env: &Env) {
+    let table = [
+        ("SCMP_CMP_EQ", [0, 77, 0]),
+        ("SCMP_CMP_NE", [77, 0, 77]),
+        ("SCMP_CMP_LT", [77, 0, 0]),
+        ("SCMP_CMP_LE", [77, 77, 0]),
+        ("SCMP_CMP_GE", [0, 77, 77]),
+        ("SCMP_CMP_GT", [0, 0, 77]),
+    ];
+    for (operator, expected) in table {
+        let rules = [conditional(&json!([{"index": 0, "value": 10, "op": operator}]))];
+        assert_eq!(answers(env, &rules, &[9, 10, 11]), expected, "{operator}");
+    }
+    let masked = json!([{"index": 0, "value": 0xf0, "valueTwo": 0x50, "op": "SCMP_CMP_MASKED_EQ"}]);
+    assert_eq!(answers(env, &[conditional(&masked)], &[0x5f, 0x51, 0x61, 0x50]), [77, 77, 0, 77]);
+}
+
+fn values_are_64_bits_wide(env: &Env) {
+    let high = 0x1_0000_0005_u64;
+    let rules = [conditional(&json!([{"index": 0, "value": 5, "op": "SCMP_CMP_EQ"}]))];
+    assert_eq!(answers(env, &rules, &[5, high]), [77, 0]);
+    let rules = [conditional(&json!([{"index": 0, "value": high, "op": "SCMP_CMP_EQ"}]))];
+    assert_eq!(answers(env, &rules, &[5, high]), [0, 77]);
+    let rules = [conditional(&json!([{"index": 0, "value": high, "op": "SCMP_CMP_GT"}]))];
+    assert_eq!(answers(env, &rules, &[6, high, high + 1, 0x2_0000_0000]), [0, 0, 77, 77]);
+    let rules = [conditional(&json!([{"index": 0, "value": high, "op": "SCMP_CMP_LT"}]))];
+    assert_eq!(answers(env, &rules, &[6, high - 1, high, 0x2_0000_0000]), [77, 77, 0, 0]);
+}
+
+/// setpriority(2): three arguments; a higher nice value is always allowed.
+fn priority(which: i64, nice: i64) -> String {
+    format!("syscall:{}:{which}:0:{nice}", libc::SYS_setpriority)
+}
+
+fn all_arguments_must_match(env: &Env) {
+    let mut bundle = env.bundle();
+    let conditions =
+        json!([{"index": 0, "value": 0, "op": "SCMP_CMP_EQ"}, {"index": 2, "value": 19, "op": "SCMP_CMP_EQ"}]);
+    deny(&mut bundle, &[json!({"names": ["setpriority"], "action": "SCMP_ACT_ERRNO", "errnoRet": 77, "args": conditions})]);
+    let answers = bundle.attempts(&[&priority(0, 19), &priority(0, 18), &priority(2, 19)]);
+    assert_eq!([answers[0].0, answers[1].0, answers[2].0], [77, 0, 0], "{answers:?}");
+}
+
+fn conditions_on_one_argument_are_alternatives(env: &Env) {
+    let rules = [conditional(
+        &json!([{"index": 0, "value": 3, "op": "SCMP_CMP_EQ"}, {"index": 0, "value": 5, "op": "SCMP_CMP_EQ"}]),
+    )];
+    assert_eq!(answers(env, &rules, &[3, 4, 5]), [77, 0, 77]);
+}
+
+fn rules_for_one_call_are_alternatives(env: &Env) {
+    let one = |value: u64| conditional(&json!([{"index": 0, "value": value, "op": "SCMP_CMP_EQ"}]));
+    assert_eq!(answers(env, &[one(3), one(5)], &[3, 4, 5]), [77, 0, 77]);
+}
+
+fn last_rule_without_conditions(env: &Env) {
+    let rules = [
+        conditional(&json!([{"index": 0, "value": 3, "op": "SCMP_CMP_EQ"}])),
+        json!({"names": ["setpriority"], "action": "SCMP_ACT_ERRNO", "errnoRet": 5}),
+    ];
+    let mut bundle = env.bundle();
+    deny(&mut bundle, &rules);
+    let answers = bundle.attempts(&[&umask(3), &umask(4), &priority(0, 19)]);
+    assert_eq!([answers[0].0, answers[1].0, answers[2].0], [77, 0, 5]);
+}
+
+/// umask(2) in the 32-bit table.
+const UMASK_I386: &str = "i386:60:0";
+
+fn needs_i386(env: &Env) {
+    let answer = env.bundle().args(&["/bin/probe", "try", "i386:20:0"]).run();
+    if answer.code != 0 || answer.json()[0]["errno"] != 0 {
+        env.skip("this kernel runs no 32-bit calls");
+    }
+}
+
+fn sub_architecture(env: &Env) {
+    needs_i386(env);
+    let mut bundle = env.bundle();
+    deny(&mut bundle, &[json!({"names": ["umask"], "action": "SCMP_ACT_ERRNO", "errnoRet": 77})]);
+    bundle.set("/linux/seccomp/architectures", json!(["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"]));
+    let answers = bundle.attempts(&["i386:20:0", UMASK_I386, &umask(0)]);
+    assert_eq!([answers[0].0, answers[1].0, answers[2].0], [0, 77, 77], "numbers of the right table");
+}
+
+fn architecture_not_listed_is_killed(env: &Env) {
+    needs_i386(env);
+    let mut bundle = env.bundle();
+    deny(&mut bundle, &[rule("umask", "SCMP_ACT_ERRNO")]);
+    bundle.args(&["/bin/probe", "try", "i386:20:0"]).run().exits(128 + 31);
+}
+
+fn unknown_names_are_skipped(env: &Env) {
+    let rules = [json!({"names": ["not_a_call", "umask"], "action": "SCMP_ACT_ERRNO", "errnoRet": 9})];
+    assert_eq!(answers(env, &rules, &[0]), [9]);
+}
+
+fn unknown_words_are_refused(env: &Env) {
+    for bad in [
+        json!({"defaultAction": "SCMP_ACT_PRAY"}),
+        json!({"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_PDP11"]}),
+        json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule("umask", "SCMP_ACT_PRAY")]}),
+        json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [conditional(&json!([{"index": 0, "value": 1, "op": "SCMP_CMP_LIKE"}]))]}),
+    ] {
+        let mut bundle = env.bundle();
+        bundle.set("/linux/seccomp", bad).refused();
+    }
+}
+
+fn flags(env: &Env) {
+    for list in [json!([]), json!(["SECCOMP_FILTER_FLAG_LOG"]), json!(["SECCOMP_FILTER_FLAG_SPEC_ALLOW", "SECCOMP_FILTER_FLAG_TSYNC"])] {
+        let mut bundle = env.bundle();
+        deny(&mut bundle, &[rule("umask", "SCMP_ACT_ERRNO")]);
+        bundle.set("/linux/seccomp/flags", list);
+        assert_eq!(bundle.attempts(&[&umask(0)])[0].0, EPERM);
+    }
+}
+
+fn unknown_flag_is_refused(env: &Env) {
+    let mut bundle = env.bundle();
+    deny(&mut bundle, &[rule("umask", "SCMP_ACT_ERRNO")]);
+    bundle.set("/linux/seccomp/flags", json!(["SECCOMP_FILTER_FLAG_NOPE"])).refused();
+}
+
+fn exec_is_filtered_too(env: &Env) {
+    let mut bundle = env.bundle();
+    deny(&mut bundle, &[rule("umask", "SCMP_ACT_ERRNO")]);
+    assert_eq!(bundle.sleeper().exec_attempts(&[], &[&umask(0)])[0].0, EPERM);
+}
+
+fn works_without_no_new_privileges(env: &Env) {
+    let mut bundle = env.bundle();
+    deny(&mut bundle, &[rule("umask", "SCMP_ACT_ERRNO")]);
+    bundle.set("/process/noNewPrivileges", json!(false));
+    bundle.set("/process/user", json!({"uid": 1000, "gid": 1000})).set("/process/capabilities", json!({}));
+    assert_eq!(bundle.attempts(&[&umask(0)])[0].0, EPERM);
+}
+
+fn the_runtimes_own_calls_are_not_filtered(env: &Env) {
+    let names = [
+        "mount", "umount2", "pivot_root", "sethostname", "setgroups", "setuid", "setgid", "setresuid", "setresgid",
+        "capset", "keyctl", "mknodat", "chroot", "unshare", "setns", "move_mount", "open_tree", "fsopen", "chdir",
+        "fchdir", "openat2", "symlinkat", "mkdirat", "fchownat", "sched_setaffinity", "setpriority", "umask",
+    ];
+    let mut bundle = env.bundle();
+    deny(&mut bundle, &[json!({"names": names, "action": "SCMP_ACT_ERRNO"})]);
+    bundle.set("/process/user", json!({"uid": 1000, "gid": 1000})).set("/process/cwd", json!("/tmp"));
+    assert_eq!(bundle.attempts(&[&umask(0)])[0].0, EPERM);
+    let container = bundle.args(&["sleep", "1000"]).start();
+    container.exec(&["true"]).ok();
+}
+
+fn multiple_names_in_one_rule(env: &Env) {
+    let mut bundle = env.bundle();
+    deny(&mut bundle, &[json!({"names": ["umask", "setpriority"], "action": "SCMP_ACT_ERRNO", "errnoRet": 8})]);
+    let answers = bundle.attempts(&[&umask(0), &priority(0, 19)]);
+    assert_eq!([answers[0].0, answers[1].0], [8, 8]);
+}
+
+/// A bundle whose umask(2) is decided by whoever listens on the socket.
+fn with_listener<'e>(env: &'e Env) -> (Bundle<'e>, FdSocket) {
+    let socket = FdSocket::listen(&env.path("listener"));
+    let mut bundle = env.bundle();
+    deny(&mut bundle, &[rule("umask", "SCMP_ACT_NOTIFY")]);
+    bundle.set("/linux/seccomp/listenerPath", json!(socket.path()));
+    bundle.set("/linux/seccomp/listenerMetadata", json!("for the agent"));
+    (bundle, socket)
+}
+
+/// Answers every call: its argument decides.
+fn serve(listener: OwnedFd) {
+    std::thread::spawn(move || {
+        while let Some(call) = raw::receive(&listener) {
+            assert_eq!(i64::from(call.number), UMASK);
+            match call.arguments[0] {
+                0 => raw::respond(&listener, call.id, 4711, 0),
+                other => raw::respond(&listener, call.id, 0, i32::try_from(other).unwrap()),
+            }
+        }
+    });
+}
+
+fn listener_decides(env: &Env) {
+    let (mut bundle, socket) = with_listener(env);
+    bundle.args(&["/bin/probe", "try", &umask(0), &umask(95), &umask(33)]);
+    let running = bundle.run_in_background(&[]);
+    let (_, mut fds) = socket.next();
+    serve(fds.remove(0));
+    let answers = crate::harness::bundle::attempts(&env.rt.finish(running).ok().json());
+    assert_eq!(answers[0], (0, "4711".into()));
+    assert_eq!([answers[1].0, answers[2].0], [95, 33]);
+}
+
+fn listener_gets_state_and_metadata(env: &Env) {
+    let (mut bundle, socket) = with_listener(env);
+    bundle.set("/annotations", json!({"key": "value"})).args(&["sleep", "1000"]);
+    let container = bundle.create();
+    let (message, fds) = socket.next();
+    assert_eq!(fds.len(), 1);
+    let message: Value = serde_json::from_str(&message).unwrap();
+    assert!(message["ociVersion"].is_string());
+    assert_eq!(message["fds"], json!(["seccompFd"]));
+    assert_eq!(message["pid"], json!(container.pid()));
+    assert_eq!(message["metadata"], "for the agent");
+    let state = &message["state"];
+    assert_eq!((&state["id"], &state["status"]), (&json!(bundle.id), &json!("creating")));
+    assert_eq!((&state["bundle"], &state["annotations"]["key"]), (&json!(bundle.path), &json!("value")));
+}
+
+fn listener_serves_exec(env: &Env) {
+    let (mut bundle, socket) = with_listener(env);
+    let container = bundle.sleeper();
+    let (_, mut fds) = socket.next();
+    serve(fds.remove(0));
+    let running = env.rt.spawn(container.exec_command(&[], &["/bin/probe", "try", &umask(44)]));
+    let (message, mut fds) = socket.next();
+    let message: Value = serde_json::from_str(&message).unwrap();
+    assert_eq!(message["state"]["status"], "running");
+    serve(fds.remove(0));
+    assert_eq!(crate::harness::bundle::attempts(&env.rt.finish(running).ok().json())[0].0, 44);
+}
+
+fn notify_without_listener_is_refused(env: &Env) {
+    let mut bundle = env.bundle();
+    deny(&mut bundle, &[rule("umask", "SCMP_ACT_NOTIFY")]);
+    bundle.refused().says("listenerPath");
+}
+
+/// The runtime itself could not go on: write is what it needs to pass the listener.
+fn notify_on_write_is_refused(env: &Env) {
+    let (mut bundle, _socket) = with_listener(env);
+    bundle.set("/linux/seccomp/syscalls", json!([rule("write", "SCMP_ACT_NOTIFY")]));
+    bundle.refused().says("write");
+    bundle.set("/linux/seccomp/syscalls", json!([]));
+    bundle.set("/linux/seccomp/defaultAction", json!("SCMP_ACT_NOTIFY")).refused();
+}
+
+fn listener_that_does_not_exist_is_refused(env: &Env) {
+    let (mut bundle, _socket) = with_listener(env);
+    bundle.set("/linux/seccomp/listenerPath", json!("/no/such/listener")).refused().says("/no/such/listener");
+}
