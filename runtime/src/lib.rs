@@ -14,7 +14,6 @@ pub mod checkpoint;
 pub mod container;
 pub mod error;
 mod launch;
-pub mod netdev;
 mod operations;
 pub mod plan;
 mod rootfs;

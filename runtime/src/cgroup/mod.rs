@@ -35,6 +35,7 @@ mod file;
 mod freeze;
 mod hierarchy;
 mod join;
+mod mounts;
 #[cfg(test)]
 mod kernel_tests;
 pub mod oom;

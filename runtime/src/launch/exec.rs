@@ -39,22 +39,22 @@ struct Exec<'a> {
 type Action = fn(&mut Exec<'_>) -> Result<(), Fail>;
 
 const STEPS: &[(Step, Action)] = &[
-    (Step::Scheduling, Exec::initial_affinity),
+    (Step::Scheduling, |exec| exec.initial_affinity()),
     (Step::JoinCgroup, |exec| exec.setup.common.join_cgroups()),
-    (Step::JoinNamespaces, Exec::join_namespaces),
-    (Step::Session, Exec::session),
+    (Step::JoinNamespaces, |exec| exec.join_namespaces()),
+    (Step::Session, |exec| exec.session()),
     (Step::Keyring, |exec| exec.setup.common.join_keyring()),
-    (Step::Console, Exec::console),
+    (Step::Console, |exec| exec.console()),
     (Step::Scheduling, |exec| scheduling(exec.process)),
     (Step::Labels, |exec| labels(&exec.setup.common, exec.process)),
     (Step::NoNewPrivileges, |exec| no_new_privileges(exec.process)),
     (Step::ChangeDirectory, |exec| change_directory(exec.process, false)),
-    (Step::Identity, Exec::identity),
+    (Step::Identity, |exec| exec.identity()),
     (Step::ChangeDirectory, |exec| change_directory(exec.process, true)),
-    (Step::FindProgram, Exec::find_program),
-    (Step::Wait, Exec::await_start),
-    (Step::Seccomp, Exec::seccomp),
-    (Step::Exec, Exec::execute),
+    (Step::FindProgram, |exec| exec.find_program()),
+    (Step::Wait, |exec| exec.await_start()),
+    (Step::Seccomp, |exec| exec.seccomp()),
+    (Step::Exec, |exec| exec.execute()),
 ];
 
 /// Enters the container and becomes the program.

@@ -8,7 +8,7 @@
 //! owner expects it from `create`).
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 
 use nix::sched::CloneFlags;
 use rustix::fs::{Mode, OFlags};
@@ -37,8 +37,6 @@ pub struct InitSetup<'a> {
     pub joins: &'a [(u64, OwnedFd)],
     /// The parent has maps to write before anything can be done.
     pub wait_for_maps: bool,
-    /// The host's /dev/null.
-    pub null: BorrowedFd<'a>,
     /// The mount that holds the root, to be made private.
     pub private_parent: Option<&'a CStr>,
     /// Mounts of type cgroup.
@@ -60,6 +58,7 @@ pub struct Init<'a> {
     setup: InitSetup<'a>,
     progress: Progress,
     root: Option<Root>,
+    covers: Covers,
     /// Holds the message's text when the program cannot be executed.
     missing: [u8; 256],
 }
@@ -68,43 +67,43 @@ type Action = fn(&mut Init<'_>) -> Result<(), Fail>;
 
 const STEPS: &[(Step, Action)] = &[
     (Step::JoinCgroup, |init| init.setup.common.join_cgroups()),
-    (Step::JoinNamespaces, Init::join_namespaces),
-    (Step::BecomeRoot, Init::become_root),
-    (Step::Session, Init::session),
-    (Step::CgroupNamespace, Init::cgroup_namespace),
-    (Step::TimeNamespace, Init::time_namespace),
+    (Step::JoinNamespaces, |init| init.join_namespaces()),
+    (Step::BecomeRoot, |init| init.become_root()),
+    (Step::Session, |init| init.session()),
+    (Step::CgroupNamespace, |init| init.cgroup_namespace()),
+    (Step::TimeNamespace, |init| init.time_namespace()),
     (Step::Keyring, |init| init.setup.common.join_keyring()),
-    (Step::Loopback, Init::loopback),
-    (Step::HostName, Init::host_name),
-    (Step::Root, Init::prepare_root),
-    (Step::Mounts, Init::mounts),
-    (Step::Devices, Init::devices),
-    (Step::WorkingDirectory, Init::make_working_directory),
-    (Step::Wait, Init::sync_mounted),
-    (Step::CreateContainerHooks, Init::create_container_hooks),
-    (Step::Pivot, Init::switch_root),
-    (Step::Console, Init::console),
-    (Step::Sysctl, Init::sysctls),
-    (Step::Protect, Init::protect),
-    (Step::Personality, Init::personality),
+    (Step::Loopback, |init| init.loopback()),
+    (Step::HostName, |init| init.host_name()),
+    (Step::Root, |init| init.prepare_root()),
+    (Step::Mounts, |init| init.mounts()),
+    (Step::Devices, |init| init.devices()),
+    (Step::WorkingDirectory, |init| init.make_working_directory()),
+    (Step::Wait, |init| init.sync_mounted()),
+    (Step::CreateContainerHooks, |init| init.create_container_hooks()),
+    (Step::Pivot, |init| init.switch_root()),
+    (Step::Console, |init| init.console()),
+    (Step::Sysctl, |init| init.sysctls()),
+    (Step::Protect, |init| init.protect()),
+    (Step::Personality, |init| init.personality()),
     (Step::Scheduling, |init| super::exec::scheduling(&init.plan.process)),
     (Step::Labels, |init| super::exec::labels(&init.setup.common, &init.plan.process)),
     (Step::NoNewPrivileges, |init| super::exec::no_new_privileges(&init.plan.process)),
-    (Step::Seccomp, Init::seccomp_with_listener),
+    (Step::Seccomp, |init| init.seccomp_with_listener()),
     (Step::ChangeDirectory, |init| super::exec::change_directory(&init.plan.process, false)),
-    (Step::Identity, Init::identity),
+    (Step::Identity, |init| init.identity()),
     (Step::ChangeDirectory, |init| super::exec::change_directory(&init.plan.process, true)),
-    (Step::FindProgram, Init::find_program),
-    (Step::Wait, Init::await_start),
-    (Step::StartContainerHooks, Init::start_container_hooks),
-    (Step::Seccomp, Init::seccomp),
-    (Step::Exec, Init::execute),
+    (Step::FindProgram, |init| init.find_program()),
+    (Step::Wait, |init| init.await_start()),
+    (Step::StartContainerHooks, |init| init.start_container_hooks()),
+    (Step::Seccomp, |init| init.seccomp()),
+    (Step::Exec, |init| init.execute()),
 ];
 
 /// Carries out `plan` and becomes the program.
 pub fn run(plan: &mut Plan, setup: InitSetup<'_>, wire: Wire) -> ! {
     let progress = Progress { wire, index: 0 };
-    let mut init = Init { plan, setup, progress, root: None, missing: [0; 256] };
+    let mut init = Init { plan, setup, progress, root: None, covers: Covers::default(), missing: [0; 256] };
     for (step, action) in STEPS {
         init.progress.index = 0;
         if let Err(fail) = action(&mut init) {
@@ -208,6 +207,9 @@ impl Init<'_> {
     fn prepare_root(&mut self) -> Result<(), Fail> {
         if self.own_mounts() {
             self.root = Some(pivot::prepare(&self.plan.rootfs, self.setup.private_parent)?);
+            if !self.plan.masked.is_empty() {
+                self.covers = Covers::prepare()?;
+            }
         }
         Ok(())
     }
@@ -328,12 +330,9 @@ impl Init<'_> {
             mask::readonly(root, path)?;
         }
         let before = 1 + self.plan.readonly.len();
-        if !self.plan.masked.is_empty() {
-            let mut covers = Covers::new(self.setup.null)?;
-            for (index, path) in self.plan.masked.iter().enumerate() {
-                self.progress.index = (before + index) as u32;
-                covers.mask(root, path)?;
-            }
+        for (index, path) in self.plan.masked.iter().enumerate() {
+            self.progress.index = (before + index) as u32;
+            self.covers.mask(root, path)?;
         }
         self.progress.index = 0;
         match self.plan.rootfs.final_propagation {

@@ -24,6 +24,7 @@ use crate::launch::{intermediate, parent, terminal};
 use crate::plan::{Facts, Plan};
 use crate::rootfs::cgroup as cgroup_mounts;
 use crate::seccomp::{self, Filter};
+use crate::spec::validate;
 use crate::state::{self, Directory, Record};
 use crate::sys::process::{CloneArgs, Cloned, SingleThreaded, clone};
 
@@ -106,12 +107,16 @@ impl<'a> Launch<'a> {
     ) -> Result<Self> {
         state::check_id(id)?;
         let proof = prove_single_threaded()?;
-        let loaded = crate::spec::load(&options.bundle)?;
+        let loaded = crate::spec::load::load(&options.bundle)?;
         let spec = loaded.spec;
-        crate::spec::check(&spec, &options.bundle)?;
-        for warning in &loaded.warnings {
-            (options.warn)(warning);
-        }
+        let caller = validate::Caller {
+            no_pivot: options.no_pivot,
+            rootless_cgroups: runtime.is_rootless(),
+            cgroup2: false,
+        };
+        let facts = validate::Facts::gather(&spec, &options.bundle, caller);
+        let warnings = validate::validate(&spec, &facts)?;
+        loaded.warnings.iter().chain(&warnings).for_each(|warning| tracing::warn!("{warning}"));
         let facts =
             Facts { bundle: &options.bundle, no_pivot: options.no_pivot, listen_fds: listen_fds() };
         let plan = Plan::from_spec(&spec, &facts)?;
@@ -121,9 +126,7 @@ impl<'a> Launch<'a> {
             Some(seccomp) => seccomp::compile(seccomp)?,
             None => None,
         };
-        for warning in filter.iter().flat_map(|f| &f.warnings) {
-            (options.warn)(warning);
-        }
+        filter.iter().flat_map(|f| &f.warnings).for_each(|warning| tracing::warn!("{warning}"));
         let annotations = spec.annotations().clone().unwrap_or_default();
         let cgroup = Cgroup::resolve(&Request {
             id,
@@ -193,9 +196,6 @@ impl<'a> Launch<'a> {
         let (wire, theirs) = Wire::pair().context(|| "cannot create a socket pair")?;
         let pid = self.clone_init(&prepared, &wire, theirs, console.as_ref(), listener.as_ref())?;
         drop((console, listener));
-        if systemd {
-            self.start_unit(pid)?;
-        }
         self.record.pid = pid;
         self.record.start_time = state::facts(pid).map_or(0, |facts| facts.start_time);
         self.directory.write_record(&self.record)?;
@@ -206,7 +206,6 @@ impl<'a> Launch<'a> {
             wire.send(&Message::new(Tag::Go)).context(|| "cannot release the container's init")?;
         }
         parent::set_oom_score(&self.proc, pid, &self.plan.process)?;
-        self.move_devices(pid)?;
         self.converse(&wire, pid)?;
         Ok((wire, console_here))
     }
@@ -221,14 +220,6 @@ impl<'a> Launch<'a> {
         let prepared = self.record.cgroup.create()?;
         self.apply(Select::EARLY)?;
         Ok(prepared)
-    }
-
-    fn start_unit(&mut self, pid: i32) -> Result<()> {
-        self.cgroup_made = true;
-        let resources = self.resources();
-        let prepared = self.record.cgroup.start_unit(pid, resources.as_ref())?;
-        drop(prepared);
-        self.apply(Select::EARLY)
     }
 
     fn resources(&self) -> Option<oci_spec::runtime::LinuxResources> {
@@ -295,9 +286,6 @@ impl<'a> Launch<'a> {
         listener: Option<&OwnedFd>,
     ) -> Result<i32> {
         let joins = self.open_joins()?;
-        let null_flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let null = rustix::fs::open(c"/dev/null", null_flags, Mode::empty())
-            .context(|| "cannot open /dev/null")?;
         let namespaces = &self.plan.namespaces;
         let shared = self.plan.rootfs.propagation & libc::MS_SHARED != 0;
         let private_parent = (shared && namespaces.is_new(LinuxNamespaceType::Mount))
@@ -343,7 +331,6 @@ impl<'a> Launch<'a> {
             },
             joins: if intermediate { &[] } else { &joins },
             wait_for_maps,
-            null: null.as_fd(),
             private_parent: private_parent.as_deref(),
             cgroup: &view,
             sync_mounted,
@@ -375,17 +362,6 @@ impl<'a> Launch<'a> {
         }
         let namespaced = self.plan.namespaces.has(LinuxNamespaceType::Cgroup);
         self.record.cgroup.mount_view(namespaced)
-    }
-
-    fn move_devices(&self, pid: i32) -> Result<()> {
-        let devices = self.spec.linux().as_ref().and_then(|l| l.net_devices().as_ref());
-        let Some(devices) = devices.filter(|d| !d.is_empty()) else { return Ok(()) };
-        let joined = self.plan.namespaces.joins.iter().find(|j| j.name == "network");
-        let path = match joined {
-            Some(join) => Path::new(&*join.path.to_string_lossy()).to_owned(),
-            None => format!("/proc/{pid}/ns/net").into(),
-        };
-        crate::netdev::move_devices(devices, &path)
     }
 
     /// Answers the init until it is ready.
@@ -495,7 +471,7 @@ impl<'a> Launch<'a> {
             let _ = parent::reap(child.as_fd());
         }
         if self.cgroup_made {
-            let _ = self.record.cgroup.kill(nix::sys::signal::Signal::SIGKILL);
+            let _ = self.record.cgroup.kill(rustix::process::Signal::KILL);
             let _ = self.record.cgroup.remove();
         }
         if let Some(path) = self.options.pid_file.as_ref().filter(|_| cloned) {

@@ -19,6 +19,7 @@ use crate::launch::wire::{Message, Tag, Wire};
 use crate::launch::{parent, terminal};
 use crate::plan::Process;
 use crate::seccomp::{self, Filter};
+use crate::spec::validate;
 use crate::state::{Directory, Record};
 use crate::sys::process::{CloneArgs, Cloned, SingleThreaded, clone, pidfd_signal};
 
@@ -80,9 +81,10 @@ impl<'a> Job<'a> {
                 "cannot exec in a paused container (use --ignore-paused to override)",
             ));
         }
-        let spec = crate::spec::parse(&directory.read_config()?)?.spec;
+        let spec = crate::spec::load::spec(&directory.read_config()?)?.spec;
         let description = describe(&spec, options)?;
-        crate::spec::check_process(&description)?;
+        let selinux = description.selinux_label().is_some() && validate::selinux_enabled();
+        validate::process(&description, selinux)?;
         let mut process = Process::plan(&description, listen_fds())?;
         for name in &options.caps {
             process.capabilities.add(name)?;

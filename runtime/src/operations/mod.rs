@@ -1,5 +1,6 @@
 //! The operations of the life cycle (runtime-spec runtime.md), each in its own file.
 
+pub mod control;
 pub mod create;
 pub mod exec;
 pub mod foreground;

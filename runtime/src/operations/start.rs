@@ -65,7 +65,7 @@ pub fn start(runtime: &Runtime, id: &str) -> Result<()> {
         Ok(()) | Err(Errno::NOENT) => {}
         Err(errno) => return Err(errno).context(|| "cannot remove start.sock"),
     }
-    let config = crate::spec::parse(&directory.read_config()?)?;
+    let config = crate::spec::load::spec(&directory.read_config()?)?;
     if let Some(hooks) = config.spec.hooks().as_ref().filter(|h| h.poststart().is_some()) {
         let proof = super::create::prove_single_threaded()?;
         let files = Files::new()?;
@@ -81,7 +81,7 @@ pub fn start(runtime: &Runtime, id: &str) -> Result<()> {
 fn explain_failure(directory: &Directory, record: &Record, message: &Message) -> Error {
     let plan = directory.read_config().and_then(|text| {
         let facts = Facts { bundle: &record.bundle, no_pivot: false, listen_fds: None };
-        Plan::from_spec(&crate::spec::parse(&text)?.spec, &facts)
+        Plan::from_spec(&crate::spec::load::spec(&text)?.spec, &facts)
     });
     match plan {
         Ok(plan) => explain(

@@ -3,8 +3,8 @@
 use std::os::fd::AsFd as _;
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
 use rustix::io::Errno;
+use rustix::process::Signal;
 
 use super::hooks::Files;
 use super::query::{gone_within, init_of, load, status_of};
@@ -54,9 +54,9 @@ pub fn kill(runtime: &Runtime, id: &str, signal: i32, all: bool) -> Result<()> {
 }
 
 fn kill_all(record: &Record, signal: i32) -> Result<()> {
-    match Signal::try_from(signal) {
-        Ok(known) => record.cgroup.kill(known),
-        Err(_) => Err(Error::invalid(format!("kill --all takes no real-time signal ({signal})"))),
+    match Signal::from_named_raw(signal) {
+        Some(known) => record.cgroup.kill(known),
+        None => Err(Error::invalid(format!("kill --all takes no real-time signal ({signal})"))),
     }
 }
 
@@ -122,7 +122,7 @@ pub fn kill_init(record: &Record) -> Result<()> {
 /// hooks, the record.
 pub fn destroy(directory: &Directory, record: &Record) -> Result<()> {
     if record.namespaces & PID_NAMESPACE == 0 {
-        record.cgroup.kill(Signal::SIGKILL)?;
+        record.cgroup.kill(Signal::KILL)?;
     }
     record.cgroup.remove()?;
     let hooks = if record.poststop { run_poststop(directory, record) } else { Ok(()) };
@@ -133,7 +133,7 @@ pub fn destroy(directory: &Directory, record: &Record) -> Result<()> {
 /// Poststop hooks cannot keep the container from going: their failure is reported afterwards.
 fn run_poststop(directory: &Directory, record: &Record) -> Result<()> {
     let proof = super::create::prove_single_threaded()?;
-    let config = crate::spec::parse(&directory.read_config()?)?;
+    let config = crate::spec::load::spec(&directory.read_config()?)?;
     let Some(hooks) = config.spec.hooks() else { return Ok(()) };
     let files = Files::new()?;
     files.set_state(record, Status::Stopped)?;

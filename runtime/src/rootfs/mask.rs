@@ -14,23 +14,26 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 use super::mount::{attach, clone_tree, make_readonly};
 use super::{Detail, During as _, Fail, Root};
 
-/// Something to cover masked paths with.
-#[derive(Debug)]
-pub struct Covers<'a> {
-    null: BorrowedFd<'a>,
+/// Something to cover masked paths with: a tree that is attached at its first use, and bound from
+/// there at the following ones (kernels before 6.15 cannot clone what is not attached).
+#[derive(Debug, Default)]
+pub struct Covers {
+    null: Option<OwnedFd>,
+    null_attached: bool,
     empty: Option<OwnedFd>,
 }
 
-impl<'a> Covers<'a> {
-    /// Takes a descriptor of /dev/null, which is verified.
-    pub fn new(null: BorrowedFd<'a>) -> Result<Self, Fail> {
-        let stat = rustix::fs::fstat(null).during(Detail::Source)?;
+impl Covers {
+    /// Takes /dev/null, which is verified; to be called while the host's is still there.
+    pub fn prepare() -> Result<Self, Fail> {
+        let null = clone_tree(rustix::fs::CWD, c"/dev/null", false).during(Detail::Source)?;
+        let stat = rustix::fs::fstat(&null).during(Detail::Source)?;
         let is_null = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
             && stat.st_rdev == rustix::fs::makedev(1, 3);
         if !is_null {
             return Err(Fail { errno: Errno::NODEV, detail: Detail::Mismatch });
         }
-        Ok(Self { null, empty: None })
+        Ok(Self { null: Some(null), ..Self::default() })
     }
 
     /// Makes `path` empty and unwritable; a missing path needs no mask.
@@ -40,18 +43,34 @@ impl<'a> Covers<'a> {
             answer => answer.during(Detail::Target)?,
         };
         let stat = rustix::fs::fstat(&target).during(Detail::Target)?;
-        let cover = if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-            if self.empty.is_none() {
-                self.empty = Some(empty_directory().during(Detail::Source)?);
-            }
-            let empty = self.empty.as_ref().ok_or(Errno::NOENT)?;
-            clone_tree(empty.as_fd(), c"", false)
-        } else {
-            clone_tree(self.null, c"", false)
-        };
-        let cover = cover.during(Detail::Source)?;
-        attach(cover.as_fd(), target.as_fd()).during(Detail::Attach)
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+            return self.cover_directory(target.as_fd());
+        }
+        let null = self.null.as_ref().ok_or(Errno::NOENT).during(Detail::Source)?;
+        cover(null.as_fd(), self.null_attached, target.as_fd())?;
+        self.null_attached = true;
+        Ok(())
     }
+
+    fn cover_directory(&mut self, target: BorrowedFd<'_>) -> Result<(), Fail> {
+        match &self.empty {
+            Some(empty) => cover(empty.as_fd(), true, target),
+            None => {
+                let empty = empty_directory().during(Detail::Source)?;
+                cover(empty.as_fd(), false, target)?;
+                self.empty = Some(empty);
+                Ok(())
+            }
+        }
+    }
+}
+
+fn cover(tree: BorrowedFd<'_>, attached: bool, target: BorrowedFd<'_>) -> Result<(), Fail> {
+    if !attached {
+        return attach(tree, target).during(Detail::Attach);
+    }
+    let copy = clone_tree(tree, c"", false).during(Detail::Source)?;
+    attach(copy.as_fd(), target).during(Detail::Attach)
 }
 
 fn empty_directory() -> Result<OwnedFd, Errno> {

@@ -10,7 +10,7 @@ mod process;
 mod record;
 mod time;
 
-pub use directory::{Directory, Lock, check_id, list_ids};
-pub use process::{ProcessFacts, facts, signal_name};
+pub use directory::{Directory, check_id, list_ids};
+pub use process::{facts, signal_name};
 pub use time::now;
 pub use record::{Record, VERSION};
