@@ -44,6 +44,12 @@ fn main() -> ExitCode {
         let asked = global.help || rest.iter().any(|word| word == "-h" || word == "--help");
         return report::unknown_topic(name, if asked { 1 } else { 3 });
     };
+    // As early as can be: what was done before it is done twice.
+    if verb.enters_container
+        && let Err(error) = rcrun_runtime::selfexe::seal()
+    {
+        return report::early(&error.chain().to_string());
+    }
     let before = global.clone();
     let parsed = match verb.parse(rest, global) {
         Ok(parsed) => parsed,

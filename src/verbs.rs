@@ -64,6 +64,8 @@ pub(crate) struct Verb {
     pub(crate) failure_prefix: &'static str,
     /// Exit code when the verb itself fails.
     pub(crate) failure_code: u8,
+    /// Makes a process that enters a container, which must not be able to write to our file.
+    pub(crate) enters_container: bool,
     /// Builds the clap parser.
     pub(crate) command: fn() -> Command,
     start: fn(ArgMatches, &Settings) -> Result<u8, Error>,
@@ -88,6 +90,7 @@ impl Verb {
             usage,
             failure_prefix: "",
             failure_code: 1,
+            enters_container: false,
             command: V::command,
             start: start::<V>,
         }
@@ -95,6 +98,11 @@ impl Verb {
 
     const fn stop_after(mut self, count: usize) -> Self {
         self.stop_after = Some(count);
+        self
+    }
+
+    const fn enters_container(mut self) -> Self {
+        self.enters_container = true;
         self
     }
 

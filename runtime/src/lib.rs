@@ -19,6 +19,7 @@ pub mod plan;
 mod rootfs;
 pub mod seccomp;
 pub mod spec;
+pub mod selfexe;
 mod state;
 pub mod sys;
 

@@ -56,19 +56,23 @@ Where the given root is specified via the global option \"--root\".";
 pub(super) const VERBS: &[Verb] = &[
     Verb::new::<checkpoint::Checkpoint>("checkpoint", Count::Exactly(1), ONE_ID),
     Verb::new::<create::Create>("create", Count::Exactly(1), NEW_ID)
+        .enters_container()
         .fails_as("runc create failed: ", 1),
     Verb::new::<delete::Delete>("delete", Count::Exactly(1), ONE_ID),
     Verb::new::<events::Events>("events", Count::Exactly(1), ONE_ID),
     Verb::new::<exec::Exec>("exec", Count::AtLeast(1), EXEC)
+        .enters_container()
         .stop_after(1)
         .fails_as("exec failed: ", 255),
     Verb::new::<kill::Kill>("kill", Count::Between(1, 2), KILL).stop_after(1),
     Verb::new::<list::List>("list", Count::Exactly(0), LIST),
     Verb::new::<pause::Pause>("pause", Count::Exactly(1), ONE_ID),
     Verb::new::<ps::Ps>("ps", Count::AtLeast(1), "<container-id> [ps options]").stop_after(1),
-    Verb::new::<restore::Restore>("restore", Count::Exactly(1), NEW_ID),
+    Verb::new::<restore::Restore>("restore", Count::Exactly(1), NEW_ID).enters_container(),
     Verb::new::<resume::Resume>("resume", Count::Exactly(1), ONE_ID),
-    Verb::new::<run::Run>("run", Count::Exactly(1), NEW_ID).fails_as("runc run failed: ", 1),
+    Verb::new::<run::Run>("run", Count::Exactly(1), NEW_ID)
+        .enters_container()
+        .fails_as("runc run failed: ", 1),
     Verb::new::<spec::Spec>("spec", Count::Exactly(0), ""),
     Verb::new::<start::Start>("start", Count::Exactly(1), NEW_ID),
     Verb::new::<state::State>("state", Count::Exactly(1), ONE_ID),
