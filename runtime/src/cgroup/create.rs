@@ -104,7 +104,7 @@ fn open_error(path: &Path, errno: Errno) -> Error {
 }
 
 /// Two containers in one cgroup would be limited, frozen and killed together.
-fn refuse_used(dir: &Path) -> Result<()> {
+pub(super) fn refuse_used(dir: &Path) -> Result<()> {
     let pids = join::processes_below(dir)?;
     if !pids.is_empty() {
         return Err(Error::new(
@@ -161,7 +161,7 @@ fn filled_by_parents(dir: Option<&Path>, name: &str) -> Result<String> {
 }
 
 /// Enables all controllers of the root in each ancestor of `dir`, if `dir` lacks any.
-fn hand_down_controllers(dir: &Path, domain: bool) -> Result<()> {
+pub(super) fn hand_down_controllers(dir: &Path, domain: bool) -> Result<()> {
     let all = file::get(&Path::new(ROOT).join("cgroup.controllers"))?;
     if dir == Path::new(ROOT) || file::get(&dir.join("cgroup.controllers"))? == all {
         return Ok(());
