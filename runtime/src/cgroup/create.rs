@@ -73,7 +73,10 @@ impl Cgroup {
     }
 
     fn explain(&self, error: Error) -> Error {
-        let rights = error.kind() == ErrorKind::PermissionDenied;
+        let rights = matches!(
+            error.kind(),
+            ErrorKind::PermissionDenied | ErrorKind::NotFound
+        );
         let unified = self.hierarchy == Hierarchy::Unified;
         if self.rootless && !self.explicit && rights && unified {
             return error
@@ -182,10 +185,13 @@ pub(super) fn hand_down_controllers(dir: &Path, domain: bool) -> Result<()> {
         }
         if at + 1 < ancestors.len() {
             let control = current.join("cgroup.subtree_control");
-            if file::write(&control, &all.join(" ")).is_err() {
-                // Some may not be delegated here; a limit that needs one of those says so itself.
-                for one in &all {
-                    let _ = file::write(&control, one);
+            // Some may not be to be had here; a limit that needs one of those says so itself.
+            match file::write(&control, &all.join(" ")) {
+                Ok(()) | Err(Errno::ACCESS | Errno::PERM | Errno::ROFS) => {}
+                Err(_) => {
+                    for one in &all {
+                        let _ = file::write(&control, one);
+                    }
                 }
             }
         }

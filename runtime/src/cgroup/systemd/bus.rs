@@ -105,6 +105,22 @@ impl Bus {
     }
 
     fn connect(address: &Address) -> Result<Self> {
+        let uid = rustix::process::geteuid().as_raw().to_string();
+        let uid: String = uid.bytes().map(|b| format!("{b:02x}")).collect();
+        // Without a name the peer takes the socket's credentials: right also from inside a user
+        // namespace, where this process does not know its outer number. Managers before version 246
+        // want a name.
+        let anonymous = "\0AUTH EXTERNAL\r\nDATA\r\nBEGIN\r\n".to_owned();
+        let named = format!("\0AUTH EXTERNAL {uid}\r\nBEGIN\r\n");
+        match Self::stream(address)?.authenticate(&anonymous) {
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                Self::stream(address)?.authenticate(&named)
+            }
+            other => other,
+        }
+    }
+
+    fn stream(address: &Address) -> Result<Self> {
         let stream = match address {
             Address::Path(path) => UnixStream::connect(path),
             Address::Abstract(name) => {
@@ -113,34 +129,21 @@ impl Bus {
         }
         .context(|| "cannot connect")?;
         stream.set_write_timeout(Some(ANSWER))?;
-        let mut bus = Self {
+        Ok(Self {
             stream,
             serial: 0,
             jobs: Vec::new(),
-        };
-        bus.authenticate()?;
-        Ok(bus)
+        })
     }
 
-    /// SASL EXTERNAL. Without a name the peer takes the socket's credentials: right also from inside
-    /// a user namespace, where this process does not know its outer number.
-    fn authenticate(&mut self) -> Result<()> {
-        let uid: String = rustix::process::geteuid()
-            .as_raw()
-            .to_string()
-            .bytes()
-            .map(|b| format!("{b:02x}"))
-            .collect();
-        self.stream.write_all(b"\0AUTH EXTERNAL\r\n")?;
+    /// SASL EXTERNAL; D-Bus specification, "Authentication Protocol".
+    ///
+    /// All is sent at once, and the first message only after the answer: systemd does not look at a
+    /// message that arrives together with `BEGIN` until something else comes.
+    fn authenticate(mut self, request: &str) -> Result<Self> {
+        self.stream.write_all(request.as_bytes())?;
         let mut answer = self.line()?;
         if answer.starts_with("DATA") {
-            self.stream.write_all(b"DATA\r\n")?;
-            answer = self.line()?;
-        }
-        if answer.starts_with("REJECTED") || answer.starts_with("ERROR") {
-            // Managers before version 246 want a name.
-            self.stream
-                .write_all(format!("AUTH EXTERNAL {uid}\r\n").as_bytes())?;
             answer = self.line()?;
         }
         if !answer.starts_with("OK") {
@@ -149,8 +152,7 @@ impl Bus {
                 format!("cannot authenticate: the peer answers {answer:?}"),
             ));
         }
-        self.stream.write_all(b"BEGIN\r\n")?;
-        Ok(())
+        Ok(self)
     }
 
     fn line(&mut self) -> Result<String> {
@@ -397,26 +399,25 @@ mod tests {
     }
 
     #[test]
-    fn authentication_with_and_without_a_name() {
-        for reject in [false, true] {
-            let peer = move |mut s: UnixStream| {
-                let mut buffer = [0; 64];
-                let n = s.read(&mut buffer).unwrap();
-                assert_eq!(&buffer[..n], b"\0AUTH EXTERNAL\r\n");
-                s.write_all(if reject {
-                    b"REJECTED EXTERNAL\r\n"
-                } else {
-                    b"DATA\r\n"
-                })
-                .unwrap();
-                let n = s.read(&mut buffer).unwrap();
-                let answer = &buffer[..n];
-                assert_eq!(answer.starts_with(b"AUTH EXTERNAL "), reject);
-                s.write_all(b"OK 0123\r\n").unwrap();
-                let n = s.read(&mut buffer).unwrap();
-                assert_eq!(&buffer[..n], b"BEGIN\r\n");
+    fn authentication() {
+        const REQUEST: &str = "\0AUTH EXTERNAL\r\nDATA\r\nBEGIN\r\n";
+        for (answer, ok) in [
+            ("DATA\r\nOK 0123\r\n", true),
+            ("OK 0123\r\n", true),
+            ("REJECTED EXTERNAL\r\n", false),
+            ("ERROR\r\n", false),
+        ] {
+            let (stream, mut peer) = UnixStream::pair().unwrap();
+            peer.write_all(answer.as_bytes()).unwrap();
+            let bus = Bus {
+                stream,
+                serial: 0,
+                jobs: Vec::new(),
             };
-            with_peer(peer, Bus::authenticate).unwrap();
+            assert_eq!(bus.authenticate(REQUEST).is_ok(), ok, "{answer}");
+            let mut sent = String::new();
+            peer.read_to_string(&mut sent).unwrap();
+            assert_eq!(sent, REQUEST);
         }
     }
 
