@@ -21,9 +21,11 @@ pub(super) fn table(hierarchy: Hierarchy, r: &LinuxResources) -> Result<Vec<Writ
 }
 
 impl Cgroup {
-    /// Writes limits; those of memory last.
+    /// Writes limits; those of memory last. With the systemd driver they are told to systemd first,
+    /// except those of [`Select::EARLY`], which [`Cgroup::start_unit`] has told it.
     pub fn apply(&self, r: &LinuxResources, select: Select) -> Result<()> {
-        let writes = table(self.hierarchy, r)?;
+        self.set_properties(r, select)?;
+        let writes = table(self.hierarchy, &self.for_unit(r))?;
         if select.others {
             self.write_all(writes.iter().filter(|w| !w.memory_limit))?;
         }

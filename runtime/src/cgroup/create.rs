@@ -73,7 +73,10 @@ impl Cgroup {
     }
 
     fn explain(&self, error: Error) -> Error {
-        let rights = error.kind() == ErrorKind::PermissionDenied;
+        let rights = matches!(
+            error.kind(),
+            ErrorKind::PermissionDenied | ErrorKind::NotFound
+        );
         let unified = self.hierarchy == Hierarchy::Unified;
         if self.rootless && !self.explicit && rights && unified {
             return error
@@ -104,7 +107,7 @@ fn open_error(path: &Path, errno: Errno) -> Error {
 }
 
 /// Two containers in one cgroup would be limited, frozen and killed together.
-fn refuse_used(dir: &Path) -> Result<()> {
+pub(super) fn refuse_used(dir: &Path) -> Result<()> {
     let pids = join::processes_below(dir)?;
     if !pids.is_empty() {
         return Err(Error::new(
@@ -161,7 +164,7 @@ fn filled_by_parents(dir: Option<&Path>, name: &str) -> Result<String> {
 }
 
 /// Enables all controllers of the root in each ancestor of `dir`, if `dir` lacks any.
-fn hand_down_controllers(dir: &Path, domain: bool) -> Result<()> {
+pub(super) fn hand_down_controllers(dir: &Path, domain: bool) -> Result<()> {
     let all = file::get(&Path::new(ROOT).join("cgroup.controllers"))?;
     if dir == Path::new(ROOT) || file::get(&dir.join("cgroup.controllers"))? == all {
         return Ok(());
@@ -182,10 +185,13 @@ fn hand_down_controllers(dir: &Path, domain: bool) -> Result<()> {
         }
         if at + 1 < ancestors.len() {
             let control = current.join("cgroup.subtree_control");
-            if file::write(&control, &all.join(" ")).is_err() {
-                // Some may not be delegated here; a limit that needs one of those says so itself.
-                for one in &all {
-                    let _ = file::write(&control, one);
+            // Some may not be to be had here; a limit that needs one of those says so itself.
+            match file::write(&control, &all.join(" ")) {
+                Ok(()) | Err(Errno::ACCESS | Errno::PERM | Errno::ROFS) => {}
+                Err(_) => {
+                    for one in &all {
+                        let _ = file::write(&control, one);
+                    }
                 }
             }
         }

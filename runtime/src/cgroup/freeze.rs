@@ -15,16 +15,24 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// How long a freeze may take.
 const FREEZE_DEADLINE: Duration = Duration::from_secs(10);
+/// How long it may take when the purpose is to kill, for which there is another way.
+const FREEZE_TO_KILL: Duration = Duration::from_millis(300);
+/// How long a kill by the kernel may take before the processes are looked at one by one.
+const KERNEL_KILL: Duration = Duration::from_millis(100);
 /// How long killed processes may take to go.
 const KILL_DEADLINE: Duration = Duration::from_secs(10);
 
 impl Cgroup {
     /// Freezes all processes and waits until they are.
     pub fn freeze(&self) -> Result<()> {
+        self.freeze_within(FREEZE_DEADLINE)
+    }
+
+    fn freeze_within(&self, limit: Duration) -> Result<()> {
         let dir = self.freezer()?;
         let done = match self.hierarchy {
-            Hierarchy::Unified => freeze_v2(dir),
-            Hierarchy::Legacy | Hierarchy::Hybrid => freeze_v1(dir),
+            Hierarchy::Unified => freeze_v2(dir, limit),
+            Hierarchy::Legacy | Hierarchy::Hybrid => freeze_v1(dir, limit),
         };
         if done.is_err() {
             // What failed is said below; this is the way back, and best effort.
@@ -78,6 +86,7 @@ impl Cgroup {
             match file::write(&dir.join("cgroup.kill"), "1") {
                 Ok(()) if self.hierarchy == Hierarchy::Unified => return Ok(()),
                 // On a hybrid host processes may be in the v1 cgroups only: look there as well.
+                Ok(()) if self.empty_within(KERNEL_KILL)? => return Ok(()),
                 Ok(()) | Err(Errno::NOENT) => {}
                 Err(errno) => return Err(file::write_error(&dir.join("cgroup.kill"), "1", errno)),
             }
@@ -97,6 +106,20 @@ impl Cgroup {
         sent
     }
 
+    /// Whether no process is left alive, or none soon is.
+    fn empty_within(&self, limit: Duration) -> Result<bool> {
+        let deadline = Instant::now() + limit;
+        let mut pause = Duration::from_micros(100);
+        while !live(&self.processes()?).is_empty() {
+            if Instant::now() > deadline {
+                return Ok(false);
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(5));
+        }
+        Ok(true)
+    }
+
     /// Kills until nobody is left. A frozen cgroup cannot fork; where freezing fails, a limit of no
     /// processes does as well.
     fn kill_by_pids(&self) -> Result<()> {
@@ -106,7 +129,7 @@ impl Cgroup {
             if live(&self.processes()?).is_empty() {
                 return Ok(());
             }
-            let frozen = self.freeze().is_ok();
+            let frozen = self.freeze_within(FREEZE_TO_KILL).is_ok();
             if !frozen && let Some(pids) = self.controller("pids") {
                 // The container is at its end; nothing will need this limit again.
                 let _ = file::write(&pids.join("pids.max"), "0");
@@ -181,7 +204,7 @@ pub(super) fn is_frozen_dir(dir: &Path) -> Result<bool> {
     Ok(false)
 }
 
-fn freeze_v2(dir: &Path) -> Result<()> {
+fn freeze_v2(dir: &Path, limit: Duration) -> Result<()> {
     let path = dir.join("cgroup.freeze");
     match file::write(&path, "1") {
         Ok(()) => {}
@@ -190,23 +213,23 @@ fn freeze_v2(dir: &Path) -> Result<()> {
     }
     // The kernel marks a change of cgroup.events by an exceptional condition on the open file.
     let path = dir.join("cgroup.events");
-    let deadline = Instant::now() + FREEZE_DEADLINE;
+    let deadline = Instant::now() + limit;
     let mut pause = Duration::from_micros(100);
     loop {
         if file::keyed(&file::get(&path)?, "frozen") == Some(1) {
             return Ok(());
         }
         if Instant::now() > deadline {
-            return Err(too_slow(dir));
+            return Err(too_slow(dir, limit));
         }
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(10));
     }
 }
 
-fn freeze_v1(dir: &Path) -> Result<()> {
+fn freeze_v1(dir: &Path, limit: Duration) -> Result<()> {
     let path = dir.join("freezer.state");
-    let deadline = Instant::now() + FREEZE_DEADLINE;
+    let deadline = Instant::now() + limit;
     let mut round = 0_u32;
     loop {
         round += 1;
@@ -216,8 +239,9 @@ fn freeze_v1(dir: &Path) -> Result<()> {
             std::thread::sleep(Duration::from_millis(10));
         }
         file::set(&path, "FROZEN")?;
-        if round.is_multiple_of(25) {
-            std::thread::sleep(Duration::from_micros(100));
+        if round > 25 {
+            // Not a matter of microseconds: do not take the processor from those that have to move.
+            std::thread::sleep(Duration::from_millis(1));
         }
         match file::get(&path)?.trim() {
             "FROZEN" => return Ok(()),
@@ -230,12 +254,12 @@ fn freeze_v1(dir: &Path) -> Result<()> {
             }
         }
         if Instant::now() > deadline {
-            return Err(too_slow(dir));
+            return Err(too_slow(dir, limit));
         }
     }
 }
 
-fn too_slow(dir: &Path) -> Error {
+fn too_slow(dir: &Path, limit: Duration) -> Error {
     Error::new(
         ErrorKind::Deadline,
         format!(

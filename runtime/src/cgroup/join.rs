@@ -22,6 +22,13 @@ impl Cgroup {
     ///
     /// The slow way (see the module's text on `tasks`): for kernels without `CLONE_INTO_CGROUP`.
     pub fn attach(&self, pid: i32) -> Result<()> {
+        if self.unit.is_some() {
+            self.attach_to_unit(pid, Path::new(""))
+                .context(|| format!("error adding pid {pid} to cgroups"))?;
+            if self.hierarchy == Hierarchy::Unified {
+                return Ok(());
+            }
+        }
         for dir in self.dirs() {
             match attach_to(dir, pid) {
                 Err(error) if self.rootless && !self.explicit && may_be_rootless(&error) => {}
@@ -82,6 +89,26 @@ impl Cgroup {
         Ok(prepared)
     }
 
+    /// Moves a process into the cgroup2 cgroup of `prepared`, where `CLONE_INTO_CGROUP` was not to be
+    /// had: an older kernel, or no right to move processes out of the caller's own cgroup, which
+    /// systemd has.
+    pub fn attach_unified(&self, prepared: &Prepared, pid: i32) -> Result<()> {
+        let Some(dir) = &prepared.unified_path else {
+            return Ok(());
+        };
+        let error = match attach_to(dir, pid) {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        let below = self.unified().and_then(|base| dir.strip_prefix(base).ok());
+        match (error.kind(), &self.unit, below) {
+            (ErrorKind::PermissionDenied, Some(_), Some(sub)) => self.attach_to_unit(pid, sub),
+            (ErrorKind::PermissionDenied, None, _) if self.rootless => Ok(()),
+            _ => Err(error),
+        }
+        .context(|| format!("error adding pid {pid} to cgroups"))
+    }
+
     fn exec_unified(&self, subs: &[(Vec<String>, String)], init: i32) -> Result<Prepared> {
         let Some(base) = self.unified() else {
             return Ok(Prepared::default());
@@ -113,18 +140,6 @@ impl Cgroup {
                 ..Prepared::default()
             }),
             Err(error) => Err(error.context("can't open cgroup")),
-        }
-    }
-}
-
-impl Prepared {
-    /// Moves a process into the cgroup2 cgroup, for kernels without `CLONE_INTO_CGROUP`.
-    pub fn attach_unified(&self, pid: i32) -> Result<()> {
-        match &self.unified_path {
-            Some(dir) => {
-                attach_to(dir, pid).context(|| format!("error adding pid {pid} to cgroups"))
-            }
-            None => Ok(()),
         }
     }
 }

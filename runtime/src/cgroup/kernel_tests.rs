@@ -79,9 +79,8 @@ impl Fixture {
             .unwrap();
         let mut ready = [0; 6];
         std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut ready).unwrap();
-        prepared
-            .attach_unified(i32::try_from(child.id()).unwrap())
-            .unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        self.cgroup.attach_unified(&prepared, pid).unwrap();
         std::io::Write::write_all(child.stdin.as_mut().unwrap(), b"go\n").unwrap();
         child
     }
@@ -203,15 +202,29 @@ fn frozen_cgroup_is_refused() {
 
 #[test]
 fn limits_are_set() {
-    let json = r#"{"cpu":{"shares":2048,"quota":50000,"period":100000,"cpus":"0","mems":"0"},
+    let json = r#"{"cpu":{"shares":2048,"quota":50000,"period":100000},
         "memory":{"limit":67108864,"reservation":33554432},"pids":{"limit":0}}"#;
-    let Some(f) = Fixture::with("limits", json) else {
+    let cpus = r#"{"cpu":{"cpus":"0","mems":"0"}}"#;
+    let Some(f) = Fixture::with("limits", cpus) else {
         return;
     };
     f.cgroup.create().unwrap();
     f.cgroup
         .apply(&serde_json::from_str(json).unwrap(), Select::ALL)
         .unwrap();
+    match f
+        .cgroup
+        .apply(&serde_json::from_str(cpus).unwrap(), Select::ALL)
+    {
+        Ok(()) => assert_eq!(f.value("cpuset", "cpuset.cpus"), "0"),
+        Err(error) => {
+            let text = error.chain().to_string();
+            assert!(
+                f.v2() && text.contains("controller \"cpuset\" is not available"),
+                "{text}"
+            );
+        }
+    }
     let rows: &[(&str, &str, &str)] = if f.v2() {
         &[
             ("cpu", "cpu.weight", "174"),
@@ -224,7 +237,6 @@ fn limits_are_set() {
         &[
             ("cpu", "cpu.shares", "2048"),
             ("cpu", "cpu.cfs_quota_us", "50000"),
-            ("cpuset", "cpuset.cpus", "0"),
             ("memory", "memory.limit_in_bytes", "67108864"),
             ("memory", "memory.soft_limit_in_bytes", "33554432"),
             ("pids", "pids.max", "1"),
@@ -518,7 +530,10 @@ fn update_sets_back_what_it_did_when_it_fails() {
     f.cgroup.update(&merged, &bad).unwrap_err();
     assert_eq!(f.value("pids", "pids.max"), "30");
     // A limit below what is used is refused when that is asked for.
-    let mut child = f.spawn("exec sleep 1000");
+    let mut child = f.spawn("exec perl -e '$x = \"x\" x (8 << 20); sleep 1000'");
+    wait_for("memory to be used", || {
+        f.cgroup.stats().unwrap().memory.usage.usage > 4 << 20
+    });
     let low = parse(r#"{"memory":{"limit":4096,"checkBeforeUpdate":true}}"#);
     let error = f
         .cgroup
@@ -544,7 +559,7 @@ fn stats_show_what_was_used() {
     f.cgroup
         .apply(&serde_json::from_str(json).unwrap(), Select::ALL)
         .unwrap();
-    let mut child = f.spawn("while :; do :; done");
+    let mut child = f.spawn("exec perl -e '$x = \"x\" x (1 << 20); 1 while 1'");
     wait_for("some processor time", || {
         f.cgroup.stats().unwrap().cpu.usage.total > 20_000_000
     });
@@ -593,4 +608,184 @@ fn oom_is_noticed() {
     wait_for("the end", || {
         watch.next().unwrap() == Some(super::oom::Event::Gone)
     });
+}
+
+/// The systemd driver against the running systemd.
+struct Scope(Cgroup, Option<Child>);
+
+impl Scope {
+    fn start(name: &str, json: &str) -> Option<Self> {
+        let parsed = serde_json::from_str(json).unwrap();
+        let annotations = HashMap::from([(
+            "org.systemd.property.TimeoutStopSec".to_owned(),
+            "uint64 7".to_owned(),
+        )]);
+        let path = format!("machine.slice:rcrun-unit:{name}-{}", std::process::id());
+        let cgroup = Cgroup::resolve(&Request {
+            id: name,
+            cgroups_path: Some(Path::new(&path)),
+            driver: CgroupDriver::Systemd,
+            resources: Some(&parsed),
+            annotations: &annotations,
+            rootless: !rustix::process::geteuid().is_root(),
+        });
+        let cgroup = match cgroup {
+            Ok(cgroup) => cgroup,
+            Err(error) => {
+                println!("skipped: {}", error.chain());
+                return None;
+            }
+        };
+        // The process waits until the unit is there, then joins what systemd left to it.
+        let mut child = Command::new("sh")
+            .args([
+                "-ec",
+                "read files; for f in $files; do printf 0 > $f; done; exec sleep 1000",
+            ])
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let prepared = cgroup.start_unit(pid, Some(&parsed)).unwrap();
+        cgroup.apply(&parsed, Select::EARLY).unwrap();
+        let own = std::process::id();
+        let files: String = prepared
+            .tasks
+            .iter()
+            .map(|fd| format!("/proc/{own}/fd/{} ", fd.as_raw_fd()))
+            .collect();
+        std::io::Write::write_all(
+            child.stdin.as_mut().unwrap(),
+            format!("{files}\n").as_bytes(),
+        )
+        .unwrap();
+        let is_sleep =
+            || std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap() == "sleep\n";
+        wait_for("the process to start", is_sleep);
+        cgroup.apply(&parsed, Select::MEMORY).unwrap();
+        Some(Self(cgroup, Some(child)))
+    }
+
+    fn property(&self, name: &str) -> String {
+        let mut command = Command::new("systemctl");
+        if !rustix::process::geteuid().is_root() {
+            command.arg("--user");
+        }
+        let unit = &self.0.unit.as_ref().unwrap().name;
+        let out = command
+            .args(["show", "--value", "-p", name, unit])
+            .output()
+            .unwrap();
+        String::from_utf8(out.stdout).unwrap().trim().to_owned()
+    }
+}
+
+impl Drop for Scope {
+    fn drop(&mut self) {
+        let _ = self.0.remove();
+        if let Some(mut child) = self.1.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+#[test]
+fn a_scope_of_systemd() {
+    let json = r#"{"pids":{"limit":50},"memory":{"limit":67108864},
+        "cpu":{"quota":50001,"period":100000}}"#;
+    let Some(mut s) = Scope::start("scope", json) else {
+        return;
+    };
+    let child = s.1.as_mut().unwrap();
+    let pid = i32::try_from(child.id()).unwrap();
+    assert_eq!(s.0.processes().unwrap(), [pid]);
+    let name = s.0.unit.clone().unwrap().name;
+    let own = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    assert!(own.lines().all(|line| line.ends_with(&name)), "{own}");
+    for (property, want) in [
+        ("ActiveState", "active"),
+        ("Slice", "machine.slice"),
+        ("Delegate", "yes"),
+        ("TimeoutStopUSec", "7s"),
+        ("TasksMax", "50"),
+        ("CPUQuotaPerSecUSec", "510ms"),
+        ("DevicePolicy", "strict"),
+    ] {
+        assert_eq!(s.property(property), want, "{property}");
+    }
+    let unified = s.0.hierarchy == Hierarchy::Unified;
+    assert_eq!(
+        s.property(if unified { "MemoryMax" } else { "MemoryLimit" }),
+        "67108864"
+    );
+    let read = |controller: &str, file: &str| {
+        let path = s.0.controller(controller).unwrap().join(file);
+        std::fs::read_to_string(path).unwrap().trim().to_owned()
+    };
+    assert_eq!(read("pids", "pids.max"), "50");
+    if unified {
+        assert_eq!(read("cpu", "cpu.max"), "51000 100000");
+        assert_eq!(read("memory", "memory.max"), "67108864");
+    }
+    let old = serde_json::from_str(json).unwrap();
+    let new = serde_json::from_str(r#"{"pids":{"limit":60}}"#).unwrap();
+    s.0.update(&old, &new).unwrap();
+    assert_eq!(
+        (
+            s.property("TasksMax").as_str(),
+            read("pids", "pids.max").as_str()
+        ),
+        ("60", "60")
+    );
+    // A second container is refused the same unit.
+    let error = s.0.start_unit(pid, None).unwrap_err().chain().to_string();
+    assert!(error.contains("container's cgroup is not empty"), "{error}");
+    s.0.remove().unwrap();
+    s.1.as_mut().unwrap().wait().unwrap();
+    assert!(!s.0.exists());
+    assert_eq!(s.property("ActiveState"), "inactive");
+    s.0.remove().unwrap();
+}
+
+#[test]
+fn a_scope_is_left_behind_by_nobody() {
+    let Some(mut s) = Scope::start("left", "{}") else {
+        return;
+    };
+    let mut child = s.1.take().unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // systemd removes an empty scope by itself; then there is nothing to stop.
+    wait_for("the scope to go", || !s.0.exists());
+    s.0.remove().unwrap();
+}
+
+#[test]
+fn devices_v2_are_those_of_the_rules() {
+    let json = r#"{"devices":[{"allow":false,"access":"rwm"}]}"#;
+    let Some(f) = Fixture::with("devices2", json) else {
+        return;
+    };
+    if !f.v2() {
+        println!("skipped: v2 only");
+        return;
+    }
+    f.cgroup.create().unwrap();
+    let run = |script: &str| {
+        let mut child = f.spawn(script);
+        child.wait().unwrap().success()
+    };
+    // What is made beforehand can be opened as long as nothing forbids it.
+    assert!(run(": < /dev/null; : < /dev/kmsg"));
+    let strict = serde_json::from_str(json).unwrap();
+    for _ in 0..2 {
+        // The second time the program replaces the first.
+        f.cgroup.apply(&strict, Select::ALL).unwrap();
+        assert!(run(": < /dev/null"));
+        assert!(!run(": < /dev/kmsg"));
+    }
+    let open = serde_json::from_str(r#"{"devices":[{"allow":true,"access":"rwm"}]}"#).unwrap();
+    f.cgroup.apply(&open, Select::ALL).unwrap();
+    assert!(run(": < /dev/kmsg"), "the former program must be gone");
 }

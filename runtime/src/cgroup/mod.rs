@@ -45,6 +45,7 @@ mod resources;
 #[cfg(test)]
 mod resources_tests;
 pub mod stats;
+mod systemd;
 mod update;
 
 use std::collections::{BTreeMap, HashMap};
@@ -130,7 +131,7 @@ pub struct Prepared {
     pub tasks: Vec<OwnedFd>,
     /// `O_PATH` directory on cgroup2, for `clone3(CLONE_INTO_CGROUP)`.
     pub unified: Option<OwnedFd>,
-    /// Directory of `unified`, for messages and for [`Prepared::attach_unified`].
+    /// Directory of `unified`, for messages and for [`Cgroup::attach_unified`].
     pub unified_path: Option<PathBuf>,
     /// Directories that could not be made or opened for lack of rights (rootless only).
     pub skipped: Vec<PathBuf>,
@@ -200,7 +201,7 @@ impl Cgroup {
         match request.driver {
             CgroupDriver::Files => cgroup.resolve_files(view, request.id, given)?,
             CgroupDriver::Systemd => {
-                return Err(Error::unsupported("cannot use systemd cgroups yet"));
+                cgroup.resolve_systemd(view, request.id, given, request.annotations)?;
             }
         }
         let devices = cgroup.paths.contains_key("devices");

@@ -15,8 +15,14 @@ impl Cgroup {
     /// Removes the directories, the innermost first; missing ones are no error. One `rmdir` each
     /// when the cgroup is empty.
     pub fn remove(&self) -> Result<()> {
-        let deadline = Instant::now() + DEADLINE;
         let mut first = None;
+        if let Err(error) = self.stop_unit() {
+            // Without a unit to stop, or a systemd to ask, the directories say what is left.
+            if self.exists() {
+                first = Some(error);
+            }
+        }
+        let deadline = Instant::now() + DEADLINE;
         for dir in self.dirs() {
             // All are tried, so that one stuck hierarchy leaves as little as possible.
             if let Err(error) = remove_dir(dir, deadline) {

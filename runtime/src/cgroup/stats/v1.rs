@@ -202,7 +202,8 @@ fn hugetlb(dir: &Path, stats: &mut Stats) {
 /// first file has figures, and the search is over when all files of a group were there.
 fn blkio(dir: &Path) -> Result<Blkio> {
     type Slot = fn(&mut Blkio) -> &mut Vec<BlkioEntry>;
-    const FIELDS: [(&str, Slot); 8] = [
+    type Field = (&'static str, Slot);
+    const FIELDS: [Field; 8] = [
         ("sectors", |b| &mut b.sectors_recursive),
         ("io_service_time", |b| &mut b.io_service_time_recursive),
         ("io_wait_time", |b| &mut b.io_wait_time_recursive),
@@ -212,8 +213,8 @@ fn blkio(dir: &Path) -> Result<Blkio> {
         ("io_serviced", |b| &mut b.io_serviced_recursive),
         ("io_service_bytes", |b| &mut b.io_service_bytes_recursive),
     ];
-    const TRANSFERS: &[(&str, Slot)] = FIELDS.split_at(6).1;
-    let groups: [(&str, &str, &[(&str, Slot)]); 5] = [
+    const TRANSFERS: &[Field] = FIELDS.split_at(6).1;
+    let groups: [(&str, &str, &[Field]); 5] = [
         ("blkio.bfq.", "_recursive", &FIELDS),
         ("blkio.bfq.", "_recursive", TRANSFERS),
         ("blkio.", "_recursive", &FIELDS),
