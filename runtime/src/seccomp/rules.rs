@@ -234,7 +234,7 @@ impl Profile {
             } else {
                 None
             };
-            self.note_newest(row, mux.is_some());
+            self.note_newest(row, mux.map(|m| m.0));
             for rule in rules.clone() {
                 self.add_rule(row, mux, rule)?;
             }
@@ -242,15 +242,11 @@ impl Profile {
         Ok(())
     }
 
-    /// Calls that are multiplexed do not count where they are: their numbers are an addition.
-    fn note_newest(&mut self, row: &Row, multiplexed: bool) {
+    fn note_newest(&mut self, row: &Row, mux: Option<usize>) {
         for calls in &mut self.calls {
-            if let Some(slot) = calls.abi.slot(row)
-                && slot < PLAIN
-                && !(multiplexed && calls.abi.mux)
-            {
-                calls.newest = calls.newest.max(Some(slot));
-            }
+            let direct = calls.abi.slot(row).filter(|slot| *slot < PLAIN);
+            let through = mux.filter(|_| calls.abi.mux);
+            calls.newest = calls.newest.max(direct).max(through);
         }
     }
 

@@ -1,6 +1,8 @@
 //! The compiler against an interpreter of the kernel's machine and an independent reading of profiles.
 
 mod interpreter;
+mod kernel;
+mod oracle;
 mod semantics;
 
 use oci_spec::runtime::LinuxSeccomp;
