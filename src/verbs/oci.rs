@@ -98,4 +98,80 @@ mod tests {
             command.debug_assert();
         }
     }
+
+    /// The flags of runc 1.5, verb by verb, in alphabetical order; `=` after those with a value.
+    const FLAGS: &[(&str, &str)] = &[
+        (
+            "checkpoint",
+            "auto-dedup empty-ns= ext-unix-sk file-locks image-path= lazy-pages leave-running \
+             link-remap manage-cgroups-mode= page-server= parent-path= pre-dump shell-job \
+             status-fd= tcp-established tcp-skip-in-flight work-path=",
+        ),
+        (
+            "create",
+            "b,bundle= console-socket= no-new-keyring no-pivot pid-file= pidfd-socket= \
+             preserve-fds=",
+        ),
+        ("delete", "f,force"),
+        ("events", "interval= stats"),
+        (
+            "exec",
+            "apparmor= c,cap= cgroup= console-socket= cwd= d,detach e,env= g,additional-gids= \
+             ignore-paused no-new-privs no-subreaper p,process= pid-file= pidfd-socket= \
+             preserve-fds= process-label= t,tty u,user=",
+        ),
+        ("features", ""),
+        ("kill", "a,all"),
+        ("list", "f,format= q,quiet"),
+        ("pause", ""),
+        ("ps", "f,format="),
+        (
+            "restore",
+            "auto-dedup b,bundle= console-socket= d,detach empty-ns= ext-unix-sk file-locks \
+             image-path= lazy-pages lsm-mount-context= lsm-profile= manage-cgroups-mode= \
+             no-pivot no-subreaper pid-file= shell-job tcp-established work-path=",
+        ),
+        ("resume", ""),
+        (
+            "run",
+            "b,bundle= console-socket= d,detach keep no-new-keyring no-pivot no-subreaper \
+             pid-file= pidfd-socket= preserve-fds=",
+        ),
+        ("spec", "b,bundle= rootless"),
+        ("start", ""),
+        ("state", ""),
+        (
+            "update",
+            "blkio-weight= cpu-burst= cpu-idle= cpu-period= cpu-quota= cpu-rt-period= \
+             cpu-rt-runtime= cpu-share= cpuset-cpus= cpuset-mems= kernel-memory-tcp= \
+             kernel-memory= l3-cache-schema= mem-bw-schema= memory-reservation= memory-swap= \
+             memory= pids-limit= r,resources=",
+        ),
+    ];
+
+    #[test]
+    fn verbs_and_flags_are_those_of_runc() {
+        for (name, flags) in FLAGS {
+            let verb = VERBS.iter().find(|verb| verb.name == *name).expect(name);
+            let command = (verb.command)();
+            let mut found: Vec<String> = command
+                .get_arguments()
+                .filter_map(crate::verbs::flag)
+                .map(|flag| {
+                    let short = flag
+                        .short
+                        .map(|short| format!("{short},"))
+                        .unwrap_or_default();
+                    format!(
+                        "{short}{}{}",
+                        flag.long,
+                        if flag.takes_value { "=" } else { "" }
+                    )
+                })
+                .collect();
+            found.sort_unstable();
+            assert_eq!(found.join(" "), *flags, "{name}");
+        }
+        assert_eq!(VERBS.len(), FLAGS.len());
+    }
 }

@@ -136,7 +136,7 @@ fn parse<T: DeserializeOwned>(
     repair: fn(&mut Value, &mut Vec<String>),
 ) -> Result<(T, Vec<String>)> {
     if has_zero_escape(raw) {
-        return Err(zero_bytes(raw));
+        refuse_zero_bytes(raw)?;
     }
     // serde also reads a list of values as a structure; the specification knows objects only.
     if raw.trim_ascii_start().starts_with(b"{")
@@ -160,7 +160,7 @@ fn parse<T: DeserializeOwned>(
         })
 }
 
-/// Whether a string has a zero byte, which no system call can be told.
+/// Whether a string may have a zero byte, which no system call can be told.
 fn has_zero_escape(raw: &[u8]) -> bool {
     positions(raw, b'\\').any(|at| raw[at..].starts_with(b"\\u0000"))
 }
@@ -172,11 +172,18 @@ fn positions(raw: &[u8], wanted: u8) -> impl Iterator<Item = usize> {
         .map(|(at, _)| at)
 }
 
-fn zero_bytes(raw: &[u8]) -> Error {
+fn refuse_zero_bytes(raw: &[u8]) -> Result<()> {
+    // What cannot be parsed is reported as such later.
     let value: Value = serde_json::from_slice(raw).unwrap_or_default();
     let mut places = Vec::new();
     find_zero_bytes(&value, &mut Vec::new(), &mut places);
-    Error::invalid(format!("invalid configuration: {}", places.join("; ")))
+    if places.is_empty() {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "invalid configuration: {}",
+        places.join("; ")
+    )))
 }
 
 fn find_zero_bytes(value: &Value, path: &mut Vec<Step>, places: &mut Vec<String>) {
@@ -212,7 +219,8 @@ fn find_zero_bytes(value: &Value, path: &mut Vec<Step>, places: &mut Vec<String>
 fn patient<T: DeserializeOwned>(mut value: Value) -> Result<T, Vec<String>> {
     let mut problems = Vec::new();
     let mut removed = Removed::default();
-    loop {
+    // Each round takes something out or fills something in; the bound is for what nobody foresaw.
+    for _ in 0..4 * PROBLEM_LIMIT {
         let error = match serde_path_to_error::deserialize::<_, T>(&value) {
             Ok(parsed) if problems.is_empty() => return Ok(parsed),
             Ok(_) => return Err(problems),
@@ -241,9 +249,10 @@ fn patient<T: DeserializeOwned>(mut value: Value) -> Result<T, Vec<String>> {
             continue;
         }
         if steps.is_empty() || !removed.take_out(&mut value, &steps) {
-            return Err(problems);
+            break;
         }
     }
+    Err(problems)
 }
 
 /// Puts something of the right type where a field is missing, so that the rest can be looked at.

@@ -222,7 +222,7 @@ fn files_are_read_from_a_bundle_only_when_regular() {
 fn null_bytes_are_found_everywhere() {
     let message = problems(&json!({
         "hostname": "a\0",
-        "process": {"cwd": "/", "args": ["x", "\0"], "env": ["A=\\u0000 is harmless"]},
+        "process": {"cwd": "/", "args": ["x", "\0"]},
         "annotations": {"k\0": "v"},
     }));
     assert_eq!(
@@ -230,4 +230,102 @@ fn null_bytes_are_found_everywhere() {
         "invalid configuration: annotations.k\\u{0}: contains a null byte; hostname: contains a \
          null byte; process.args[1]: contains a null byte"
     );
+    good(&json!({"process": {"cwd": "/", "env": ["A=\\u0000 is harmless"]}}));
+}
+
+/// Changes a good document at a few places and looks that nothing panics, hangs, or is wrong
+/// without a reason given.
+#[test]
+fn damaged_documents_are_refused_with_a_reason() {
+    let good = super::super::template::root(true).into_bytes();
+    let pieces: [&[u8]; 12] = [
+        b"null",
+        b"[]",
+        b"{}",
+        b"\"",
+        b"-1",
+        b"1e400",
+        b"18446744073709551615",
+        b",",
+        b"}",
+        b"]",
+        b"\\u0000",
+        b"\xff",
+    ];
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut random = |below: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        usize::try_from(state >> 33).unwrap() % below
+    };
+    let mut refused = 0;
+    for _ in 0..3000 {
+        let mut text = good.clone();
+        for _ in 0..=random(3) {
+            let at = random(text.len());
+            let end = (at + random(12)).min(text.len());
+            text.splice(at..end, pieces[random(pieces.len())].iter().copied());
+        }
+        if let Err(error) = spec(&text) {
+            refused += 1;
+            let message = error.to_string();
+            let known = ["cannot parse JSON: ", "invalid configuration: "];
+            let start = known.iter().find(|start| message.starts_with(**start));
+            assert!(
+                start.is_some_and(|start| message.len() > start.len()),
+                "{message}"
+            );
+        }
+    }
+    assert!(refused > 1000, "{refused}");
+}
+
+/// Every value of a good document replaced by one of another type: the path is told each time.
+#[test]
+fn the_place_of_a_wrong_type_is_told() {
+    fn visit(whole: &Value, path: &str, value: &Value, told: &mut usize) {
+        match value {
+            Value::Object(map) => {
+                for (key, value) in map {
+                    visit(whole, &format!("{path}/{key}"), value, told);
+                }
+            }
+            Value::Array(list) => {
+                for (index, value) in list.iter().enumerate() {
+                    visit(whole, &format!("{path}/{index}"), value, told);
+                }
+            }
+            _ => {
+                let mut changed = whole.clone();
+                *changed.pointer_mut(path).unwrap() = json!({"x": 1});
+                let message = problems(&changed);
+                let mut place = String::new();
+                for step in path.split('/').skip(1) {
+                    match step.parse::<usize>() {
+                        Ok(index) => place.push_str(&format!("[{index}]")),
+                        Err(_) if place.is_empty() => place.push_str(step),
+                        Err(_) => place.push_str(&format!(".{step}")),
+                    }
+                }
+                let what = message.strip_prefix(&format!("invalid configuration: {place}: "));
+                let what = what.unwrap_or_else(|| panic!("{place} does not lead {message}"));
+                let wrong = ["invalid type: map", "unknown variant `x`"];
+                assert!(
+                    wrong.iter().any(|start| what.starts_with(start)),
+                    "{message}"
+                );
+                *told += 1;
+            }
+        }
+    }
+    let mut whole: Value = serde_json::from_str(&super::super::template::root(true)).unwrap();
+    // Sets have no order, so that their elements have no place of their own.
+    whole["process"]
+        .as_object_mut()
+        .unwrap()
+        .remove("capabilities");
+    let mut told = 0;
+    visit(&whole, "", &whole, &mut told);
+    assert!(told > 80, "{told}");
 }

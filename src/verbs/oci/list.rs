@@ -21,14 +21,16 @@ pub(crate) struct List {
 
 impl crate::verbs::Run for List {
     fn run(self, settings: &Settings) -> Result<u8, Error> {
+        if !["table", "json"].contains(&self.format.as_str()) {
+            return Err(Error::invalid("invalid format option"));
+        }
         let reports = reports(settings)?;
         let text = match self.format.as_str() {
             _ if self.quiet => reports
                 .iter()
                 .fold(String::new(), |text, r| text + &r.id + "\n"),
-            "table" => table(&reports),
             "json" => json(&reports)?,
-            _ => return Err(Error::invalid("invalid format option")),
+            _ => table(&reports),
         };
         output::print(&text)?;
         Ok(0)
