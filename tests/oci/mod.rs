@@ -2,15 +2,19 @@
 
 mod cgroups_v1;
 mod devices;
+mod errors;
 mod exec;
 mod hooks;
 mod ids;
 mod lifecycle;
 mod mounts;
 mod namespaces;
+mod network_devices;
 mod process;
+mod rollback;
 mod rootfs;
 mod seccomp;
+mod sysctl;
 mod terminal;
 mod verbs;
 
@@ -20,15 +24,19 @@ use crate::harness::{Env, Test, selftest, test};
 const MODULES: &[(&str, fn() -> Vec<Test>)] = &[
     ("cgroups_v1", cgroups_v1::tests),
     ("devices", devices::tests),
+    ("errors", errors::tests),
     ("exec", exec::tests),
     ("hooks", hooks::tests),
     ("ids", ids::tests),
     ("lifecycle", lifecycle::tests),
     ("mounts", mounts::tests),
     ("namespaces", namespaces::tests),
+    ("network_devices", network_devices::tests),
     ("process", process::tests),
+    ("rollback", rollback::tests),
     ("rootfs", rootfs::tests),
     ("seccomp", seccomp::tests),
+    ("sysctl", sysctl::tests),
     ("terminal", terminal::tests),
     ("verbs", verbs::tests),
 ];

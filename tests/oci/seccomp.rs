@@ -12,6 +12,8 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(errno_of_the_rule),
         test!(default_errno),
         test!(allow_list),
+        test!(only_the_programs_own_calls_need_be_allowed)
+            .only_rcrun("runc calls fstatfs and others after it has loaded the filter"),
         test!(calls_newer_than_the_list_are_unknown),
         test!(kill_process),
         test!(trap),
@@ -89,6 +91,12 @@ fn errno_of_the_rule(env: &Env) {
     assert_eq!(answers(env, &[with(0)], &[0]), [0], "0 means: do nothing and succeed");
 }
 
+/// What runc's init, a Go program, calls after it has loaded the filter.
+const NEEDED_BY_RUNC: &[&str] = &[
+    "fstatfs", "getdents64", "epoll_create1", "epoll_ctl", "epoll_pwait", "eventfd2", "pipe2", "nanosleep", "tgkill", "sched_yield",
+    "openat2", "faccessat2", "clone", "close_range", "dup3", "statfs", "write", "unlinkat", "capset", "setgroups",
+];
+
 /// What the probe, a static program, needs to say anything.
 const NEEDED: &[&str] = &[
     "arch_prctl", "brk", "clock_nanosleep", "close", "execve", "exit", "exit_group", "fcntl", "fstat", "futex",
@@ -101,7 +109,9 @@ const NEEDED: &[&str] = &[
 fn allow_list_profile(extra: &Value) -> Value {
     let mut profile = json!({
         "defaultAction": "SCMP_ACT_ERRNO", "architectures": ["SCMP_ARCH_X86_64"],
-        "syscalls": [{"names": NEEDED, "action": "SCMP_ACT_ALLOW"}]
+        "syscalls": [
+            {"names": NEEDED, "action": "SCMP_ACT_ALLOW"}, {"names": NEEDED_BY_RUNC, "action": "SCMP_ACT_ALLOW"}
+        ]
     });
     for (key, value) in extra.as_object().unwrap() {
         profile[key] = value.clone();
@@ -122,12 +132,20 @@ fn allow_list(env: &Env) {
     assert_eq!([answers[0].0, answers[1].0, answers[2].0], [EPERM, 0, EPERM]);
 }
 
+fn only_the_programs_own_calls_need_be_allowed(env: &Env) {
+    let mut bundle = env.bundle();
+    let mut profile = allow_list_profile(&json!({}));
+    profile["syscalls"].as_array_mut().unwrap().truncate(1);
+    bundle.set("/linux/seccomp", profile);
+    assert_eq!(bundle.attempts(&["read:/etc/passwd"])[0].0, 0);
+}
+
 /// A program that finds ENOSYS falls back to an older call; one that finds EPERM gives up.
 fn calls_newer_than_the_list_are_unknown(env: &Env) {
     const ENOSYS: i32 = 38;
     let mut bundle = env.bundle();
     bundle.set("/linux/seccomp", allow_list_profile(&json!({})));
-    // The newest name in the list is rseq (334): 440 is newer than the profile's author.
+    // The newest name in the list is faccessat2 (439): 440 is newer than the profile's author.
     assert_eq!(bundle.attempts(&["syscall:440:0", &umask(0)]).iter().map(|a| a.0).collect::<Vec<_>>(), [ENOSYS, EPERM]);
 }
 
