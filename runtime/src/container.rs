@@ -1,12 +1,12 @@
 //! The facade: life cycle of one container, as the OCI runtime specification words it.
 
 use std::collections::BTreeMap;
-use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxResources, Process};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::operations::{control, create, exec, foreground, query, start, stop};
 
 /// Which cgroup manager makes the container's cgroup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -149,60 +149,51 @@ pub struct StateReport {
 }
 
 impl Runtime {
-    /// Creates a container; its init waits for [`Runtime::start`].
+    /// Creates a container; its init waits for [`Runtime::start`]. Needs a process with one thread.
     pub fn create(&self, id: &str, options: &CreateOptions) -> Result<()> {
-        let _ = (id, options);
-        unimplemented!()
+        create::create(self, id, options, create::Start::Later).map(drop)
     }
-    /// Creates and starts; without `detach` waits for the end and returns the exit code.
+    /// Creates and starts; without `detach` waits for the end and returns the exit code. Needs a
+    /// process with one thread.
     pub fn run(&self, id: &str, options: &CreateOptions) -> Result<i32> {
-        let _ = (id, options);
-        unimplemented!()
+        foreground::run(self, id, options)
     }
     /// Lets a created container's init execute its program.
     pub fn start(&self, id: &str) -> Result<()> {
-        let _ = id;
-        unimplemented!()
+        start::start(self, id)
     }
     /// The state of one container.
     pub fn state(&self, id: &str) -> Result<StateReport> {
-        let _ = id;
-        unimplemented!()
+        query::state(self, id)
     }
     /// All containers below the root, sorted by ID; a broken record is passed to `broken`.
-    pub fn list(&self, broken: &mut dyn FnMut(&str, crate::error::Error)) -> Result<Vec<StateReport>> {
-        let _ = broken;
-        unimplemented!()
+    pub fn list(&self, broken: &mut dyn FnMut(&str, Error)) -> Result<Vec<StateReport>> {
+        query::list(self, broken)
     }
     /// Sends a signal to the init, or with `all` to every process of the container.
     pub fn kill(&self, id: &str, signal: i32, all: bool) -> Result<()> {
-        let _ = (id, signal, all);
-        unimplemented!()
+        stop::kill(self, id, signal, all)
     }
     /// Removes a stopped container; with `force` kills it first, and a missing one is no error.
     pub fn delete(&self, id: &str, force: bool) -> Result<()> {
-        let _ = (id, force);
-        unimplemented!()
+        stop::delete(self, id, force)
     }
-    /// Runs an additional process; returns its exit code (0 with `detach`).
+    /// Runs an additional process; returns its exit code (0 with `detach`). Needs a process with one
+    /// thread.
     pub fn exec(&self, id: &str, options: &ExecOptions) -> Result<i32> {
-        let _ = (id, options);
-        unimplemented!()
+        exec::exec(self, id, options)
     }
     /// Pids of all processes of the container, as this process sees them.
     pub fn processes(&self, id: &str) -> Result<Vec<i32>> {
-        let _ = id;
-        unimplemented!()
+        query::processes(self, id)
     }
     /// Freezes all processes.
     pub fn pause(&self, id: &str) -> Result<()> {
-        let _ = id;
-        unimplemented!()
+        control::pause(self, id)
     }
     /// Thaws all processes.
     pub fn resume(&self, id: &str) -> Result<()> {
-        let _ = id;
-        unimplemented!()
+        control::resume(self, id)
     }
     /// Changes limits of a live container (and Intel RDT schemata).
     pub fn update(
@@ -212,19 +203,28 @@ impl Runtime {
         l3_cache_schema: Option<&str>,
         mem_bw_schema: Option<&str>,
     ) -> Result<()> {
-        let _ = (id, resources, l3_cache_schema, mem_bw_schema);
-        unimplemented!()
+        control::update(self, id, resources, l3_cache_schema, mem_bw_schema)
     }
     /// One statistics record, in the JSON shape of runc's `events --stats`.
     pub fn stats(&self, id: &str) -> Result<crate::cgroup::stats::Stats> {
-        let _ = id;
-        unimplemented!()
+        control::stats(self, id)
     }
     /// A descriptor that becomes readable on each OOM kill and hangs up when the cgroup is gone.
     pub fn oom_watch(&self, id: &str) -> Result<crate::cgroup::oom::Watch> {
-        let _ = id;
-        unimplemented!()
+        control::oom_watch(self, id)
     }
+
+    /// Whether rights over cgroups are not to be expected.
+    pub fn is_rootless(&self) -> bool {
+        self.rootless.unwrap_or_else(|| !rustix::process::geteuid().is_root() || in_user_namespace())
+    }
+}
+
+/// Whether this process's user namespace is not the initial one: that one maps all ids.
+fn in_user_namespace() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let mut fields = map.split_whitespace();
+    fields.next() != Some("0") || fields.next() != Some("0") || fields.next() != Some("4294967295")
 }
 
 /// Makes `path` absolute against the caller's working directory, without resolving links.
@@ -232,5 +232,3 @@ pub fn absolute(path: &Path) -> Result<PathBuf> {
     Ok(std::path::absolute(path)?)
 }
 
-/// A descriptor number that the caller owns.
-pub type Fd = RawFd;

@@ -58,7 +58,11 @@ pub struct Error(Box<Inner>);
 impl Error {
     /// An error without a cause.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self(Box::new(Inner { kind, message: message.into(), source: None }))
+        Self(Box::new(Inner {
+            kind,
+            message: message.into(),
+            source: None,
+        }))
     }
 
     /// A configuration or argument that is wrong.
@@ -80,7 +84,11 @@ impl Error {
     #[must_use]
     pub fn context(self, message: impl Into<String>) -> Self {
         let kind = self.kind();
-        Self(Box::new(Inner { kind, message: message.into(), source: Some(Box::new(self)) }))
+        Self(Box::new(Inner {
+            kind,
+            message: message.into(),
+            source: Some(Box::new(self)),
+        }))
     }
 
     /// The message and all causes, joined by `: `.
@@ -167,8 +175,9 @@ mod tests {
 
     #[test]
     fn chain_names_every_cause_once() {
-        let e: Result<()> =
-            Err(rustix::io::Errno::PERM).context(|| "mount(\"proc\")").context(|| "cannot mount");
+        let e: Result<()> = Err(rustix::io::Errno::PERM)
+            .context(|| "mount(\"proc\")")
+            .context(|| "cannot mount");
         let e = e.unwrap_err();
         assert_eq!(e.kind(), ErrorKind::PermissionDenied);
         assert_eq!(

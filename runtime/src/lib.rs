@@ -1,1 +1,26 @@
-//! x
+//! From an OCI bundle to a running process: namespaces, mounts, cgroups, seccomp, life cycle.
+//!
+//! A bundle's `config.json` is checked (`spec`), turned into a finished [`plan::Plan`] without
+//! touching the system, and carried out by two processes (`launch`): the parent makes the cgroup,
+//! clones, writes id maps and runs hooks; the child executes the plan's steps and becomes the
+//! container's program. Nothing of ours stays resident afterwards. [`container::Runtime`] is the
+//! facade; records of live containers are kept by `state`.
+//!
+//! All calls that enter namespaces or clone need a process with one thread
+//! ([`sys::process::SingleThreaded`]).
+
+pub mod cgroup;
+pub mod checkpoint;
+pub mod container;
+pub mod error;
+mod launch;
+mod operations;
+pub mod plan;
+mod rootfs;
+pub mod seccomp;
+pub mod spec;
+pub mod selfexe;
+mod state;
+pub mod sys;
+
+pub use error::{Error, ErrorKind, Result};

@@ -1,0 +1,109 @@
+//! Checkpoint and restore: what a caller can ask for.
+
+use std::path::PathBuf;
+
+use crate::container::{CreateOptions, Runtime};
+use crate::error::{Error, Result};
+
+/// Whether this build can checkpoint; `features` says so too.
+pub const SUPPORTED: bool = false;
+
+/// How criu treats the cgroups of what it dumps (criu(8), `--manage-cgroups`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CgroupMode {
+    /// Restores properties of cgroups that criu itself made.
+    #[default]
+    Soft,
+    /// Always restores all cgroups and their properties.
+    Full,
+    /// Fails when a cgroup exists already.
+    Strict,
+    /// Leaves cgroups alone.
+    Ignore,
+}
+
+/// Where the pages go instead of into files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PageServer {
+    /// Host name or address.
+    pub address: String,
+    /// TCP port.
+    pub port: u16,
+}
+
+/// What `checkpoint` and `restore` have in common.
+#[derive(Debug, Clone, Default)]
+pub struct CriuOptions {
+    /// The program; `None` looks for `criu` in `$PATH`.
+    pub criu: Option<PathBuf>,
+    /// Directory of the image files; absolute.
+    pub image_path: PathBuf,
+    /// Directory of logs and work files; `None`: criu's default.
+    pub work_path: Option<PathBuf>,
+    /// Allow established TCP connections.
+    pub tcp_established: bool,
+    /// Allow external Unix sockets.
+    pub external_unix_sockets: bool,
+    /// Allow a controlling terminal from outside.
+    pub shell_job: bool,
+    /// Handle file locks.
+    pub file_locks: bool,
+    /// Treatment of cgroups.
+    pub cgroup_mode: CgroupMode,
+    /// Leave the network namespace empty (it always is: engines make the network anew).
+    pub empty_network: bool,
+    /// Deduplicate memory images.
+    pub auto_dedup: bool,
+    /// Restore memory pages on demand.
+    pub lazy_pages: bool,
+}
+
+/// Options of [`Runtime::checkpoint`].
+#[derive(Debug, Clone, Default)]
+pub struct CheckpointOptions {
+    /// Common part.
+    pub common: CriuOptions,
+    /// An earlier pre-dump, relative to `image_path`.
+    pub parent_path: Option<PathBuf>,
+    /// Let the container run on.
+    pub leave_running: bool,
+    /// Leave out connections that are being made.
+    pub tcp_skip_in_flight: bool,
+    /// Link unlinked files back.
+    pub link_remap: bool,
+    /// Descriptor that receives a zero byte once lazy pages are ready.
+    pub status_fd: Option<i32>,
+    /// Send pages there.
+    pub page_server: Option<PageServer>,
+    /// Dump memory only and let the container run on.
+    pub pre_dump: bool,
+}
+
+/// Options of [`Runtime::restore`].
+#[derive(Debug, Clone, Default)]
+pub struct RestoreOptions {
+    /// Common part.
+    pub common: CriuOptions,
+    /// Bundle, console socket, pid file, detach, pivot and subreaper, as for `run`.
+    pub container: CreateOptions,
+    /// LSM profile as `TYPE:NAME`.
+    pub lsm_profile: Option<String>,
+    /// SELinux context of restored mounts.
+    pub lsm_mount_context: Option<String>,
+}
+
+impl Runtime {
+    /// Saves a running container's state into image files, and stops it unless told otherwise.
+    pub fn checkpoint(&self, id: &str, _options: &CheckpointOptions) -> Result<()> {
+        Err(Error::unsupported(format!(
+            "cannot checkpoint {id}: this build does not drive criu"
+        )))
+    }
+
+    /// Makes a container from image files; without `detach` waits and returns the exit code.
+    pub fn restore(&self, id: &str, _options: &RestoreOptions) -> Result<i32> {
+        Err(Error::unsupported(format!(
+            "cannot restore {id}: this build does not drive criu"
+        )))
+    }
+}

@@ -1,0 +1,154 @@
+//! What the container's init and the process of `exec` have in common.
+//!
+//! Runs after `clone3` in a copy of the single-threaded parent: nothing in here allocates, logs or
+//! takes a lock, and the only ways out are `execve` and `_exit`. What fails is sent to the parent as
+//! a number ([`super::wire::Message`]).
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+use rustix::process::DumpableBehavior;
+
+use super::steps::Step;
+use super::wire::{Message, Tag, Wire};
+use crate::rootfs::{Detail, During as _, Fail};
+use crate::seccomp::Filter;
+use crate::sys::process::SingleThreaded;
+
+/// Descriptors and facts that the parent laid out for its child.
+#[derive(Debug)]
+pub struct Setup<'a> {
+    /// Held by the child as well: it has one thread, like its parent.
+    pub proof: SingleThreaded,
+    /// The host's /proc, verified.
+    pub proc: BorrowedFd<'a>,
+    /// `tasks` files of v1 cgroups to join.
+    pub tasks: &'a [OwnedFd],
+    /// Where the terminal's master goes.
+    pub console: Option<BorrowedFd<'a>>,
+    /// Descriptors above stderr that stay open.
+    pub preserve_fds: u32,
+    /// Session keyring to join.
+    pub keyring: Option<&'a CStr>,
+    /// The filter, loaded last.
+    pub seccomp: Option<&'a Filter>,
+}
+
+/// A child process on its way: where it is and how to say what went wrong.
+#[derive(Debug)]
+pub struct Progress {
+    /// To the parent; after `start` connected, to that process.
+    pub wire: Wire,
+    /// Which of several objects a step is at.
+    pub index: u32,
+}
+
+impl Progress {
+    /// Tells the other side what failed and ends the process.
+    pub fn fail(&self, step: Step, fail: Fail, text: &[u8]) -> ! {
+        let mut message = Message::new(Tag::Failed);
+        message.step = step;
+        message.detail = fail.detail;
+        message.errno = fail.errno.raw_os_error();
+        message.index = self.index;
+        message.set_text(text);
+        let _ = self.wire.send(&message);
+        crate::sys::process::exit_now(1)
+    }
+}
+
+impl Setup<'_> {
+    /// Moves the calling process into its v1 cgroups. Writing `0`, that is oneself, to `tasks` takes
+    /// no lock that waits for an RCU grace period, which writing a pid to cgroup.procs does.
+    pub fn join_cgroups(&self) -> Result<(), Fail> {
+        for tasks in self.tasks {
+            rustix::io::write(tasks, b"0").during(Detail::Write)?;
+        }
+        Ok(())
+    }
+
+    /// Nobody may trace this process, or reach its descriptors through /proc, until it executes the
+    /// program (CVE-2016-9962).
+    pub fn hide(&self) -> Result<(), Fail> {
+        rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+        Ok(())
+    }
+
+    /// Joins the container's session keyring. Kernels without keyrings have none to protect.
+    pub fn join_keyring(&self) -> Result<(), Fail> {
+        let Some(name) = self.keyring else { return Ok(()) };
+        match crate::sys::keyring::join_session(name) {
+            Ok(serial) => match crate::sys::keyring::allow_user_search(serial) {
+                Err(Errno::ACCESS | Errno::PERM) | Ok(()) => Ok(()),
+                Err(errno) => Err(errno.into()),
+            },
+            Err(Errno::NOSYS) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Writes a file below the host's /proc, never through a link or into another file system.
+    pub fn write_proc(&self, path: &CStr, value: &[u8]) -> Result<(), Fail> {
+        let file = self.open_proc(path).during(Detail::Open)?;
+        let written = rustix::io::retry_on_intr(|| rustix::io::write(&file, value));
+        match written.during(Detail::Write)? {
+            length if length == value.len() => Ok(()),
+            _ => Err(Fail { errno: Errno::INVAL, detail: Detail::Write }),
+        }
+    }
+
+    fn open_proc(&self, path: &CStr) -> Result<OwnedFd, Errno> {
+        let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_MAGICLINKS;
+        match rustix::fs::openat2(self.proc, path, flags, Mode::empty(), resolve) {
+            Err(Errno::NOSYS) => rustix::fs::openat(self.proc, path, flags, Mode::empty()),
+            answer => answer,
+        }
+    }
+
+    /// Only the standard streams and the preserved descriptors survive `execve`.
+    pub fn close_descriptors(&self) -> Result<(), Fail> {
+        let first = 3 + self.preserve_fds;
+        match crate::sys::process::close_range_cloexec(first) {
+            Err(Errno::NOSYS | Errno::INVAL) => self.close_one_by_one(first)?,
+            answer => answer?,
+        }
+        for fd in 3..first {
+            // A number that is not open is the caller's mistake, found before the fork.
+            let fd = i32::try_from(fd).map_err(|_| Errno::BADF)?;
+            crate::sys::process::set_cloexec(fd, false)?;
+        }
+        Ok(())
+    }
+
+    fn close_one_by_one(&self, first: u32) -> Result<(), Errno> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = rustix::fs::openat(self.proc, c"self/fd", flags, Mode::empty())?;
+        let mut buffer = [std::mem::MaybeUninit::<u8>::uninit(); 2048];
+        let mut entries = rustix::fs::RawDir::new(directory.as_fd(), &mut buffer);
+        while let Some(entry) = entries.next() {
+            let name = entry?.file_name().to_bytes().to_owned_number();
+            if let Some(fd) = name.filter(|fd| *fd >= first) {
+                crate::sys::process::set_cloexec(i32::try_from(fd).map_err(|_| Errno::BADF)?, true)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+trait Number {
+    fn to_owned_number(&self) -> Option<u32>;
+}
+
+impl Number for [u8] {
+    fn to_owned_number(&self) -> Option<u32> {
+        let mut number = 0u32;
+        for digit in self {
+            let digit = (*digit as char).to_digit(10)?;
+            number = number.checked_mul(10)?.checked_add(digit)?;
+        }
+        (!self.is_empty()).then_some(number)
+    }
+}

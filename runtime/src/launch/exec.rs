@@ -1,0 +1,222 @@
+//! The process of `exec`, from `clone3` to `execve`, and the steps it shares with the init.
+
+use std::os::fd::{AsFd as _, OwnedFd};
+
+use nix::sched::CloneFlags;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use super::child::{Progress, Setup};
+use super::init::load_filter;
+use super::steps::Step;
+use super::wire::{Message, Tag, Wire};
+use super::{identity, program};
+use crate::plan::Process;
+use crate::rootfs::{Detail, During as _, Fail, Root, Text, console};
+use crate::sys::process as sys;
+
+/// What only `exec` needs.
+#[derive(Debug)]
+pub struct ExecSetup<'a> {
+    /// The part shared with the init.
+    pub common: Setup<'a>,
+    /// The container's init.
+    pub init: &'a OwnedFd,
+    /// `CLONE_NEW*` of the namespaces to enter; the pid namespace was entered by the parent.
+    pub namespaces: u64,
+}
+
+/// The process of `exec` on its way.
+#[derive(Debug)]
+struct Exec<'a> {
+    process: &'a mut Process,
+    setup: ExecSetup<'a>,
+    progress: Progress,
+    root: Option<Root>,
+    missing: [u8; 256],
+}
+
+type Action = fn(&mut Exec<'_>) -> Result<(), Fail>;
+
+const STEPS: &[(Step, Action)] = &[
+    (Step::Scheduling, |exec| exec.initial_affinity()),
+    (Step::JoinCgroup, |exec| exec.setup.common.join_cgroups()),
+    (Step::JoinNamespaces, |exec| exec.join_namespaces()),
+    (Step::Session, |exec| exec.session()),
+    (Step::Keyring, |exec| exec.setup.common.join_keyring()),
+    (Step::Console, |exec| exec.console()),
+    (Step::Scheduling, |exec| scheduling(exec.process)),
+    (Step::Labels, |exec| labels(&exec.setup.common, exec.process)),
+    (Step::NoNewPrivileges, |exec| no_new_privileges(exec.process)),
+    (Step::ChangeDirectory, |exec| change_directory(exec.process, false)),
+    (Step::Identity, |exec| exec.identity()),
+    (Step::ChangeDirectory, |exec| change_directory(exec.process, true)),
+    (Step::FindProgram, |exec| exec.find_program()),
+    (Step::Wait, |exec| exec.await_start()),
+    (Step::Seccomp, |exec| exec.seccomp()),
+    (Step::Exec, |exec| exec.execute()),
+];
+
+/// Enters the container and becomes the program.
+pub fn run(process: &mut Process, setup: ExecSetup<'_>, wire: Wire) -> ! {
+    let progress = Progress { wire, index: 0 };
+    let mut exec = Exec { process, setup, progress, root: None, missing: [0; 256] };
+    for (step, action) in STEPS {
+        if let Err(fail) = action(&mut exec) {
+            exec.progress.fail(*step, fail, &exec.missing);
+        }
+    }
+    sys::exit_now(1)
+}
+
+impl Exec<'_> {
+    fn initial_affinity(&mut self) -> Result<(), Fail> {
+        match &self.process.affinity_initial {
+            Some(cpus) => Ok(crate::sys::sched::set_affinity(0, cpus)?),
+            None => Ok(()),
+        }
+    }
+
+    fn join_namespaces(&mut self) -> Result<(), Fail> {
+        self.setup.common.hide()?;
+        let flags = CloneFlags::from_bits_retain(self.setup.namespaces as libc::c_int);
+        if !flags.is_empty() {
+            nix::sched::setns(self.setup.init, flags)?;
+        }
+        // Entering a user namespace makes the process dumpable by its root again.
+        self.setup.common.hide()?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(c"/", flags, Mode::empty()).during(Detail::Open)?;
+        self.root = Some(Root::new(root));
+        Ok(())
+    }
+
+    fn session(&mut self) -> Result<(), Fail> {
+        match rustix::process::setsid() {
+            Ok(_) | Err(Errno::PERM) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    fn console(&mut self) -> Result<(), Fail> {
+        let root = self.root.as_ref().ok_or(Errno::NOENT)?;
+        open_terminal(&self.setup.common, self.process, root, false)
+    }
+
+    fn keeps_admin(&self) -> bool {
+        self.setup.common.seccomp.is_some() && !self.process.no_new_privs
+    }
+
+    fn identity(&mut self) -> Result<(), Fail> {
+        if !self.process.terminal {
+            console::own_streams(self.process.uid)?;
+        }
+        identity::limit(&self.process.capabilities)?;
+        identity::assume(self.process)?;
+        identity::restrict(&self.process.capabilities, self.keeps_admin())
+    }
+
+    fn find_program(&mut self) -> Result<(), Fail> {
+        let root = self.root.as_ref().ok_or(Errno::NOENT)?;
+        program::set_home(self.process, root)?;
+        program::find(self.process).map(drop)
+    }
+
+    fn await_start(&mut self) -> Result<(), Fail> {
+        self.setup.common.close_descriptors()?;
+        self.progress.wire.send(&Message::new(Tag::Ready))?;
+        Ok(self.progress.wire.wait_go()?)
+    }
+
+    fn seccomp(&mut self) -> Result<(), Fail> {
+        if let Some(filter) = self.setup.common.seccomp {
+            load_filter(filter, &self.progress.wire)?;
+        }
+        identity::settle(&self.process.capabilities, self.keeps_admin())
+    }
+
+    fn execute(&mut self) -> Result<(), Fail> {
+        let path = program::find(self.process)?;
+        sys::restore_signals();
+        Err(program::execute(path, self.process, &mut self.missing))
+    }
+}
+
+/// Opens the terminal and makes it the standard streams; `bind` puts it at /dev/console.
+pub fn open_terminal(
+    setup: &Setup<'_>,
+    process: &Process,
+    root: &Root,
+    bind: bool,
+) -> Result<(), Fail> {
+    let Some(socket) = setup.console.filter(|_| process.terminal) else { return Ok(()) };
+    let (master, slave) = console::open(root, process.console_size, process.uid)?;
+    console::send(socket, c"/dev/ptmx", master.as_fd()).during(Detail::Write)?;
+    if bind {
+        console::bind_console(root, slave.as_fd())?;
+    }
+    for stream in 0..=2 {
+        sys::dup_onto(slave.as_fd(), stream)?;
+    }
+    Ok(sys::take_controlling_terminal()?)
+}
+
+/// Scheduling class, input/output priority and processors.
+pub fn scheduling(process: &Process) -> Result<(), Fail> {
+    if let Some(attr) = &process.scheduler {
+        crate::sys::sched::set_scheduler(attr)?;
+    }
+    if let Some((class, level)) = process.io_priority {
+        crate::sys::sched::set_io_priority(class, level).during(Detail::Write)?;
+    }
+    if let Some(cpus) = &process.affinity_final {
+        crate::sys::sched::set_affinity(0, cpus).during(Detail::Attributes)?;
+    }
+    Ok(())
+}
+
+/// AppArmor profile and SELinux label of the program, in force from its `execve`.
+pub fn labels(setup: &Setup<'_>, process: &Process) -> Result<(), Fail> {
+    if let Some(profile) = &process.apparmor {
+        let mut command = Text::<1024>::new();
+        command.push(b"exec ")?.push(profile.to_bytes())?;
+        // The module's own file exists since 5.8; before, the one all modules share.
+        let own = c"thread-self/attr/apparmor/exec";
+        match setup.write_proc(own, command.as_bytes()) {
+            Err(Fail { errno: Errno::NOENT, .. }) => {
+                setup.write_proc(c"thread-self/attr/exec", command.as_bytes())?;
+            }
+            answer => answer?,
+        }
+    }
+    match &process.selinux {
+        Some(label) => setup.write_proc(c"thread-self/attr/exec", label.to_bytes()),
+        None => Ok(()),
+    }
+}
+
+/// Set-user-ID programs and file capabilities give nothing from here on.
+pub fn no_new_privileges(process: &Process) -> Result<(), Fail> {
+    if process.no_new_privs {
+        rustix::thread::set_no_new_privs(true)?;
+    }
+    Ok(())
+}
+
+/// Enters the working directory, as root and once more as the user (`again`): either may be the
+/// only one that can. It has to lie inside the container: a descriptor that leaked from the host
+/// would otherwise serve as a way out (CVE-2024-21626).
+pub fn change_directory(process: &Process, again: bool) -> Result<(), Fail> {
+    match rustix::process::chdir(process.cwd.as_c_str()) {
+        Err(Errno::ACCESS | Errno::PERM) if !again => return Ok(()),
+        // As root it could be entered: that counts.
+        Err(Errno::ACCESS | Errno::PERM) => {}
+        answer => answer?,
+    }
+    let mut path = [0u8; 4096];
+    match crate::sys::process::current_directory(&mut path) {
+        Ok(length) if path[..length].first() == Some(&b'/') => Ok(()),
+        Ok(_) | Err(Errno::NOENT) => Err(Fail { errno: Errno::NOENT, detail: Detail::Outside }),
+        Err(errno) => Err(Fail { errno, detail: Detail::Outside }),
+    }
+}

@@ -1,0 +1,73 @@
+//! User, groups and capability sets of the program (capabilities(7), credentials(7)).
+
+use rustix::fs::Mode;
+use rustix::io::Errno;
+use rustix::process::{Gid, Uid};
+
+use crate::plan::Process;
+use crate::plan::process::Capabilities;
+use crate::rootfs::{Detail, During as _, Fail};
+use crate::sys::process as sys;
+
+/// Kept until the seccomp filter is loaded, where no_new_privs does not allow loading without it.
+const SYS_ADMIN: u64 = 1 << 21;
+
+/// Becomes uid 0 of a user namespace whose maps were just written.
+pub fn become_root() -> Result<(), Fail> {
+    match rustix::thread::set_thread_groups(&[]) {
+        // setgroups is denied where an ordinary user wrote the map.
+        Ok(()) | Err(Errno::PERM) => {}
+        Err(errno) => return Err(Fail { errno, detail: Detail::Owner }),
+    }
+    rustix::thread::set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT)?;
+    rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)?;
+    Ok(())
+}
+
+/// Groups, group, user and umask of the program, keeping the permitted capabilities.
+pub fn assume(process: &Process) -> Result<(), Fail> {
+    rustix::process::umask(Mode::from_raw_mode(process.umask));
+    match rustix::thread::set_thread_groups(&process.groups) {
+        Err(Errno::PERM) if process.groups.is_empty() => {}
+        answer => answer.during(Detail::Owner)?,
+    }
+    let (uid, gid) = (Uid::from_raw(process.uid), Gid::from_raw(process.gid));
+    rustix::thread::set_keep_capabilities(true)?;
+    rustix::thread::set_thread_res_gid(gid, gid, gid).during(Detail::Owner)?;
+    rustix::thread::set_thread_res_uid(uid, uid, uid).during(Detail::Owner)?;
+    rustix::thread::set_keep_capabilities(false)?;
+    Ok(())
+}
+
+/// Drops what the bounding set must not have. Needs CAP_SETPCAP, so it comes before [`assume`].
+pub fn limit(sets: &Capabilities) -> Result<(), Fail> {
+    for capability in 0..64 {
+        if sets.bounding & (1 << capability) != 0 {
+            continue;
+        }
+        match sys::drop_bounding(capability) {
+            // Beyond the last capability this kernel knows.
+            Err(Errno::INVAL) => break,
+            answer => answer?,
+        }
+    }
+    Ok(())
+}
+
+/// Sets the capability sets; `loading` keeps CAP_SYS_ADMIN until [`settle`].
+pub fn restrict(sets: &Capabilities, loading: bool) -> Result<(), Fail> {
+    let extra = if loading { SYS_ADMIN } else { 0 };
+    sys::set_capabilities(sets.effective | extra, sets.permitted | extra, sets.inheritable)?;
+    Ok(())
+}
+
+/// Gives up what [`restrict`] kept, and raises the ambient set.
+pub fn settle(sets: &Capabilities, loaded: bool) -> Result<(), Fail> {
+    if loaded {
+        sys::set_capabilities(sets.effective, sets.permitted, sets.inheritable)?;
+    }
+    for capability in (0..64).filter(|c| sets.ambient & (1 << c) != 0) {
+        sys::raise_ambient(capability)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,307 @@
+//! What the parent does to the process it cloned: id maps, limits that only it may set, sources of
+//! mounts that only it may open, and the conversation until the child is ready.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+
+use nix::sched::CloneFlags;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::process::{WaitId, WaitIdOptions, WaitIdStatus};
+
+use super::child::Progress;
+use super::steps::Step;
+use super::wire::{Message, Tag, Wire};
+use crate::error::{Context, Error, ErrorKind, Result, kind_of};
+use crate::plan::Plan;
+use crate::plan::mounts::{Idmap, MountKind};
+use crate::plan::namespaces::{IdMaps, map_text};
+use crate::plan::process::Process;
+use crate::rootfs::mount::clone_tree;
+use crate::rootfs::{Detail, During as _, Fail};
+use crate::state::signal_name;
+use crate::sys::mount::{MountAttr, attr, mount_setattr};
+use crate::sys::process::{CloneArgs, Cloned, SingleThreaded, clone, exit_now};
+
+/// File system magic of procfs (linux/magic.h).
+const PROC_SUPER_MAGIC: i64 = 0x9fa0;
+
+/// The host's /proc, checked to be procfs: all writes below it on behalf of containers start here.
+pub fn open_proc() -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let proc = rustix::fs::open(c"/proc", flags, Mode::empty()).context(|| "cannot open /proc")?;
+    let magic = rustix::fs::fstatfs(&proc).context(|| "cannot stat /proc")?.f_type;
+    if magic != PROC_SUPER_MAGIC {
+        return Err(Error::unsupported("/proc is not a proc file system: mount it"));
+    }
+    Ok(proc)
+}
+
+/// Writes `/proc/PID/NAME`.
+pub fn write_of(proc: &OwnedFd, pid: i32, name: &str, text: &[u8]) -> Result<(), Errno> {
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let file = rustix::fs::openat(proc, format!("{pid}/{name}"), flags, Mode::empty())?;
+    match rustix::io::retry_on_intr(|| rustix::io::write(&file, text))? {
+        length if length == text.len() => Ok(()),
+        _ => Err(Errno::INVAL),
+    }
+}
+
+/// Writes the maps of a new user namespace: directly where the caller may, else through newuidmap(1)
+/// and newgidmap(1).
+pub fn write_maps(proc: &OwnedFd, pid: i32, maps: &IdMaps) -> Result<()> {
+    let root = rustix::process::geteuid().is_root();
+    write_map(proc, pid, "uid_map", &maps.uids, root, "newuidmap")?;
+    if !root && maps.gid_list.len() == 1 && maps.gid_list[0].size() == 1 {
+        // The price of mapping one's own group without a helper (user_namespaces(7)).
+        match write_of(proc, pid, "setgroups", b"deny") {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(errno) => return Err(errno).context(|| format!("cannot write /proc/{pid}/setgroups")),
+        }
+    }
+    write_map(proc, pid, "gid_map", &maps.gids, root, "newgidmap")
+}
+
+fn write_map(
+    proc: &OwnedFd,
+    pid: i32,
+    name: &str,
+    text: &str,
+    root: bool,
+    helper: &str,
+) -> Result<()> {
+    let single = text.lines().count() == 1;
+    match write_of(proc, pid, name, text.as_bytes()) {
+        Ok(()) => Ok(()),
+        Err(Errno::PERM) if !root || !single => {
+            run_helper(helper, pid, text).context(|| format!("cannot write {name}"))
+        }
+        Err(errno) => Err(errno).context(|| {
+            format!("cannot write /proc/{pid}/{name} ({} mappings)", text.lines().count())
+        }),
+    }
+}
+
+fn run_helper(helper: &str, pid: i32, text: &str) -> Result<()> {
+    let output = std::process::Command::new(helper)
+        .arg(pid.to_string())
+        .args(text.split_whitespace())
+        .output()
+        .context(|| format!("cannot run {helper}: install the package uidmap"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(Error::new(ErrorKind::PermissionDenied, format!("{helper}: {}", said.trim())))
+}
+
+/// Limits that only the parent may raise, set when everything else is done.
+pub fn set_limits(pid: i32, process: &Process) -> Result<()> {
+    for (resource, soft, hard) in &process.rlimits {
+        crate::sys::sched::set_rlimit(pid, *resource, *soft, *hard).context(|| {
+            format!("error setting rlimit type {resource} (soft {soft}, hard {hard})")
+        })?;
+    }
+    Ok(())
+}
+
+/// The out-of-memory killer's preference.
+pub fn set_oom_score(proc: &OwnedFd, pid: i32, process: &Process) -> Result<()> {
+    let Some(score) = process.oom_score_adj else { return Ok(()) };
+    write_of(proc, pid, "oom_score_adj", score.to_string().as_bytes()).context(|| {
+        format!("cannot set process.oomScoreAdj to {score} (lowering it takes CAP_SYS_RESOURCE)")
+    })
+}
+
+/// Waits for a process that was cloned.
+pub fn reap(pidfd: BorrowedFd<'_>) -> Result<WaitIdStatus, Errno> {
+    loop {
+        match rustix::process::waitid(WaitId::PidFd(pidfd), WaitIdOptions::EXITED) {
+            Ok(Some(status)) => return Ok(status),
+            Ok(None) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
+/// Exit code as a shell has it: 128 and the signal for a killed process.
+pub fn exit_code(status: &WaitIdStatus) -> i32 {
+    match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => code,
+        (None, Some(signal)) => 128 + signal,
+        (None, None) => 255,
+    }
+}
+
+/// The error of a child that vanished without a word.
+pub fn vanished(pidfd: BorrowedFd<'_>, limited: bool) -> Error {
+    let how = match reap(pidfd) {
+        Ok(status) => match status.terminating_signal() {
+            Some(libc::SIGKILL) if limited => {
+                "was killed (memory limit too low?)".to_owned()
+            }
+            Some(signal) => format!("was killed by {}", signal_name(signal)),
+            None => format!("exited with code {}", exit_code(&status)),
+        },
+        Err(_) => "is gone".to_owned(),
+    };
+    Error::new(ErrorKind::FailedPrecondition, format!("the container's init {how}"))
+}
+
+/// Fetches the source of a mount that the init may not open: clones the tree in the init's own mount
+/// namespace, with the caller's rights, and maps its ids.
+pub fn fetch_source(proof: SingleThreaded, plan: &Plan, init: i32, index: usize) -> Result<OwnedFd> {
+    let step = plan.mounts.iter().find(|m| m.index == index);
+    let Some(MountKind::Bind(bind)) = step.map(|s| &s.kind) else {
+        return Err(Error::new(ErrorKind::Internal, "not a bind mount"));
+    };
+    let open = |name: &str| {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let path = format!("/proc/{init}/ns/{name}");
+        rustix::fs::open(&path, flags, Mode::empty()).context(|| format!("cannot open {path}"))
+    };
+    let mounts = open("mnt")?;
+    let users = match &bind.idmap {
+        None => None,
+        Some(Idmap { mappings: None, recursive }) => Some((open("user")?, *recursive)),
+        Some(Idmap { mappings: Some((uids, gids)), recursive }) => {
+            let maps = IdMaps {
+                uids: map_text(uids),
+                gids: map_text(gids),
+                uid_list: uids.clone(),
+                gid_list: gids.clone(),
+            };
+            Some((user_namespace(proof, &maps)?, *recursive))
+        }
+    };
+    // A process of its own enters the namespace: what enters a mount namespace loses its root and
+    // working directory for good.
+    let (ours, theirs) = Wire::pair()?;
+    match clone(proof, &CloneArgs::default()).context(|| "cannot fork")? {
+        Cloned::Child => {
+            drop(ours);
+            let result = nix::sched::setns(&mounts, CloneFlags::CLONE_NEWNS)
+                .during(Detail::Open)
+                .and_then(|()| clone_tree(rustix::fs::CWD, &bind.source, bind.recursive).during(Detail::Source))
+                .and_then(|tree| map_ids(tree, users.as_ref()));
+            match result {
+                Ok(tree) => {
+                    let _ = theirs.send_with(&Message::new(Tag::Go), tree.as_fd());
+                    exit_now(0)
+                }
+                Err(fail) => Progress { wire: theirs, index: 0 }.fail(Step::Mounts, fail, b""),
+            }
+        }
+        Cloned::Parent(_, pidfd) => {
+            drop(theirs);
+            let answer = ours.receive();
+            let _ = reap(pidfd.as_fd());
+            match answer? {
+                Some((_, Some(tree))) => Ok(tree),
+                Some((message, None)) => Err(source_error(&message)),
+                None => Err(Error::new(ErrorKind::Internal, "no answer")),
+            }
+        }
+    }
+}
+
+fn source_error(message: &Message) -> Error {
+    let errno = Errno::from_raw_os_error(message.errno);
+    let doing = match message.detail {
+        Detail::Attributes => "cannot map the ids of the mount",
+        Detail::Open => "cannot enter the container's mount namespace",
+        _ => "cannot open its source",
+    };
+    Error::new(kind_of(errno), std::io::Error::from(errno).to_string()).context(doing)
+}
+
+fn map_ids(tree: OwnedFd, users: Option<&(OwnedFd, bool)>) -> Result<OwnedFd, Fail> {
+    use std::os::fd::AsRawFd as _;
+    if let Some((namespace, recursive)) = users {
+        let change = MountAttr {
+            set: attr::IDMAP,
+            userns_fd: namespace.as_raw_fd() as u64,
+            ..MountAttr::default()
+        };
+        mount_setattr(tree.as_fd(), c"", *recursive, &change).during(Detail::Attributes)?;
+    }
+    Ok(tree)
+}
+
+/// A user namespace with these maps and nobody in it.
+fn user_namespace(proof: SingleThreaded, maps: &IdMaps) -> Result<OwnedFd> {
+    let (ours, theirs) = Wire::pair()?;
+    let args = CloneArgs { flags: libc::CLONE_NEWUSER as u64, cgroup: None };
+    match clone(proof, &args).context(|| "cannot create a user namespace for an idmapped mount")? {
+        Cloned::Child => {
+            drop(ours);
+            let _ = theirs.receive();
+            exit_now(0)
+        }
+        Cloned::Parent(pid, pidfd) => {
+            drop(theirs);
+            let proc = open_proc()?;
+            let namespace = write_maps(&proc, pid, maps).and_then(|()| {
+                let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+                rustix::fs::openat(&proc, format!("{pid}/ns/user"), flags, Mode::empty())
+                    .context(|| "cannot open the user namespace")
+            });
+            drop(ours);
+            let _ = reap(pidfd.as_fd());
+            namespace
+        }
+    }
+}
+
+/// The mount that holds `path`, from /proc/self/mountinfo: the longest mount point above it.
+pub fn mount_holding(path: &std::path::Path) -> Result<CString> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo")
+        .context(|| "cannot read /proc/self/mountinfo")?;
+    let path = std::fs::canonicalize(path).context(|| format!("cannot resolve {}", path.display()))?;
+    let holding = table
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .map(unescape)
+        .filter(|point| path.starts_with(point))
+        .max_by_key(|point| point.as_os_str().len());
+    crate::plan::c_path(&holding.unwrap_or_else(|| "/".into()))
+}
+
+/// Undoes the kernel's `\040` for blanks.
+fn unescape(field: &str) -> std::path::PathBuf {
+    use std::os::unix::ffi::OsStringExt as _;
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field.as_bytes();
+    while let Some((first, tail)) = rest.split_first() {
+        let octal = tail.get(..3).filter(|_| *first == b'\\');
+        let value = octal.and_then(|o| std::str::from_utf8(o).ok()).and_then(|o| u8::from_str_radix(o, 8).ok());
+        match value {
+            Some(value) => {
+                bytes.push(value);
+                rest = &tail[3..];
+            }
+            None => {
+                bytes.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    std::ffi::OsString::from_vec(bytes).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mount_points_are_unescaped() {
+        assert_eq!(unescape("/a\\040b\\134c"), std::path::Path::new("/a b\\c"));
+        assert_eq!(unescape("/plain\\x"), std::path::Path::new("/plain\\x"));
+    }
+
+    #[test]
+    fn proc_lies_on_its_own_mount() {
+        assert_eq!(mount_holding(std::path::Path::new("/proc/self")).unwrap().as_c_str(), c"/proc");
+        assert_eq!(open_proc().map(drop).map_err(|e| e.to_string()), Ok(()));
+    }
+}

@@ -1,0 +1,169 @@
+//! The caller's side of a container's terminal: sockets that take the master, raw mode, and copying
+//! between the two until the container is gone.
+
+use std::io::IsTerminal as _;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::termios::{OptionalActions, OutputModes, Termios};
+
+use crate::error::{Context, Result};
+
+/// Connects to a stream socket; works for paths longer than sun_path.
+pub fn connect(path: &Path, kind: SocketType) -> Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC;
+    let open = || -> Result<OwnedFd, Errno> {
+        let socket = rustix::net::socket_with(AddressFamily::UNIX, kind, flags, None)?;
+        match SocketAddrUnix::new(path) {
+            Ok(address) => rustix::net::connect(&socket, &address)?,
+            Err(_) => {
+                let place = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+                let short = crate::rootfs::fd_path(place.as_fd());
+                rustix::net::connect(&socket, &SocketAddrUnix::new(short.as_c_str())?)?;
+            }
+        }
+        Ok(socket)
+    };
+    open().context(|| format!("cannot connect to {}", path.display()))
+}
+
+/// Both ends of a socket that takes a master.
+pub fn socket_pair() -> Result<(OwnedFd, OwnedFd), Errno> {
+    rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+}
+
+/// Receives a descriptor.
+pub fn receive(socket: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut bytes = [0u8; 4096];
+    let mut parts = [std::io::IoSliceMut::new(&mut bytes)];
+    rustix::net::recvmsg(socket, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    let fd = control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+        _ => None,
+    });
+    fd.ok_or(Errno::BADMSG)
+}
+
+/// Sends a descriptor with a few bytes of text.
+pub fn send(socket: BorrowedFd<'_>, text: &std::ffi::CStr, fd: BorrowedFd<'_>) -> Result<(), Errno> {
+    crate::rootfs::console::send(socket, text, fd)
+}
+
+/// A master and the caller's terminal, which gets its modes back in the end.
+#[derive(Debug)]
+pub struct Terminal {
+    master: OwnedFd,
+    saved: Option<Termios>,
+    /// Bytes read from the caller and not yet taken by the container.
+    pending: Vec<u8>,
+    input_open: bool,
+    output_open: bool,
+}
+
+impl Terminal {
+    /// Takes a master; puts the caller's terminal, if there is one, into raw mode.
+    pub fn new(master: OwnedFd) -> Result<Self, Errno> {
+        // Output goes out as the program wrote it: the caller's terminal adds the carriage returns.
+        let mut modes = rustix::termios::tcgetattr(&master)?;
+        modes.output_modes.remove(OutputModes::ONLCR);
+        rustix::termios::tcsetattr(&master, OptionalActions::Now, &modes)?;
+        let mut saved = None;
+        let stdin = std::io::stdin();
+        if stdin.is_terminal() {
+            let before = rustix::termios::tcgetattr(&stdin)?;
+            let mut raw = before.clone();
+            raw.make_raw();
+            rustix::termios::tcsetattr(&stdin, OptionalActions::Now, &raw)?;
+            saved = Some(before);
+        }
+        let terminal =
+            Self { master, saved, pending: Vec::new(), input_open: true, output_open: true };
+        terminal.resize();
+        Ok(terminal)
+    }
+
+    /// Gives the container's terminal the size of the caller's.
+    pub fn resize(&self) {
+        for stream in [std::io::stdin().as_fd(), std::io::stdout().as_fd()] {
+            if let Ok(size) = rustix::termios::tcgetwinsize(stream)
+                && size.ws_row != 0
+            {
+                let _ = rustix::termios::tcsetwinsize(&self.master, size);
+                return;
+            }
+        }
+    }
+
+    /// What the poll loop waits for: the caller's input, the container's output, room for pending
+    /// input.
+    pub fn interests(&self) -> (bool, bool, bool) {
+        (self.input_open && self.pending.is_empty(), self.output_open, !self.pending.is_empty())
+    }
+
+    /// The container's end.
+    pub fn master(&self) -> BorrowedFd<'_> {
+        self.master.as_fd()
+    }
+
+    /// Takes input from the caller; at its end the container gets an end-of-file character.
+    pub fn read_input(&mut self) {
+        let mut bytes = [0u8; 4096];
+        match rustix::io::read(std::io::stdin(), &mut bytes) {
+            Ok(0) | Err(Errno::IO | Errno::BADF) => {
+                self.input_open = false;
+                self.pending.push(4); // VEOF
+            }
+            Ok(length) => self.pending.extend_from_slice(&bytes[..length]),
+            Err(_) => {}
+        }
+        self.write_input();
+    }
+
+    /// Passes on what the container has room for.
+    pub fn write_input(&mut self) {
+        if let Ok(written) = rustix::io::write(&self.master, &self.pending) {
+            self.pending.drain(..written);
+        }
+    }
+
+    /// Passes on the container's output; EIO means that nobody holds the slave any more.
+    pub fn copy_output(&mut self) {
+        let mut bytes = [0u8; 32 << 10];
+        match rustix::io::read(&self.master, &mut bytes) {
+            Ok(0) | Err(Errno::IO) => self.output_open = false,
+            Ok(length) => {
+                use std::io::Write as _;
+                let mut stdout = std::io::stdout().lock();
+                let _ = stdout.write_all(&bytes[..length]).and_then(|()| stdout.flush());
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// Passes on what is left after the container's end.
+    pub fn drain(&mut self) {
+        use rustix::event::{PollFd, PollFlags, Timespec};
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        while self.output_open {
+            let mut fds = [PollFd::new(&self.master, PollFlags::IN)];
+            match rustix::event::poll(&mut fds, Some(&now)) {
+                Ok(1..) => self.copy_output(),
+                _ => break,
+            }
+        }
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        if let Some(modes) = &self.saved {
+            let _ = rustix::termios::tcsetattr(std::io::stdin(), OptionalActions::Now, modes);
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! `pause`, `resume`, `update`, `events`: what happens to a live container through its cgroup.
+
+use oci_spec::runtime::LinuxResources;
+
+use super::query::require;
+use crate::cgroup::{oom, stats};
+use crate::container::{Runtime, Status};
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::state::Directory;
+
+const LIVE: [Status; 3] = [Status::Created, Status::Running, Status::Paused];
+
+/// Freezes.
+pub fn pause(runtime: &Runtime, id: &str) -> Result<()> {
+    let directory = Directory::open(&runtime.root, id)?;
+    let _lock = directory.lock()?;
+    let record = require(&directory, &[Status::Created, Status::Running], "pause")?;
+    record.cgroup.freeze()
+}
+
+/// Thaws.
+pub fn resume(runtime: &Runtime, id: &str) -> Result<()> {
+    let directory = Directory::open(&runtime.root, id)?;
+    let _lock = directory.lock()?;
+    let record = require(&directory, &LIVE, "resume")?;
+    if !record.cgroup.is_frozen()? {
+        return Err(Error::new(ErrorKind::FailedPrecondition, "container not paused"));
+    }
+    record.cgroup.thaw()
+}
+
+/// Changes limits, and the configuration that later updates start from.
+pub fn update(
+    runtime: &Runtime,
+    id: &str,
+    resources: &LinuxResources,
+    l3_cache_schema: Option<&str>,
+    mem_bw_schema: Option<&str>,
+) -> Result<()> {
+    let directory = Directory::open(&runtime.root, id)?;
+    let _lock = directory.lock()?;
+    let record = require(&directory, &LIVE, "update")?;
+    if l3_cache_schema.is_some() || mem_bw_schema.is_some() {
+        return Err(Error::unsupported("Intel RDT: l3 cache schema and memory bandwidth schema are not supported"));
+    }
+    let mut spec = crate::spec::load::spec(&directory.read_config()?)?.spec;
+    let mut linux = spec.linux().clone().unwrap_or_default();
+    let old = linux.resources().clone().unwrap_or_default();
+    let merged = record.cgroup.update(&old, resources)?;
+    linux.set_resources(Some(merged));
+    spec.set_linux(Some(linux));
+    let text = serde_json::to_vec(&spec)
+        .map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))
+        .context(|| "cannot encode config.json")?;
+    directory.write_config(&text)
+}
+
+/// Statistics.
+pub fn stats(runtime: &Runtime, id: &str) -> Result<stats::Stats> {
+    let directory = Directory::open(&runtime.root, id)?;
+    require(&directory, &LIVE, "read statistics of")?.cgroup.stats()
+}
+
+/// Out-of-memory kills.
+pub fn oom_watch(runtime: &Runtime, id: &str) -> Result<oom::Watch> {
+    let directory = Directory::open(&runtime.root, id)?;
+    require(&directory, &LIVE, "watch")?.cgroup.oom_watch()
+}

@@ -1,0 +1,568 @@
+//! `create`, and the first half of `run`: from a bundle to an init that waits.
+//!
+//! Every step registers what undoes it; after an error, or the death of the init, nothing is left. A
+//! SIGKILL of rcrun itself leaves a record from which `delete --force` finds everything: the record
+//! names the cgroup before that is made, and the pid before the init gets anywhere.
+
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+use super::hooks::{self, Files};
+use crate::cgroup::{Cgroup, Prepared, Request, Select};
+use crate::container::{CreateOptions, Runtime, Status};
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::launch::child::Setup;
+use crate::launch::explain::{Subject, explain};
+use crate::launch::init::{self, InitSetup};
+use crate::launch::wire::{Message, Tag, Wire};
+use crate::launch::{intermediate, parent, terminal};
+use crate::plan::{Facts, Plan};
+use crate::rootfs::cgroup as cgroup_mounts;
+use crate::seccomp::{self, Filter};
+use crate::spec::validate;
+use crate::state::{self, Directory, Record};
+use crate::sys::process::{CloneArgs, Cloned, SingleThreaded, clone};
+
+/// Who lets the program start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// `start`, some day.
+    Later,
+    /// This process, at once.
+    Now,
+}
+
+/// A container whose init is ready.
+#[derive(Debug)]
+pub struct Created {
+    /// Its record, as written.
+    pub record: Record,
+    /// Its directory.
+    pub directory: Directory,
+    /// The init.
+    pub pidfd: OwnedFd,
+    /// Conversation with the init ([`Start::Now`]).
+    pub wire: Wire,
+    /// Receives the terminal's master, when it stays here.
+    pub console: Option<OwnedFd>,
+    /// For the hooks still to come.
+    pub hooks: Option<Files>,
+    /// The configuration.
+    pub spec: Spec,
+    /// What was decided.
+    pub plan: Plan,
+}
+
+/// Everything that is decided or opened before the clone.
+struct Launch<'a> {
+    proof: SingleThreaded,
+    options: &'a CreateOptions,
+    start: Start,
+    spec: Spec,
+    plan: Plan,
+    filter: Option<Filter>,
+    record: Record,
+    directory: Directory,
+    hooks: Option<Files>,
+    proc: OwnedFd,
+    /// Set once they exist, for the undoing.
+    cgroup_made: bool,
+    child: Option<OwnedFd>,
+}
+
+/// Makes a container.
+pub fn create(runtime: &Runtime, id: &str, options: &CreateOptions, start: Start) -> Result<Created> {
+    let mut launch = Launch::decide(runtime, id, options, start)?;
+    match launch.carry_out() {
+        Ok((wire, console)) => launch.finish(wire, console),
+        Err(error) => {
+            launch.undo();
+            Err(error)
+        }
+    }
+}
+
+/// The proof that every operation that clones needs.
+pub fn prove_single_threaded() -> Result<SingleThreaded> {
+    SingleThreaded::prove().ok_or_else(|| {
+        Error::new(
+            ErrorKind::Internal,
+            "cannot clone: this process has threads (or /proc is not mounted)",
+        )
+    })
+}
+
+impl<'a> Launch<'a> {
+    /// Decides everything; leaves nothing but the state directory, with its record.
+    fn decide(
+        runtime: &Runtime,
+        id: &str,
+        options: &'a CreateOptions,
+        start: Start,
+    ) -> Result<Self> {
+        state::check_id(id)?;
+        let proof = prove_single_threaded()?;
+        let loaded = crate::spec::load::load(&options.bundle)?;
+        let spec = loaded.spec;
+        let caller = validate::Caller {
+            no_pivot: options.no_pivot,
+            rootless_cgroups: runtime.is_rootless(),
+            cgroup2: false,
+        };
+        let facts = validate::Facts::gather(&spec, &options.bundle, caller);
+        let warnings = validate::validate(&spec, &facts)?;
+        loaded.warnings.iter().chain(&warnings).for_each(|warning| tracing::warn!("{warning}"));
+        let facts =
+            Facts { bundle: &options.bundle, no_pivot: options.no_pivot, listen_fds: listen_fds() };
+        let plan = Plan::from_spec(&spec, &facts)?;
+        check_terminal(&plan, options, start)?;
+        let linux = spec.linux().as_ref();
+        let filter = match linux.and_then(|l| l.seccomp().as_ref()) {
+            Some(seccomp) => seccomp::compile(seccomp)?,
+            None => None,
+        };
+        filter.iter().flat_map(|f| &f.warnings).for_each(|warning| tracing::warn!("{warning}"));
+        let annotations = spec.annotations().clone().unwrap_or_default();
+        let cgroup = Cgroup::resolve(&Request {
+            id,
+            cgroups_path: linux.and_then(|l| l.cgroups_path().as_deref()),
+            driver: runtime.cgroup_driver,
+            resources: linux.and_then(|l| l.resources().as_ref()),
+            annotations: &annotations,
+            rootless: runtime.is_rootless(),
+        })?;
+        let hook_list = spec.hooks().as_ref();
+        let record = Record {
+            version: state::VERSION,
+            id: id.to_owned(),
+            oci_version: spec.version().clone(),
+            pid: 0,
+            start_time: 0,
+            bundle: options.bundle.clone(),
+            rootfs: Path::new(&*plan.rootfs.path.to_string_lossy()).to_owned(),
+            created: state::now(),
+            annotations: annotations.into_iter().collect(),
+            cgroup,
+            namespaces: plan.namespaces.all,
+            poststop: hook_list.is_some_and(|h| h.poststop().as_ref().is_some_and(|l| !l.is_empty())),
+            no_new_keyring: options.no_new_keyring,
+            owner: rustix::process::geteuid().as_raw(),
+            unknown: serde_json::Map::new(),
+        };
+        let proc = parent::open_proc()?;
+        let hooks = hook_list.filter(|h| hooks::any(h)).map(|_| Files::new()).transpose()?;
+        let directory = Directory::create(&runtime.root, id)?;
+        let launch = Self {
+            proof,
+            options,
+            start,
+            spec,
+            plan,
+            filter,
+            record,
+            directory,
+            hooks,
+            proc,
+            cgroup_made: false,
+            child: None,
+        };
+        let recorded = launch
+            .directory
+            .write_record(&launch.record)
+            .and_then(|()| launch.directory.write_config(&loaded.raw));
+        match recorded {
+            Ok(()) => Ok(launch),
+            Err(error) => {
+                let _ = launch.directory.remove();
+                Err(error)
+            }
+        }
+    }
+
+    /// Makes the cgroup and the process, and sees it through to readiness.
+    fn carry_out(&mut self) -> Result<(Wire, Option<OwnedFd>)> {
+        let systemd = self.record.cgroup.unit.is_some();
+        let prepared = if systemd { Prepared::default() } else { self.make_cgroup()? };
+        let (console, console_here) = self.open_console()?;
+        let listener = match self.start {
+            Start::Later => Some(self.listen()?),
+            Start::Now => None,
+        };
+        let (wire, theirs) = Wire::pair().context(|| "cannot create a socket pair")?;
+        let pid = self.clone_init(&prepared, &wire, theirs, console.as_ref(), listener.as_ref())?;
+        drop((console, listener));
+        self.record.pid = pid;
+        self.record.start_time = state::facts(pid).map_or(0, |facts| facts.start_time);
+        self.directory.write_record(&self.record)?;
+        if self.must_wait() {
+            if let Some(maps) = &self.plan.namespaces.maps {
+                parent::write_maps(&self.proc, pid, maps)?;
+            }
+            wire.send(&Message::new(Tag::Go)).context(|| "cannot release the container's init")?;
+        }
+        parent::set_oom_score(&self.proc, pid, &self.plan.process)?;
+        self.converse(&wire, pid)?;
+        Ok((wire, console_here))
+    }
+
+    /// Whether the child waits for the parent before it does anything.
+    fn must_wait(&self) -> bool {
+        self.plan.namespaces.maps.is_some() || self.record.cgroup.unit.is_some()
+    }
+
+    fn make_cgroup(&mut self) -> Result<Prepared> {
+        self.cgroup_made = true;
+        let prepared = self.record.cgroup.create()?;
+        self.apply(Select::EARLY)?;
+        Ok(prepared)
+    }
+
+    fn resources(&self) -> Option<oci_spec::runtime::LinuxResources> {
+        self.spec.linux().as_ref().and_then(|l| l.resources().clone())
+    }
+
+    fn apply(&self, select: Select) -> Result<()> {
+        match self.spec.linux().as_ref().and_then(|l| l.resources().as_ref()) {
+            Some(resources) => self.record.cgroup.apply(resources, select),
+            None => Ok(()),
+        }
+    }
+
+    /// Where the master goes, and where it arrives when that is here.
+    fn open_console(&self) -> Result<(Option<OwnedFd>, Option<OwnedFd>)> {
+        if !self.plan.process.terminal {
+            return Ok((None, None));
+        }
+        match &self.options.console_socket {
+            Some(path) => Ok((Some(terminal::connect(path, SocketType::STREAM)?), None)),
+            None => {
+                let (here, there) =
+                    terminal::socket_pair().context(|| "cannot create a socket pair")?;
+                Ok((Some(there), Some(here)))
+            }
+        }
+    }
+
+    /// The socket to which `start` connects. It lies in a directory that only root may enter, and its
+    /// last descriptor is gone when the program runs: that nobody listens means `running`.
+    fn listen(&self) -> Result<OwnedFd> {
+        let listen = || -> Result<OwnedFd, Errno> {
+            let flags = SocketFlags::CLOEXEC;
+            let kind = SocketType::SEQPACKET;
+            let socket = rustix::net::socket_with(AddressFamily::UNIX, kind, flags, None)?;
+            let path = format!(
+                "{}/start.sock",
+                crate::rootfs::fd_path(self.directory.as_fd()).as_c_str().to_string_lossy()
+            );
+            rustix::net::bind(&socket, &SocketAddrUnix::new(path.as_str())?)?;
+            rustix::net::listen(&socket, 16)?;
+            Ok(socket)
+        };
+        listen().context(|| format!("cannot listen in {}", self.directory.path().display()))
+    }
+
+    fn open_joins(&self) -> Result<Vec<(u64, OwnedFd)>> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let open = |join: &crate::plan::namespaces::Join| {
+            let fd = rustix::fs::open(join.path.as_c_str(), flags, Mode::empty()).context(|| {
+                format!("cannot open {} namespace {}", join.name, join.path.to_string_lossy())
+            })?;
+            Ok((join.flag, fd))
+        };
+        self.plan.namespaces.joins.iter().map(open).collect()
+    }
+
+    fn clone_init(
+        &mut self,
+        prepared: &Prepared,
+        wire: &Wire,
+        theirs: Wire,
+        console: Option<&OwnedFd>,
+        listener: Option<&OwnedFd>,
+    ) -> Result<i32> {
+        let joins = self.open_joins()?;
+        let namespaces = &self.plan.namespaces;
+        let shared = self.plan.rootfs.propagation & libc::MS_SHARED != 0;
+        let private_parent = (shared && namespaces.is_new(LinuxNamespaceType::Mount))
+            .then(|| parent::mount_holding(&self.record.rootfs))
+            .transpose()?;
+        let view = self.cgroup_view()?;
+        let keyring = (!self.options.no_new_keyring)
+            .then(|| crate::plan::c_string(&format!("_ses.{}", self.record.id)))
+            .transpose()?;
+        let intermediate = namespaces.needs_intermediate();
+        let args = CloneArgs {
+            flags: namespaces.clone_flags,
+            cgroup: prepared.unified.as_ref().map(|fd| fd.as_fd()),
+        };
+        let sync_mounted = self.hooks.is_some();
+        let bind_devices = namespaces.has_user();
+        let wait_for_maps = self.must_wait();
+        let proof = self.proof;
+        let first = if intermediate { CloneArgs { flags: 0, ..args } } else { args };
+        let cloned = clone(proof, &first).map_err(|errno| clone_error(errno, namespaces))?;
+        if let Cloned::Parent(pid, pidfd) = cloned {
+            drop(theirs);
+            if !intermediate {
+                self.child = Some(pidfd);
+                return Ok(pid);
+            }
+            let (pid, pidfd) = self.adopt(wire, &pidfd)?;
+            self.child = Some(pidfd);
+            return Ok(pid);
+        }
+        if intermediate {
+            intermediate::run(proof, &joins, &args, &theirs);
+        }
+        let setup = InitSetup {
+            common: Setup {
+                proof,
+                proc: self.proc.as_fd(),
+                tasks: &prepared.tasks,
+                console: console.map(|fd| fd.as_fd()),
+                preserve_fds: self.options.preserve_fds + listen_fds().unwrap_or(0),
+                keyring: keyring.as_deref(),
+                seccomp: self.filter.as_ref(),
+            },
+            joins: if intermediate { &[] } else { &joins },
+            wait_for_maps,
+            private_parent: private_parent.as_deref(),
+            cgroup: &view,
+            sync_mounted,
+            hooks: self.hooks.as_ref().map(Files::streams),
+            listener,
+            bind_devices,
+        };
+        init::run(&mut self.plan, setup, theirs)
+    }
+
+    /// Takes the init that an intermediate process made as this process's child.
+    fn adopt(&self, wire: &Wire, intermediate: &OwnedFd) -> Result<(i32, OwnedFd)> {
+        let answer = wire.receive().context(|| "cannot hear from the container's init")?;
+        let _ = parent::reap(intermediate.as_fd());
+        match answer {
+            Some((message, Some(pidfd))) if message.tag == Tag::Init => {
+                Ok((i32::try_from(message.value).unwrap_or(0), pidfd))
+            }
+            Some((message, _)) if message.tag == Tag::Failed => Err(self.explain(&message)),
+            _ => Err(Error::new(ErrorKind::Internal, "the intermediate process is gone")),
+        }
+    }
+
+    fn cgroup_view(&self) -> Result<cgroup_mounts::View> {
+        let wanted =
+            self.plan.mounts.iter().any(|m| matches!(m.kind, crate::plan::MountKind::Cgroup));
+        if !wanted {
+            return Ok(cgroup_mounts::View::default());
+        }
+        let namespaced = self.plan.namespaces.has(LinuxNamespaceType::Cgroup);
+        self.record.cgroup.mount_view(namespaced)
+    }
+
+    /// Answers the init until it is ready.
+    fn converse(&self, wire: &Wire, pid: i32) -> Result<()> {
+        loop {
+            let received = wire.receive().context(|| "cannot hear from the container's init")?;
+            let Some((message, _)) = received else {
+                let limited = self.resources().is_some_and(|r| r.memory().is_some());
+                return Err(parent::vanished(self.pidfd()?, limited));
+            };
+            match message.tag {
+                Tag::Failed => return Err(self.explain(&message)),
+                Tag::Source => self.answer_source(wire, pid, message.index as usize)?,
+                Tag::Mounted => {
+                    self.run_early_hooks()?;
+                    wire.send(&Message::new(Tag::Go)).context(|| "cannot release the init")?;
+                }
+                Tag::Listener => {
+                    send_listener(self.pidfd()?, &message, self.filter.as_ref(), &self.record)?;
+                    wire.send(&Message::new(Tag::Go)).context(|| "cannot release the init")?;
+                }
+                Tag::Ready => return self.settle(pid),
+                Tag::Init | Tag::Go => {
+                    return Err(Error::new(ErrorKind::Internal, "unexpected message"));
+                }
+            }
+        }
+    }
+
+    fn answer_source(&self, wire: &Wire, pid: i32, index: usize) -> Result<()> {
+        match parent::fetch_source(self.proof, &self.plan, pid, index) {
+            Ok(tree) => wire
+                .send_with(&Message::new(Tag::Go), tree.as_fd())
+                .context(|| "cannot send a mount to the init"),
+            Err(error) => {
+                let target = self.plan.mounts.iter().find(|m| m.index == index).map(|m| &m.target);
+                let target = target.map(|t| t.to_string_lossy().into_owned()).unwrap_or_default();
+                Err(error.context(format!("error mounting mounts[{index}] to rootfs at {target:?}")))
+            }
+        }
+    }
+
+    fn run_early_hooks(&self) -> Result<()> {
+        let (Some(files), Some(hooks)) = (&self.hooks, self.spec.hooks()) else { return Ok(()) };
+        files.set_state(&self.record, Status::Creating)?;
+        let prestart = hooks::prestart(hooks);
+        files.run(self.proof, "prestart", Some(&prestart))?;
+        files.run(self.proof, "createRuntime", hooks.create_runtime().as_ref())?;
+        files.set_state(&self.record, Status::Creating)
+    }
+
+    /// The last of what only the parent may do.
+    fn settle(&self, pid: i32) -> Result<()> {
+        parent::set_limits(pid, &self.plan.process)?;
+        self.apply(Select::MEMORY)?;
+        if let Some(files) = &self.hooks {
+            files.set_state(&self.record, Status::Created)?;
+        }
+        if let Some(path) = &self.options.pidfd_socket {
+            let socket = terminal::connect(path, SocketType::STREAM)?;
+            terminal::send(socket.as_fd(), c"pidfd", self.pidfd()?)
+                .context(|| format!("cannot send a pidfd to {}", path.display()))?;
+        }
+        match &self.options.pid_file {
+            Some(path) => write_pid_file(path, pid),
+            None => Ok(()),
+        }
+    }
+
+    fn pidfd(&self) -> Result<BorrowedFd<'_>> {
+        let missing = || Error::new(ErrorKind::Internal, "there is no init");
+        self.child.as_ref().map(|fd| fd.as_fd()).ok_or_else(missing)
+    }
+
+    fn explain(&self, message: &Message) -> Error {
+        let printed = self.hooks.as_ref().map(Files::printed);
+        explain(
+            message,
+            &Subject {
+                plan: Some(&self.plan),
+                process: &self.plan.process,
+                hook_output: printed.as_ref().map(|(out, err)| (out.as_str(), err.as_str())),
+            },
+        )
+    }
+
+    fn finish(self, wire: Wire, console: Option<OwnedFd>) -> Result<Created> {
+        let pidfd =
+            self.child.ok_or_else(|| Error::new(ErrorKind::Internal, "there is no init"))?;
+        Ok(Created {
+            record: self.record,
+            directory: self.directory,
+            pidfd,
+            wire,
+            console,
+            hooks: self.hooks,
+            spec: self.spec,
+            plan: self.plan,
+        })
+    }
+
+    /// Leaves nothing behind. Errors in here change nothing any more: the first one is reported.
+    fn undo(&self) {
+        let cloned = self.child.is_some();
+        if let Some(child) = &self.child {
+            let _ = crate::sys::process::pidfd_signal(child.as_fd(), libc::SIGKILL);
+            let _ = parent::reap(child.as_fd());
+        }
+        if self.cgroup_made {
+            let _ = self.record.cgroup.kill(rustix::process::Signal::KILL);
+            let _ = self.record.cgroup.remove();
+        }
+        if let Some(path) = self.options.pid_file.as_ref().filter(|_| cloned) {
+            let _ = std::fs::remove_file(path);
+        }
+        if cloned && let (Some(files), Some(hooks)) = (&self.hooks, self.spec.hooks()) {
+            let _ = files.set_state(&self.record, Status::Stopped);
+            let _ = files.run(self.proof, "poststop", hooks.poststop().as_ref());
+        }
+        let _ = self.directory.remove();
+    }
+}
+
+fn check_terminal(plan: &Plan, options: &CreateOptions, start: Start) -> Result<()> {
+    let detached = start == Start::Later || options.detach;
+    match (&options.console_socket, plan.process.terminal) {
+        (Some(_), true) if !detached => Err(Error::invalid(
+            "cannot use console socket if runc will not detach or allocate tty",
+        )),
+        (Some(_), false) => Err(Error::invalid(
+            "cannot use console socket if runc will not detach or allocate tty",
+        )),
+        (None, true) if detached => Err(Error::invalid(
+            "cannot allocate tty if runc will detach without setting console socket",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// How many descriptors the caller hands down by the protocol of sd_listen_fds(3).
+pub fn listen_fds() -> Option<u32> {
+    std::env::var("LISTEN_FDS").ok()?.parse().ok().filter(|count| *count > 0)
+}
+
+/// Writes a pid so that a reader never sees half of it.
+pub fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
+    let mut name = std::ffi::OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(format!(".{}", std::process::id()));
+    let temporary = path.with_file_name(name);
+    let written = std::fs::write(&temporary, pid.to_string())
+        .and_then(|()| std::fs::rename(&temporary, path));
+    written.map_err(|error| {
+        let _ = std::fs::remove_file(&temporary);
+        Error::from(error).context(format!("cannot write pid file {}", path.display()))
+    })
+}
+
+/// Fetches a seccomp listener from the process that loaded the filter, and hands it to its agent.
+pub fn send_listener(
+    pidfd: BorrowedFd<'_>,
+    message: &Message,
+    filter: Option<&Filter>,
+    record: &Record,
+) -> Result<()> {
+    use oci_spec::runtime::{ContainerProcessStateBuilder, ContainerState, StateBuilder};
+    let Some(notify) = filter.and_then(|f| f.notify.as_ref()) else {
+        return Err(Error::new(ErrorKind::Internal, "no rule of the seccomp filter notifies"));
+    };
+    let number = i32::try_from(message.value).unwrap_or(-1);
+    let flags = rustix::process::PidfdGetfdFlags::empty();
+    let listener = rustix::process::pidfd_getfd(pidfd, number, flags)
+        .context(|| "cannot take over the seccomp listener")?;
+    let state = StateBuilder::default()
+        .version(record.oci_version.clone())
+        .id(record.id.clone())
+        .status(ContainerState::Creating)
+        .pid(record.pid)
+        .bundle(record.bundle.clone())
+        .annotations(record.annotations.clone().into_iter().collect::<std::collections::HashMap<_, _>>())
+        .build()
+        .map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))?;
+    let mut process = ContainerProcessStateBuilder::default()
+        .version(record.oci_version.clone())
+        .fds(vec!["seccompFd".to_owned()])
+        .pid(record.pid)
+        .state(state)
+        .build()
+        .map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))?;
+    process.set_metadata(notify.metadata.clone());
+    seccomp::notify::send_listener(&notify.listener_path, listener.as_fd(), &process)
+}
+
+fn clone_error(errno: Errno, namespaces: &crate::plan::Namespaces) -> Error {
+    let error = Error::from(errno).context("cannot create the container's init");
+    match errno {
+        Errno::INVAL if namespaces.has_user() => {
+            error.context("does this kernel have user namespaces?")
+        }
+        Errno::NOSPC => error.context("too many namespaces: see /proc/sys/user/max_*_namespaces"),
+        _ => error,
+    }
+}
+

@@ -1,0 +1,273 @@
+//! `exec`: an additional process in a container.
+
+use std::os::fd::{AsFd as _, OwnedFd};
+
+use nix::sched::CloneFlags;
+use oci_spec::runtime as oci;
+use rustix::net::SocketType;
+
+use super::create::{listen_fds, prove_single_threaded, send_listener, write_pid_file};
+use super::foreground::{adopt_orphans, attend, block_signals, open_terminal};
+use super::query::{init_of, load};
+use crate::cgroup::Prepared;
+use crate::container::{ExecOptions, Runtime};
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::launch::child::Setup;
+use crate::launch::exec::{self, ExecSetup};
+use crate::launch::explain::{Subject, explain};
+use crate::launch::wire::{Message, Tag, Wire};
+use crate::launch::{parent, terminal};
+use crate::plan::Process;
+use crate::seccomp::{self, Filter};
+use crate::spec::validate;
+use crate::state::{Directory, Record};
+use crate::sys::process::{CloneArgs, Cloned, SingleThreaded, clone, pidfd_signal};
+
+const PID_NAMESPACE: u64 = libc::CLONE_NEWPID as u64;
+
+/// A process to be run in a container.
+struct Job<'a> {
+    proof: SingleThreaded,
+    options: &'a ExecOptions,
+    record: Record,
+    init: OwnedFd,
+    process: Process,
+    filter: Option<Filter>,
+    proc: OwnedFd,
+}
+
+/// Runs a process; returns its exit code, or 0 when detached.
+pub fn exec(runtime: &Runtime, id: &str, options: &ExecOptions) -> Result<i32> {
+    let mut job = Job::decide(runtime, id, options)?;
+    let signals = if options.detach { None } else { Some(block_signals()?) };
+    if !options.detach && !options.no_subreaper {
+        adopt_orphans()?;
+    }
+    let prepared = job.record.cgroup.exec_target(&options.cgroup, job.record.pid)?;
+    let (console, console_here) = job.open_console()?;
+    let (wire, theirs) = Wire::pair().context(|| "cannot create a socket pair")?;
+    let (pid, pidfd) = job.clone_process(&prepared, theirs, console.as_ref())?;
+    drop((console, prepared));
+    match job.release(&wire, pid, &pidfd) {
+        Ok(()) => {}
+        Err(error) => {
+            let _ = pidfd_signal(pidfd.as_fd(), libc::SIGKILL);
+            let _ = parent::reap(pidfd.as_fd());
+            return Err(error);
+        }
+    }
+    let Some(signals) = signals else { return Ok(0) };
+    let mut terminal = match &console_here {
+        Some(socket) => Some(open_terminal(socket)?),
+        None => None,
+    };
+    attend(pid, &pidfd, &signals, terminal.as_mut())
+}
+
+impl<'a> Job<'a> {
+    fn decide(runtime: &Runtime, id: &str, options: &'a ExecOptions) -> Result<Self> {
+        let proof = prove_single_threaded()?;
+        let directory = Directory::open(&runtime.root, id)?;
+        let record = load(&directory)?;
+        let init = init_of(&record)?.ok_or_else(|| {
+            Error::new(
+                ErrorKind::FailedPrecondition,
+                "cannot exec in a stopped container",
+            )
+        })?;
+        if !options.ignore_paused && record.cgroup.is_frozen()? {
+            return Err(Error::new(
+                ErrorKind::FailedPrecondition,
+                "cannot exec in a paused container (use --ignore-paused to override)",
+            ));
+        }
+        let spec = crate::spec::load::spec(&directory.read_config()?)?.spec;
+        let description = describe(&spec, options)?;
+        let selinux = description.selinux_label().is_some() && validate::selinux_enabled();
+        validate::process(&description, selinux)?;
+        let mut process = Process::plan(&description, listen_fds())?;
+        for name in &options.caps {
+            process.capabilities.add(name)?;
+        }
+        check_terminal(&process, options)?;
+        let seccomp = spec.linux().as_ref().and_then(|l| l.seccomp().as_ref());
+        let filter = match seccomp {
+            Some(seccomp) => seccomp::compile(seccomp)?,
+            None => None,
+        };
+        Ok(Self { proof, options, record, init, process, filter, proc: parent::open_proc()? })
+    }
+
+    fn open_console(&self) -> Result<(Option<OwnedFd>, Option<OwnedFd>)> {
+        if !self.process.terminal {
+            return Ok((None, None));
+        }
+        match &self.options.console_socket {
+            Some(path) => Ok((Some(terminal::connect(path, SocketType::STREAM)?), None)),
+            None => {
+                let (here, there) =
+                    terminal::socket_pair().context(|| "cannot create a socket pair")?;
+                Ok((Some(there), Some(here)))
+            }
+        }
+    }
+
+    fn clone_process(
+        &mut self,
+        prepared: &Prepared,
+        theirs: Wire,
+        console: Option<&OwnedFd>,
+    ) -> Result<(i32, OwnedFd)> {
+        let mut namespaces = self.record.namespaces;
+        if namespaces & libc::CLONE_NEWUSER as u64 != 0 && self.same_user_namespace()? {
+            namespaces &= !(libc::CLONE_NEWUSER as u64);
+        }
+        let keyring = (!self.record.no_new_keyring)
+            .then(|| crate::plan::c_string(&format!("_ses.{}", self.record.id)))
+            .transpose()?;
+        if namespaces & PID_NAMESPACE != 0 {
+            // A process cannot change its own pid namespace, only that of its children. This process
+            // has no more children than the one that is made now.
+            nix::sched::setns(&self.init, CloneFlags::CLONE_NEWPID)
+                .context(|| "cannot enter the container's pid namespace")?;
+        }
+        let args =
+            CloneArgs { flags: 0, cgroup: prepared.unified.as_ref().map(|fd| fd.as_fd()) };
+        let cloned = clone(self.proof, &args).context(|| "cannot create the process")?;
+        let setup = match cloned {
+            Cloned::Parent(pid, pidfd) => return Ok((pid, pidfd)),
+            Cloned::Child => ExecSetup {
+                common: Setup {
+                    proof: self.proof,
+                    proc: self.proc.as_fd(),
+                    tasks: &prepared.tasks,
+                    console: console.map(|fd| fd.as_fd()),
+                    preserve_fds: self.options.preserve_fds + listen_fds().unwrap_or(0),
+                    keyring: keyring.as_deref(),
+                    seccomp: self.filter.as_ref(),
+                },
+                init: &self.init,
+                namespaces: namespaces & !PID_NAMESPACE,
+            },
+        };
+        exec::run(&mut self.process, setup, theirs)
+    }
+
+    fn same_user_namespace(&self) -> Result<bool> {
+        let stat = |path: String| {
+            rustix::fs::stat(&path).context(|| format!("cannot stat {path}"))
+        };
+        let (own, init) = (
+            stat("/proc/self/ns/user".to_owned())?,
+            stat(format!("/proc/{}/ns/user", self.record.pid))?,
+        );
+        Ok((own.st_dev, own.st_ino) == (init.st_dev, init.st_ino))
+    }
+
+    /// Sees the process through to its `execve`.
+    fn release(&self, wire: &Wire, pid: i32, pidfd: &OwnedFd) -> Result<()> {
+        parent::set_oom_score(&self.proc, pid, &self.process)?;
+        let mut released = false;
+        loop {
+            let received = wire.receive().context(|| "cannot hear from the process")?;
+            // The other end closes when the program is executed; before it was released, because the
+            // process died.
+            let Some((message, _)) = received else {
+                return if released { Ok(()) } else { Err(parent::vanished(pidfd.as_fd(), false)) };
+            };
+            match message.tag {
+                Tag::Ready => {
+                    self.settle(wire, pid, pidfd)?;
+                    released = true;
+                }
+                Tag::Listener => {
+                    send_listener(pidfd.as_fd(), &message, self.filter.as_ref(), &self.record)?;
+                    wire.send(&Message::new(Tag::Go)).context(|| "cannot release the process")?;
+                }
+                Tag::Failed => {
+                    let subject =
+                        Subject { plan: None, process: &self.process, hook_output: None };
+                    return Err(explain(&message, &subject));
+                }
+                _ => return Err(Error::new(ErrorKind::Internal, "unexpected message")),
+            }
+        }
+    }
+
+    fn settle(&self, wire: &Wire, pid: i32, pidfd: &OwnedFd) -> Result<()> {
+        parent::set_limits(pid, &self.process)?;
+        if let Some(path) = &self.options.pidfd_socket {
+            let socket = terminal::connect(path, SocketType::STREAM)?;
+            terminal::send(socket.as_fd(), c"pidfd", pidfd.as_fd())
+                .context(|| format!("cannot send a pidfd to {}", path.display()))?;
+        }
+        if let Some(path) = &self.options.pid_file {
+            write_pid_file(path, pid)?;
+        }
+        wire.send(&Message::new(Tag::Go)).context(|| "cannot release the process")
+    }
+}
+
+fn check_terminal(process: &Process, options: &ExecOptions) -> Result<()> {
+    match (&options.console_socket, process.terminal) {
+        (Some(_), true) if !options.detach => {}
+        (Some(_), true) => return Ok(()),
+        (Some(_), false) => {}
+        (None, true) if options.detach => {
+            return Err(Error::invalid(
+                "cannot allocate tty if runc will detach without setting console socket",
+            ));
+        }
+        (None, _) => return Ok(()),
+    }
+    Err(Error::invalid("cannot use console socket if runc will not detach or allocate tty"))
+}
+
+/// The container's own process description with what the options change.
+fn describe(spec: &oci::Spec, options: &ExecOptions) -> Result<oci::Process> {
+    let mut process = match &options.process {
+        Some(process) => process.clone(),
+        None => {
+            let mut process = spec
+                .process()
+                .clone()
+                .ok_or_else(|| Error::new(ErrorKind::Corrupt, "config.json has no process"))?;
+            process.set_args(Some(options.args.clone()));
+            process.set_terminal(Some(false));
+            process.set_console_size(None);
+            process
+        }
+    };
+    if let Some(cwd) = &options.cwd {
+        process.set_cwd(cwd.clone());
+    }
+    if let Some(profile) = &options.apparmor {
+        process.set_apparmor_profile(Some(profile.clone()));
+    }
+    if let Some(label) = &options.process_label {
+        process.set_selinux_label(Some(label.clone()));
+    }
+    if options.tty {
+        process.set_terminal(Some(true));
+    }
+    if let Some(value) = options.no_new_privs {
+        process.set_no_new_privileges(Some(value));
+    }
+    let mut env = process.env().clone().unwrap_or_default();
+    env.extend(options.env.iter().cloned());
+    process.set_env(Some(env));
+    let mut user = process.user().clone();
+    if let Some((uid, gid)) = options.user {
+        user.set_uid(uid);
+        if let Some(gid) = gid {
+            user.set_gid(gid);
+        }
+    }
+    if !options.additional_gids.is_empty() {
+        let mut gids = user.additional_gids().clone().unwrap_or_default();
+        gids.extend(&options.additional_gids);
+        user.set_additional_gids(Some(gids));
+    }
+    process.set_user(user);
+    Ok(process)
+}

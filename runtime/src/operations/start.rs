@@ -1,0 +1,93 @@
+//! `start`: lets a created container's init execute its program.
+
+use std::os::fd::{AsFd as _, OwnedFd};
+
+use rustix::fs::AtFlags;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+use super::hooks::Files;
+use super::query::{load, status_of};
+use crate::container::{Runtime, Status};
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::launch::explain::{Subject, explain};
+use crate::launch::wire::{Message, Tag, Wire};
+use crate::plan::{Facts, Plan};
+use crate::state::{Directory, Record};
+
+/// Connects to the init that waits; an error when none does.
+pub fn connect(directory: &Directory) -> Result<OwnedFd, Errno> {
+    let kind = SocketType::SEQPACKET;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)?;
+    let path = format!(
+        "{}/start.sock",
+        crate::rootfs::fd_path(directory.as_fd()).as_c_str().to_string_lossy()
+    );
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path.as_str())?)?;
+    Ok(socket)
+}
+
+/// Starts a container.
+pub fn start(runtime: &Runtime, id: &str) -> Result<()> {
+    let directory = Directory::open(&runtime.root, id)?;
+    let _lock = directory.lock()?;
+    let record = load(&directory)?;
+    match status_of(&directory, &record)? {
+        Status::Created => {}
+        Status::Stopped => {
+            return Err(Error::new(
+                ErrorKind::FailedPrecondition,
+                "cannot start a container that has stopped",
+            ));
+        }
+        Status::Running | Status::Paused => {
+            return Err(Error::new(
+                ErrorKind::FailedPrecondition,
+                "cannot start an already running container",
+            ));
+        }
+        Status::Creating => {
+            return Err(Error::new(
+                ErrorKind::FailedPrecondition,
+                "cannot start a container in the creating state",
+            ));
+        }
+    }
+    let wire = connect(&directory).map(Wire::from_fd).context(|| "cannot reach the container's init")?;
+    wire.send(&Message::new(Tag::Go)).context(|| "cannot release the container's init")?;
+    // The connection closes by itself when the program is executed.
+    if let Some((message, _)) = wire.receive().context(|| "cannot hear from the container's init")?
+        && message.tag == Tag::Failed
+    {
+        return Err(explain_failure(&directory, &record, &message));
+    }
+    match rustix::fs::unlinkat(&directory, c"start.sock", AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => {}
+        Err(errno) => return Err(errno).context(|| "cannot remove start.sock"),
+    }
+    let config = crate::spec::load::spec(&directory.read_config()?)?;
+    if let Some(hooks) = config.spec.hooks().as_ref().filter(|h| h.poststart().is_some()) {
+        let proof = super::create::prove_single_threaded()?;
+        let files = Files::new()?;
+        files.set_state(&record, Status::Running)?;
+        if let Err(error) = files.run(proof, "poststart", hooks.poststart().as_ref()) {
+            super::stop::kill_init(&record)?;
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+fn explain_failure(directory: &Directory, record: &Record, message: &Message) -> Error {
+    let plan = directory.read_config().and_then(|text| {
+        let facts = Facts { bundle: &record.bundle, no_pivot: false, listen_fds: None };
+        Plan::from_spec(&crate::spec::load::spec(&text)?.spec, &facts)
+    });
+    match plan {
+        Ok(plan) => explain(
+            message,
+            &Subject { plan: Some(&plan), process: &plan.process, hook_output: None },
+        ),
+        Err(error) => error,
+    }
+}

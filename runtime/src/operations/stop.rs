@@ -1,0 +1,141 @@
+//! `kill`, `delete`, and the end of `run`.
+
+use std::os::fd::AsFd as _;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::process::Signal;
+
+use super::hooks::Files;
+use super::query::{gone_within, init_of, load, status_of};
+use crate::container::{Runtime, Status};
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::state::{Directory, Record, signal_name};
+use crate::sys::process::pidfd_signal;
+
+/// How long `delete --force` waits for the init to go after SIGKILL: a process in uninterruptible
+/// sleep cannot be waited for without end.
+const KILL_TIME: Duration = Duration::from_secs(10);
+
+/// `CLONE_NEWPID`.
+const PID_NAMESPACE: u64 = libc::CLONE_NEWPID as u64;
+
+/// Sends a signal to the init, or to all processes.
+pub fn kill(runtime: &Runtime, id: &str, signal: i32, all: bool) -> Result<()> {
+    let directory = Directory::open(&runtime.root, id)?;
+    let record = load(&directory)?;
+    if all {
+        return kill_all(&record, signal);
+    }
+    let not_running =
+        || Error::new(ErrorKind::FailedPrecondition, "container not running");
+    let Some(init) = init_of(&record)? else {
+        // Without a pid namespace of its own, others may have outlived the init.
+        if signal == libc::SIGKILL && record.namespaces & PID_NAMESPACE == 0 {
+            return kill_all(&record, signal);
+        }
+        return Err(not_running());
+    };
+    if signal == libc::SIGKILL && record.namespaces & PID_NAMESPACE == 0 {
+        return kill_all(&record, signal);
+    }
+    match pidfd_signal(init.as_fd(), signal) {
+        Ok(()) => {}
+        Err(Errno::SRCH) => return Err(not_running()),
+        Err(errno) => {
+            return Err(errno).context(|| format!("cannot send {}", signal_name(signal)));
+        }
+    }
+    if signal == libc::SIGKILL {
+        // A frozen process only dies once it is thawed.
+        record.cgroup.thaw()?;
+    }
+    Ok(())
+}
+
+fn kill_all(record: &Record, signal: i32) -> Result<()> {
+    match Signal::from_named_raw(signal) {
+        Some(known) => record.cgroup.kill(known),
+        None => Err(Error::invalid(format!("kill --all takes no real-time signal ({signal})"))),
+    }
+}
+
+/// Removes a container.
+pub fn delete(runtime: &Runtime, id: &str, force: bool) -> Result<()> {
+    let directory = match Directory::open(&runtime.root, id) {
+        Err(error) if force && error.kind() == ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    let lock = match directory.lock() {
+        Err(error) if force && error.kind() == ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    let Some(record) = directory.read_record()? else {
+        if force {
+            // Killed before it wrote its record: there is nothing yet but the directory.
+            return directory.remove();
+        }
+        return load(&directory).map(drop);
+    };
+    match status_of(&directory, &record)? {
+        Status::Stopped => {}
+        Status::Created | Status::Creating => kill_init(&record)?,
+        _ if force => kill_init(&record)?,
+        status => {
+            return Err(Error::new(
+                ErrorKind::FailedPrecondition,
+                format!(
+                    "cannot delete container {id} that is not stopped: {}",
+                    status.as_str()
+                ),
+            ));
+        }
+    }
+    destroy(&directory, &record)?;
+    drop(lock);
+    Ok(())
+}
+
+/// Kills the init and waits until it is gone.
+pub fn kill_init(record: &Record) -> Result<()> {
+    let Some(init) = init_of(record)? else { return Ok(()) };
+    match pidfd_signal(init.as_fd(), libc::SIGKILL) {
+        Ok(()) | Err(Errno::SRCH) => {}
+        Err(errno) => return Err(errno).context(|| "cannot kill the container's init"),
+    }
+    record.cgroup.thaw()?;
+    if gone_within(&init, KILL_TIME)? {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Deadline,
+        format!(
+            "the container's init (pid {}) did not end within {} s of SIGKILL: it waits for a device \
+             or a file system that does not answer",
+            record.pid,
+            KILL_TIME.as_secs()
+        ),
+    ))
+}
+
+/// Removes what is left of a container whose init is gone: other processes, the cgroup, poststop
+/// hooks, the record.
+pub fn destroy(directory: &Directory, record: &Record) -> Result<()> {
+    if record.namespaces & PID_NAMESPACE == 0 {
+        record.cgroup.kill(Signal::KILL)?;
+    }
+    record.cgroup.remove()?;
+    let hooks = if record.poststop { run_poststop(directory, record) } else { Ok(()) };
+    directory.remove()?;
+    hooks
+}
+
+/// Poststop hooks cannot keep the container from going: their failure is reported afterwards.
+fn run_poststop(directory: &Directory, record: &Record) -> Result<()> {
+    let proof = super::create::prove_single_threaded()?;
+    let config = crate::spec::load::spec(&directory.read_config()?)?;
+    let Some(hooks) = config.spec.hooks() else { return Ok(()) };
+    let files = Files::new()?;
+    files.set_state(record, Status::Stopped)?;
+    files.run(proof, "poststop", hooks.poststop().as_ref())
+}

@@ -1,0 +1,301 @@
+//! config.json -> [`Plan`]: everything decided, every string laid out, before any process is made.
+//!
+//! All of this is pure: no file is opened, no path resolved. The container's init receives the
+//! finished plan and carries it out without allocating (see `launch`).
+
+pub mod devices;
+pub mod hooks;
+pub mod mounts;
+pub mod namespaces;
+pub mod process;
+
+use std::ffi::CString;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{self as oci, Linux, LinuxNamespaceType, Spec};
+
+use crate::error::{Error, Result};
+
+pub use devices::Device;
+pub use hooks::Hook;
+pub use mounts::{MountKind, MountStep};
+pub use namespaces::Namespaces;
+pub use process::Process;
+
+/// A container, ready to be made.
+#[derive(Debug)]
+pub struct Plan {
+    /// Namespaces to make and to enter.
+    pub namespaces: Namespaces,
+    /// Root file system; absent parts mean that the container has no mount namespace of its own.
+    pub rootfs: Rootfs,
+    /// `mounts`.
+    pub mounts: Vec<MountStep>,
+    /// Device nodes, or nothing when /dev is the host's.
+    pub devices: Vec<Device>,
+    /// Whether /dev gets its links and /dev/ptmx.
+    pub populate_dev: bool,
+    /// Paths that become invisible.
+    pub masked: Vec<CString>,
+    /// Paths that become read-only.
+    pub readonly: Vec<CString>,
+    /// `(path below /proc/sys, value)`.
+    pub sysctls: Vec<(CString, Vec<u8>)>,
+    /// Host name in a new uts namespace.
+    pub hostname: Option<CString>,
+    /// NIS domain name in a new uts namespace.
+    pub domainname: Option<CString>,
+    /// Execution domain.
+    pub personality: Option<u32>,
+    /// `(mode with flags, node mask)`.
+    pub memory_policy: Option<(i32, Vec<u64>)>,
+    /// Hooks that the init runs before the root is switched.
+    pub create_container: Vec<Hook>,
+    /// Hooks that the init runs before the program.
+    pub start_container: Vec<Hook>,
+    /// SELinux context of what is mounted and of the console.
+    pub mount_label: Option<String>,
+    /// The program.
+    pub process: Process,
+    /// Bring the loopback interface of a new network namespace up.
+    pub loopback: bool,
+}
+
+/// The root file system.
+#[derive(Debug)]
+pub struct Rootfs {
+    /// Absolute path outside.
+    pub path: CString,
+    /// Read-only at the end.
+    pub readonly: bool,
+    /// Propagation of the container's mounts before anything is mounted: `MS_*`, recursive.
+    pub propagation: u64,
+    /// Propagation of `/` at the end, when the configuration asks for it.
+    pub final_propagation: Option<u64>,
+    /// Use MS_MOVE and chroot.
+    pub no_pivot: bool,
+}
+
+/// What the plan depends on besides the configuration.
+#[derive(Debug, Clone)]
+pub struct Facts<'a> {
+    /// Absolute bundle path.
+    pub bundle: &'a Path,
+    /// `--no-pivot`.
+    pub no_pivot: bool,
+    /// Descriptors handed down by the LISTEN_FDS protocol.
+    pub listen_fds: Option<u32>,
+}
+
+impl Plan {
+    /// Decides for a checked configuration.
+    pub fn from_spec(spec: &Spec, facts: &Facts<'_>) -> Result<Self> {
+        let empty = Linux::default();
+        let linux = spec.linux().as_ref().unwrap_or(&empty);
+        let namespaces = Namespaces::plan(linux)?;
+        let mount_label = linux.mount_label().clone().filter(|l| !l.is_empty());
+        let context =
+            mounts::MountContext { bundle: facts.bundle, label: mount_label.as_deref() };
+        let entries = spec.mounts().as_deref().unwrap_or_default();
+        let mounts = mounts::plan(entries, &context)?;
+        let bound_dev = mounts.iter().any(|step| {
+            step.target.as_c_str() == c"/dev" && matches!(step.kind, MountKind::Bind(_))
+        });
+        let configured = linux.devices().as_deref().unwrap_or_default();
+        let process = spec.process().as_ref().ok_or_else(|| Error::invalid("process is missing"))?;
+        let own_mounts = namespaces.has(LinuxNamespaceType::Mount);
+        let hooks = spec.hooks().as_ref();
+        let uts = namespaces.has(LinuxNamespaceType::Uts);
+        Ok(Self {
+            rootfs: rootfs(spec, linux, facts)?,
+            devices: if bound_dev { Vec::new() } else { devices::plan(configured)? },
+            populate_dev: !bound_dev,
+            masked: if own_mounts { c_list(linux.masked_paths())? } else { Vec::new() },
+            readonly: if own_mounts { c_list(linux.readonly_paths())? } else { Vec::new() },
+            sysctls: sysctls(linux)?,
+            hostname: name(spec.hostname(), uts)?,
+            domainname: name(spec.domainname(), uts)?,
+            personality: linux.personality().as_ref().map(personality).transpose()?,
+            memory_policy: linux.memory_policy().as_ref().map(memory_policy).transpose()?,
+            create_container: hooks::plan(
+                "createContainer",
+                hooks.and_then(|h| h.create_container().as_ref()),
+            )?,
+            start_container: hooks::plan(
+                "startContainer",
+                hooks.and_then(|h| h.start_container().as_ref()),
+            )?,
+            mount_label,
+            process: Process::plan(process, facts.listen_fds)?,
+            loopback: namespaces.is_new(LinuxNamespaceType::Network),
+            namespaces,
+            mounts,
+        })
+    }
+}
+
+fn rootfs(spec: &Spec, linux: &Linux, facts: &Facts<'_>) -> Result<Rootfs> {
+    let root = spec.root().as_ref().ok_or_else(|| Error::invalid("root is missing"))?;
+    let final_propagation = match linux.rootfs_propagation().as_deref() {
+        None | Some("") => None,
+        Some(word) => {
+            let options = mounts::parse_options(&[word]);
+            match options.propagation.as_slice() {
+                [flag] => Some(*flag),
+                _ => {
+                    return Err(Error::invalid(format!(
+                        "linux.rootfsPropagation={word:?} is no propagation type"
+                    )));
+                }
+            }
+        }
+    };
+    // What the container mounts must not reach the host unless asked for; what the host unmounts
+    // must reach the container, or the host's mounts stay busy: slave is the default.
+    let propagation = match final_propagation {
+        Some(flag) => flag | libc::MS_REC,
+        None => libc::MS_SLAVE | libc::MS_REC,
+    };
+    let path: PathBuf = facts.bundle.join(root.path());
+    Ok(Rootfs {
+        path: c_path(&path)?,
+        readonly: root.readonly().unwrap_or(false),
+        propagation,
+        final_propagation,
+        no_pivot: facts.no_pivot,
+    })
+}
+
+fn sysctls(linux: &Linux) -> Result<Vec<(CString, Vec<u8>)>> {
+    let mut entries: Vec<_> = linux.sysctl().iter().flatten().collect();
+    entries.sort();
+    entries
+        .into_iter()
+        .map(|(key, value)| {
+            if key.is_empty() || value.bytes().any(|b| b == 0 || b == b'\n') {
+                return Err(Error::invalid(format!("linux.sysctl[{key:?}]: bad value {value:?}")));
+            }
+            Ok((c_string(&sysctl_path(key))?, value.clone().into_bytes()))
+        })
+        .collect()
+}
+
+/// The path below /proc/sys of a sysctl name. Either separator may come first; the other one then
+/// stands for itself (an interface called `eth0.100`), as sysctl(8) has it.
+pub fn sysctl_path(key: &str) -> String {
+    match key.find(['.', '/']) {
+        Some(at) if key.as_bytes()[at] == b'.' => {
+            key.chars().map(|c| if c == '.' { '/' } else if c == '/' { '.' } else { c }).collect()
+        }
+        _ => key.to_owned(),
+    }
+}
+
+fn name(text: &Option<String>, uts: bool) -> Result<Option<CString>> {
+    match text.as_deref().filter(|t| !t.is_empty()) {
+        None => Ok(None),
+        Some(text) if uts => c_string(text).map(Some),
+        Some(_) => Err(Error::invalid("unable to set hostname without a private UTS namespace")),
+    }
+}
+
+fn personality(personality: &oci::LinuxPersonality) -> Result<u32> {
+    if personality.flags().as_ref().is_some_and(|flags| !flags.is_empty()) {
+        return Err(Error::invalid("linux.personality.flags: no flags are defined"));
+    }
+    Ok(match personality.domain() {
+        oci::LinuxPersonalityDomain::PerLinux => 0,
+        oci::LinuxPersonalityDomain::PerLinux32 => 8,
+    })
+}
+
+fn memory_policy(policy: &oci::LinuxMemoryPolicy) -> Result<(i32, Vec<u64>)> {
+    use oci::{MemoryPolicyFlagType as F, MemoryPolicyModeType as M};
+    let mode = match policy.mode() {
+        M::MpolDefault => 0,
+        M::MpolPreferred => 1,
+        M::MpolBind => 2,
+        M::MpolInterleave => 3,
+        M::MpolLocal => 4,
+        M::MpolPreferredMany => 5,
+        M::MpolWeightedInterleave => 6,
+    };
+    let flags = policy.flags().iter().flatten().fold(0, |flags, flag| {
+        flags
+            | match flag {
+                F::MpolFStaticNodes => 1 << 15,
+                F::MpolFRelativeNodes => 1 << 14,
+                F::MpolFNumaBalancing => 1 << 13,
+            }
+    });
+    let nodes = match policy.nodes().as_deref() {
+        None | Some("") => Vec::new(),
+        Some(list) => bit_list(list).map_err(|e| e.context("linux.memoryPolicy.nodes"))?,
+    };
+    Ok((mode | flags, nodes))
+}
+
+fn c_list(paths: &Option<Vec<String>>) -> Result<Vec<CString>> {
+    paths.iter().flatten().map(|p| c_string(p)).collect()
+}
+
+/// A C string; a NUL byte inside is an error of the configuration.
+pub fn c_string(text: &str) -> Result<CString> {
+    CString::new(text).map_err(|_| Error::invalid(format!("{text:?} contains a NUL byte")))
+}
+
+/// A path as a C string.
+pub fn c_path(path: &Path) -> Result<CString> {
+    CString::new(path.as_os_str().as_bytes())
+        .map_err(|_| Error::invalid(format!("{} contains a NUL byte", path.display())))
+}
+
+/// Largest number that a list of processors or memory nodes may name (the kernel's own limit).
+const BIT_LIST_MAX: usize = 8192;
+
+/// A list like `0-3,7` as a bit mask (the format of cpuset(7)).
+pub fn bit_list(list: &str) -> Result<Vec<u64>> {
+    let bad = || Error::invalid(format!("{list:?} is not a list like 0-3,7"));
+    let number = |text: &str| text.trim().parse::<usize>().ok().filter(|n| *n < BIT_LIST_MAX);
+    let mut mask = Vec::new();
+    for range in list.split(',').map(str::trim).filter(|r| !r.is_empty()) {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let (first, last) = (number(first).ok_or_else(bad)?, number(last).ok_or_else(bad)?);
+        if first > last {
+            return Err(bad());
+        }
+        if mask.len() <= last / 64 {
+            mask.resize(last / 64 + 1, 0u64);
+        }
+        (first..=last).for_each(|bit| mask[bit / 64] |= 1 << (bit % 64));
+    }
+    if mask.is_empty() { Err(bad()) } else { Ok(mask) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bit_lists() {
+        for (list, expected) in [("0", vec![1]), ("0-3,7", vec![0x8f]), ("64", vec![0, 1]), ("1,", vec![2])]
+        {
+            assert_eq!(bit_list(list).unwrap(), expected, "{list}");
+        }
+        for list in ["", ",", "a", "3-1", "-1", "8192", "1-"] {
+            assert!(bit_list(list).is_err(), "{list}");
+        }
+    }
+
+    #[test]
+    fn sysctl_names() {
+        for (key, path) in [
+            ("net.ipv4.ip_forward", "net/ipv4/ip_forward"),
+            ("net/ipv4/conf/eth0.100/forwarding", "net/ipv4/conf/eth0.100/forwarding"),
+            ("net.ipv4.conf.eth0/100.forwarding", "net/ipv4/conf/eth0.100/forwarding"),
+        ] {
+            assert_eq!(sysctl_path(key), path);
+        }
+    }
+}

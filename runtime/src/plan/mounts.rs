@@ -1,0 +1,441 @@
+//! `mounts` of config.json -> finished mount steps (runtime-spec config.md, "Mounts"; option names of
+//! mount(8) and runtime-spec config-linux.md, "Mount options"). Pure.
+//!
+//! Options that no table here knows are file system data and go to the kernel as they are.
+
+use std::ffi::CString;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{LinuxIdMapping, Mount};
+
+use crate::error::{Error, Result};
+use crate::sys::mount::{MountAttr, attr};
+
+use super::{c_path, c_string};
+
+/// One entry of `mounts`, ready to be carried out.
+#[derive(Debug)]
+pub struct MountStep {
+    /// Place in `mounts`.
+    pub index: usize,
+    /// Absolute path inside the container.
+    pub target: CString,
+    /// What to mount.
+    pub kind: MountKind,
+    /// Attributes of this mount alone.
+    pub attr: MountAttr,
+    /// Attributes of this mount and everything below (`rro`, `rnosuid`, ...).
+    pub recursive: MountAttr,
+    /// `MS_SHARED` and its like, with `MS_REC` for the recursive forms, in the order given.
+    pub propagation: Vec<u64>,
+}
+
+/// The kinds of mounts that differ in how they are made.
+#[derive(Debug)]
+pub enum MountKind {
+    /// A new instance of a file system.
+    Filesystem(Filesystem),
+    /// An existing tree, bound.
+    Bind(Bind),
+    /// The cgroup file systems as this host has them, limited to the container's own cgroup.
+    Cgroup,
+    /// Changes the superblock behind an existing mount (option `remount` without `bind`).
+    Remount(Filesystem),
+}
+
+/// Arguments of mount(2) for a new file system.
+#[derive(Debug)]
+pub struct Filesystem {
+    /// Type, as in /proc/filesystems.
+    pub fstype: CString,
+    /// Device or a name.
+    pub source: CString,
+    /// `MS_*` flags.
+    pub flags: u64,
+    /// File system specific options, comma-separated.
+    pub data: CString,
+    /// Copy what the target holds into the new tmpfs (`tmpcopyup`).
+    pub copy_up: bool,
+    /// tmpfs without its own `mode=`: takes the mode of the directory it covers.
+    pub inherit_mode: bool,
+    /// Becomes read-only once the container's /dev is populated.
+    pub late_readonly: bool,
+}
+
+/// A bind mount.
+#[derive(Debug)]
+pub struct Bind {
+    /// Absolute path outside.
+    pub source: CString,
+    /// With all mounts below.
+    pub recursive: bool,
+    /// Ids as seen through a user namespace.
+    pub idmap: Option<Idmap>,
+}
+
+/// Which user namespace maps the ids of a bind mount.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Idmap {
+    /// Mappings of the mount; `None` means the container's own.
+    pub mappings: Option<(Vec<LinuxIdMapping>, Vec<LinuxIdMapping>)>,
+    /// `ridmap`: also the mounts below.
+    pub recursive: bool,
+}
+
+/// Everything that a list of option words says.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// `MS_*` flags to set.
+    pub flags: u64,
+    /// `MS_*` flags to clear.
+    pub cleared: u64,
+    /// Attributes with the recursive forms.
+    pub recursive: MountAttr,
+    /// Propagation changes in order.
+    pub propagation: Vec<u64>,
+    /// What remains, for the file system.
+    pub data: Vec<String>,
+    /// `tmpcopyup`.
+    pub copy_up: bool,
+    /// `idmap` (false) or `ridmap` (true).
+    pub idmap: Option<bool>,
+}
+
+enum Meaning {
+    Set(u64),
+    Clear(u64),
+    Propagation(u64),
+    /// Recursive attribute: (set, clear).
+    Recursive(u64, u64),
+    CopyUp,
+    Idmap(bool),
+    Nothing,
+}
+
+use Meaning::{Clear, Nothing, Propagation, Recursive, Set};
+
+/// All option words that are not file system data, sorted by name; `features` prints the names.
+const OPTIONS: &[(&str, Meaning)] = &[
+    ("acl", Set(libc::MS_POSIXACL)),
+    ("async", Clear(libc::MS_SYNCHRONOUS)),
+    ("atime", Clear(libc::MS_NOATIME)),
+    ("bind", Set(libc::MS_BIND)),
+    ("defaults", Nothing),
+    ("dev", Clear(libc::MS_NODEV)),
+    ("diratime", Clear(libc::MS_NODIRATIME)),
+    ("dirsync", Set(libc::MS_DIRSYNC)),
+    ("exec", Clear(libc::MS_NOEXEC)),
+    ("idmap", Meaning::Idmap(false)),
+    ("iversion", Set(libc::MS_I_VERSION)),
+    ("lazytime", Set(libc::MS_LAZYTIME)),
+    ("loud", Clear(libc::MS_SILENT)),
+    ("mand", Set(libc::MS_MANDLOCK)),
+    ("noacl", Clear(libc::MS_POSIXACL)),
+    ("noatime", Set(libc::MS_NOATIME)),
+    ("nodev", Set(libc::MS_NODEV)),
+    ("nodiratime", Set(libc::MS_NODIRATIME)),
+    ("noexec", Set(libc::MS_NOEXEC)),
+    ("noiversion", Clear(libc::MS_I_VERSION)),
+    ("nolazytime", Clear(libc::MS_LAZYTIME)),
+    ("nomand", Clear(libc::MS_MANDLOCK)),
+    ("norelatime", Clear(libc::MS_RELATIME)),
+    ("nostrictatime", Clear(libc::MS_STRICTATIME)),
+    ("nosuid", Set(libc::MS_NOSUID)),
+    ("nosymfollow", Set(libc::MS_NOSYMFOLLOW)),
+    ("private", Propagation(libc::MS_PRIVATE)),
+    ("ratime", Recursive(0, attr::NOATIME)),
+    ("rbind", Set(libc::MS_BIND | libc::MS_REC)),
+    ("rdev", Recursive(0, attr::NODEV)),
+    ("rdiratime", Recursive(0, attr::NODIRATIME)),
+    ("relatime", Set(libc::MS_RELATIME)),
+    ("remount", Set(libc::MS_REMOUNT)),
+    ("rexec", Recursive(0, attr::NOEXEC)),
+    ("ridmap", Meaning::Idmap(true)),
+    ("rnoatime", Recursive(attr::NOATIME, attr::ATIME)),
+    ("rnodev", Recursive(attr::NODEV, 0)),
+    ("rnodiratime", Recursive(attr::NODIRATIME, 0)),
+    ("rnoexec", Recursive(attr::NOEXEC, 0)),
+    ("rnorelatime", Recursive(0, 0)),
+    ("rnostrictatime", Recursive(0, attr::STRICTATIME)),
+    ("rnosuid", Recursive(attr::NOSUID, 0)),
+    ("rnosymfollow", Recursive(attr::NOSYMFOLLOW, 0)),
+    ("ro", Set(libc::MS_RDONLY)),
+    ("rprivate", Propagation(libc::MS_PRIVATE | libc::MS_REC)),
+    ("rrelatime", Recursive(0, attr::ATIME)),
+    ("rro", Recursive(attr::RDONLY, 0)),
+    ("rrw", Recursive(0, attr::RDONLY)),
+    ("rshared", Propagation(libc::MS_SHARED | libc::MS_REC)),
+    ("rslave", Propagation(libc::MS_SLAVE | libc::MS_REC)),
+    ("rstrictatime", Recursive(attr::STRICTATIME, attr::ATIME)),
+    ("rsuid", Recursive(0, attr::NOSUID)),
+    ("rsymfollow", Recursive(0, attr::NOSYMFOLLOW)),
+    ("runbindable", Propagation(libc::MS_UNBINDABLE | libc::MS_REC)),
+    ("rw", Clear(libc::MS_RDONLY)),
+    ("shared", Propagation(libc::MS_SHARED)),
+    ("silent", Set(libc::MS_SILENT)),
+    ("slave", Propagation(libc::MS_SLAVE)),
+    ("strictatime", Set(libc::MS_STRICTATIME)),
+    ("suid", Clear(libc::MS_NOSUID)),
+    ("symfollow", Clear(libc::MS_NOSYMFOLLOW)),
+    ("sync", Set(libc::MS_SYNCHRONOUS)),
+    ("tmpcopyup", Meaning::CopyUp),
+    ("unbindable", Propagation(libc::MS_UNBINDABLE)),
+];
+
+/// Names of all mount options with a meaning of their own, sorted.
+pub fn option_names() -> impl Iterator<Item = &'static str> {
+    OPTIONS.iter().map(|(name, _)| *name)
+}
+
+/// Sorts option words into flags, attributes and data. A later word overrides an earlier one.
+pub fn parse_options<S: AsRef<str>>(words: &[S]) -> Options {
+    let mut options = Options::default();
+    for word in words {
+        let word = word.as_ref();
+        let Ok(found) = OPTIONS.binary_search_by(|(name, _)| (*name).cmp(word)) else {
+            options.data.push(word.to_owned());
+            continue;
+        };
+        match OPTIONS[found].1 {
+            Set(flag) => {
+                if flag & (libc::MS_NOATIME | libc::MS_RELATIME | libc::MS_STRICTATIME) != 0 {
+                    options.flags &= !(libc::MS_NOATIME | libc::MS_RELATIME | libc::MS_STRICTATIME);
+                }
+                options.flags |= flag;
+                options.cleared &= !flag;
+            }
+            Clear(flag) => {
+                options.flags &= !flag;
+                options.cleared |= flag;
+            }
+            Propagation(flag) => options.propagation.push(flag),
+            Recursive(set, clear) => {
+                options.recursive.clear = (options.recursive.clear & !set) | clear;
+                options.recursive.set = (options.recursive.set & !clear) | set;
+            }
+            Meaning::CopyUp => options.copy_up = true,
+            Meaning::Idmap(recursive) => options.idmap = Some(recursive),
+            Nothing => {}
+        }
+    }
+    options
+}
+
+const FLAG_ATTRIBUTES: &[(u64, u64)] = &[
+    (libc::MS_RDONLY, attr::RDONLY),
+    (libc::MS_NOSUID, attr::NOSUID),
+    (libc::MS_NODEV, attr::NODEV),
+    (libc::MS_NOEXEC, attr::NOEXEC),
+    (libc::MS_NODIRATIME, attr::NODIRATIME),
+    (libc::MS_NOSYMFOLLOW, attr::NOSYMFOLLOW),
+];
+
+/// The per-mount attributes that `MS_*` flags stand for: what a bind mount can change. Flags that
+/// were not named keep the value of the mount that is bound.
+pub fn attributes(set: u64, cleared: u64) -> MountAttr {
+    let mut result = MountAttr::default();
+    for (flag, attribute) in FLAG_ATTRIBUTES {
+        if set & flag != 0 {
+            result.set |= attribute;
+        } else if cleared & flag != 0 {
+            result.clear |= attribute;
+        }
+    }
+    if set & libc::MS_NOATIME != 0 {
+        result.set |= attr::NOATIME;
+    } else if set & libc::MS_STRICTATIME != 0 {
+        result.set |= attr::STRICTATIME;
+    }
+    let atime = libc::MS_NOATIME | libc::MS_STRICTATIME | libc::MS_RELATIME;
+    if set & atime != 0 || cleared & (libc::MS_NOATIME | libc::MS_STRICTATIME) != 0 {
+        result.clear |= attr::ATIME;
+    }
+    result
+}
+
+/// Facts about the container that decide how its mounts are made.
+#[derive(Debug, Clone, Copy)]
+pub struct MountContext<'a> {
+    /// Relative sources of bind mounts start here.
+    pub bundle: &'a Path,
+    /// SELinux context for new file systems.
+    pub label: Option<&'a str>,
+}
+
+/// Turns `mounts` into steps.
+pub fn plan(mounts: &[Mount], context: &MountContext<'_>) -> Result<Vec<MountStep>> {
+    mounts
+        .iter()
+        .enumerate()
+        .map(|(index, mount)| {
+            step(index, mount, context).map_err(|e| e.context(format!("mounts[{index}]")))
+        })
+        .collect()
+}
+
+fn step(index: usize, mount: &Mount, context: &MountContext<'_>) -> Result<MountStep> {
+    // A relative destination is taken from / (runtime-spec before 1.1 allowed it).
+    let destination = Path::new("/").join(mount.destination());
+    let words = mount.options().as_deref().unwrap_or_default();
+    let options = parse_options(words);
+    let fstype = mount.typ().as_deref().unwrap_or_default();
+    let is_bind = fstype == "bind" || options.flags & libc::MS_BIND != 0;
+    let mut attr = attributes(options.flags, options.cleared);
+    let kind = if is_bind {
+        MountKind::Bind(bind(mount, &options, context)?)
+    } else {
+        let filesystem = filesystem(mount, &options, &destination, context)?;
+        attr = MountAttr::default();
+        match fstype {
+            "cgroup" | "cgroup2" => {
+                attr = attributes(options.flags, options.cleared);
+                MountKind::Cgroup
+            }
+            _ if options.flags & libc::MS_REMOUNT != 0 => MountKind::Remount(filesystem),
+            "" => return Err(Error::invalid("type is missing and options name no bind mount")),
+            _ => MountKind::Filesystem(filesystem),
+        }
+    };
+    if options.copy_up && fstype != "tmpfs" {
+        return Err(Error::invalid("option tmpcopyup needs type tmpfs"));
+    }
+    Ok(MountStep {
+        index,
+        target: c_path(&destination)?,
+        kind,
+        attr,
+        recursive: options.recursive,
+        propagation: options.propagation,
+    })
+}
+
+fn bind(mount: &Mount, options: &Options, context: &MountContext<'_>) -> Result<Bind> {
+    let source = mount.source().clone().unwrap_or_default();
+    if source.as_os_str().is_empty() {
+        return Err(Error::invalid("source of a bind mount is missing"));
+    }
+    let source: PathBuf = context.bundle.join(source);
+    let mappings = match (mount.uid_mappings(), mount.gid_mappings()) {
+        (Some(uids), Some(gids)) => Some((uids.clone(), gids.clone())),
+        (None, None) => None,
+        _ => return Err(Error::invalid("uidMappings and gidMappings must be given together")),
+    };
+    let idmap = match (options.idmap, mappings) {
+        (None, None) => None,
+        (recursive, mappings) => Some(Idmap { mappings, recursive: recursive.unwrap_or(false) }),
+    };
+    Ok(Bind { source: c_path(&source)?, recursive: options.flags & libc::MS_REC != 0, idmap })
+}
+
+fn filesystem(
+    mount: &Mount,
+    options: &Options,
+    destination: &Path,
+    context: &MountContext<'_>,
+) -> Result<Filesystem> {
+    let fstype = mount.typ().as_deref().unwrap_or_default();
+    let mut data = options.data.clone();
+    if let Some(label) = context.label.filter(|l| !l.is_empty() && fstype != "proc" && fstype != "sysfs")
+    {
+        data.push(format!("context=\"{label}\""));
+    }
+    let source = match mount.source() {
+        Some(source) if !source.as_os_str().is_empty() => c_path(source)?,
+        _ => c_string(fstype)?,
+    };
+    let tmpfs = fstype == "tmpfs";
+    // A read-only tmpfs on /dev must first take the devices, and tmpcopyup the copies.
+    let late = options.flags & libc::MS_RDONLY != 0
+        && tmpfs
+        && (options.copy_up || destination == Path::new("/dev"));
+    Ok(Filesystem {
+        fstype: c_string(fstype)?,
+        source,
+        flags: if late { options.flags & !libc::MS_RDONLY } else { options.flags },
+        data: c_string(&data.join(","))?,
+        copy_up: options.copy_up,
+        inherit_mode: tmpfs && !options.data.iter().any(|o| o.starts_with("mode=")),
+        late_readonly: late,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> Options {
+        parse_options(&text.split(',').filter(|w| !w.is_empty()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn table_is_sorted_for_the_binary_search() {
+        assert!(OPTIONS.is_sorted_by_key(|(name, _)| *name));
+    }
+
+    #[test]
+    fn later_words_override_earlier_ones() {
+        assert_eq!(words("ro,rw").flags, 0);
+        assert_eq!(words("ro,rw").cleared, libc::MS_RDONLY);
+        assert_eq!(words("rw,ro").flags, libc::MS_RDONLY);
+        assert_eq!(words("rw,ro").cleared, 0);
+        assert_eq!(words("noatime,strictatime").flags, libc::MS_STRICTATIME);
+        assert_eq!(words("rro,rrw").recursive, MountAttr { clear: attr::RDONLY, ..Default::default() });
+    }
+
+    #[test]
+    fn unknown_words_are_data() {
+        let options = words("nosuid,size=64k,mode=1777");
+        assert_eq!(options.data, ["size=64k", "mode=1777"]);
+        assert_eq!(options.flags, libc::MS_NOSUID);
+    }
+
+    #[test]
+    fn access_time_modes_replace_each_other() {
+        let noatime = attributes(libc::MS_NOATIME, 0);
+        assert_eq!((noatime.set, noatime.clear), (attr::NOATIME, attr::ATIME));
+        let relatime = attributes(libc::MS_RELATIME, 0);
+        assert_eq!((relatime.set, relatime.clear), (0, attr::ATIME));
+        assert!(attributes(0, 0).is_empty());
+    }
+
+    fn one(json: serde_json::Value) -> Result<MountStep> {
+        let mount: Mount = serde_json::from_value(json).unwrap();
+        let context = MountContext { bundle: Path::new("/bundle"), label: None };
+        step(0, &mount, &context)
+    }
+
+    #[test]
+    fn relative_sources_start_at_the_bundle() {
+        let step = one(serde_json::json!({
+            "destination": "/data", "source": "vol", "options": ["rbind", "ro"]
+        }))
+        .unwrap();
+        let MountKind::Bind(bind) = step.kind else { panic!("not a bind mount") };
+        assert_eq!(bind.source.as_c_str(), c"/bundle/vol");
+        assert!(bind.recursive);
+        assert_eq!(step.attr.set, attr::RDONLY);
+    }
+
+    #[test]
+    fn readonly_dev_is_postponed() {
+        let step = one(serde_json::json!({
+            "destination": "/dev", "type": "tmpfs", "options": ["ro", "size=64k"]
+        }))
+        .unwrap();
+        let MountKind::Filesystem(fs) = step.kind else { panic!("not a file system") };
+        assert!(fs.late_readonly && fs.flags & libc::MS_RDONLY == 0 && fs.inherit_mode);
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        for json in [
+            serde_json::json!({"destination": "/a", "type": "bind"}),
+            serde_json::json!({"destination": "/a"}),
+            serde_json::json!({"destination": "/a", "type": "proc", "options": ["tmpcopyup"]}),
+            serde_json::json!({"destination": "/a", "type": "bind", "source": "/b",
+                "uidMappings": [{"containerID": 0, "hostID": 1, "size": 1}]}),
+        ] {
+            assert!(one(json.clone()).is_err(), "{json}");
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! The container's terminal: a pseudo-terminal of its own devpts, its master sent to whoever shows
+//! it, its slave the standard streams and /dev/console.
+//!
+//! The slave is opened from the master itself (TIOCGPTPEER), never by a name that could have been
+//! exchanged (CVE-2025-52565).
+
+use std::ffi::CStr;
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+
+use rustix::fs::{AtFlags, FileType, Gid, OFlags, Uid};
+use rustix::io::Errno;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use rustix::pty::OpenptFlags;
+
+use super::mount::{attach, clone_tree};
+use super::resolve::{Links, Want};
+use super::{Detail, During as _, Fail, Root};
+
+/// Major numbers of pseudo-terminal slaves (UNIX98_PTY_SLAVE_MAJOR and the seven after it).
+const SLAVE_MAJORS: std::ops::RangeInclusive<u32> = 136..=143;
+
+/// Opens a new pseudo-terminal below the root; returns master and slave.
+pub fn open(root: &Root, size: Option<(u16, u16)>, uid: u32) -> Result<(OwnedFd, OwnedFd), Fail> {
+    let flags = OFlags::RDWR | OFlags::NOCTTY;
+    let master = root.open(c"/dev/pts/ptmx", flags, Links::Follow).during(Detail::Open)?;
+    let stat = rustix::fs::fstat(&master).during(Detail::Open)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::CharacterDevice
+        || stat.st_rdev != rustix::fs::makedev(5, 2)
+    {
+        return Err(Fail { errno: Errno::NOTTY, detail: Detail::Mismatch });
+    }
+    rustix::pty::unlockpt(&master).during(Detail::Open)?;
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let slave = rustix::pty::ioctl_tiocgptpeer(&master, flags).during(Detail::Open)?;
+    let stat = rustix::fs::fstat(&slave).during(Detail::Open)?;
+    if !SLAVE_MAJORS.contains(&rustix::fs::major(stat.st_rdev)) {
+        return Err(Fail { errno: Errno::NOTTY, detail: Detail::Mismatch });
+    }
+    if let Some((rows, columns)) = size {
+        let size = rustix::termios::Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        rustix::termios::tcsetwinsize(&slave, size)?;
+    }
+    // The program's user owns its terminal; the group stays as devpts' gid= option has it.
+    rustix::fs::fchown(&slave, Some(Uid::from_raw(uid)), None::<Gid>).during(Detail::Owner)?;
+    Ok((master, slave))
+}
+
+/// Puts the slave at /dev/console.
+pub fn bind_console(root: &Root, slave: BorrowedFd<'_>) -> Result<(), Fail> {
+    let (target, _) =
+        root.ensure(c"/dev/console", Want::File, Links::Refuse).during(Detail::Target)?;
+    let tree = clone_tree(slave, c"", false).during(Detail::Source)?;
+    attach(tree.as_fd(), target.as_fd()).during(Detail::Attach)
+}
+
+/// Sends the master, with `name` as the message, to a console socket.
+pub fn send(socket: BorrowedFd<'_>, name: &CStr, master: BorrowedFd<'_>) -> Result<(), Errno> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let fds = [master];
+    control.push(SendAncillaryMessage::ScmRights(&fds));
+    let text = [IoSlice::new(name.to_bytes())];
+    rustix::net::sendmsg(socket, &text, &mut control, SendFlags::NOSIGNAL).map(drop)
+}
+
+/// Gives the standard streams to the program's user, as far as they are pipes or terminals that
+/// root owns; /dev/null and files that others share are left alone.
+pub fn own_streams(uid: u32) -> Result<(), Errno> {
+    let null = rustix::fs::statat(rustix::fs::CWD, c"/dev/null", AtFlags::empty()).ok();
+    for number in 0..=2 {
+        let Ok(stream) = crate::sys::process::borrow_inherited(number) else { continue };
+        let stat = rustix::fs::fstat(stream)?;
+        let is_null = null.is_some_and(|n| n.st_rdev == stat.st_rdev && stat.st_rdev != 0);
+        if is_null || stat.st_uid == uid {
+            continue;
+        }
+        match rustix::fs::fchown(stream, Some(Uid::from_raw(uid)), None::<Gid>) {
+            // An id the user namespace does not know, or a file system that keeps no owners.
+            Ok(()) | Err(Errno::INVAL | Errno::PERM | Errno::ROFS | Errno::ACCESS | Errno::NOSYS) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+

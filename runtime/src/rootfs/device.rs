@@ -1,0 +1,89 @@
+//! Device nodes and links of /dev: mknod(2), or a bind of the host's node where mknod is forbidden.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd as _, BorrowedFd};
+
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
+use rustix::io::Errno;
+
+use super::mount::{attach, clone_tree};
+use super::resolve::{Links, Want};
+use super::{Detail, During as _, Fail, Root};
+use crate::plan::Device;
+use crate::plan::devices::Link;
+
+/// Makes one device. `bind` says that nodes cannot be made here (user namespaces).
+pub fn make(root: &Root, device: &Device, bind: bool) -> Result<(), Fail> {
+    if bind && device.kind != libc::S_IFIFO {
+        return bind_node(root, device);
+    }
+    let (directory, name) = root.parent(&device.path).during(Detail::Target)?;
+    let kind = FileType::from_raw_mode(device.kind);
+    let mode = Mode::from_raw_mode(device.mode);
+    let number = rustix::fs::makedev(device.major, device.minor);
+    match rustix::fs::mknodat(&directory, name, kind, mode, number) {
+        Err(Errno::EXIST) => return existing(directory.as_fd(), name, device),
+        // Some sandboxes forbid mknod to root; binding is as good.
+        Err(Errno::PERM) if device.kind != libc::S_IFIFO => return bind_node(root, device),
+        answer => answer.during(Detail::Node)?,
+    }
+    // The umask applied to the mode; the owner is root.
+    let place = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let node = rustix::fs::openat(&directory, name, place, Mode::empty()).during(Detail::Node)?;
+    check_number(&node, device)?;
+    rustix::fs::chmodat(&directory, name, mode, AtFlags::empty()).during(Detail::Owner)?;
+    if (device.uid, device.gid) != (0, 0) {
+        let (uid, gid) = (Uid::from_raw(device.uid), Gid::from_raw(device.gid));
+        rustix::fs::chownat(&directory, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+            .during(Detail::Owner)?;
+    }
+    Ok(())
+}
+
+/// A node that is there already is taken if it is the right one, and left as it is.
+fn existing(directory: BorrowedFd<'_>, name: &CStr, device: &Device) -> Result<(), Fail> {
+    let place = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let node = rustix::fs::openat(directory, name, place, Mode::empty()).during(Detail::Node)?;
+    check_number(&node, device)
+}
+
+fn check_number(node: &std::os::fd::OwnedFd, device: &Device) -> Result<(), Fail> {
+    let stat = rustix::fs::fstat(node).during(Detail::Node)?;
+    let fifo = device.kind == libc::S_IFIFO;
+    let number = rustix::fs::makedev(device.major, device.minor);
+    if stat.st_mode & libc::S_IFMT != device.kind || (!fifo && stat.st_rdev != number) {
+        return Err(Fail { errno: Errno::EXIST, detail: Detail::Mismatch });
+    }
+    Ok(())
+}
+
+fn bind_node(root: &Root, device: &Device) -> Result<(), Fail> {
+    // The host's node of the same name; /dev is still the host's from where this process stands.
+    let source = clone_tree(rustix::fs::CWD, &device.path, false).during(Detail::Source)?;
+    check_number(&source, device)?;
+    let (target, _) =
+        root.ensure(&device.path, Want::File, Links::Follow).during(Detail::Target)?;
+    attach(source.as_fd(), target.as_fd()).during(Detail::Attach)
+}
+
+/// Makes one link; a link that is there already and says the same is fine.
+pub fn link(root: &Root, link: &Link) -> Result<(), Fail> {
+    let (directory, name) = root.parent(link.path).during(Detail::Target)?;
+    match rustix::fs::symlinkat(link.target, &directory, name) {
+        // Whatever the image has there is the image's business.
+        Err(Errno::EXIST) => Ok(()),
+        answer => answer.during(Detail::Node),
+    }
+}
+
+/// Makes /dev/ptmx the container's own multiplexer, replacing what is there.
+pub fn ptmx(root: &Root, link: &Link) -> Result<(), Fail> {
+    let (directory, name) = root.parent(link.path).during(Detail::Target)?;
+    match rustix::fs::unlinkat(&directory, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => {}
+        // Bound from the host, or a directory: left alone.
+        Err(Errno::BUSY | Errno::ISDIR | Errno::PERM) => return Ok(()),
+        Err(errno) => return Err(Fail { errno, detail: Detail::Node }),
+    }
+    rustix::fs::symlinkat(link.target, &directory, name).during(Detail::Node)
+}

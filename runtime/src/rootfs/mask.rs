@@ -1,0 +1,98 @@
+//! Masked and read-only paths (runtime-spec config-linux.md, "Masked Paths", "Readonly Paths").
+//!
+//! What covers a masked file is the host's /dev/null, opened before the container could touch
+//! anything and checked to be that device (CVE-2025-31133); what covers a directory is one empty
+//! read-only tmpfs, bound everywhere.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+
+use rustix::fs::FileType;
+use rustix::io::Errno;
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
+
+use super::mount::{attach, clone_tree, make_readonly};
+use super::{Detail, During as _, Fail, Root};
+
+/// Something to cover masked paths with: a tree that is attached at its first use, and bound from
+/// there at the following ones (kernels before 6.15 cannot clone what is not attached).
+#[derive(Debug, Default)]
+pub struct Covers {
+    null: Option<OwnedFd>,
+    null_attached: bool,
+    empty: Option<OwnedFd>,
+}
+
+impl Covers {
+    /// Takes /dev/null, which is verified; to be called while the host's is still there.
+    pub fn prepare() -> Result<Self, Fail> {
+        let null = clone_tree(rustix::fs::CWD, c"/dev/null", false).during(Detail::Source)?;
+        let stat = rustix::fs::fstat(&null).during(Detail::Source)?;
+        let is_null = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+            && stat.st_rdev == rustix::fs::makedev(1, 3);
+        if !is_null {
+            return Err(Fail { errno: Errno::NODEV, detail: Detail::Mismatch });
+        }
+        Ok(Self { null: Some(null), ..Self::default() })
+    }
+
+    /// Makes `path` empty and unwritable; a missing path needs no mask.
+    pub fn mask(&mut self, root: &Root, path: &CStr) -> Result<(), Fail> {
+        let target = match root.find(path) {
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) => return Ok(()),
+            answer => answer.during(Detail::Target)?,
+        };
+        let stat = rustix::fs::fstat(&target).during(Detail::Target)?;
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+            return self.cover_directory(target.as_fd());
+        }
+        let null = self.null.as_ref().ok_or(Errno::NOENT).during(Detail::Source)?;
+        cover(null.as_fd(), self.null_attached, target.as_fd())?;
+        self.null_attached = true;
+        Ok(())
+    }
+
+    fn cover_directory(&mut self, target: BorrowedFd<'_>) -> Result<(), Fail> {
+        match &self.empty {
+            Some(empty) => cover(empty.as_fd(), true, target),
+            None => {
+                let empty = empty_directory().during(Detail::Source)?;
+                cover(empty.as_fd(), false, target)?;
+                self.empty = Some(empty);
+                Ok(())
+            }
+        }
+    }
+}
+
+fn cover(tree: BorrowedFd<'_>, attached: bool, target: BorrowedFd<'_>) -> Result<(), Fail> {
+    if !attached {
+        return attach(tree, target).during(Detail::Attach);
+    }
+    let copy = clone_tree(tree, c"", false).during(Detail::Source)?;
+    attach(copy.as_fd(), target).during(Detail::Attach)
+}
+
+fn empty_directory() -> Result<OwnedFd, Errno> {
+    let context = rustix::mount::fsopen(c"tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    // Two blocks and two inodes: the root directory, and nothing else whoever tries.
+    rustix::mount::fsconfig_set_string(context.as_fd(), c"nr_blocks", c"1")?;
+    rustix::mount::fsconfig_set_string(context.as_fd(), c"nr_inodes", c"1")?;
+    rustix::mount::fsconfig_create(context.as_fd())?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
+        | MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+}
+
+/// Makes `path` and everything mounted below it read-only; a missing path is none.
+pub fn readonly(root: &Root, path: &CStr) -> Result<(), Fail> {
+    let target = match root.find(path) {
+        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
+        answer => answer.during(Detail::Target)?,
+    };
+    let tree = clone_tree(target.as_fd(), c"", true).during(Detail::Source)?;
+    make_readonly(tree.as_fd(), false).during(Detail::Attributes)?;
+    attach(tree.as_fd(), target.as_fd()).during(Detail::Attach)
+}

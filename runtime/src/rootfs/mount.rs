@@ -1,0 +1,200 @@
+//! Carrying out mount steps: mount_setattr(2), open_tree(2), move_mount(2), mount(2).
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::mount::MsFlags;
+use rustix::fs::{FileType, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{MoveMountFlags, OpenTreeFlags};
+
+use super::resolve::{Links, Want};
+use super::{Detail, During as _, Fail, Root, Text, classic, copy_up, fd_path};
+use crate::plan::mounts::{Bind, Filesystem, MountStep};
+use crate::sys::mount::{MountAttr, attr, mount_setattr};
+
+/// Room for the data of a mount (the kernel takes one page).
+const DATA_MAX: usize = 4096;
+
+/// How to get a tree that this process may not open: the parent opens it.
+pub trait Sources {
+    /// A detached clone of the source of mount `index`, with its ids mapped as configured.
+    fn fetch(&mut self, index: usize) -> Result<OwnedFd, Fail>;
+}
+
+/// A detached clone of the tree at `source`.
+pub fn clone_tree(dir: BorrowedFd<'_>, source: &CStr, recursive: bool) -> Result<OwnedFd, Errno> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    flags.set(OpenTreeFlags::AT_RECURSIVE, recursive);
+    flags.set(OpenTreeFlags::AT_EMPTY_PATH, source.is_empty());
+    rustix::mount::open_tree(dir, source, flags)
+}
+
+/// Attaches a detached tree onto `target`.
+pub fn attach(tree: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<(), Errno> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    rustix::mount::move_mount(tree, c"", target, c"", flags)
+}
+
+/// Changes attributes of a mount, also on kernels without mount_setattr when it is attached.
+pub fn set_attributes(
+    mounted: BorrowedFd<'_>,
+    change: &MountAttr,
+    recursive: bool,
+) -> Result<(), Errno> {
+    match mount_setattr(mounted, c"", recursive, change) {
+        Err(Errno::NOSYS) => classic::set_attributes(mounted, change, recursive),
+        answer => answer,
+    }
+}
+
+/// Binds a tree onto the step's target.
+pub fn bind(
+    root: &Root,
+    step: &MountStep,
+    bind: &Bind,
+    sources: &mut dyn Sources,
+) -> Result<(), Fail> {
+    let opened = if bind.idmap.is_some() {
+        sources.fetch(step.index).map(Some)
+    } else {
+        match clone_tree(rustix::fs::CWD, &bind.source, bind.recursive) {
+            // Only root outside the user namespace may pass the directories above the source.
+            Err(Errno::ACCESS | Errno::PERM) => sources.fetch(step.index).map(Some),
+            Err(Errno::NOSYS) => Ok(None),
+            answer => answer.during(Detail::Source).map(Some),
+        }
+    }?;
+    let stat = match &opened {
+        Some(tree) => rustix::fs::fstat(tree),
+        None => rustix::fs::stat(bind.source.as_c_str()),
+    };
+    let stat = stat.during(Detail::Source)?;
+    let want = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => Want::Directory,
+        _ => Want::File,
+    };
+    let (target, _) =
+        root.ensure(&step.target, want, Links::Follow).map_err(|errno| target_fail(errno, want))?;
+    match opened {
+        Some(tree) => attach_configured(tree.as_fd(), target.as_fd(), step),
+        None => {
+            let mounted =
+                classic::bind(root, &bind.source, bind.recursive, target.as_fd(), &step.target)?;
+            configure(mounted.as_fd(), step)
+        }
+    }
+}
+
+/// Configures while nobody can see the tree; kernels that cannot do that are told afterwards.
+fn attach_configured(
+    tree: BorrowedFd<'_>,
+    target: BorrowedFd<'_>,
+    step: &MountStep,
+) -> Result<(), Fail> {
+    let early = !step.attr.is_empty() || !step.recursive.is_empty() || !step.propagation.is_empty();
+    let late = match mount_setattr(tree, c"", false, &MountAttr::default()) {
+        Err(Errno::NOSYS) if early => true,
+        _ => false,
+    };
+    if early && !late {
+        configure(tree, step)?;
+    }
+    attach(tree, target).during(Detail::Attach)?;
+    if late { configure(tree, step) } else { Ok(()) }
+}
+
+fn configure(mounted: BorrowedFd<'_>, step: &MountStep) -> Result<(), Fail> {
+    if !step.attr.is_empty() {
+        set_attributes(mounted, &step.attr, false).during(Detail::Attributes)?;
+    }
+    configure_rest(mounted, step)
+}
+
+fn configure_rest(mounted: BorrowedFd<'_>, step: &MountStep) -> Result<(), Fail> {
+    if !step.recursive.is_empty() {
+        set_attributes(mounted, &step.recursive, true).during(Detail::Attributes)?;
+    }
+    for flags in &step.propagation {
+        let change = MountAttr { propagation: flags & !libc::MS_REC, ..MountAttr::default() };
+        set_attributes(mounted, &change, flags & libc::MS_REC != 0).during(Detail::Propagation)?;
+    }
+    Ok(())
+}
+
+fn target_fail(errno: Errno, want: Want) -> Fail {
+    let detail = match errno {
+        Errno::LOOP => Detail::TargetIsLink,
+        Errno::NOTDIR if want == Want::Directory => Detail::TargetNotDirectory,
+        _ => Detail::Target,
+    };
+    Fail { errno, detail }
+}
+
+/// Mounts a new file system on the step's target.
+pub fn filesystem(root: &Root, step: &MountStep, fs: &Filesystem) -> Result<(), Fail> {
+    // Writes to /proc and /sys on behalf of the container must not be led elsewhere.
+    let kernel_view = matches!(fs.fstype.to_bytes(), b"proc" | b"sysfs");
+    let links = if kernel_view { Links::Refuse } else { Links::Follow };
+    let (target, made) = root
+        .ensure(&step.target, Want::Directory, links)
+        .map_err(|errno| target_fail(errno, Want::Directory))?;
+    let mut data = Text::<DATA_MAX>::new();
+    if fs.inherit_mode && !made {
+        let mode = rustix::fs::fstat(&target).during(Detail::Target)?.st_mode & 0o7777;
+        data.push(b"mode=")?.push_number(u64::from(mode), 8)?;
+        if !fs.data.is_empty() {
+            data.push(b",")?;
+        }
+    }
+    data.push(fs.data.as_bytes())?;
+    nix::mount::mount(
+        Some(fs.source.as_c_str()),
+        fd_path(target.as_fd()).as_c_str(),
+        Some(fs.fstype.as_c_str()),
+        MsFlags::from_bits_retain(fs.flags & !libc::MS_REC),
+        Some(data.as_c_str()),
+    )?;
+    let unchanged = step.recursive.is_empty() && step.propagation.is_empty();
+    if unchanged && !fs.copy_up {
+        return Ok(());
+    }
+    let mounted = root.find(&step.target).during(Detail::Target)?;
+    if fs.copy_up {
+        copy_up::copy(target.as_fd(), mounted.as_fd()).during(Detail::Copy)?;
+        if fs.late_readonly && step.target.as_c_str() != c"/dev" {
+            make_readonly(mounted.as_fd(), false).during(Detail::Attributes)?;
+        }
+    }
+    configure_rest(mounted.as_fd(), step)
+}
+
+/// Changes flags and data of the file system that is mounted at the step's target.
+pub fn remount(root: &Root, step: &MountStep, fs: &Filesystem) -> Result<(), Fail> {
+    let target = root.find(&step.target).during(Detail::Target)?;
+    nix::mount::mount(
+        Some(fs.source.as_c_str()),
+        fd_path(target.as_fd()).as_c_str(),
+        None::<&CStr>,
+        MsFlags::from_bits_retain((fs.flags & !libc::MS_REC) | libc::MS_REMOUNT),
+        Some(fs.data.as_c_str()),
+    )?;
+    configure_rest(target.as_fd(), step)
+}
+
+/// Makes a mount read-only, with everything below it if `recursive`.
+pub fn make_readonly(mounted: BorrowedFd<'_>, recursive: bool) -> Result<(), Errno> {
+    let change = MountAttr { set: attr::RDONLY, ..MountAttr::default() };
+    set_attributes(mounted, &change, recursive)
+}
+
+/// Opens the mount that covers a place after something was mounted there.
+pub fn reopen(root: &Root, path: &CStr) -> Result<OwnedFd, Errno> {
+    root.find(path)
+}
+
+/// A directory opened for reading from an `O_PATH` descriptor.
+pub fn readable(directory: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::openat(directory.as_fd(), c".", flags, Mode::empty())
+}

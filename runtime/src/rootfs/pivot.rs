@@ -1,0 +1,83 @@
+//! Making the root file system the process's root: pivot_root(2), or MS_MOVE and chroot(2).
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd as _, OwnedFd};
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use super::mount::{attach, clone_tree, set_attributes};
+use super::{Detail, During as _, Fail, Root};
+use crate::plan::Rootfs;
+use crate::sys::mount::MountAttr;
+
+const NONE: Option<&CStr> = None;
+const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+/// Sets the propagation of all mounts of the new namespace, then makes the root file system a mount
+/// of its own, so that it can become the root. `private_parent` is the mount that holds it, when the
+/// container's mounts are to be shared: the root must not show up at the host.
+pub fn prepare(rootfs: &Rootfs, private_parent: Option<&CStr>) -> Result<Root, Fail> {
+    let flags = MsFlags::from_bits_retain(rootfs.propagation);
+    mount(NONE, c"/", NONE, flags, NONE).during(Detail::Propagation)?;
+    if let Some(parent) = private_parent {
+        mount(NONE, parent, NONE, MsFlags::MS_PRIVATE, NONE).during(Detail::Propagation)?;
+    }
+    match clone_tree(rustix::fs::CWD, &rootfs.path, true) {
+        Ok(tree) => {
+            let target = rustix::fs::open(rootfs.path.as_c_str(), DIRECTORY, Mode::empty())
+                .during(Detail::Target)?;
+            attach(tree.as_fd(), target.as_fd()).during(Detail::Attach)?;
+            Ok(Root::new(tree))
+        }
+        Err(Errno::NOSYS) => {
+            let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
+            mount(Some(rootfs.path.as_c_str()), rootfs.path.as_c_str(), NONE, flags, NONE)
+                .during(Detail::Attach)?;
+            let root = rustix::fs::open(rootfs.path.as_c_str(), DIRECTORY, Mode::empty());
+            Ok(Root::new(root.during(Detail::Target)?))
+        }
+        Err(errno) => Err(Fail { errno, detail: Detail::Source }),
+    }
+}
+
+/// Switches to the prepared root and lets go of the old one.
+pub fn pivot(root: &Root) -> Result<(), Fail> {
+    let old: OwnedFd = rustix::fs::open(c"/", DIRECTORY, Mode::empty()).during(Detail::Open)?;
+    rustix::process::fchdir(root)?;
+    // With both arguments the same, the old root is stacked on the new one: no directory is needed.
+    rustix::process::pivot_root(c".", c".")?;
+    rustix::process::fchdir(&old)?;
+    // Unmounting must not reach the host; slave, not private, lets unmounts of the host through.
+    mount(NONE, c".", NONE, MsFlags::MS_SLAVE | MsFlags::MS_REC, NONE)
+        .during(Detail::Propagation)?;
+    umount2(c".", MntFlags::MNT_DETACH).during(Detail::Attach)?;
+    rustix::process::chdir(c"/")?;
+    Ok(())
+}
+
+/// `--no-pivot`, for roots on the initial ramfs: moves the root file system over `/` and changes the
+/// root. The host's other mounts stay in the namespace, covered; proc and sysfs among them are
+/// unmounted or covered first, since a container could otherwise see them again.
+pub fn move_root(root: &Root) -> Result<(), Fail> {
+    rustix::process::fchdir(root)?;
+    mount(Some(c"."), c"/", NONE, MsFlags::MS_MOVE, NONE).during(Detail::Attach)?;
+    rustix::process::chroot(c".")?;
+    rustix::process::chdir(c"/")?;
+    Ok(())
+}
+
+/// Changes only the root directory: containers without a mount namespace of their own.
+pub fn change_root(rootfs: &CStr) -> Result<Root, Fail> {
+    let root = rustix::fs::open(rootfs, DIRECTORY, Mode::empty()).during(Detail::Open)?;
+    rustix::process::fchdir(&root)?;
+    rustix::process::chroot(c".")?;
+    Ok(Root::new(root))
+}
+
+/// The root's propagation at the end, if the configuration asks for one.
+pub fn propagate(root: &Root, flags: u64) -> Result<(), Fail> {
+    let change = MountAttr { propagation: flags & !libc::MS_REC, ..MountAttr::default() };
+    set_attributes(root.as_fd(), &change, flags & libc::MS_REC != 0).during(Detail::Propagation)
+}

@@ -1,0 +1,16 @@
+//! Records of live containers: one directory each below the runtime's root.
+//!
+//! `ROOT/ID/state.json` says where the container's parts are, `config.json` is the configuration it
+//! was made from, `start.sock` exists while the init waits for `start`. The directory's existence
+//! makes the ID taken; its flock(2) serialises operations. Nothing here needs to survive a reboot,
+//! so nothing is synced; what is read is always complete, since records are renamed into place.
+
+mod directory;
+mod process;
+mod record;
+mod time;
+
+pub use directory::{Directory, check_id, list_ids};
+pub use process::{facts, signal_name};
+pub use time::now;
+pub use record::{Record, VERSION};

@@ -1,0 +1,42 @@
+//! Points in time as the records print them.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// The current time, RFC 3339, UTC, with nanoseconds.
+pub fn now() -> String {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    format_time(since.as_secs(), since.subsec_nanos())
+}
+
+/// Days are counted from 0000-03-01, so that the leap day ends a year (Hinnant, "chrono-Compatible
+/// Low-Level Date Algorithms").
+fn format_time(seconds: u64, nanos: u32) -> String {
+    let (days, time) = (seconds / 86_400 + 719_468, seconds % 86_400);
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    let (hour, minute, second) = (time / 3600, time / 60 % 60, time % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{nanos:09}Z")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_points_in_time() {
+        for (seconds, expected) in [
+            (0, "1970-01-01T00:00:00.000000005Z"),
+            (951_782_400, "2000-02-29T00:00:00.000000005Z"),
+            (1_709_251_199, "2024-02-29T23:59:59.000000005Z"),
+            (4_102_444_800, "2100-01-01T00:00:00.000000005Z"),
+        ] {
+            assert_eq!(format_time(seconds, 5), expected);
+        }
+    }
+}

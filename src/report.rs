@@ -1,0 +1,100 @@
+//! How a failure reaches the caller: text, hint and exit code. Errors are logged here and nowhere else.
+//!
+//! `runc create failed: ` and the other fixed beginnings are what engines and their tests look
+//! for, whatever the runtime is called.
+
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+
+use rcrun_runtime::error::{Error, ErrorKind, Result};
+
+use crate::settings::Global;
+use crate::verbs::Verb;
+use crate::{help, logging, output};
+
+/// Starts logging as the global flags say; whether lines end up somewhere else than on stderr.
+pub(crate) fn start_log(global: &Global) -> Result<bool> {
+    let (file, format, debug) = global.log()?;
+    logging::start(file, format, debug)
+}
+
+/// Exit code of a verb that only prints.
+pub(crate) fn finish(result: Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => early(&error.chain().to_string()),
+    }
+}
+
+/// Reports what went wrong before `--log` was understood.
+pub(crate) fn early(message: &str) -> ExitCode {
+    // A second start fails; the first one then serves.
+    let _ = logging::start(None, logging::Format::Text, false);
+    tracing::error!("{message}");
+    ExitCode::FAILURE
+}
+
+/// A flag that does not exist or has a wrong value.
+pub(crate) fn usage(message: &str, verb: Option<&Verb>) -> ExitCode {
+    to_stderr(&format!("Incorrect Usage: {message}\n\n"));
+    let text = verb.map_or_else(help::program, help::verb);
+    let _ = output::print(&text);
+    early(message)
+}
+
+/// The wrong number of arguments.
+pub(crate) fn wrong_arguments(message: &str, verb: &Verb, elsewhere: bool) -> ExitCode {
+    let _ = output::print(&format!("Incorrect Usage.\n\n{}", help::verb(verb)));
+    log_error(message, elsewhere);
+    ExitCode::FAILURE
+}
+
+/// A verb that does not exist.
+pub(crate) fn unknown_topic(name: &str, code: u8) -> ExitCode {
+    let _ = early(&format!("No help topic for '{name}'"));
+    ExitCode::from(code)
+}
+
+/// A verb that failed.
+pub(crate) fn failed(verb: &Verb, error: &Error, elsewhere: bool) -> ExitCode {
+    log_error(
+        &format!("{}{}", verb.failure_prefix, error.chain()),
+        elsewhere,
+    );
+    if std::io::stderr().is_terminal()
+        && let Some(hint) = hint(error.kind(), verb.name)
+    {
+        to_stderr(&format!("hint: {hint}\n"));
+    }
+    ExitCode::from(verb.failure_code)
+}
+
+/// Logs the error and, when the log is a file, also tells the person who called.
+fn log_error(message: &str, elsewhere: bool) {
+    tracing::error!("{message}");
+    if elsewhere {
+        to_stderr(&format!("{message}\n"));
+    }
+}
+
+fn to_stderr(text: &str) {
+    // Nobody is left to tell when stderr is closed.
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
+/// What a person at a terminal can do next.
+fn hint(kind: ErrorKind, verb: &str) -> Option<&'static str> {
+    match kind {
+        ErrorKind::Exists if ["create", "run", "restore"].contains(&verb) => {
+            Some("choose another ID, or remove the old one with `rcrun delete`")
+        }
+        ErrorKind::PermissionDenied => {
+            Some("run as root, or write a bundle for a user namespace with `rcrun spec --rootless`")
+        }
+        ErrorKind::Unsupported => Some("`rcrun features` prints what this build supports"),
+        ErrorKind::Busy => Some("somebody else is using it: try again"),
+        ErrorKind::Corrupt => Some("`rcrun delete --force` removes what is left of a container"),
+        ErrorKind::Exhausted => Some("check free memory, disk space, inodes and ulimits"),
+        _ => None,
+    }
+}

@@ -1,0 +1,301 @@
+//! The global flags, wherever they stand on the command line, resolved into [`Settings`].
+
+use std::path::{Path, PathBuf};
+
+use rcrun_runtime::container::{CgroupDriver, Runtime};
+use rcrun_runtime::error::{Context, Error, Result};
+
+use crate::arguments::{Flag, switch};
+use crate::logging::Format;
+
+/// State directory of a privileged caller.
+pub(crate) const DEFAULT_ROOT: &str = "/run/rcrun";
+
+/// Global flags; also the source of the help text.
+pub(crate) const GLOBAL: &[(Flag<'static>, &str)] = &[
+    (
+        value("log"),
+        "set the log file to write logs to (default is '/dev/stderr')",
+    ),
+    (
+        value("log-format"),
+        "set the log format ('text' (default), or 'json')",
+    ),
+    (
+        value("root"),
+        "root directory for storage of container state (this should be located in tmpfs)",
+    ),
+    (
+        switch_flag("systemd-cgroup"),
+        "enable systemd cgroup support, expects cgroupsPath to be of form \"slice:prefix:name\"",
+    ),
+    (
+        value("rootless"),
+        "ignore cgroup permission errors ('true', 'false', or 'auto')",
+    ),
+    (
+        value("criu"),
+        "path to the criu binary used for checkpoint and restore",
+    ),
+    (switch_flag("debug"), "enable debug logging"),
+    (
+        Flag {
+            long: "help",
+            short: Some('h'),
+            takes_value: false,
+        },
+        "show help",
+    ),
+    (
+        Flag {
+            long: "version",
+            short: Some('v'),
+            takes_value: false,
+        },
+        "print the version",
+    ),
+];
+
+const fn value(long: &'static str) -> Flag<'static> {
+    Flag {
+        long,
+        short: None,
+        takes_value: true,
+    }
+}
+
+const fn switch_flag(long: &'static str) -> Flag<'static> {
+    Flag {
+        long,
+        short: None,
+        takes_value: false,
+    }
+}
+
+/// The global flags as they were written.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Global {
+    log: Option<String>,
+    log_format: Option<String>,
+    root: Option<String>,
+    systemd_cgroup: bool,
+    rootless: Option<String>,
+    criu: Option<String>,
+    debug: bool,
+    /// `--help` was given.
+    pub(crate) help: bool,
+    /// `--version` was given.
+    pub(crate) version: bool,
+}
+
+impl Global {
+    /// Takes one flag of [`GLOBAL`]; the last of several wins.
+    pub(crate) fn set(&mut self, name: &str, value: String) {
+        let on = value == "true";
+        match name {
+            "log" => self.log = Some(value),
+            "log-format" => self.log_format = Some(value),
+            "root" => self.root = Some(value),
+            "systemd-cgroup" => self.systemd_cgroup = on,
+            "rootless" => self.rootless = Some(value),
+            "criu" => self.criu = Some(value),
+            "debug" => self.debug = on,
+            "help" => self.help = on,
+            "version" => self.version = on,
+            _ => unreachable!("GLOBAL has a flag that Global does not know: {name}"),
+        }
+    }
+
+    /// Where and how to log; needed before anything else can fail.
+    pub(crate) fn log(&self) -> Result<(Option<&Path>, Format, bool)> {
+        let format = match self.log_format.as_deref() {
+            None | Some("" | "text") => Format::Text,
+            Some("json") => Format::Json,
+            Some(other) => return Err(Error::invalid(format!("invalid log-format: {other}"))),
+        };
+        let file = self
+            .log
+            .as_deref()
+            .filter(|path| !path.is_empty())
+            .map(Path::new);
+        Ok((file, format, self.debug))
+    }
+}
+
+/// What the verbs work with.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    /// The library, told its state directory and cgroup driver.
+    pub(crate) runtime: Runtime,
+    /// Whether `--root` was given: a missing default directory is an empty one.
+    pub(crate) root_given: bool,
+    /// `--criu`.
+    pub(crate) criu: Option<PathBuf>,
+}
+
+impl Settings {
+    /// Resolves the flags against the environment.
+    pub(crate) fn new(global: Global) -> Result<Self> {
+        let rootless = match global.rootless.as_deref() {
+            None | Some("") => None,
+            Some(text) if text.eq_ignore_ascii_case("auto") => None,
+            Some(text) => Some(switch(text).ok_or_else(|| {
+                Error::invalid(format!("invalid value {text:?} for flag -rootless"))
+            })?),
+        };
+        let root_given = global.root.is_some();
+        let root = match global.root {
+            Some(root) => given_root(&root)?,
+            None => default_root()?,
+        };
+        let cgroup_driver = if global.systemd_cgroup {
+            CgroupDriver::Systemd
+        } else {
+            CgroupDriver::Files
+        };
+        let runtime = Runtime {
+            root,
+            cgroup_driver,
+            rootless,
+        };
+        Ok(Self {
+            runtime,
+            root_given,
+            criu: global.criu.map(PathBuf::from),
+        })
+    }
+}
+
+fn given_root(root: &str) -> Result<PathBuf> {
+    let current = std::env::current_dir().context(|| "cannot read the current directory")?;
+    let root = clean(&current.join(root));
+    if root == Path::new("/") {
+        return Err(Error::invalid(
+            "Option --root argument should not be set to /",
+        ));
+    }
+    Ok(root)
+}
+
+/// Folds `.` and `..` of an absolute path without looking at the file system.
+pub(crate) fn clean(path: &Path) -> PathBuf {
+    use std::path::Component;
+    let mut cleaned = PathBuf::from("/");
+    for part in path.components() {
+        match part {
+            Component::ParentDir => {
+                cleaned.pop();
+            }
+            Component::Normal(name) => cleaned.push(name),
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    cleaned
+}
+
+fn default_root() -> Result<PathBuf> {
+    let user_dir = std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty());
+    let Some(user_dir) = user_dir.filter(|_| uses_user_directory()) else {
+        return Ok(PathBuf::from(DEFAULT_ROOT));
+    };
+    let root = Path::new(&user_dir).join("rcrun");
+    keep_from_cleaners(&root).context(|| {
+        format!(
+            "cannot prepare {}: the path in $XDG_RUNTIME_DIR must be writable",
+            root.display()
+        )
+    })?;
+    Ok(root)
+}
+
+/// The XDG base directory specification lets cleaners delete what has no sticky bit.
+fn keep_from_cleaners(root: &Path) -> Result<()> {
+    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true).mode(0o700).create(root)?;
+    std::fs::set_permissions(root, std::fs::Permissions::from_mode(0o1700))?;
+    Ok(())
+}
+
+/// Whether the caller is an ordinary user, or root of a user namespace that one made.
+fn uses_user_directory() -> bool {
+    if !rustix::process::geteuid().is_root() {
+        return true;
+    }
+    in_user_namespace() && std::env::var_os("USER").is_none_or(|user| user != "root")
+}
+
+/// Whether this process is in another user namespace than the machine's first one.
+pub(crate) fn in_user_namespace() -> bool {
+    std::fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| !is_identity(&map))
+}
+
+fn is_identity(uid_map: &str) -> bool {
+    let numbers: Vec<&str> = uid_map.split_whitespace().collect();
+    numbers == ["0", "0", "4294967295"]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_global_flag_is_stored() {
+        let mut global = Global::default();
+        for (flag, _) in GLOBAL {
+            let value = if flag.takes_value { "x" } else { "true" };
+            global.set(flag.long, value.to_owned());
+        }
+        assert!(global.debug && global.systemd_cgroup && global.help && global.version);
+        assert_eq!(global.criu.as_deref(), Some("x"));
+    }
+
+    #[test]
+    fn root_is_refused_however_it_is_written() {
+        for root in [
+            "/",
+            "//",
+            "/..",
+            "/a/../..",
+            "../../../../../../../../../../../../..",
+        ] {
+            let message = given_root(root).unwrap_err().to_string();
+            assert_eq!(
+                message, "Option --root argument should not be set to /",
+                "{root}"
+            );
+        }
+        assert_eq!(given_root("/run/./x/../y").unwrap(), Path::new("/run/y"));
+    }
+
+    #[test]
+    fn rootless_takes_three_words() {
+        for (text, expected) in [
+            ("auto", None),
+            ("", None),
+            ("AUTO", None),
+            ("true", Some(true)),
+            ("0", Some(false)),
+        ] {
+            let mut global = Global::default();
+            global.set("root", "/x".into());
+            global.set("rootless", text.into());
+            assert_eq!(
+                Settings::new(global).unwrap().runtime.rootless,
+                expected,
+                "{text}"
+            );
+        }
+        let mut global = Global::default();
+        global.set("root", "/x".into());
+        global.set("rootless", "maybe".into());
+        assert!(Settings::new(global).is_err());
+    }
+
+    #[test]
+    fn the_first_user_namespace_maps_everything() {
+        assert!(is_identity("         0          0 4294967295\n"));
+        assert!(!is_identity("         0       1000          1\n"));
+        assert!(!is_identity("0 0 65536\n"));
+    }
+}

@@ -1,0 +1,250 @@
+//! The table of verbs, and how one is parsed: split first, then the verb's own clap parser.
+
+mod oci;
+
+#[cfg(feature = "generate")]
+mod generate;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Arg, ArgMatches, Command, Parser};
+use rcrun_runtime::error::Error;
+
+use crate::arguments::{self, Flag, switch};
+use crate::settings::{GLOBAL, Global, Settings};
+
+/// A verb's arguments, parsed, and what it does with them.
+pub(crate) trait Run: Parser {
+    /// Does the work; the exit code of the process.
+    fn run(self, settings: &Settings) -> Result<u8, Error>;
+}
+
+/// How many positional arguments a verb takes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Count {
+    /// So many.
+    Exactly(usize),
+    /// So many or more.
+    AtLeast(usize),
+    /// Between the two.
+    Between(usize, usize),
+}
+
+impl Count {
+    /// The complaint about a wrong number.
+    pub(crate) fn check(self, verb: &str, given: usize) -> Result<(), String> {
+        let (wanted, count) = match self {
+            Count::Exactly(count) if given != count => ("exactly", count),
+            Count::AtLeast(least) | Count::Between(least, _) if given < least => {
+                ("a minimum of", least)
+            }
+            Count::Between(_, most) if given > most => ("a maximum of", most),
+            _ => return Ok(()),
+        };
+        let program = std::env::args().next().unwrap_or_default();
+        Err(format!(
+            "{program}: {verb:?} requires {wanted} {count} argument(s)"
+        ))
+    }
+}
+
+/// One row of the table.
+#[derive(Debug)]
+pub(crate) struct Verb {
+    /// Word on the command line.
+    pub(crate) name: &'static str,
+    /// Not shown in the help.
+    pub(crate) hidden: bool,
+    /// Number of positional arguments.
+    pub(crate) arguments: Count,
+    /// Flags end after so many positional arguments.
+    pub(crate) stop_after: Option<usize>,
+    /// What stands behind the verb in the usage line, and the paragraphs below it.
+    pub(crate) usage: &'static str,
+    /// Beginning of its error messages.
+    pub(crate) failure_prefix: &'static str,
+    /// Exit code when the verb itself fails.
+    pub(crate) failure_code: u8,
+    /// Makes a process that enters a container, which must not be able to write to our file.
+    pub(crate) enters_container: bool,
+    /// Builds the clap parser.
+    pub(crate) command: fn() -> Command,
+    start: fn(ArgMatches, &Settings) -> Result<u8, Error>,
+}
+
+/// A command line that only needs to be run.
+#[derive(Debug)]
+pub(crate) struct Parsed {
+    /// Global flags of both places.
+    pub(crate) global: Global,
+    /// The verb's own arguments, or the complaint about a wrong number of them.
+    pub(crate) matches: Result<ArgMatches, String>,
+}
+
+impl Verb {
+    const fn new<V: Run>(name: &'static str, arguments: Count, usage: &'static str) -> Self {
+        Self {
+            name,
+            hidden: false,
+            arguments,
+            stop_after: None,
+            usage,
+            failure_prefix: "",
+            failure_code: 1,
+            enters_container: false,
+            command: V::command,
+            start: start::<V>,
+        }
+    }
+
+    const fn stop_after(mut self, count: usize) -> Self {
+        self.stop_after = Some(count);
+        self
+    }
+
+    const fn enters_container(mut self) -> Self {
+        self.enters_container = true;
+        self
+    }
+
+    const fn fails_as(mut self, prefix: &'static str, code: u8) -> Self {
+        self.failure_prefix = prefix;
+        self.failure_code = code;
+        self
+    }
+
+    #[cfg(feature = "generate")]
+    const fn hidden(mut self) -> Self {
+        self.hidden = true;
+        self
+    }
+
+    /// Parses the words behind the verb.
+    pub(crate) fn parse(&self, words: &[String], mut global: Global) -> Result<Parsed, String> {
+        let command = (self.command)().args_override_self(true);
+        let mut table: Vec<Flag<'_>> = command.get_arguments().filter_map(flag).collect();
+        let own = table.len();
+        table.extend(
+            GLOBAL
+                .iter()
+                .map(|(flag, _)| *flag)
+                .filter(|flag| flag.long != "version"),
+        );
+        let split = arguments::split(words, &table, self.stop_after)?;
+
+        let mut line = vec![self.name.to_owned()];
+        let mut switches = vec![None; own];
+        for (index, value) in split.flags {
+            let Flag {
+                long, takes_value, ..
+            } = table[index];
+            if index >= own {
+                global.set(long, value);
+            } else if takes_value {
+                line.push(format!("--{long}={value}"));
+            } else {
+                switches[index] = switch(&value);
+            }
+        }
+        for (flag, state) in table.iter().zip(switches) {
+            match state {
+                Some(on) if takes_bool(&command, flag.long) => {
+                    line.push(format!("--{}={on}", flag.long));
+                }
+                Some(true) => line.push(format!("--{}", flag.long)),
+                Some(false) | None => {}
+            }
+        }
+        let count = self.arguments.check(self.name, split.positional.len());
+        let matches = match count {
+            Err(complaint) => Err(complaint),
+            // The help is printed whatever else is wrong.
+            Ok(()) if global.help => Err(String::new()),
+            Ok(()) => {
+                line.push("--".to_owned());
+                line.extend(split.positional);
+                Ok(command
+                    .try_get_matches_from(line)
+                    .map_err(|e| describe(&e))?)
+            }
+        };
+        Ok(Parsed { global, matches })
+    }
+
+    /// Runs what was parsed.
+    pub(crate) fn run(&self, matches: ArgMatches, global: Global) -> Result<u8, Error> {
+        (self.start)(matches, &Settings::new(global)?)
+    }
+}
+
+fn start<V: Run>(matches: ArgMatches, settings: &Settings) -> Result<u8, Error> {
+    let mut matches = matches;
+    V::from_arg_matches_mut(&mut matches)
+        .map_err(|e| Error::invalid(describe(&e)))?
+        .run(settings)
+}
+
+/// The flag of a clap argument; `None` for positional ones.
+fn flag(argument: &Arg) -> Option<Flag<'_>> {
+    let long = argument.get_long()?;
+    let takes_value = argument.get_action().takes_values() && !is_bool(argument);
+    Some(Flag {
+        long,
+        short: argument.get_short(),
+        takes_value,
+    })
+}
+
+/// A switch that can also be turned off: an argument with the values `true` and `false`.
+pub(crate) fn is_bool(argument: &Arg) -> bool {
+    let values = argument.get_possible_values();
+    values.len() == 2
+        && values
+            .iter()
+            .all(|value| switch(value.get_name()).is_some())
+}
+
+fn takes_bool(command: &Command, long: &str) -> bool {
+    command
+        .get_arguments()
+        .any(|argument| argument.get_long() == Some(long) && argument.get_action().takes_values())
+}
+
+/// A clap error in the words that engines know.
+fn describe(error: &clap::Error) -> String {
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => text.as_str(),
+        _ => "",
+    };
+    let name = text(ContextKind::InvalidArg).trim_start_matches('-');
+    let name = name.split(' ').next().unwrap_or_default();
+    let value = text(ContextKind::InvalidValue);
+    match (error.kind(), std::error::Error::source(error)) {
+        (ErrorKind::ValueValidation, Some(cause)) => {
+            format!("invalid value {value:?} for flag -{name}: {cause}")
+        }
+        _ => error
+            .to_string()
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .to_owned(),
+    }
+}
+
+/// An exit code of a process as a shell shows it.
+pub(crate) fn exit_code(code: i32) -> Result<u8, Error> {
+    u8::try_from(code).map_err(|_| Error::invalid(format!("exit code {code} is out of range")))
+}
+
+/// All verbs, in the order of the help.
+pub(crate) fn all() -> impl Iterator<Item = &'static Verb> {
+    #[cfg(feature = "generate")]
+    return oci::VERBS.iter().chain([&generate::VERB]);
+    #[cfg(not(feature = "generate"))]
+    oci::VERBS.iter()
+}
+
+/// The verb of that name.
+pub(crate) fn find(name: &str) -> Option<&'static Verb> {
+    all().find(|verb| verb.name == name)
+}

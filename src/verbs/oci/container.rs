@@ -1,0 +1,60 @@
+//! Flags shared by the verbs that make a container.
+
+use std::path::PathBuf;
+
+use rcrun_runtime::container::{CreateOptions, absolute};
+use rcrun_runtime::error::{Context, Result};
+
+/// `create` and `run`.
+#[derive(Debug, clap::Args)]
+pub(super) struct ContainerFlags {
+    /// path to the root of the bundle directory, defaults to the current directory
+    #[arg(long, short, value_name = "string")]
+    bundle: Option<PathBuf>,
+    /// path to an AF_UNIX socket which will receive a file descriptor referencing the master end of the console's pseudoterminal
+    #[arg(long, value_name = "string")]
+    console_socket: Option<PathBuf>,
+    /// path to an AF_UNIX socket which will receive a file descriptor referencing the init process
+    #[arg(long, value_name = "string")]
+    pidfd_socket: Option<PathBuf>,
+    /// specify the file to write the process id to
+    #[arg(long, value_name = "string")]
+    pid_file: Option<PathBuf>,
+    /// do not use pivot root to jail process inside rootfs.  This should be used whenever the rootfs is on top of a ramdisk
+    #[arg(long)]
+    no_pivot: bool,
+    /// do not create a new session keyring for the container.  This will cause the container to inherit the calling processes session key
+    #[arg(long)]
+    no_new_keyring: bool,
+    /// Pass N additional file descriptors to the container (stdio + $LISTEN_FDS + N in total)
+    #[arg(long, value_name = "int", default_value_t = 0)]
+    preserve_fds: u32,
+}
+
+impl ContainerFlags {
+    /// The library's options; paths that must survive a change of directory are absolute.
+    pub(super) fn options(self) -> Result<CreateOptions> {
+        Ok(CreateOptions {
+            bundle: bundle(self.bundle)?,
+            pid_file: given(self.pid_file),
+            console_socket: given(self.console_socket),
+            pidfd_socket: given(self.pidfd_socket),
+            preserve_fds: self.preserve_fds,
+            no_pivot: self.no_pivot,
+            no_new_keyring: self.no_new_keyring,
+            ..CreateOptions::default()
+        })
+    }
+}
+
+/// A path that was given; engines pass empty ones for absent.
+pub(super) fn given(path: Option<PathBuf>) -> Option<PathBuf> {
+    path.filter(|path| !path.as_os_str().is_empty())
+}
+
+/// The absolute bundle path as the kernel names it, links resolved.
+pub(super) fn bundle(path: Option<PathBuf>) -> Result<PathBuf> {
+    let path = given(path).unwrap_or_else(|| PathBuf::from("."));
+    let text = || format!("chdir {}", path.display());
+    absolute(&path)?.canonicalize().context(text)
+}
