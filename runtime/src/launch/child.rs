@@ -78,7 +78,9 @@ impl Setup<'_> {
 
     /// Joins the container's session keyring. Kernels without keyrings have none to protect.
     pub fn join_keyring(&self) -> Result<(), Fail> {
-        let Some(name) = self.keyring else { return Ok(()) };
+        let Some(name) = self.keyring else {
+            return Ok(());
+        };
         match crate::sys::keyring::join_session(name) {
             Ok(serial) => match crate::sys::keyring::allow_user_search(serial) {
                 Err(Errno::ACCESS | Errno::PERM) | Ok(()) => Ok(()),
@@ -95,7 +97,10 @@ impl Setup<'_> {
         let written = rustix::io::retry_on_intr(|| rustix::io::write(&file, value));
         match written.during(Detail::Write)? {
             length if length == value.len() => Ok(()),
-            _ => Err(Fail { errno: Errno::INVAL, detail: Detail::Write }),
+            _ => Err(Fail {
+                errno: Errno::INVAL,
+                detail: Detail::Write,
+            }),
         }
     }
 
@@ -131,7 +136,10 @@ impl Setup<'_> {
         while let Some(entry) = entries.next() {
             let name = entry?.file_name().to_bytes().to_owned_number();
             if let Some(fd) = name.filter(|fd| *fd >= first) {
-                crate::sys::process::set_cloexec(i32::try_from(fd).map_err(|_| Errno::BADF)?, true)?;
+                crate::sys::process::set_cloexec(
+                    i32::try_from(fd).map_err(|_| Errno::BADF)?,
+                    true,
+                )?;
             }
         }
         Ok(())

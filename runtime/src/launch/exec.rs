@@ -46,11 +46,19 @@ const STEPS: &[(Step, Action)] = &[
     (Step::Keyring, |exec| exec.setup.common.join_keyring()),
     (Step::Console, |exec| exec.console()),
     (Step::Scheduling, |exec| scheduling(exec.process)),
-    (Step::Labels, |exec| labels(&exec.setup.common, exec.process)),
-    (Step::NoNewPrivileges, |exec| no_new_privileges(exec.process)),
-    (Step::ChangeDirectory, |exec| change_directory(exec.process, false)),
+    (Step::Labels, |exec| {
+        labels(&exec.setup.common, exec.process)
+    }),
+    (Step::NoNewPrivileges, |exec| {
+        no_new_privileges(exec.process)
+    }),
+    (Step::ChangeDirectory, |exec| {
+        change_directory(exec.process, false)
+    }),
     (Step::Identity, |exec| exec.identity()),
-    (Step::ChangeDirectory, |exec| change_directory(exec.process, true)),
+    (Step::ChangeDirectory, |exec| {
+        change_directory(exec.process, true)
+    }),
     (Step::FindProgram, |exec| exec.find_program()),
     (Step::Wait, |exec| exec.await_start()),
     (Step::Seccomp, |exec| exec.seccomp()),
@@ -60,7 +68,13 @@ const STEPS: &[(Step, Action)] = &[
 /// Enters the container and becomes the program.
 pub fn run(process: &mut Process, setup: ExecSetup<'_>, wire: Wire) -> ! {
     let progress = Progress { wire, index: 0 };
-    let mut exec = Exec { process, setup, progress, root: None, missing: [0; 256] };
+    let mut exec = Exec {
+        process,
+        setup,
+        progress,
+        root: None,
+        missing: [0; 256],
+    };
     for (step, action) in STEPS {
         if let Err(fail) = action(&mut exec) {
             exec.progress.fail(*step, fail, &exec.missing);
@@ -149,7 +163,9 @@ pub fn open_terminal(
     root: &Root,
     bind: bool,
 ) -> Result<(), Fail> {
-    let Some(socket) = setup.console.filter(|_| process.terminal) else { return Ok(()) };
+    let Some(socket) = setup.console.filter(|_| process.terminal) else {
+        return Ok(());
+    };
     let (master, slave) = console::open(root, process.console_size, process.uid)?;
     console::send(socket, c"/dev/ptmx", master.as_fd()).during(Detail::Write)?;
     if bind {
@@ -183,7 +199,10 @@ pub fn labels(setup: &Setup<'_>, process: &Process) -> Result<(), Fail> {
         // The module's own file exists since 5.8; before, the one all modules share.
         let own = c"thread-self/attr/apparmor/exec";
         match setup.write_proc(own, command.as_bytes()) {
-            Err(Fail { errno: Errno::NOENT, .. }) => {
+            Err(Fail {
+                errno: Errno::NOENT,
+                ..
+            }) => {
                 setup.write_proc(c"thread-self/attr/exec", command.as_bytes())?;
             }
             answer => answer?,
@@ -216,7 +235,13 @@ pub fn change_directory(process: &Process, again: bool) -> Result<(), Fail> {
     let mut path = [0u8; 4096];
     match crate::sys::process::current_directory(&mut path) {
         Ok(length) if path[..length].first() == Some(&b'/') => Ok(()),
-        Ok(_) | Err(Errno::NOENT) => Err(Fail { errno: Errno::NOENT, detail: Detail::Outside }),
-        Err(errno) => Err(Fail { errno, detail: Detail::Outside }),
+        Ok(_) | Err(Errno::NOENT) => Err(Fail {
+            errno: Errno::NOENT,
+            detail: Detail::Outside,
+        }),
+        Err(errno) => Err(Fail {
+            errno,
+            detail: Detail::Outside,
+        }),
     }
 }

@@ -65,7 +65,11 @@ fn what(message: &Message, subject: &Subject<'_>) -> String {
         Step::JoinNamespaces => {
             let join = plan.and_then(|p| p.namespaces.joins.get(index));
             match join {
-                Some(j) => format!("cannot join {} namespace {}", j.name, j.path.to_string_lossy()),
+                Some(j) => format!(
+                    "cannot join {} namespace {}",
+                    j.name,
+                    j.path.to_string_lossy()
+                ),
                 None => "cannot join the container's namespaces".to_owned(),
             }
         }
@@ -80,8 +84,15 @@ fn what(message: &Message, subject: &Subject<'_>) -> String {
         Step::HostName => "cannot set domainname".to_owned(),
         Step::Root | Step::Pivot => {
             let path = plan.map(|p| p.rootfs.path.to_string_lossy().into_owned());
-            let verb = if message.step == Step::Root { "prepare" } else { "switch to" };
-            format!("cannot {verb} root file system {}", path.unwrap_or_default())
+            let verb = if message.step == Step::Root {
+                "prepare"
+            } else {
+                "switch to"
+            };
+            format!(
+                "cannot {verb} root file system {}",
+                path.unwrap_or_default()
+            )
         }
         Step::Mounts => mount(plan, index),
         Step::Devices => match plan.and_then(|p| p.devices.get(index)) {
@@ -104,7 +115,10 @@ fn what(message: &Message, subject: &Subject<'_>) -> String {
         },
         Step::Protect => protect(plan, index),
         Step::ChangeDirectory => {
-            format!("chdir to cwd ({:?}) set in config.json failed", subject.process.cwd.to_string_lossy())
+            format!(
+                "chdir to cwd ({:?}) set in config.json failed",
+                subject.process.cwd.to_string_lossy()
+            )
         }
         Step::Personality if index == 0 => "cannot set personality".to_owned(),
         Step::Personality => "cannot set memory policy".to_owned(),
@@ -115,14 +129,22 @@ fn what(message: &Message, subject: &Subject<'_>) -> String {
         },
         Step::Labels => match (&subject.process.apparmor, &subject.process.selinux) {
             (Some(profile), _) => {
-                format!("unable to apply apparmor profile {}", profile.to_string_lossy())
+                format!(
+                    "unable to apply apparmor profile {}",
+                    profile.to_string_lossy()
+                )
             }
-            (None, Some(label)) => format!("cannot apply SELinux label {}", label.to_string_lossy()),
+            (None, Some(label)) => {
+                format!("cannot apply SELinux label {}", label.to_string_lossy())
+            }
             _ => "cannot apply labels".to_owned(),
         },
         Step::NoNewPrivileges => "cannot set no_new_privs".to_owned(),
         Step::Identity => {
-            format!("cannot become user {}:{}", subject.process.uid, subject.process.gid)
+            format!(
+                "cannot become user {}:{}",
+                subject.process.uid, subject.process.gid
+            )
         }
         Step::Capabilities => "unable to apply caps".to_owned(),
         Step::Seccomp => "cannot load the seccomp filter".to_owned(),
@@ -139,16 +161,28 @@ fn mount(plan: Option<&Plan>, index: usize) -> String {
         MountKind::Filesystem(fs) | MountKind::Remount(fs) => fs.fstype.to_string_lossy().into(),
         MountKind::Cgroup => "cgroup".to_owned(),
     };
-    let verb = if matches!(step.kind, MountKind::Remount(_)) { "remounting" } else { "mounting" };
-    format!("error {verb} {source} to rootfs at {:?}", step.target.to_string_lossy())
+    let verb = if matches!(step.kind, MountKind::Remount(_)) {
+        "remounting"
+    } else {
+        "mounting"
+    };
+    format!(
+        "error {verb} {source} to rootfs at {:?}",
+        step.target.to_string_lossy()
+    )
 }
 
 fn protect(plan: Option<&Plan>, index: usize) -> String {
-    let Some(plan) = plan else { return "cannot protect the root".to_owned() };
+    let Some(plan) = plan else {
+        return "cannot protect the root".to_owned();
+    };
     let readonly = plan.readonly.len();
     match index {
         0 => "cannot set flags of the root file system".to_owned(),
-        n if n <= readonly => format!("can't make {} read-only", plan.readonly[n - 1].to_string_lossy()),
+        n if n <= readonly => format!(
+            "can't make {} read-only",
+            plan.readonly[n - 1].to_string_lossy()
+        ),
         n => match plan.masked.get(n - 1 - readonly) {
             Some(path) => format!("can't mask path {}", path.to_string_lossy()),
             None => "can't mask a path".to_owned(),
@@ -161,14 +195,16 @@ fn program(message: &Message, subject: &Subject<'_>) -> Error {
     let name = subject.process.program.to_string_lossy();
     let missing = String::from_utf8_lossy(message.text());
     let cause = match message.detail {
-        Detail::NotInPath if errno == rustix::io::Errno::NOENT => Error::new(
-            ErrorKind::NotFound,
-            "executable file not found in $PATH",
-        ),
+        Detail::NotInPath if errno == rustix::io::Errno::NOENT => {
+            Error::new(ErrorKind::NotFound, "executable file not found in $PATH")
+        }
         Detail::IsDirectory => Error::new(ErrorKind::PermissionDenied, "is a directory"),
         Detail::Interpreter => Error::new(
             kind_of(errno),
-            format!("its interpreter {missing:?} (first line of the script): {}", words(errno)),
+            format!(
+                "its interpreter {missing:?} (first line of the script): {}",
+                words(errno)
+            ),
         ),
         Detail::Loader => Error::new(
             ErrorKind::NotFound,
@@ -179,7 +215,10 @@ fn program(message: &Message, subject: &Subject<'_>) -> Error {
         ),
         Detail::Architecture => Error::new(
             ErrorKind::InvalidInput,
-            format!("exec format error: built for another architecture than {}", std::env::consts::ARCH),
+            format!(
+                "exec format error: built for another architecture than {}",
+                std::env::consts::ARCH
+            ),
         ),
         _ if message.step == Step::FindProgram && name.contains('/') => {
             Error::new(kind_of(errno), format!("stat {name}: {}", words(errno)))
@@ -201,7 +240,12 @@ fn hook(message: &Message, subject: &Subject<'_>) -> Error {
         Step::StartContainerHooks => "startContainer",
         _ => "createContainer",
     };
-    hook_error(kind, message.index as usize, message.errno, subject.hook_output)
+    hook_error(
+        kind,
+        message.index as usize,
+        message.errno,
+        subject.hook_output,
+    )
 }
 
 /// The error of a hook that did not end well (the text of runc, which engines show).

@@ -51,7 +51,9 @@ fn become_hook(hook: &Hook, streams: Streams<'_>, prepare: &dyn Fn() -> Result<(
     let ready = dup_onto(streams.state, 0)
         .and_then(|()| dup_onto(streams.output, 1))
         .and_then(|()| dup_onto(streams.error, 2))
-        .and_then(|()| sys::close_range_cloexec(3).or_else(|e| if e == Errno::NOSYS { Ok(()) } else { Err(e) }))
+        .and_then(|()| {
+            sys::close_range_cloexec(3).or_else(|e| if e == Errno::NOSYS { Ok(()) } else { Err(e) })
+        })
         .is_ok()
         && prepare().is_ok();
     if ready {
@@ -64,7 +66,10 @@ fn become_hook(hook: &Hook, streams: Streams<'_>, prepare: &dyn Fn() -> Result<(
 }
 
 fn wait(pidfd: &OwnedFd, timeout: Option<u32>) -> Result<(), Fail> {
-    let fail = |code: i32| Fail { errno: Errno::from_raw_os_error(code), detail: Detail::HookStatus };
+    let fail = |code: i32| Fail {
+        errno: Errno::from_raw_os_error(code),
+        detail: Detail::HookStatus,
+    };
     if let Some(seconds) = timeout
         && !ends_within(pidfd, Duration::from_secs(u64::from(seconds)))?
     {
@@ -72,7 +77,9 @@ fn wait(pidfd: &OwnedFd, timeout: Option<u32>) -> Result<(), Fail> {
         reap(pidfd)?;
         return Err(fail(Errno::TIMEDOUT.raw_os_error() + 2 * SIGNALLED));
     }
-    let Some(status) = reap(pidfd)? else { return Err(Errno::CHILD.into()) };
+    let Some(status) = reap(pidfd)? else {
+        return Err(Errno::CHILD.into());
+    };
     match (status.exit_status(), status.terminating_signal()) {
         (Some(0), _) => Ok(()),
         (Some(code), _) => Err(fail(code)),

@@ -80,22 +80,36 @@ const STEPS: &[(Step, Action)] = &[
     (Step::Devices, |init| init.devices()),
     (Step::WorkingDirectory, |init| init.make_working_directory()),
     (Step::Wait, |init| init.sync_mounted()),
-    (Step::CreateContainerHooks, |init| init.create_container_hooks()),
+    (Step::CreateContainerHooks, |init| {
+        init.create_container_hooks()
+    }),
     (Step::Pivot, |init| init.switch_root()),
     (Step::Console, |init| init.console()),
     (Step::Sysctl, |init| init.sysctls()),
     (Step::Protect, |init| init.protect()),
     (Step::Personality, |init| init.personality()),
-    (Step::Scheduling, |init| super::exec::scheduling(&init.plan.process)),
-    (Step::Labels, |init| super::exec::labels(&init.setup.common, &init.plan.process)),
-    (Step::NoNewPrivileges, |init| super::exec::no_new_privileges(&init.plan.process)),
+    (Step::Scheduling, |init| {
+        super::exec::scheduling(&init.plan.process)
+    }),
+    (Step::Labels, |init| {
+        super::exec::labels(&init.setup.common, &init.plan.process)
+    }),
+    (Step::NoNewPrivileges, |init| {
+        super::exec::no_new_privileges(&init.plan.process)
+    }),
     (Step::Seccomp, |init| init.seccomp_with_listener()),
-    (Step::ChangeDirectory, |init| super::exec::change_directory(&init.plan.process, false)),
+    (Step::ChangeDirectory, |init| {
+        super::exec::change_directory(&init.plan.process, false)
+    }),
     (Step::Identity, |init| init.identity()),
-    (Step::ChangeDirectory, |init| super::exec::change_directory(&init.plan.process, true)),
+    (Step::ChangeDirectory, |init| {
+        super::exec::change_directory(&init.plan.process, true)
+    }),
     (Step::FindProgram, |init| init.find_program()),
     (Step::Wait, |init| init.await_start()),
-    (Step::StartContainerHooks, |init| init.start_container_hooks()),
+    (Step::StartContainerHooks, |init| {
+        init.start_container_hooks()
+    }),
     (Step::Seccomp, |init| init.seccomp()),
     (Step::Exec, |init| init.execute()),
 ];
@@ -103,7 +117,14 @@ const STEPS: &[(Step, Action)] = &[
 /// Carries out `plan` and becomes the program.
 pub fn run(plan: &mut Plan, setup: InitSetup<'_>, wire: Wire) -> ! {
     let progress = Progress { wire, index: 0 };
-    let mut init = Init { plan, setup, progress, root: None, covers: Covers::default(), missing: [0; 256] };
+    let mut init = Init {
+        plan,
+        setup,
+        progress,
+        root: None,
+        covers: Covers::default(),
+        missing: [0; 256],
+    };
     for (step, action) in STEPS {
         init.progress.index = 0;
         if let Err(fail) = action(&mut init) {
@@ -127,18 +148,26 @@ impl Sources for FromParent<'_> {
                 errno: Errno::from_raw_os_error(answer.errno),
                 detail: answer.detail,
             }),
-            None => Err(Fail { errno: Errno::PIPE, detail: Detail::Source }),
+            None => Err(Fail {
+                errno: Errno::PIPE,
+                detail: Detail::Source,
+            }),
         }
     }
 }
 
 impl Init<'_> {
     fn root(&self) -> Result<&Root, Fail> {
-        self.root.as_ref().ok_or(Fail { errno: Errno::NOENT, detail: Detail::Open })
+        self.root.as_ref().ok_or(Fail {
+            errno: Errno::NOENT,
+            detail: Detail::Open,
+        })
     }
 
     fn own_mounts(&self) -> bool {
-        self.plan.namespaces.has(oci_spec::runtime::LinuxNamespaceType::Mount)
+        self.plan
+            .namespaces
+            .has(oci_spec::runtime::LinuxNamespaceType::Mount)
     }
 
     fn join_namespaces(&mut self) -> Result<(), Fail> {
@@ -175,10 +204,14 @@ impl Init<'_> {
     }
 
     fn time_namespace(&mut self) -> Result<(), Fail> {
-        let Some(offsets) = &self.plan.namespaces.new_time else { return Ok(()) };
+        let Some(offsets) = &self.plan.namespaces.new_time else {
+            return Ok(());
+        };
         nix::sched::unshare(CloneFlags::from_bits_retain(libc::CLONE_NEWTIME))?;
         if !offsets.is_empty() {
-            self.setup.common.write_proc(c"self/timens_offsets", offsets.to_bytes())?;
+            self.setup
+                .common
+                .write_proc(c"self/timens_offsets", offsets.to_bytes())?;
         }
         // unshare only concerns children; entering it concerns this process.
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
@@ -190,7 +223,11 @@ impl Init<'_> {
     }
 
     fn loopback(&mut self) -> Result<(), Fail> {
-        if self.plan.loopback { Ok(crate::sys::netlink::lo_up()?) } else { Ok(()) }
+        if self.plan.loopback {
+            Ok(crate::sys::netlink::lo_up()?)
+        } else {
+            Ok(())
+        }
     }
 
     fn host_name(&mut self) -> Result<(), Fail> {
@@ -206,7 +243,10 @@ impl Init<'_> {
 
     fn prepare_root(&mut self) -> Result<(), Fail> {
         if self.own_mounts() {
-            self.root = Some(pivot::prepare(&self.plan.rootfs, self.setup.private_parent)?);
+            self.root = Some(pivot::prepare(
+                &self.plan.rootfs,
+                self.setup.private_parent,
+            )?);
             if !self.plan.masked.is_empty() {
                 self.covers = Covers::prepare()?;
             }
@@ -215,7 +255,9 @@ impl Init<'_> {
     }
 
     fn mounts(&mut self) -> Result<(), Fail> {
-        let Some(root) = &self.root else { return Ok(()) };
+        let Some(root) = &self.root else {
+            return Ok(());
+        };
         let mut sources = FromParent(&self.progress.wire);
         for step in &self.plan.mounts {
             let index = step.index as u32;
@@ -234,7 +276,9 @@ impl Init<'_> {
     }
 
     fn devices(&mut self) -> Result<(), Fail> {
-        let Some(root) = &self.root else { return Ok(()) };
+        let Some(root) = &self.root else {
+            return Ok(());
+        };
         // Modes are given exactly.
         rustix::process::umask(Mode::empty());
         for (index, node) in self.plan.devices.iter().enumerate() {
@@ -248,7 +292,13 @@ impl Init<'_> {
             for link in &LINKS {
                 device::link(root, link)?;
             }
-            if rustix::fs::statat(self.setup.common.proc, c"kcore", rustix::fs::AtFlags::empty()).is_ok() {
+            if rustix::fs::statat(
+                self.setup.common.proc,
+                c"kcore",
+                rustix::fs::AtFlags::empty(),
+            )
+            .is_ok()
+            {
                 device::link(root, &CORE)?;
             }
         }
@@ -256,7 +306,9 @@ impl Init<'_> {
     }
 
     fn make_working_directory(&mut self) -> Result<(), Fail> {
-        let Some(root) = &self.root else { return Ok(()) };
+        let Some(root) = &self.root else {
+            return Ok(());
+        };
         let cwd = &self.plan.process.cwd;
         if cwd.as_c_str() == c"/" {
             return Ok(());
@@ -264,7 +316,10 @@ impl Init<'_> {
         match root.ensure(cwd, Want::Directory, Links::Follow) {
             // Reported, with the right words, when it is entered.
             Ok(_) | Err(Errno::NOTDIR | Errno::ACCESS | Errno::ROFS | Errno::PERM) => Ok(()),
-            Err(errno) => Err(Fail { errno, detail: Detail::Target }),
+            Err(errno) => Err(Fail {
+                errno,
+                detail: Detail::Target,
+            }),
         }
     }
 
@@ -277,7 +332,9 @@ impl Init<'_> {
     }
 
     fn create_container_hooks(&mut self) -> Result<(), Fail> {
-        let Some(streams) = self.setup.hooks else { return Ok(()) };
+        let Some(streams) = self.setup.hooks else {
+            return Ok(());
+        };
         for (index, hook) in self.plan.create_container.iter().enumerate() {
             self.progress.index = index as u32;
             hooks::run(self.setup.common.proof, hook, streams, &|| Ok(()))?;
@@ -290,7 +347,11 @@ impl Init<'_> {
             self.root = Some(pivot::change_root(&self.plan.rootfs.path)?);
             return Ok(());
         };
-        if self.plan.rootfs.no_pivot { pivot::move_root(root) } else { pivot::pivot(root) }
+        if self.plan.rootfs.no_pivot {
+            pivot::move_root(root)
+        } else {
+            pivot::pivot(root)
+        }
     }
 
     fn console(&mut self) -> Result<(), Fail> {
@@ -368,7 +429,10 @@ impl Init<'_> {
     }
 
     fn late_filter(&self) -> bool {
-        self.setup.common.seccomp.is_some_and(|filter| filter.notify.is_none())
+        self.setup
+            .common
+            .seccomp
+            .is_some_and(|filter| filter.notify.is_none())
     }
 
     fn find_program(&mut self) -> Result<(), Fail> {
@@ -397,12 +461,20 @@ impl Init<'_> {
     }
 
     fn start_container_hooks(&mut self) -> Result<(), Fail> {
-        let Some(streams) = self.setup.hooks else { return Ok(()) };
+        let Some(streams) = self.setup.hooks else {
+            return Ok(());
+        };
         let sets = self.plan.process.capabilities;
         let keeps_admin = self.keeps_admin();
         for (index, hook) in self.plan.start_container.iter().enumerate() {
             self.progress.index = index as u32;
-            let give_up = || if keeps_admin { identity::settle(&sets, true) } else { Ok(()) };
+            let give_up = || {
+                if keeps_admin {
+                    identity::settle(&sets, true)
+                } else {
+                    Ok(())
+                }
+            };
             hooks::run(self.setup.common.proof, hook, streams, &give_up)?;
         }
         Ok(())
@@ -412,7 +484,9 @@ impl Init<'_> {
         if self.late_filter() {
             return Ok(());
         }
-        let Some(filter) = self.setup.common.seccomp else { return Ok(()) };
+        let Some(filter) = self.setup.common.seccomp else {
+            return Ok(());
+        };
         load_filter(filter, &self.progress.wire)
     }
 
@@ -429,14 +503,20 @@ impl Init<'_> {
     fn execute(&mut self) -> Result<(), Fail> {
         let path = program::find(&self.plan.process)?;
         crate::sys::process::restore_signals();
-        Err(program::execute(path, &self.plan.process, &mut self.missing))
+        Err(program::execute(
+            path,
+            &self.plan.process,
+            &mut self.missing,
+        ))
     }
 }
 
 /// Loads a filter; a listener stays open until the parent took it over.
 pub fn load_filter(filter: &crate::seccomp::Filter, wire: &Wire) -> Result<(), Fail> {
     let listener = crate::sys::seccomp::load(&filter.program, filter.flags)?;
-    let Some(listener) = listener else { return Ok(()) };
+    let Some(listener) = listener else {
+        return Ok(());
+    };
     let mut message = Message::new(Tag::Listener);
     message.value = i64::from(listener.as_raw_fd());
     wire.send(&message)?;

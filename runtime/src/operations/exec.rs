@@ -39,11 +39,18 @@ struct Job<'a> {
 /// Runs a process; returns its exit code, or 0 when detached.
 pub fn exec(runtime: &Runtime, id: &str, options: &ExecOptions) -> Result<i32> {
     let mut job = Job::decide(runtime, id, options)?;
-    let signals = if options.detach { None } else { Some(block_signals()?) };
+    let signals = if options.detach {
+        None
+    } else {
+        Some(block_signals()?)
+    };
     if !options.detach && !options.no_subreaper {
         adopt_orphans()?;
     }
-    let prepared = job.record.cgroup.exec_target(&options.cgroup, job.record.pid)?;
+    let prepared = job
+        .record
+        .cgroup
+        .exec_target(&options.cgroup, job.record.pid)?;
     let (console, console_here) = job.open_console()?;
     let (wire, theirs) = Wire::pair().context(|| "cannot create a socket pair")?;
     let (pid, pidfd) = job.clone_process(&prepared, theirs, console.as_ref())?;
@@ -95,7 +102,15 @@ impl<'a> Job<'a> {
             Some(seccomp) => seccomp::compile(seccomp)?,
             None => None,
         };
-        Ok(Self { proof, options, record, init, process, filter, proc: parent::open_proc()? })
+        Ok(Self {
+            proof,
+            options,
+            record,
+            init,
+            process,
+            filter,
+            proc: parent::open_proc()?,
+        })
     }
 
     fn open_console(&self) -> Result<(Option<OwnedFd>, Option<OwnedFd>)> {
@@ -131,8 +146,10 @@ impl<'a> Job<'a> {
             nix::sched::setns(&self.init, CloneFlags::CLONE_NEWPID)
                 .context(|| "cannot enter the container's pid namespace")?;
         }
-        let args =
-            CloneArgs { flags: 0, cgroup: prepared.unified.as_ref().map(|fd| fd.as_fd()) };
+        let args = CloneArgs {
+            flags: 0,
+            cgroup: prepared.unified.as_ref().map(|fd| fd.as_fd()),
+        };
         let cloned = clone(self.proof, &args).context(|| "cannot create the process")?;
         let setup = match cloned {
             Cloned::Parent(pid, pidfd) => return Ok((pid, pidfd)),
@@ -154,9 +171,7 @@ impl<'a> Job<'a> {
     }
 
     fn same_user_namespace(&self) -> Result<bool> {
-        let stat = |path: String| {
-            rustix::fs::stat(&path).context(|| format!("cannot stat {path}"))
-        };
+        let stat = |path: String| rustix::fs::stat(&path).context(|| format!("cannot stat {path}"));
         let (own, init) = (
             stat("/proc/self/ns/user".to_owned())?,
             stat(format!("/proc/{}/ns/user", self.record.pid))?,
@@ -173,7 +188,11 @@ impl<'a> Job<'a> {
             // The other end closes when the program is executed; before it was released, because the
             // process died.
             let Some((message, _)) = received else {
-                return if released { Ok(()) } else { Err(parent::vanished(pidfd.as_fd(), false)) };
+                return if released {
+                    Ok(())
+                } else {
+                    Err(parent::vanished(pidfd.as_fd(), false))
+                };
             };
             match message.tag {
                 Tag::Ready => {
@@ -182,11 +201,15 @@ impl<'a> Job<'a> {
                 }
                 Tag::Listener => {
                     send_listener(pidfd.as_fd(), &message, self.filter.as_ref(), &self.record)?;
-                    wire.send(&Message::new(Tag::Go)).context(|| "cannot release the process")?;
+                    wire.send(&Message::new(Tag::Go))
+                        .context(|| "cannot release the process")?;
                 }
                 Tag::Failed => {
-                    let subject =
-                        Subject { plan: None, process: &self.process, hook_output: None };
+                    let subject = Subject {
+                        plan: None,
+                        process: &self.process,
+                        hook_output: None,
+                    };
                     return Err(explain(&message, &subject));
                 }
                 _ => return Err(Error::new(ErrorKind::Internal, "unexpected message")),
@@ -204,7 +227,8 @@ impl<'a> Job<'a> {
         if let Some(path) = &self.options.pid_file {
             write_pid_file(path, pid)?;
         }
-        wire.send(&Message::new(Tag::Go)).context(|| "cannot release the process")
+        wire.send(&Message::new(Tag::Go))
+            .context(|| "cannot release the process")
     }
 }
 
@@ -220,7 +244,9 @@ fn check_terminal(process: &Process, options: &ExecOptions) -> Result<()> {
         }
         (None, _) => return Ok(()),
     }
-    Err(Error::invalid("cannot use console socket if runc will not detach or allocate tty"))
+    Err(Error::invalid(
+        "cannot use console socket if runc will not detach or allocate tty",
+    ))
 }
 
 /// The container's own process description with what the options change.

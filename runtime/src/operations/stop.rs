@@ -27,8 +27,7 @@ pub fn kill(runtime: &Runtime, id: &str, signal: i32, all: bool) -> Result<()> {
     if all {
         return kill_all(&record, signal);
     }
-    let not_running =
-        || Error::new(ErrorKind::FailedPrecondition, "container not running");
+    let not_running = || Error::new(ErrorKind::FailedPrecondition, "container not running");
     let Some(init) = init_of(&record)? else {
         // Without a pid namespace of its own, others may have outlived the init.
         if signal == libc::SIGKILL && record.namespaces & PID_NAMESPACE == 0 {
@@ -56,7 +55,9 @@ pub fn kill(runtime: &Runtime, id: &str, signal: i32, all: bool) -> Result<()> {
 fn kill_all(record: &Record, signal: i32) -> Result<()> {
     match Signal::from_named_raw(signal) {
         Some(known) => record.cgroup.kill(known),
-        None => Err(Error::invalid(format!("kill --all takes no real-time signal ({signal})"))),
+        None => Err(Error::invalid(format!(
+            "kill --all takes no real-time signal ({signal})"
+        ))),
     }
 }
 
@@ -98,7 +99,9 @@ pub fn delete(runtime: &Runtime, id: &str, force: bool) -> Result<()> {
 
 /// Kills the init and waits until it is gone.
 pub fn kill_init(record: &Record) -> Result<()> {
-    let Some(init) = init_of(record)? else { return Ok(()) };
+    let Some(init) = init_of(record)? else {
+        return Ok(());
+    };
     match pidfd_signal(init.as_fd(), libc::SIGKILL) {
         Ok(()) | Err(Errno::SRCH) => {}
         Err(errno) => return Err(errno).context(|| "cannot kill the container's init"),
@@ -125,7 +128,11 @@ pub fn destroy(directory: &Directory, record: &Record) -> Result<()> {
         record.cgroup.kill(Signal::KILL)?;
     }
     record.cgroup.remove()?;
-    let hooks = if record.poststop { run_poststop(directory, record) } else { Ok(()) };
+    let hooks = if record.poststop {
+        run_poststop(directory, record)
+    } else {
+        Ok(())
+    };
     directory.remove()?;
     hooks
 }
@@ -134,7 +141,9 @@ pub fn destroy(directory: &Directory, record: &Record) -> Result<()> {
 fn run_poststop(directory: &Directory, record: &Record) -> Result<()> {
     let proof = super::create::prove_single_threaded()?;
     let config = crate::spec::load::spec(&directory.read_config()?)?;
-    let Some(hooks) = config.spec.hooks() else { return Ok(()) };
+    let Some(hooks) = config.spec.hooks() else {
+        return Ok(());
+    };
     let files = Files::new()?;
     files.set_state(record, Status::Stopped)?;
     files.run(proof, "poststop", hooks.poststop().as_ref())

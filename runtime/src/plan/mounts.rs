@@ -169,7 +169,10 @@ const OPTIONS: &[(&str, Meaning)] = &[
     ("rstrictatime", Recursive(attr::STRICTATIME, attr::ATIME)),
     ("rsuid", Recursive(0, attr::NOSUID)),
     ("rsymfollow", Recursive(0, attr::NOSYMFOLLOW)),
-    ("runbindable", Propagation(libc::MS_UNBINDABLE | libc::MS_REC)),
+    (
+        "runbindable",
+        Propagation(libc::MS_UNBINDABLE | libc::MS_REC),
+    ),
     ("rw", Clear(libc::MS_RDONLY)),
     ("shared", Propagation(libc::MS_SHARED)),
     ("silent", Set(libc::MS_SILENT)),
@@ -292,7 +295,11 @@ fn step(index: usize, mount: &Mount, context: &MountContext<'_>) -> Result<Mount
                 MountKind::Cgroup
             }
             _ if options.flags & libc::MS_REMOUNT != 0 => MountKind::Remount(filesystem),
-            "" => return Err(Error::invalid("type is missing and options name no bind mount")),
+            "" => {
+                return Err(Error::invalid(
+                    "type is missing and options name no bind mount",
+                ));
+            }
             _ => MountKind::Filesystem(filesystem),
         }
     };
@@ -318,13 +325,24 @@ fn bind(mount: &Mount, options: &Options, context: &MountContext<'_>) -> Result<
     let mappings = match (mount.uid_mappings(), mount.gid_mappings()) {
         (Some(uids), Some(gids)) => Some((uids.clone(), gids.clone())),
         (None, None) => None,
-        _ => return Err(Error::invalid("uidMappings and gidMappings must be given together")),
+        _ => {
+            return Err(Error::invalid(
+                "uidMappings and gidMappings must be given together",
+            ));
+        }
     };
     let idmap = match (options.idmap, mappings) {
         (None, None) => None,
-        (recursive, mappings) => Some(Idmap { mappings, recursive: recursive.unwrap_or(false) }),
+        (recursive, mappings) => Some(Idmap {
+            mappings,
+            recursive: recursive.unwrap_or(false),
+        }),
     };
-    Ok(Bind { source: c_path(&source)?, recursive: options.flags & libc::MS_REC != 0, idmap })
+    Ok(Bind {
+        source: c_path(&source)?,
+        recursive: options.flags & libc::MS_REC != 0,
+        idmap,
+    })
 }
 
 fn filesystem(
@@ -335,7 +353,9 @@ fn filesystem(
 ) -> Result<Filesystem> {
     let fstype = mount.typ().as_deref().unwrap_or_default();
     let mut data = options.data.clone();
-    if let Some(label) = context.label.filter(|l| !l.is_empty() && fstype != "proc" && fstype != "sysfs")
+    if let Some(label) = context
+        .label
+        .filter(|l| !l.is_empty() && fstype != "proc" && fstype != "sysfs")
     {
         data.push(format!("context=\"{label}\""));
     }
@@ -351,7 +371,11 @@ fn filesystem(
     Ok(Filesystem {
         fstype: c_string(fstype)?,
         source,
-        flags: if late { options.flags & !libc::MS_RDONLY } else { options.flags },
+        flags: if late {
+            options.flags & !libc::MS_RDONLY
+        } else {
+            options.flags
+        },
         data: c_string(&data.join(","))?,
         copy_up: options.copy_up,
         inherit_mode: tmpfs && !options.data.iter().any(|o| o.starts_with("mode=")),
@@ -364,7 +388,12 @@ mod tests {
     use super::*;
 
     fn words(text: &str) -> Options {
-        parse_options(&text.split(',').filter(|w| !w.is_empty()).collect::<Vec<_>>())
+        parse_options(
+            &text
+                .split(',')
+                .filter(|w| !w.is_empty())
+                .collect::<Vec<_>>(),
+        )
     }
 
     #[test]
@@ -379,7 +408,13 @@ mod tests {
         assert_eq!(words("rw,ro").flags, libc::MS_RDONLY);
         assert_eq!(words("rw,ro").cleared, 0);
         assert_eq!(words("noatime,strictatime").flags, libc::MS_STRICTATIME);
-        assert_eq!(words("rro,rrw").recursive, MountAttr { clear: attr::RDONLY, ..Default::default() });
+        assert_eq!(
+            words("rro,rrw").recursive,
+            MountAttr {
+                clear: attr::RDONLY,
+                ..Default::default()
+            }
+        );
     }
 
     #[test]
@@ -400,7 +435,10 @@ mod tests {
 
     fn one(json: serde_json::Value) -> Result<MountStep> {
         let mount: Mount = serde_json::from_value(json).unwrap();
-        let context = MountContext { bundle: Path::new("/bundle"), label: None };
+        let context = MountContext {
+            bundle: Path::new("/bundle"),
+            label: None,
+        };
         step(0, &mount, &context)
     }
 
@@ -410,7 +448,9 @@ mod tests {
             "destination": "/data", "source": "vol", "options": ["rbind", "ro"]
         }))
         .unwrap();
-        let MountKind::Bind(bind) = step.kind else { panic!("not a bind mount") };
+        let MountKind::Bind(bind) = step.kind else {
+            panic!("not a bind mount")
+        };
         assert_eq!(bind.source.as_c_str(), c"/bundle/vol");
         assert!(bind.recursive);
         assert_eq!(step.attr.set, attr::RDONLY);
@@ -422,7 +462,9 @@ mod tests {
             "destination": "/dev", "type": "tmpfs", "options": ["ro", "size=64k"]
         }))
         .unwrap();
-        let MountKind::Filesystem(fs) = step.kind else { panic!("not a file system") };
+        let MountKind::Filesystem(fs) = step.kind else {
+            panic!("not a file system")
+        };
         assert!(fs.late_readonly && fs.flags & libc::MS_RDONLY == 0 && fs.inherit_mode);
     }
 

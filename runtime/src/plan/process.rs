@@ -106,7 +106,9 @@ impl Capabilities {
 
 /// The bit of a capability name, with or without `CAP_`, in any case.
 pub fn capability_bit(name: &str) -> Option<u64> {
-    caps::Capability::from_str(&caps::to_canonical(name)).ok().map(|c| c.bitmask())
+    caps::Capability::from_str(&caps::to_canonical(name))
+        .ok()
+        .map(|c| c.bitmask())
 }
 
 fn mask(set: Option<&oci::Capabilities>) -> Result<u64> {
@@ -140,7 +142,12 @@ impl Process {
             cwd: c_path(process.cwd())?,
             uid: user.uid(),
             gid: user.gid(),
-            groups: user.additional_gids().iter().flatten().map(|g| rustix::process::Gid::from_raw(*g)).collect(),
+            groups: user
+                .additional_gids()
+                .iter()
+                .flatten()
+                .map(|g| rustix::process::Gid::from_raw(*g))
+                .collect(),
             umask: user.umask().unwrap_or(DEFAULT_UMASK),
             capabilities: match process.capabilities() {
                 Some(sets) => Capabilities::plan(sets)?,
@@ -152,7 +159,11 @@ impl Process {
             apparmor: label(process.apparmor_profile().as_deref())?,
             selinux: label(process.selinux_label().as_deref())?,
             scheduler: process.scheduler().as_ref().map(scheduler),
-            io_priority: process.io_priority().as_ref().map(io_priority).transpose()?,
+            io_priority: process
+                .io_priority()
+                .as_ref()
+                .map(io_priority)
+                .transpose()?,
             affinity_initial: cpus(affinity.and_then(|a| a.initial().as_deref()))?,
             affinity_final: cpus(affinity.and_then(|a| a.cpu_affinity_final().as_deref()))?,
             terminal: process.terminal().unwrap_or(false),
@@ -166,7 +177,11 @@ impl Process {
 
 /// A later setting of the same variable replaces the earlier one, in the earlier one's place.
 fn environment(settings: &[String]) -> Vec<String> {
-    let name = |setting: &str| setting.split_once('=').map_or(setting.to_owned(), |s| s.0.to_owned());
+    let name = |setting: &str| {
+        setting
+            .split_once('=')
+            .map_or(setting.to_owned(), |s| s.0.to_owned())
+    };
     let mut result: Vec<String> = Vec::with_capacity(settings.len());
     let mut seen: std::collections::HashMap<String, usize> = std::collections::HashMap::new();
     for setting in settings {
@@ -185,11 +200,16 @@ fn environment(settings: &[String]) -> Vec<String> {
 
 fn environment_vector(env: &[String]) -> Result<Vector> {
     let strings = c_strings(env)?;
-    let has_home = env.iter().any(|s| s.strip_prefix("HOME=").is_some_and(|home| !home.is_empty()));
+    let has_home = env
+        .iter()
+        .any(|s| s.strip_prefix("HOME=").is_some_and(|home| !home.is_empty()));
     if has_home {
         return Ok(Vector::new(strings));
     }
-    let without = strings.into_iter().filter(|s| s.as_bytes() != b"HOME=").collect();
+    let without = strings
+        .into_iter()
+        .filter(|s| s.as_bytes() != b"HOME=")
+        .collect();
     Ok(Vector::with_slot(without, "HOME=".len() + HOME_MAX))
 }
 
@@ -197,7 +217,10 @@ fn candidates(program: &str, env: &[String]) -> Result<Vec<CString>> {
     if program.contains('/') {
         return Ok(vec![c_string(program)?]);
     }
-    let path = env.iter().find_map(|s| s.strip_prefix("PATH=")).unwrap_or(DEFAULT_PATH);
+    let path = env
+        .iter()
+        .find_map(|s| s.strip_prefix("PATH="))
+        .unwrap_or(DEFAULT_PATH);
     // Relative entries would make the program depend on the working directory.
     path.split(':')
         .filter(|dir| dir.starts_with('/'))
@@ -277,16 +300,22 @@ fn io_priority(priority: &oci::LinuxIOPriority) -> Result<(u32, u32)> {
         oci::IOPriorityClass::IoprioClassBe => 2,
         oci::IOPriorityClass::IoprioClassIdle => 3,
     };
-    let level = u32::try_from(priority.priority()).ok().filter(|level| *level <= 7);
+    let level = u32::try_from(priority.priority())
+        .ok()
+        .filter(|level| *level <= 7);
     let level = level.ok_or_else(|| {
         let level = priority.priority();
-        Error::invalid(format!("process.ioPriority.priority {level} is not between 0 and 7"))
+        Error::invalid(format!(
+            "process.ioPriority.priority {level} is not between 0 and 7"
+        ))
     })?;
     Ok((class, level))
 }
 
 fn cpus(list: Option<&str>) -> Result<Option<Vec<u64>>> {
-    list.filter(|l| !l.is_empty()).map(super::bit_list).transpose()
+    list.filter(|l| !l.is_empty())
+        .map(super::bit_list)
+        .transpose()
 }
 
 #[cfg(test)]
@@ -306,7 +335,11 @@ mod tests {
         let mut json = minimal();
         json["env"] = serde_json::json!(["PATH=/a:rel::/b/"]);
         let process = plan(json).unwrap();
-        let paths: Vec<_> = process.candidates.iter().map(|c| c.to_str().unwrap()).collect();
+        let paths: Vec<_> = process
+            .candidates
+            .iter()
+            .map(|c| c.to_str().unwrap())
+            .collect();
         assert_eq!(paths, ["/a/sh", "/b/sh"]);
     }
 
@@ -327,16 +360,26 @@ mod tests {
     #[test]
     fn capability_names_become_masks() {
         let mut json = minimal();
-        json["capabilities"] = serde_json::json!({"bounding": ["CAP_CHOWN", "CAP_NET_BIND_SERVICE"]});
+        json["capabilities"] =
+            serde_json::json!({"bounding": ["CAP_CHOWN", "CAP_NET_BIND_SERVICE"]});
         let sets = plan(json).unwrap().capabilities;
-        assert_eq!(sets, Capabilities { bounding: 1 | 1 << 10, ..Capabilities::default() });
+        assert_eq!(
+            sets,
+            Capabilities {
+                bounding: 1 | 1 << 10,
+                ..Capabilities::default()
+            }
+        );
     }
 
     #[test]
     fn exec_capabilities_are_not_inheritable() {
         let mut sets = Capabilities::default();
         sets.add("net_raw").unwrap();
-        assert_eq!((sets.bounding, sets.inheritable, sets.ambient), (1 << 13, 0, 0));
+        assert_eq!(
+            (sets.bounding, sets.inheritable, sets.ambient),
+            (1 << 13, 0, 0)
+        );
         assert!(sets.add("CAP_NOT_THERE").is_err());
     }
 

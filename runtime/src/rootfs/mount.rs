@@ -74,13 +74,19 @@ pub fn bind(
         FileType::Directory => Want::Directory,
         _ => Want::File,
     };
-    let (target, _) =
-        root.ensure(&step.target, want, Links::Follow).map_err(|errno| target_fail(errno, want))?;
+    let (target, _) = root
+        .ensure(&step.target, want, Links::Follow)
+        .map_err(|errno| target_fail(errno, want))?;
     match opened {
         Some(tree) => attach_configured(tree.as_fd(), target.as_fd(), step),
         None => {
-            let mounted =
-                classic::bind(root, &bind.source, bind.recursive, target.as_fd(), &step.target)?;
+            let mounted = classic::bind(
+                root,
+                &bind.source,
+                bind.recursive,
+                target.as_fd(),
+                &step.target,
+            )?;
             configure(mounted.as_fd(), step)
         }
     }
@@ -116,7 +122,10 @@ fn configure_rest(mounted: BorrowedFd<'_>, step: &MountStep) -> Result<(), Fail>
         set_attributes(mounted, &step.recursive, true).during(Detail::Attributes)?;
     }
     for flags in &step.propagation {
-        let change = MountAttr { propagation: flags & !libc::MS_REC, ..MountAttr::default() };
+        let change = MountAttr {
+            propagation: flags & !libc::MS_REC,
+            ..MountAttr::default()
+        };
         set_attributes(mounted, &change, flags & libc::MS_REC != 0).during(Detail::Propagation)?;
     }
     Ok(())
@@ -135,7 +144,11 @@ fn target_fail(errno: Errno, want: Want) -> Fail {
 pub fn filesystem(root: &Root, step: &MountStep, fs: &Filesystem) -> Result<(), Fail> {
     // Writes to /proc and /sys on behalf of the container must not be led elsewhere.
     let kernel_view = matches!(fs.fstype.to_bytes(), b"proc" | b"sysfs");
-    let links = if kernel_view { Links::Refuse } else { Links::Follow };
+    let links = if kernel_view {
+        Links::Refuse
+    } else {
+        Links::Follow
+    };
     let (target, made) = root
         .ensure(&step.target, Want::Directory, links)
         .map_err(|errno| target_fail(errno, Want::Directory))?;
@@ -184,7 +197,10 @@ pub fn remount(root: &Root, step: &MountStep, fs: &Filesystem) -> Result<(), Fai
 
 /// Makes a mount read-only, with everything below it if `recursive`.
 pub fn make_readonly(mounted: BorrowedFd<'_>, recursive: bool) -> Result<(), Errno> {
-    let change = MountAttr { set: attr::RDONLY, ..MountAttr::default() };
+    let change = MountAttr {
+        set: attr::RDONLY,
+        ..MountAttr::default()
+    };
     set_attributes(mounted, &change, recursive)
 }
 

@@ -33,12 +33,21 @@ pub fn prepare(rootfs: &Rootfs, private_parent: Option<&CStr>) -> Result<Root, F
         }
         Err(Errno::NOSYS) => {
             let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
-            mount(Some(rootfs.path.as_c_str()), rootfs.path.as_c_str(), NONE, flags, NONE)
-                .during(Detail::Attach)?;
+            mount(
+                Some(rootfs.path.as_c_str()),
+                rootfs.path.as_c_str(),
+                NONE,
+                flags,
+                NONE,
+            )
+            .during(Detail::Attach)?;
             let root = rustix::fs::open(rootfs.path.as_c_str(), DIRECTORY, Mode::empty());
             Ok(Root::new(root.during(Detail::Target)?))
         }
-        Err(errno) => Err(Fail { errno, detail: Detail::Source }),
+        Err(errno) => Err(Fail {
+            errno,
+            detail: Detail::Source,
+        }),
     }
 }
 
@@ -78,6 +87,9 @@ pub fn change_root(rootfs: &CStr) -> Result<Root, Fail> {
 
 /// The root's propagation at the end, if the configuration asks for one.
 pub fn propagate(root: &Root, flags: u64) -> Result<(), Fail> {
-    let change = MountAttr { propagation: flags & !libc::MS_REC, ..MountAttr::default() };
+    let change = MountAttr {
+        propagation: flags & !libc::MS_REC,
+        ..MountAttr::default()
+    };
     set_attributes(root.as_fd(), &change, flags & libc::MS_REC != 0).during(Detail::Propagation)
 }
