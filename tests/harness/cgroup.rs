@@ -1,6 +1,5 @@
 //! The cgroup hierarchies of this machine, as seen by the host: finding, reading, and cleaning up.
 
-use super::process;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -126,12 +125,4 @@ pub(crate) fn remove(tag: &str) -> Vec<PathBuf> {
         thaw(tag);
         std::thread::sleep(Duration::from_millis(20));
     }
-}
-
-/// Waits until the file of a container's cgroup has this value.
-#[track_caller]
-pub(crate) fn wait_value(controller: &str, tag: &str, id: &str, file: &str, wanted: &str) {
-    process::until(&format!("{file} is {wanted}"), 5, || {
-        (value(controller, tag, id, file) == wanted).then_some(())
-    });
 }

@@ -87,10 +87,10 @@ pub(crate) fn calls(env: &Env, inner: &Command) -> Vec<(String, usize)> {
     let mut found = Vec::new();
     for line in text.lines().skip(2) {
         let mut words = line.split_whitespace();
-        if let (Some(name), Some(Ok(count))) = (words.next(), words.next().map(str::parse)) {
-            if name != "total" {
-                found.push((name.to_owned(), count));
-            }
+        match (words.next(), words.next().map(str::parse)) {
+            (Some("total"), _) => {}
+            (Some(name), Some(Ok(count))) => found.push((name.to_owned(), count)),
+            _ => {}
         }
     }
     assert!(!found.is_empty(), "strace said nothing:\n{text}");

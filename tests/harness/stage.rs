@@ -59,6 +59,10 @@ fn init() -> ExitCode {
 }
 
 /// Starts the next stage and reaps every child until it ends, whatever else was handed to this process.
+#[allow(
+    clippy::zombie_processes,
+    reason = "wait() below reaps it with all others"
+)]
 fn spawn(stage: &str) -> ExitCode {
     let child = Command::new(std::env::current_exe().unwrap())
         .env(STAGE, stage)

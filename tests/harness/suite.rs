@@ -155,10 +155,6 @@ impl Suite {
             Need::Program(name) => process::which(Path::new(name))
                 .is_none()
                 .then(|| format!("{name} is not installed")),
-            Need::Cpus(count) => {
-                let have = std::thread::available_parallelism().map_or(1, usize::from);
-                (have < count).then(|| format!("{count} CPUs needed, {have} here"))
-            }
             Need::Feature(path) => (!self.has_feature(path))
                 .then(|| format!("the runtime does not list {path} among its features")),
         }

@@ -65,6 +65,7 @@ fn rounds(short: usize, long: usize) -> usize {
 const RUNTIME_NAMES: [&str; 3] = ["rcrun", "runc", "crun"];
 
 fn a1_entrypoint_is_the_runtime_itself(env: &Env) {
+    env.bundle().runs();
     let binary = env.rt.use_copy();
     let before = digest(&fs::read(&binary).unwrap());
     let mut script = env.bundle();
@@ -304,6 +305,7 @@ fn masked_by_null(output: &Output) {
 }
 
 fn a5_dev_null_is_a_link_to_a_kernel_setting(env: &Env) {
+    env.bundle().runs();
     let before = core_pattern();
     for target in [
         "/proc/sys/kernel/core_pattern",
@@ -359,6 +361,7 @@ fn a5_dev_null_swapped_while_masking(env: &Env) {
 }
 
 fn a6_console_of_the_image_is_a_trap(env: &Env) {
+    env.bundle().runs();
     let canary = Canary::plant(&env.path("canary"));
     let to_canary = canary.path.join("console");
     for (number, kind) in ["link", "relative link", "file", "directory"]
@@ -404,6 +407,7 @@ fn a6_console_of_the_image_is_a_trap(env: &Env) {
 }
 
 fn a7_dev_of_the_image_is_a_link(env: &Env) {
+    env.bundle().runs();
     let canary = Canary::plant(&env.path("canary"));
     for target in [
         canary.path.clone(),
@@ -480,6 +484,7 @@ fn a9_mount_point_made_through_a_swapped_link(env: &Env) {
 }
 
 fn a10_working_directory_made_through_a_link(env: &Env) {
+    env.bundle().runs();
     let canary = Canary::plant(&env.path("canary"));
     for target in [
         canary.path.clone(),
@@ -495,6 +500,7 @@ fn a10_working_directory_made_through_a_link(env: &Env) {
 }
 
 fn a11_files_of_the_engine_through_links(env: &Env) {
+    env.bundle().runs();
     let canary = Canary::plant(&env.path("canary"));
     let source = env.path("resolv.conf");
     fs::write(&source, "nameserver\n").unwrap();
@@ -723,7 +729,7 @@ fn environment_of_hooks(env: &Env, given: &Value) -> String {
         }
         bundle.push(&format!("/hooks/{kind}"), hook);
     }
-    bundle.args(&["/bin/true"]).run().ok();
+    bundle.runs();
     fs::read_to_string(&path).unwrap()
 }
 
@@ -748,6 +754,7 @@ fn a17_no_abstract_socket(env: &Env) {
     let mut bundle = env.bundle();
     let container = bundle.without_namespace("network").sleeper();
     let table = container.exec(&["cat", "/proc/net/unix"]).ok().stdout;
+    assert!(table.contains("RefCount"), "{table}");
     for line in table.lines().filter(|l| l.contains('@')) {
         assert!(
             !RUNTIME_NAMES.iter().any(|name| line.contains(name)),
@@ -843,6 +850,7 @@ fn b3_nothing_inheritable(env: &Env) {
 }
 
 fn b5_environment_without_a_value(env: &Env) {
+    env.bundle().runs();
     for entry in ["HOST_SECRET", "HOST*", "=x", ""] {
         let mut bundle = env.bundle();
         bundle
@@ -893,6 +901,7 @@ fn quickly(bundle: &Bundle<'_>) -> Output {
 }
 
 fn b6_passwd_is_endless(env: &Env) {
+    env.bundle().runs();
     let bundle = env.bundle();
     let file = bundle.file("etc/passwd", "");
     fs::File::options()

@@ -81,8 +81,8 @@ fn run_returns_128_plus_signal(env: &Env) {
 }
 
 fn run_leaves_no_state(env: &Env) {
-    let bundle = env.bundle();
-    bundle.run().ok();
+    let mut bundle = env.bundle();
+    bundle.runs();
     env.rt.call(&["state", &bundle.id]).fails();
     assert!(!env.rt.root.join(&bundle.id).exists());
 }

@@ -22,8 +22,11 @@ mod verbs;
 
 use crate::harness::{Env, Test, selftest, test};
 
+/// A file here, and the function that lists its tests.
+type Module = (&'static str, fn() -> Vec<Test>);
+
 /// Modules and their tests. `no_file_is_forgotten` compares this list with the directory.
-const MODULES: &[(&str, fn() -> Vec<Test>)] = &[
+const MODULES: &[Module] = &[
     ("cgroups_v1", cgroups_v1::tests),
     ("cves", cves::tests),
     ("devices", devices::tests),

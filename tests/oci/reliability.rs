@@ -174,6 +174,7 @@ fn concurrent_deletes_of_one_id(env: &Env) {
     for _ in 0..rounds(3, 200) {
         let mut bundle = env.bundle();
         let container = bundle.sleeper();
+        assert_eq!(container.status(), "running");
         let running: Vec<_> = (0..8)
             .map(|_| {
                 env.rt
@@ -191,6 +192,7 @@ fn concurrent_deletes_of_one_id(env: &Env) {
 }
 
 fn delete_during_create(env: &Env) {
+    env.bundle().runs();
     for round in 0..rounds(12, 1000) {
         let mut bundle = env.bundle();
         bundle.args(&["sleep", "1000"]);
@@ -337,7 +339,7 @@ fn nothing_remains(env: &Env, bundle: &mut Bundle<'_>, at: &str) {
         );
         std::thread::sleep(Duration::from_millis(5));
     }
-    bundle.args(&["true"]).run().ok();
+    bundle.runs();
 }
 
 fn killed_create_is_cleaned_up(env: &Env) {
@@ -603,7 +605,7 @@ fn median_of_five(mut measure: impl FnMut()) -> Duration {
 fn five_thousand_host_mounts(env: &Env) {
     let mut bundle = env.bundle();
     bundle.args(&["true"]);
-    let few = median_of_five(|| drop(bundle.run().ok()));
+    let few = median_of_five(|| bundle.runs());
     let dir = env.directory("many");
     for i in 0..5000 {
         let point = dir.join(i.to_string());
@@ -618,7 +620,7 @@ fn five_thousand_host_mounts(env: &Env) {
         .unwrap();
     }
     let table = read("/proc/self/mountinfo");
-    let many = median_of_five(|| drop(bundle.run().ok()));
+    let many = median_of_five(|| bundle.runs());
     let container = bundle.args(&["sleep", "1000"]).start();
     container.exec(&["true"]).ok();
     assert!(
@@ -640,7 +642,7 @@ fn memory_of_512_kib(env: &Env) {
     let mut bundle = env.bundle();
     bundle.set("/linux/resources/memory", json!({"limit": 512 << 10}));
     for _ in 0..rounds(3, 100) {
-        bundle.args(&["true"]).run().ok();
+        bundle.runs();
     }
     assert_eq!(bundle.sh("exit 12").run().code, 12);
 }
@@ -757,6 +759,7 @@ fn no_crash(output: &Output, what: &str) {
 }
 
 fn mutated_configs_are_no_crash(env: &Env) {
+    env.bundle().runs();
     let mut noise = Noise(0x9e37_79b9_7f4a_7c15);
     let mut bundle = env.bundle();
     bundle.args(&["true"]).push(
@@ -840,7 +843,7 @@ fn wiped_state_root(env: &Env) {
     process::until("its cgroups can go", 5, || {
         cgroup::remove(&env.tag).is_empty().then_some(())
     });
-    bundle.args(&["true"]).run().ok();
+    bundle.runs();
 }
 
 fn full_disk_is_a_clean_error(env: &Env) {

@@ -159,6 +159,7 @@ fn delete_by_force_of_nothing_succeeds(env: &Env) {
 
 fn delete_of_a_created_container(env: &Env) {
     let container = env.bundle().create();
+    assert_eq!(container.status(), "created");
     container.verb("delete").ok();
     assert!(!env.rt.root.join(&container.id).exists());
 }
@@ -213,7 +214,7 @@ fn bad_ids_are_refused(env: &Env) {
     for good in ["a", "a.b", "a-b_c+d.1", "0", "UPPER"] {
         let mut bundle = env.bundle();
         bundle.id = good.to_owned();
-        bundle.run().ok();
+        bundle.runs();
     }
 }
 
@@ -221,6 +222,7 @@ fn id_is_free_again_after_delete(env: &Env) {
     let bundle = env.bundle();
     for _ in 0..3 {
         let container = bundle.create();
+        assert_eq!(container.status(), "created");
         container.delete();
     }
 }
@@ -543,6 +545,10 @@ fn flags_may_stand_after_the_id(env: &Env) {
     env.rt
         .call(&["create", &id, "--bundle", bundle.path.to_str().unwrap()])
         .ok();
+    assert_eq!(
+        env.rt.call(&["state", &id]).ok().json()["status"],
+        "created"
+    );
     env.rt.call(&["delete", &id, "--force"]).ok();
 }
 
