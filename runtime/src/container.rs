@@ -216,7 +216,8 @@ impl Runtime {
 
     /// Whether rights over cgroups are not to be expected.
     pub fn is_rootless(&self) -> bool {
-        self.rootless.unwrap_or_else(|| !rustix::process::geteuid().is_root() || in_user_namespace())
+        self.rootless
+            .unwrap_or_else(|| !rustix::process::geteuid().is_root() || in_user_namespace())
     }
 }
 
@@ -231,4 +232,3 @@ fn in_user_namespace() -> bool {
 pub fn absolute(path: &Path) -> Result<PathBuf> {
     Ok(std::path::absolute(path)?)
 }
-

@@ -18,8 +18,8 @@ mod operations;
 pub mod plan;
 mod rootfs;
 pub mod seccomp;
-pub mod spec;
 pub mod selfexe;
+pub mod spec;
 mod state;
 pub mod sys;
 

@@ -43,7 +43,8 @@ pub fn seal() -> Result<()> {
     };
     let strings = |words: Vec<Vec<u8>>| -> Result<Vector> {
         let words: Result<Vec<_>, _> = words.into_iter().map(CString::new).collect();
-        let words = words.map_err(|_| Error::new(ErrorKind::Internal, "NUL byte in an argument"))?;
+        let words =
+            words.map_err(|_| Error::new(ErrorKind::Internal, "NUL byte in an argument"))?;
         Ok(Vector::new(words))
     };
     let args = strings(std::env::args_os().map(OsStringExt::into_vec).collect())?;

@@ -17,7 +17,14 @@ fn say(text: &str) {
 pub(crate) fn signals() -> ExitCode {
     use nix::sys::signal::{SigSet, Signal};
     let mut set = SigSet::empty();
-    for signal in [Signal::SIGTERM, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGHUP, Signal::SIGINT, Signal::SIGWINCH] {
+    for signal in [
+        Signal::SIGTERM,
+        Signal::SIGUSR1,
+        Signal::SIGUSR2,
+        Signal::SIGHUP,
+        Signal::SIGINT,
+        Signal::SIGWINCH,
+    ] {
         set.add(signal);
     }
     if set.thread_block().is_err() {
@@ -78,12 +85,19 @@ pub(crate) fn exe_attack() -> ExitCode {
     loop {
         for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
             let exe = entry.path().join("exe");
-            let Ok(target) = fs::read_link(&exe) else { continue };
+            let Ok(target) = fs::read_link(&exe) else {
+                continue;
+            };
             if target.starts_with("/bin") {
                 continue;
             }
             say(&format!("saw {}", target.display()));
-            if OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(&exe).is_ok() {
+            if OpenOptions::new()
+                .write(true)
+                .custom_flags(libc::O_NONBLOCK)
+                .open(&exe)
+                .is_ok()
+            {
                 say(&format!("WROTE {}", target.display()));
             }
         }
@@ -98,7 +112,9 @@ pub(crate) fn fd_attack() -> ExitCode {
     loop {
         for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            let Ok(pid) = name.parse::<i64>() else { continue };
+            let Ok(pid) = name.parse::<i64>() else {
+                continue;
+            };
             if name == own {
                 continue;
             }

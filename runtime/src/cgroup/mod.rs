@@ -35,9 +35,9 @@ mod file;
 mod freeze;
 mod hierarchy;
 mod join;
-mod mounts;
 #[cfg(test)]
 mod kernel_tests;
+mod mounts;
 pub mod oom;
 mod path;
 mod remove;

@@ -8,13 +8,20 @@ use crate::rootfs::cgroup::{Hierarchy as Shown, View};
 impl Cgroup {
     /// Lays out the hierarchies for mounting; `namespaced` when the container has a cgroup namespace.
     pub fn mount_view(&self, namespaced: bool) -> Result<View> {
-        let mut view = View { namespaced, ..View::default() };
+        let mut view = View {
+            namespaced,
+            ..View::default()
+        };
         if self.hierarchy == Hierarchy::Unified {
             view.unified = self.unified().map(c_path).transpose()?;
             return Ok(view);
         }
         for mounted in &hierarchy::view()?.mounted {
-            let first = mounted.controllers.first().map(String::as_str).unwrap_or_default();
+            let first = mounted
+                .controllers
+                .first()
+                .map(String::as_str)
+                .unwrap_or_default();
             let (Some(directory), Some(name)) = (self.paths.get(first), mounted.point.file_name())
             else {
                 continue;
@@ -23,7 +30,10 @@ impl Cgroup {
                 // cgroup2 beside v1 holds no controllers; containers are shown v1 alone.
                 continue;
             }
-            let links = mounted.controllers.iter().filter(|c| c.as_str() != name && !c.contains('='));
+            let links = mounted
+                .controllers
+                .iter()
+                .filter(|c| c.as_str() != name && !c.contains('='));
             view.hierarchies.push(Shown {
                 name: c_path(name.as_ref())?,
                 links: links.map(|link| c_string(link)).collect::<Result<_>>()?,

@@ -28,6 +28,8 @@ pub struct Setup<'a> {
     pub tasks: &'a [OwnedFd],
     /// Where the terminal's master goes.
     pub console: Option<BorrowedFd<'a>>,
+    /// The master stays with our own parent, which wants output as the program wrote it.
+    pub raw_console: bool,
     /// Descriptors above stderr that stay open.
     pub preserve_fds: u32,
     /// Session keyring to join.
@@ -69,6 +71,26 @@ impl Setup<'_> {
         Ok(())
     }
 
+    /// All processors of the cgroup, whatever rcrun itself was confined to. Where that is not allowed
+    /// the confinement stays.
+    pub fn reset_affinity() {
+        let _ = crate::sys::sched::set_affinity(0, &[u64::MAX; 128]);
+    }
+
+    /// While the init waits, perhaps for days, it holds nothing but what it needs: `keep` and the
+    /// preserved descriptors.
+    pub fn close_all_but(&self, keep: &mut [i32]) -> Result<(), Fail> {
+        keep.sort_unstable();
+        let mut first = 3 + self.preserve_fds;
+        for fd in keep.iter().filter_map(|fd| u32::try_from(*fd).ok()) {
+            if fd > first {
+                close_range(first, fd - 1)?;
+            }
+            first = first.max(fd + 1);
+        }
+        close_range(first, u32::MAX)
+    }
+
     /// Nobody may trace this process, or reach its descriptors through /proc, until it executes the
     /// program (CVE-2016-9962).
     pub fn hide(&self) -> Result<(), Fail> {
@@ -78,7 +100,9 @@ impl Setup<'_> {
 
     /// Joins the container's session keyring. Kernels without keyrings have none to protect.
     pub fn join_keyring(&self) -> Result<(), Fail> {
-        let Some(name) = self.keyring else { return Ok(()) };
+        let Some(name) = self.keyring else {
+            return Ok(());
+        };
         match crate::sys::keyring::join_session(name) {
             Ok(serial) => match crate::sys::keyring::allow_user_search(serial) {
                 Err(Errno::ACCESS | Errno::PERM) | Ok(()) => Ok(()),
@@ -95,7 +119,10 @@ impl Setup<'_> {
         let written = rustix::io::retry_on_intr(|| rustix::io::write(&file, value));
         match written.during(Detail::Write)? {
             length if length == value.len() => Ok(()),
-            _ => Err(Fail { errno: Errno::INVAL, detail: Detail::Write }),
+            _ => Err(Fail {
+                errno: Errno::INVAL,
+                detail: Detail::Write,
+            }),
         }
     }
 
@@ -131,10 +158,21 @@ impl Setup<'_> {
         while let Some(entry) = entries.next() {
             let name = entry?.file_name().to_bytes().to_owned_number();
             if let Some(fd) = name.filter(|fd| *fd >= first) {
-                crate::sys::process::set_cloexec(i32::try_from(fd).map_err(|_| Errno::BADF)?, true)?;
+                crate::sys::process::set_cloexec(
+                    i32::try_from(fd).map_err(|_| Errno::BADF)?,
+                    true,
+                )?;
             }
         }
         Ok(())
+    }
+}
+
+fn close_range(first: u32, last: u32) -> Result<(), Fail> {
+    match crate::sys::process::close_range(first, last) {
+        // Before 5.9: they are closed by execve at the latest.
+        Err(Errno::NOSYS) => Ok(()),
+        answer => Ok(answer?),
     }
 }
 

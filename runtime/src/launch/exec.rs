@@ -40,19 +40,34 @@ type Action = fn(&mut Exec<'_>) -> Result<(), Fail>;
 
 const STEPS: &[(Step, Action)] = &[
     (Step::Scheduling, |exec| exec.initial_affinity()),
-    (Step::JoinCgroup, |exec| exec.setup.common.join_cgroups()),
+    (Step::JoinCgroup, |exec| exec.join_cgroups()),
     (Step::JoinNamespaces, |exec| exec.join_namespaces()),
     (Step::Session, |exec| exec.session()),
     (Step::Keyring, |exec| exec.setup.common.join_keyring()),
     (Step::Console, |exec| exec.console()),
+    (Step::Personality, |exec| {
+        personality(exec.process, &mut exec.progress)
+    }),
     (Step::Scheduling, |exec| scheduling(exec.process)),
-    (Step::Labels, |exec| labels(&exec.setup.common, exec.process)),
-    (Step::NoNewPrivileges, |exec| no_new_privileges(exec.process)),
-    (Step::ChangeDirectory, |exec| change_directory(exec.process, false)),
+    (Step::Labels, |exec| {
+        labels(&exec.setup.common, exec.process)
+    }),
+    (Step::NoNewPrivileges, |exec| {
+        no_new_privileges(exec.process)
+    }),
+    (Step::ChangeDirectory, |exec| {
+        change_directory(exec.process, false)
+    }),
+    (Step::Limits, |exec| {
+        raise_limits(exec.process, &exec.progress.wire)
+    }),
     (Step::Identity, |exec| exec.identity()),
-    (Step::ChangeDirectory, |exec| change_directory(exec.process, true)),
+    (Step::ChangeDirectory, |exec| {
+        change_directory(exec.process, true)
+    }),
     (Step::FindProgram, |exec| exec.find_program()),
     (Step::Wait, |exec| exec.await_start()),
+    (Step::Limits, |exec| lower_limits(exec.process)),
     (Step::Seccomp, |exec| exec.seccomp()),
     (Step::Exec, |exec| exec.execute()),
 ];
@@ -60,7 +75,13 @@ const STEPS: &[(Step, Action)] = &[
 /// Enters the container and becomes the program.
 pub fn run(process: &mut Process, setup: ExecSetup<'_>, wire: Wire) -> ! {
     let progress = Progress { wire, index: 0 };
-    let mut exec = Exec { process, setup, progress, root: None, missing: [0; 256] };
+    let mut exec = Exec {
+        process,
+        setup,
+        progress,
+        root: None,
+        missing: [0; 256],
+    };
     for (step, action) in STEPS {
         if let Err(fail) = action(&mut exec) {
             exec.progress.fail(*step, fail, &exec.missing);
@@ -75,6 +96,14 @@ impl Exec<'_> {
             Some(cpus) => Ok(crate::sys::sched::set_affinity(0, cpus)?),
             None => Ok(()),
         }
+    }
+
+    fn join_cgroups(&mut self) -> Result<(), Fail> {
+        self.setup.common.join_cgroups()?;
+        if self.process.affinity_initial.is_none() {
+            Setup::reset_affinity();
+        }
+        Ok(())
     }
 
     fn join_namespaces(&mut self) -> Result<(), Fail> {
@@ -138,7 +167,9 @@ impl Exec<'_> {
     fn execute(&mut self) -> Result<(), Fail> {
         let path = program::find(self.process)?;
         sys::restore_signals();
-        Err(program::execute(path, self.process, &mut self.missing))
+        let fail = program::execute(path, self.process, &mut self.missing);
+        program::complain(self.process, fail);
+        Err(fail)
     }
 }
 
@@ -149,8 +180,11 @@ pub fn open_terminal(
     root: &Root,
     bind: bool,
 ) -> Result<(), Fail> {
-    let Some(socket) = setup.console.filter(|_| process.terminal) else { return Ok(()) };
-    let (master, slave) = console::open(root, process.console_size, process.uid)?;
+    let Some(socket) = setup.console.filter(|_| process.terminal) else {
+        return Ok(());
+    };
+    let (master, slave) =
+        console::open(root, process.console_size, process.uid, setup.raw_console)?;
     console::send(socket, c"/dev/ptmx", master.as_fd()).during(Detail::Write)?;
     if bind {
         console::bind_console(root, slave.as_fd())?;
@@ -159,6 +193,19 @@ pub fn open_terminal(
         sys::dup_onto(slave.as_fd(), stream)?;
     }
     Ok(sys::take_controlling_terminal()?)
+}
+
+/// Execution domain and memory policy.
+pub fn personality(process: &Process, progress: &mut Progress) -> Result<(), Fail> {
+    if let Some(domain) = process.personality {
+        crate::sys::sched::set_personality(domain)?;
+    }
+    progress.index = 1;
+    if let Some((mode, nodes)) = &process.memory_policy {
+        crate::sys::sched::set_memory_policy(*mode, nodes)?;
+    }
+    progress.index = 0;
+    Ok(())
 }
 
 /// Scheduling class, input/output priority and processors.
@@ -175,6 +222,34 @@ pub fn scheduling(process: &Process) -> Result<(), Fail> {
     Ok(())
 }
 
+/// Raises the limits that are above the hard ones in force, while this process may, or has its parent
+/// do it.
+pub fn raise_limits(process: &Process, wire: &Wire) -> Result<(), Fail> {
+    for (index, (resource, soft, hard)) in process.rlimits.iter().enumerate() {
+        if *hard <= crate::sys::sched::hard_limit(*resource)? {
+            continue;
+        }
+        match crate::sys::sched::set_rlimit(0, *resource, *soft, *hard) {
+            Err(Errno::PERM) => {
+                let mut message = Message::new(Tag::Limit);
+                message.index = index as u32;
+                wire.send(&message)?;
+                wire.wait_go()?;
+            }
+            answer => answer?,
+        }
+    }
+    Ok(())
+}
+
+/// Sets the limits for good. Last, since low ones would hinder what comes before.
+pub fn lower_limits(process: &Process) -> Result<(), Fail> {
+    for (resource, soft, hard) in &process.rlimits {
+        crate::sys::sched::set_rlimit(0, *resource, *soft, *hard)?;
+    }
+    Ok(())
+}
+
 /// AppArmor profile and SELinux label of the program, in force from its `execve`.
 pub fn labels(setup: &Setup<'_>, process: &Process) -> Result<(), Fail> {
     if let Some(profile) = &process.apparmor {
@@ -183,7 +258,10 @@ pub fn labels(setup: &Setup<'_>, process: &Process) -> Result<(), Fail> {
         // The module's own file exists since 5.8; before, the one all modules share.
         let own = c"thread-self/attr/apparmor/exec";
         match setup.write_proc(own, command.as_bytes()) {
-            Err(Fail { errno: Errno::NOENT, .. }) => {
+            Err(Fail {
+                errno: Errno::NOENT,
+                ..
+            }) => {
                 setup.write_proc(c"thread-self/attr/exec", command.as_bytes())?;
             }
             answer => answer?,
@@ -216,7 +294,13 @@ pub fn change_directory(process: &Process, again: bool) -> Result<(), Fail> {
     let mut path = [0u8; 4096];
     match crate::sys::process::current_directory(&mut path) {
         Ok(length) if path[..length].first() == Some(&b'/') => Ok(()),
-        Ok(_) | Err(Errno::NOENT) => Err(Fail { errno: Errno::NOENT, detail: Detail::Outside }),
-        Err(errno) => Err(Fail { errno, detail: Detail::Outside }),
+        Ok(_) | Err(Errno::NOENT) => Err(Fail {
+            errno: Errno::NOENT,
+            detail: Detail::Outside,
+        }),
+        Err(errno) => Err(Fail {
+            errno,
+            detail: Detail::Outside,
+        }),
     }
 }

@@ -1,6 +1,6 @@
 //! What a child's numbers mean: `(step, detail, errno, index)` and the plan -> one clear error.
 
-use crate::error::{Error, ErrorKind, kind_of};
+use crate::error::{Error, ErrorKind, kind_of, words};
 use crate::plan::{MountKind, Plan, Process};
 use crate::rootfs::Detail;
 
@@ -21,6 +21,12 @@ pub struct Subject<'a> {
 
 /// Words a failure.
 pub fn explain(message: &Message, subject: &Subject<'_>) -> Error {
+    let error = describe(message, subject);
+    let error = error.context("error during container init");
+    error.context("unable to start container process")
+}
+
+fn describe(message: &Message, subject: &Subject<'_>) -> Error {
     let errno = rustix::io::Errno::from_raw_os_error(message.errno);
     if message.detail == Detail::HookStatus {
         return hook(message, subject);
@@ -40,7 +46,9 @@ fn note(message: &Message) -> Option<&'static str> {
     Some(match message.detail {
         Detail::Source => "cannot open its source",
         Detail::Target => "cannot find or make its place in the container",
-        Detail::TargetIsLink => "its place in the container is reached through a symbolic link",
+        Detail::TargetIsLink => {
+            "filesystem must be mounted on ordinary directory: its path has a symbolic link"
+        }
         Detail::TargetNotDirectory => "its place in the container is not a directory",
         Detail::Attributes => "cannot set its attributes",
         Detail::Propagation => "cannot set its propagation",
@@ -65,7 +73,11 @@ fn what(message: &Message, subject: &Subject<'_>) -> String {
         Step::JoinNamespaces => {
             let join = plan.and_then(|p| p.namespaces.joins.get(index));
             match join {
-                Some(j) => format!("cannot join {} namespace {}", j.name, j.path.to_string_lossy()),
+                Some(j) => format!(
+                    "cannot join {} namespace {}",
+                    j.name,
+                    j.path.to_string_lossy()
+                ),
                 None => "cannot join the container's namespaces".to_owned(),
             }
         }
@@ -80,8 +92,15 @@ fn what(message: &Message, subject: &Subject<'_>) -> String {
         Step::HostName => "cannot set domainname".to_owned(),
         Step::Root | Step::Pivot => {
             let path = plan.map(|p| p.rootfs.path.to_string_lossy().into_owned());
-            let verb = if message.step == Step::Root { "prepare" } else { "switch to" };
-            format!("cannot {verb} root file system {}", path.unwrap_or_default())
+            let verb = if message.step == Step::Root {
+                "prepare"
+            } else {
+                "switch to"
+            };
+            format!(
+                "cannot {verb} root file system {}",
+                path.unwrap_or_default()
+            )
         }
         Step::Mounts => mount(plan, index),
         Step::Devices => match plan.and_then(|p| p.devices.get(index)) {
@@ -104,25 +123,46 @@ fn what(message: &Message, subject: &Subject<'_>) -> String {
         },
         Step::Protect => protect(plan, index),
         Step::ChangeDirectory => {
-            format!("chdir to cwd ({:?}) set in config.json failed", subject.process.cwd.to_string_lossy())
+            format!(
+                "chdir to cwd ({:?}) set in config.json failed",
+                subject.process.cwd.to_string_lossy()
+            )
         }
         Step::Personality if index == 0 => "cannot set personality".to_owned(),
         Step::Personality => "cannot set memory policy".to_owned(),
         Step::Scheduling => match message.detail {
             Detail::Write => "cannot set ioPriority".to_owned(),
             Detail::Attributes => "cannot set CPU affinity".to_owned(),
+            _ if message.errno == libc::EPERM => {
+                "cannot set scheduler (process scheduler can't be used together with AllowedCPUs)"
+                    .to_owned()
+            }
             _ => "cannot set scheduler".to_owned(),
         },
         Step::Labels => match (&subject.process.apparmor, &subject.process.selinux) {
             (Some(profile), _) => {
-                format!("unable to apply apparmor profile {}", profile.to_string_lossy())
+                format!(
+                    "unable to apply apparmor profile {}",
+                    profile.to_string_lossy()
+                )
             }
-            (None, Some(label)) => format!("cannot apply SELinux label {}", label.to_string_lossy()),
+            (None, Some(label)) => {
+                format!("cannot apply SELinux label {}", label.to_string_lossy())
+            }
             _ => "cannot apply labels".to_owned(),
         },
         Step::NoNewPrivileges => "cannot set no_new_privs".to_owned(),
+        Step::Limits => match subject.process.rlimits.get(index) {
+            Some((resource, soft, hard)) => {
+                format!("error setting rlimit type {resource} to {soft}:{hard}")
+            }
+            None => "cannot set resource limits".to_owned(),
+        },
         Step::Identity => {
-            format!("cannot become user {}:{}", subject.process.uid, subject.process.gid)
+            format!(
+                "cannot become user {}:{}",
+                subject.process.uid, subject.process.gid
+            )
         }
         Step::Capabilities => "unable to apply caps".to_owned(),
         Step::Seccomp => "cannot load the seccomp filter".to_owned(),
@@ -139,16 +179,28 @@ fn mount(plan: Option<&Plan>, index: usize) -> String {
         MountKind::Filesystem(fs) | MountKind::Remount(fs) => fs.fstype.to_string_lossy().into(),
         MountKind::Cgroup => "cgroup".to_owned(),
     };
-    let verb = if matches!(step.kind, MountKind::Remount(_)) { "remounting" } else { "mounting" };
-    format!("error {verb} {source} to rootfs at {:?}", step.target.to_string_lossy())
+    let verb = if matches!(step.kind, MountKind::Remount(_)) {
+        "remounting"
+    } else {
+        "mounting"
+    };
+    format!(
+        "error {verb} {source} to rootfs at {:?}",
+        step.target.to_string_lossy()
+    )
 }
 
 fn protect(plan: Option<&Plan>, index: usize) -> String {
-    let Some(plan) = plan else { return "cannot protect the root".to_owned() };
+    let Some(plan) = plan else {
+        return "cannot protect the root".to_owned();
+    };
     let readonly = plan.readonly.len();
     match index {
         0 => "cannot set flags of the root file system".to_owned(),
-        n if n <= readonly => format!("can't make {} read-only", plan.readonly[n - 1].to_string_lossy()),
+        n if n <= readonly => format!(
+            "can't make {} read-only",
+            plan.readonly[n - 1].to_string_lossy()
+        ),
         n => match plan.masked.get(n - 1 - readonly) {
             Some(path) => format!("can't mask path {}", path.to_string_lossy()),
             None => "can't mask a path".to_owned(),
@@ -160,40 +212,39 @@ fn program(message: &Message, subject: &Subject<'_>) -> Error {
     let errno = rustix::io::Errno::from_raw_os_error(message.errno);
     let name = subject.process.program.to_string_lossy();
     let missing = String::from_utf8_lossy(message.text());
-    let cause = match message.detail {
-        Detail::NotInPath if errno == rustix::io::Errno::NOENT => Error::new(
-            ErrorKind::NotFound,
-            "executable file not found in $PATH",
-        ),
-        Detail::IsDirectory => Error::new(ErrorKind::PermissionDenied, "is a directory"),
-        Detail::Interpreter => Error::new(
-            kind_of(errno),
-            format!("its interpreter {missing:?} (first line of the script): {}", words(errno)),
-        ),
-        Detail::Loader => Error::new(
-            ErrorKind::NotFound,
+    let kind = kind_of(errno);
+    if message.step == Step::FindProgram {
+        let why = match message.detail {
+            Detail::NotInPath if errno == rustix::io::Errno::NOENT => {
+                "executable file not found in $PATH".to_owned()
+            }
+            Detail::IsDirectory => "is a directory".to_owned(),
+            _ if name.contains('/') && errno == rustix::io::Errno::NOENT => {
+                format!("stat {name}: {}", words(errno))
+            }
+            _ => words(errno),
+        };
+        return Error::new(kind, why).context(format!("exec: {name:?}"));
+    }
+    let why = match message.detail {
+        Detail::Interpreter => {
             format!(
-                "no such file or directory: the program exists, but its loader {missing:?} does not \
-                 (built for another C library or another image?)"
-            ),
-        ),
-        Detail::Architecture => Error::new(
-            ErrorKind::InvalidInput,
-            format!("exec format error: built for another architecture than {}", std::env::consts::ARCH),
-        ),
-        _ if message.step == Step::FindProgram && name.contains('/') => {
-            Error::new(kind_of(errno), format!("stat {name}: {}", words(errno)))
+                "{}: the interpreter {missing:?} that its first line names",
+                words(errno)
+            )
         }
-        _ => Error::new(kind_of(errno), words(errno)),
+        Detail::Loader => format!(
+            "{}: the program is there, but its loader {missing:?} is not (built for another C \
+             library?)",
+            words(errno)
+        ),
+        Detail::Architecture => {
+            let native = std::env::consts::ARCH;
+            format!("exec format error: built for another architecture than {native}")
+        }
+        _ => words(errno),
     };
-    cause.context(format!("exec: {name:?}"))
-}
-
-/// The kernel's words without the number, as other runtimes print them and engines look for.
-fn words(errno: rustix::io::Errno) -> String {
-    let text = std::io::Error::from(errno).to_string();
-    let text = text.split(" (os error").next().unwrap_or_default();
-    text.to_lowercase()
+    Error::new(kind, format!("exec {name}: {why}"))
 }
 
 fn hook(message: &Message, subject: &Subject<'_>) -> Error {
@@ -201,7 +252,12 @@ fn hook(message: &Message, subject: &Subject<'_>) -> Error {
         Step::StartContainerHooks => "startContainer",
         _ => "createContainer",
     };
-    hook_error(kind, message.index as usize, message.errno, subject.hook_output)
+    hook_error(
+        kind,
+        message.index as usize,
+        message.errno,
+        subject.hook_output,
+    )
 }
 
 /// The error of a hook that did not end well (the text of runc, which engines show).

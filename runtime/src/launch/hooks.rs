@@ -14,6 +14,7 @@ use rustix::process::{WaitId, WaitIdOptions, WaitIdStatus};
 
 use crate::plan::Hook;
 use crate::rootfs::{Detail, Fail};
+use crate::sys::exec::Vector;
 use crate::sys::process::{CloneArgs, Cloned, SingleThreaded, clone, dup_onto, exit_now};
 use crate::sys::{exec, process as sys};
 
@@ -31,40 +32,55 @@ pub struct Streams<'a> {
     pub error: BorrowedFd<'a>,
 }
 
-/// Runs a hook to its end. `prepare` runs in the forked process before the hook does.
+/// Runs a hook to its end. A hook that configures no environment has `env`, or none at all; `prepare`
+/// runs in the forked process before the hook does.
 pub fn run(
     proof: SingleThreaded,
     hook: &Hook,
     streams: Streams<'_>,
+    env: Option<&Vector>,
     prepare: &dyn Fn() -> Result<(), Fail>,
 ) -> Result<(), Fail> {
     rustix::fs::seek(streams.state, SeekFrom::Start(0))?;
     rustix::fs::ftruncate(streams.output, 0)?;
     rustix::fs::ftruncate(streams.error, 0)?;
     match clone(proof, &CloneArgs::default())? {
-        Cloned::Child => become_hook(hook, streams, prepare),
+        Cloned::Child => become_hook(hook, streams, env, prepare),
         Cloned::Parent(_, pidfd) => wait(&pidfd, hook.timeout),
     }
 }
 
-fn become_hook(hook: &Hook, streams: Streams<'_>, prepare: &dyn Fn() -> Result<(), Fail>) -> ! {
+fn become_hook(
+    hook: &Hook,
+    streams: Streams<'_>,
+    env: Option<&Vector>,
+    prepare: &dyn Fn() -> Result<(), Fail>,
+) -> ! {
     let ready = dup_onto(streams.state, 0)
         .and_then(|()| dup_onto(streams.output, 1))
         .and_then(|()| dup_onto(streams.error, 2))
-        .and_then(|()| sys::close_range_cloexec(3).or_else(|e| if e == Errno::NOSYS { Ok(()) } else { Err(e) }))
+        .and_then(|()| {
+            sys::close_range_cloexec(3).or_else(|e| if e == Errno::NOSYS { Ok(()) } else { Err(e) })
+        })
         .is_ok()
         && prepare().is_ok();
     if ready {
         sys::restore_signals();
         let _ = rustix::process::setsid();
-        exec::execve(&hook.path, &hook.args, &hook.env);
+        let env = env
+            .filter(|_| hook.env.strings().is_empty())
+            .unwrap_or(&hook.env);
+        exec::execve(&hook.path, &hook.args, env);
         let _ = rustix::io::write(streams.error, b"cannot execute the hook's program");
     }
     exit_now(127)
 }
 
 fn wait(pidfd: &OwnedFd, timeout: Option<u32>) -> Result<(), Fail> {
-    let fail = |code: i32| Fail { errno: Errno::from_raw_os_error(code), detail: Detail::HookStatus };
+    let fail = |code: i32| Fail {
+        errno: Errno::from_raw_os_error(code),
+        detail: Detail::HookStatus,
+    };
     if let Some(seconds) = timeout
         && !ends_within(pidfd, Duration::from_secs(u64::from(seconds)))?
     {
@@ -72,7 +88,9 @@ fn wait(pidfd: &OwnedFd, timeout: Option<u32>) -> Result<(), Fail> {
         reap(pidfd)?;
         return Err(fail(Errno::TIMEDOUT.raw_os_error() + 2 * SIGNALLED));
     }
-    let Some(status) = reap(pidfd)? else { return Err(Errno::CHILD.into()) };
+    let Some(status) = reap(pidfd)? else {
+        return Err(Errno::CHILD.into());
+    };
     match (status.exit_status(), status.terminating_signal()) {
         (Some(0), _) => Ok(()),
         (Some(code), _) => Err(fail(code)),

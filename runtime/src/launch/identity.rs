@@ -17,7 +17,12 @@ pub fn become_root() -> Result<(), Fail> {
     match rustix::thread::set_thread_groups(&[]) {
         // setgroups is denied where an ordinary user wrote the map.
         Ok(()) | Err(Errno::PERM) => {}
-        Err(errno) => return Err(Fail { errno, detail: Detail::Owner }),
+        Err(errno) => {
+            return Err(Fail {
+                errno,
+                detail: Detail::Owner,
+            });
+        }
     }
     rustix::thread::set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT)?;
     rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)?;
@@ -57,7 +62,11 @@ pub fn limit(sets: &Capabilities) -> Result<(), Fail> {
 /// Sets the capability sets; `loading` keeps CAP_SYS_ADMIN until [`settle`].
 pub fn restrict(sets: &Capabilities, loading: bool) -> Result<(), Fail> {
     let extra = if loading { SYS_ADMIN } else { 0 };
-    sys::set_capabilities(sets.effective | extra, sets.permitted | extra, sets.inheritable)?;
+    sys::set_capabilities(
+        sets.effective | extra,
+        sets.permitted | extra,
+        sets.inheritable,
+    )?;
     Ok(())
 }
 

@@ -7,7 +7,7 @@
 //! allow what setting up takes (a filter with a listener is loaded before, since the listener's
 //! owner expects it from `create`).
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 
 use nix::sched::CloneFlags;
@@ -39,6 +39,8 @@ pub struct InitSetup<'a> {
     pub wait_for_maps: bool,
     /// The mount that holds the root, to be made private.
     pub private_parent: Option<&'a CStr>,
+    /// Mounts of proc and sysfs that a moved root would leave reachable.
+    pub kernel_views: &'a [CString],
     /// Mounts of type cgroup.
     pub cgroup: &'a cgroup_mounts::View,
     /// The parent has hooks to run once the mounts are there.
@@ -66,7 +68,7 @@ pub struct Init<'a> {
 type Action = fn(&mut Init<'_>) -> Result<(), Fail>;
 
 const STEPS: &[(Step, Action)] = &[
-    (Step::JoinCgroup, |init| init.setup.common.join_cgroups()),
+    (Step::JoinCgroup, |init| init.join_cgroups()),
     (Step::JoinNamespaces, |init| init.join_namespaces()),
     (Step::BecomeRoot, |init| init.become_root()),
     (Step::Session, |init| init.session()),
@@ -80,30 +82,59 @@ const STEPS: &[(Step, Action)] = &[
     (Step::Devices, |init| init.devices()),
     (Step::WorkingDirectory, |init| init.make_working_directory()),
     (Step::Wait, |init| init.sync_mounted()),
-    (Step::CreateContainerHooks, |init| init.create_container_hooks()),
+    (Step::CreateContainerHooks, |init| {
+        init.create_container_hooks()
+    }),
     (Step::Pivot, |init| init.switch_root()),
     (Step::Console, |init| init.console()),
     (Step::Sysctl, |init| init.sysctls()),
     (Step::Protect, |init| init.protect()),
-    (Step::Personality, |init| init.personality()),
-    (Step::Scheduling, |init| super::exec::scheduling(&init.plan.process)),
-    (Step::Labels, |init| super::exec::labels(&init.setup.common, &init.plan.process)),
-    (Step::NoNewPrivileges, |init| super::exec::no_new_privileges(&init.plan.process)),
+    (Step::Personality, |init| {
+        super::exec::personality(&init.plan.process, &mut init.progress)
+    }),
+    (Step::Scheduling, |init| {
+        super::exec::scheduling(&init.plan.process)
+    }),
+    (Step::Labels, |init| {
+        super::exec::labels(&init.setup.common, &init.plan.process)
+    }),
+    (Step::NoNewPrivileges, |init| {
+        super::exec::no_new_privileges(&init.plan.process)
+    }),
     (Step::Seccomp, |init| init.seccomp_with_listener()),
-    (Step::ChangeDirectory, |init| super::exec::change_directory(&init.plan.process, false)),
+    (Step::ChangeDirectory, |init| {
+        super::exec::change_directory(&init.plan.process, false)
+    }),
+    (Step::Limits, |init| {
+        super::exec::raise_limits(&init.plan.process, &init.progress.wire)
+    }),
     (Step::Identity, |init| init.identity()),
-    (Step::ChangeDirectory, |init| super::exec::change_directory(&init.plan.process, true)),
+    (Step::ChangeDirectory, |init| {
+        super::exec::change_directory(&init.plan.process, true)
+    }),
     (Step::FindProgram, |init| init.find_program()),
     (Step::Wait, |init| init.await_start()),
-    (Step::StartContainerHooks, |init| init.start_container_hooks()),
+    (Step::Limits, |init| {
+        super::exec::lower_limits(&init.plan.process)
+    }),
     (Step::Seccomp, |init| init.seccomp()),
+    (Step::StartContainerHooks, |init| {
+        init.start_container_hooks()
+    }),
     (Step::Exec, |init| init.execute()),
 ];
 
 /// Carries out `plan` and becomes the program.
 pub fn run(plan: &mut Plan, setup: InitSetup<'_>, wire: Wire) -> ! {
     let progress = Progress { wire, index: 0 };
-    let mut init = Init { plan, setup, progress, root: None, covers: Covers::default(), missing: [0; 256] };
+    let mut init = Init {
+        plan,
+        setup,
+        progress,
+        root: None,
+        covers: Covers::default(),
+        missing: [0; 256],
+    };
     for (step, action) in STEPS {
         init.progress.index = 0;
         if let Err(fail) = action(&mut init) {
@@ -127,18 +158,32 @@ impl Sources for FromParent<'_> {
                 errno: Errno::from_raw_os_error(answer.errno),
                 detail: answer.detail,
             }),
-            None => Err(Fail { errno: Errno::PIPE, detail: Detail::Source }),
+            None => Err(Fail {
+                errno: Errno::PIPE,
+                detail: Detail::Source,
+            }),
         }
     }
 }
 
 impl Init<'_> {
     fn root(&self) -> Result<&Root, Fail> {
-        self.root.as_ref().ok_or(Fail { errno: Errno::NOENT, detail: Detail::Open })
+        self.root.as_ref().ok_or(Fail {
+            errno: Errno::NOENT,
+            detail: Detail::Open,
+        })
     }
 
     fn own_mounts(&self) -> bool {
-        self.plan.namespaces.has(oci_spec::runtime::LinuxNamespaceType::Mount)
+        self.plan
+            .namespaces
+            .has(oci_spec::runtime::LinuxNamespaceType::Mount)
+    }
+
+    fn join_cgroups(&mut self) -> Result<(), Fail> {
+        self.setup.common.join_cgroups()?;
+        Setup::reset_affinity();
+        Ok(())
     }
 
     fn join_namespaces(&mut self) -> Result<(), Fail> {
@@ -175,10 +220,26 @@ impl Init<'_> {
     }
 
     fn time_namespace(&mut self) -> Result<(), Fail> {
-        let Some(offsets) = &self.plan.namespaces.new_time else { return Ok(()) };
+        let Some(offsets) = &self.plan.namespaces.new_time else {
+            return Ok(());
+        };
         nix::sched::unshare(CloneFlags::from_bits_retain(libc::CLONE_NEWTIME))?;
         if !offsets.is_empty() {
-            self.setup.common.write_proc(c"self/timens_offsets", offsets.to_bytes())?;
+            match self
+                .setup
+                .common
+                .write_proc(c"self/timens_offsets", offsets.to_bytes())
+            {
+                // Files of a process that nobody may trace belong to the host's root.
+                Err(Fail {
+                    errno: Errno::ACCESS,
+                    ..
+                }) => {
+                    self.progress.wire.send(&Message::new(Tag::TimeOffsets))?;
+                    self.progress.wire.wait_go()?;
+                }
+                answer => answer?,
+            }
         }
         // unshare only concerns children; entering it concerns this process.
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
@@ -190,7 +251,11 @@ impl Init<'_> {
     }
 
     fn loopback(&mut self) -> Result<(), Fail> {
-        if self.plan.loopback { Ok(crate::sys::netlink::lo_up()?) } else { Ok(()) }
+        if self.plan.loopback {
+            Ok(crate::sys::netlink::lo_up()?)
+        } else {
+            Ok(())
+        }
     }
 
     fn host_name(&mut self) -> Result<(), Fail> {
@@ -205,8 +270,10 @@ impl Init<'_> {
     }
 
     fn prepare_root(&mut self) -> Result<(), Fail> {
-        if self.own_mounts() {
-            self.root = Some(pivot::prepare(&self.plan.rootfs, self.setup.private_parent)?);
+        let own = self.own_mounts();
+        let root = pivot::prepare(&self.plan.rootfs, own, self.setup.private_parent)?;
+        self.root = Some(root);
+        if own {
             if !self.plan.masked.is_empty() {
                 self.covers = Covers::prepare()?;
             }
@@ -215,7 +282,9 @@ impl Init<'_> {
     }
 
     fn mounts(&mut self) -> Result<(), Fail> {
-        let Some(root) = &self.root else { return Ok(()) };
+        let Some(root) = &self.root else {
+            return Ok(());
+        };
         let mut sources = FromParent(&self.progress.wire);
         for step in &self.plan.mounts {
             let index = step.index as u32;
@@ -234,7 +303,9 @@ impl Init<'_> {
     }
 
     fn devices(&mut self) -> Result<(), Fail> {
-        let Some(root) = &self.root else { return Ok(()) };
+        let Some(root) = &self.root else {
+            return Ok(());
+        };
         // Modes are given exactly.
         rustix::process::umask(Mode::empty());
         for (index, node) in self.plan.devices.iter().enumerate() {
@@ -248,7 +319,13 @@ impl Init<'_> {
             for link in &LINKS {
                 device::link(root, link)?;
             }
-            if rustix::fs::statat(self.setup.common.proc, c"kcore", rustix::fs::AtFlags::empty()).is_ok() {
+            if rustix::fs::statat(
+                self.setup.common.proc,
+                c"kcore",
+                rustix::fs::AtFlags::empty(),
+            )
+            .is_ok()
+            {
                 device::link(root, &CORE)?;
             }
         }
@@ -256,7 +333,9 @@ impl Init<'_> {
     }
 
     fn make_working_directory(&mut self) -> Result<(), Fail> {
-        let Some(root) = &self.root else { return Ok(()) };
+        let Some(root) = &self.root else {
+            return Ok(());
+        };
         let cwd = &self.plan.process.cwd;
         if cwd.as_c_str() == c"/" {
             return Ok(());
@@ -264,7 +343,10 @@ impl Init<'_> {
         match root.ensure(cwd, Want::Directory, Links::Follow) {
             // Reported, with the right words, when it is entered.
             Ok(_) | Err(Errno::NOTDIR | Errno::ACCESS | Errno::ROFS | Errno::PERM) => Ok(()),
-            Err(errno) => Err(Fail { errno, detail: Detail::Target }),
+            Err(errno) => Err(Fail {
+                errno,
+                detail: Detail::Target,
+            }),
         }
     }
 
@@ -277,26 +359,36 @@ impl Init<'_> {
     }
 
     fn create_container_hooks(&mut self) -> Result<(), Fail> {
-        let Some(streams) = self.setup.hooks else { return Ok(()) };
+        let Some(streams) = self.setup.hooks else {
+            return Ok(());
+        };
+        if self.plan.create_container.is_empty() {
+            return Ok(());
+        }
+        rustix::process::fchdir(self.root()?).during(Detail::Open)?;
         for (index, hook) in self.plan.create_container.iter().enumerate() {
             self.progress.index = index as u32;
-            hooks::run(self.setup.common.proof, hook, streams, &|| Ok(()))?;
+            hooks::run(self.setup.common.proof, hook, streams, None, &|| Ok(()))?;
         }
         Ok(())
     }
 
     fn switch_root(&mut self) -> Result<(), Fail> {
-        let Some(root) = &self.root else {
-            self.root = Some(pivot::change_root(&self.plan.rootfs.path)?);
-            return Ok(());
-        };
-        if self.plan.rootfs.no_pivot { pivot::move_root(root) } else { pivot::pivot(root) }
+        let root = self.root()?;
+        if !self.own_mounts() {
+            return pivot::change_root(root);
+        }
+        if self.plan.rootfs.no_pivot {
+            pivot::move_root(root, self.setup.kernel_views)
+        } else {
+            pivot::pivot(root)
+        }
     }
 
     fn console(&mut self) -> Result<(), Fail> {
         let process = &self.plan.process;
         let root = self.root()?;
-        super::exec::open_terminal(&self.setup.common, process, root, self.own_mounts())
+        super::exec::open_terminal(&self.setup.common, process, root, true)
     }
 
     fn sysctls(&mut self) -> Result<(), Fail> {
@@ -341,17 +433,6 @@ impl Init<'_> {
         }
     }
 
-    fn personality(&mut self) -> Result<(), Fail> {
-        if let Some(domain) = self.plan.personality {
-            crate::sys::sched::set_personality(domain)?;
-        }
-        self.progress.index = 1;
-        if let Some((mode, nodes)) = &self.plan.memory_policy {
-            crate::sys::sched::set_memory_policy(*mode, nodes)?;
-        }
-        Ok(())
-    }
-
     fn identity(&mut self) -> Result<(), Fail> {
         let process = &self.plan.process;
         if !process.terminal {
@@ -368,7 +449,10 @@ impl Init<'_> {
     }
 
     fn late_filter(&self) -> bool {
-        self.setup.common.seccomp.is_some_and(|filter| filter.notify.is_none())
+        self.setup
+            .common
+            .seccomp
+            .is_some_and(|filter| filter.notify.is_none())
     }
 
     fn find_program(&mut self) -> Result<(), Fail> {
@@ -383,6 +467,19 @@ impl Init<'_> {
         let Some(listener) = self.setup.listener else {
             return Ok(self.progress.wire.wait_go()?);
         };
+        let mut keep = [-1; 5];
+        (keep[0], keep[1]) = (listener.as_raw_fd(), self.progress.wire.as_fd().as_raw_fd());
+        if let Some(streams) = self
+            .setup
+            .hooks
+            .filter(|_| !self.plan.start_container.is_empty())
+        {
+            keep[2] = streams.state.as_raw_fd();
+            keep[3] = streams.output.as_raw_fd();
+            keep[4] = streams.error.as_raw_fd();
+        }
+        self.setup.common.close_all_but(&mut keep)?;
+        crate::sys::process::end_on_signals();
         loop {
             let accepted = rustix::io::retry_on_intr(|| {
                 rustix::net::accept_with(listener, SocketFlags::CLOEXEC)
@@ -397,13 +494,13 @@ impl Init<'_> {
     }
 
     fn start_container_hooks(&mut self) -> Result<(), Fail> {
-        let Some(streams) = self.setup.hooks else { return Ok(()) };
-        let sets = self.plan.process.capabilities;
-        let keeps_admin = self.keeps_admin();
+        let Some(streams) = self.setup.hooks else {
+            return Ok(());
+        };
         for (index, hook) in self.plan.start_container.iter().enumerate() {
             self.progress.index = index as u32;
-            let give_up = || if keeps_admin { identity::settle(&sets, true) } else { Ok(()) };
-            hooks::run(self.setup.common.proof, hook, streams, &give_up)?;
+            let env = Some(&self.plan.process.env);
+            hooks::run(self.setup.common.proof, hook, streams, env, &|| Ok(()))?;
         }
         Ok(())
     }
@@ -412,7 +509,9 @@ impl Init<'_> {
         if self.late_filter() {
             return Ok(());
         }
-        let Some(filter) = self.setup.common.seccomp else { return Ok(()) };
+        let Some(filter) = self.setup.common.seccomp else {
+            return Ok(());
+        };
         load_filter(filter, &self.progress.wire)
     }
 
@@ -429,14 +528,18 @@ impl Init<'_> {
     fn execute(&mut self) -> Result<(), Fail> {
         let path = program::find(&self.plan.process)?;
         crate::sys::process::restore_signals();
-        Err(program::execute(path, &self.plan.process, &mut self.missing))
+        let fail = program::execute(path, &self.plan.process, &mut self.missing);
+        program::complain(&self.plan.process, fail);
+        Err(fail)
     }
 }
 
 /// Loads a filter; a listener stays open until the parent took it over.
 pub fn load_filter(filter: &crate::seccomp::Filter, wire: &Wire) -> Result<(), Fail> {
     let listener = crate::sys::seccomp::load(&filter.program, filter.flags)?;
-    let Some(listener) = listener else { return Ok(()) };
+    let Some(listener) = listener else {
+        return Ok(());
+    };
     let mut message = Message::new(Tag::Listener);
     message.value = i64::from(listener.as_raw_fd());
     wire.send(&message)?;

@@ -9,7 +9,7 @@ use nix::sched::CloneFlags;
 use super::child::Progress;
 use super::steps::Step;
 use super::wire::{Message, Tag, Wire};
-use crate::rootfs::{During as _, Detail, Fail};
+use crate::rootfs::{Detail, During as _, Fail};
 use crate::sys::process::{CloneArgs, Cloned, SingleThreaded, clone, exit_now};
 
 /// Returns only in the init.
@@ -18,14 +18,21 @@ pub fn run(proof: SingleThreaded, joins: &[(u64, OwnedFd)], args: &CloneArgs<'_>
     let fail = |step, index, fail| -> ! {
         let wire = wire.as_fd().try_clone_to_owned();
         match wire {
-            Ok(fd) => Progress { wire: Wire::from_fd(fd), index }.fail(step, fail, b""),
+            Ok(fd) => Progress {
+                wire: Wire::from_fd(fd),
+                index,
+            }
+            .fail(step, fail, b""),
             Err(_) => exit_now(1),
         }
     };
     if let Err(problem) = enter(joins, &mut index) {
         fail(Step::JoinNamespaces, index, problem);
     }
-    let args = CloneArgs { flags: args.flags | libc::CLONE_PARENT as u64, ..*args };
+    let args = CloneArgs {
+        flags: args.flags | libc::CLONE_PARENT as u64,
+        ..*args
+    };
     match clone(proof, &args) {
         Ok(Cloned::Child) => {}
         Ok(Cloned::Parent(pid, pidfd)) => {
@@ -51,7 +58,11 @@ fn enter(joins: &[(u64, OwnedFd)], index: &mut u32) -> Result<(), Fail> {
             answer => answer.during(Detail::Call)?,
         }
     }
-    for (number, (flag, fd)) in joins.iter().enumerate().filter(|(n, _)| refused & (1 << n) != 0) {
+    for (number, (flag, fd)) in joins
+        .iter()
+        .enumerate()
+        .filter(|(n, _)| refused & (1 << n) != 0)
+    {
         *index = number as u32;
         nix::sched::setns(fd, CloneFlags::from_bits_retain(*flag as libc::c_int))?;
     }

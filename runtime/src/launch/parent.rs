@@ -12,7 +12,7 @@ use rustix::process::{WaitId, WaitIdOptions, WaitIdStatus};
 use super::child::Progress;
 use super::steps::Step;
 use super::wire::{Message, Tag, Wire};
-use crate::error::{Context, Error, ErrorKind, Result, kind_of};
+use crate::error::{Context, Error, ErrorKind, Result};
 use crate::plan::Plan;
 use crate::plan::mounts::{Idmap, MountKind};
 use crate::plan::namespaces::{IdMaps, map_text};
@@ -30,9 +30,13 @@ const PROC_SUPER_MAGIC: i64 = 0x9fa0;
 pub fn open_proc() -> Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let proc = rustix::fs::open(c"/proc", flags, Mode::empty()).context(|| "cannot open /proc")?;
-    let magic = rustix::fs::fstatfs(&proc).context(|| "cannot stat /proc")?.f_type;
+    let magic = rustix::fs::fstatfs(&proc)
+        .context(|| "cannot stat /proc")?
+        .f_type;
     if magic != PROC_SUPER_MAGIC {
-        return Err(Error::unsupported("/proc is not a proc file system: mount it"));
+        return Err(Error::unsupported(
+            "/proc is not a proc file system: mount it",
+        ));
     }
     Ok(proc)
 }
@@ -56,7 +60,9 @@ pub fn write_maps(proc: &OwnedFd, pid: i32, maps: &IdMaps) -> Result<()> {
         // The price of mapping one's own group without a helper (user_namespaces(7)).
         match write_of(proc, pid, "setgroups", b"deny") {
             Ok(()) | Err(Errno::NOENT) => {}
-            Err(errno) => return Err(errno).context(|| format!("cannot write /proc/{pid}/setgroups")),
+            Err(errno) => {
+                return Err(errno).context(|| format!("cannot write /proc/{pid}/setgroups"));
+            }
         }
     }
     write_map(proc, pid, "gid_map", &maps.gids, root, "newgidmap")
@@ -77,7 +83,10 @@ fn write_map(
             run_helper(helper, pid, text).context(|| format!("cannot write {name}"))
         }
         Err(errno) => Err(errno).context(|| {
-            format!("cannot write /proc/{pid}/{name} ({} mappings)", text.lines().count())
+            format!(
+                "cannot write /proc/{pid}/{name} ({} mappings)",
+                text.lines().count()
+            )
         }),
     }
 }
@@ -92,22 +101,27 @@ fn run_helper(helper: &str, pid: i32, text: &str) -> Result<()> {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    Err(Error::new(ErrorKind::PermissionDenied, format!("{helper}: {}", said.trim())))
+    Err(Error::new(
+        ErrorKind::PermissionDenied,
+        format!("{helper}: {}", said.trim()),
+    ))
 }
 
-/// Limits that only the parent may raise, set when everything else is done.
-pub fn set_limits(pid: i32, process: &Process) -> Result<()> {
-    for (resource, soft, hard) in &process.rlimits {
-        crate::sys::sched::set_rlimit(pid, *resource, *soft, *hard).context(|| {
-            format!("error setting rlimit type {resource} (soft {soft}, hard {hard})")
-        })?;
-    }
-    Ok(())
+/// Sets a limit that the child has no right to raise.
+pub fn raise_limit(pid: i32, process: &Process, index: usize) -> Result<()> {
+    let limit = process.rlimits.get(index);
+    let (resource, soft, hard) =
+        limit.ok_or_else(|| Error::new(ErrorKind::Internal, "there is no such limit"))?;
+    crate::sys::sched::set_rlimit(pid, *resource, *soft, *hard).map(drop).context(|| {
+        format!("error setting rlimit type {resource} to {soft}:{hard} (raising it takes CAP_SYS_RESOURCE)")
+    })
 }
 
 /// The out-of-memory killer's preference.
 pub fn set_oom_score(proc: &OwnedFd, pid: i32, process: &Process) -> Result<()> {
-    let Some(score) = process.oom_score_adj else { return Ok(()) };
+    let Some(score) = process.oom_score_adj else {
+        return Ok(());
+    };
     write_of(proc, pid, "oom_score_adj", score.to_string().as_bytes()).context(|| {
         format!("cannot set process.oomScoreAdj to {score} (lowering it takes CAP_SYS_RESOURCE)")
     })
@@ -137,20 +151,26 @@ pub fn exit_code(status: &WaitIdStatus) -> i32 {
 pub fn vanished(pidfd: BorrowedFd<'_>, limited: bool) -> Error {
     let how = match reap(pidfd) {
         Ok(status) => match status.terminating_signal() {
-            Some(libc::SIGKILL) if limited => {
-                "was killed (memory limit too low?)".to_owned()
-            }
+            Some(libc::SIGKILL) if limited => "was killed (memory limit too low?)".to_owned(),
             Some(signal) => format!("was killed by {}", signal_name(signal)),
             None => format!("exited with code {}", exit_code(&status)),
         },
         Err(_) => "is gone".to_owned(),
     };
-    Error::new(ErrorKind::FailedPrecondition, format!("the container's init {how}"))
+    Error::new(
+        ErrorKind::FailedPrecondition,
+        format!("the container's init {how}"),
+    )
 }
 
 /// Fetches the source of a mount that the init may not open: clones the tree in the init's own mount
 /// namespace, with the caller's rights, and maps its ids.
-pub fn fetch_source(proof: SingleThreaded, plan: &Plan, init: i32, index: usize) -> Result<OwnedFd> {
+pub fn fetch_source(
+    proof: SingleThreaded,
+    plan: &Plan,
+    init: i32,
+    index: usize,
+) -> Result<OwnedFd> {
     let step = plan.mounts.iter().find(|m| m.index == index);
     let Some(MountKind::Bind(bind)) = step.map(|s| &s.kind) else {
         return Err(Error::new(ErrorKind::Internal, "not a bind mount"));
@@ -163,8 +183,14 @@ pub fn fetch_source(proof: SingleThreaded, plan: &Plan, init: i32, index: usize)
     let mounts = open("mnt")?;
     let users = match &bind.idmap {
         None => None,
-        Some(Idmap { mappings: None, recursive }) => Some((open("user")?, *recursive)),
-        Some(Idmap { mappings: Some((uids, gids)), recursive }) => {
+        Some(Idmap {
+            mappings: None,
+            recursive,
+        }) => Some((open("user")?, *recursive)),
+        Some(Idmap {
+            mappings: Some((uids, gids)),
+            recursive,
+        }) => {
             let maps = IdMaps {
                 uids: map_text(uids),
                 gids: map_text(gids),
@@ -182,14 +208,20 @@ pub fn fetch_source(proof: SingleThreaded, plan: &Plan, init: i32, index: usize)
             drop(ours);
             let result = nix::sched::setns(&mounts, CloneFlags::CLONE_NEWNS)
                 .during(Detail::Open)
-                .and_then(|()| clone_tree(rustix::fs::CWD, &bind.source, bind.recursive).during(Detail::Source))
+                .and_then(|()| {
+                    clone_tree(rustix::fs::CWD, &bind.source, bind.recursive).during(Detail::Source)
+                })
                 .and_then(|tree| map_ids(tree, users.as_ref()));
             match result {
                 Ok(tree) => {
                     let _ = theirs.send_with(&Message::new(Tag::Go), tree.as_fd());
                     exit_now(0)
                 }
-                Err(fail) => Progress { wire: theirs, index: 0 }.fail(Step::Mounts, fail, b""),
+                Err(fail) => Progress {
+                    wire: theirs,
+                    index: 0,
+                }
+                .fail(Step::Mounts, fail, b""),
             }
         }
         Cloned::Parent(_, pidfd) => {
@@ -212,7 +244,7 @@ fn source_error(message: &Message) -> Error {
         Detail::Open => "cannot enter the container's mount namespace",
         _ => "cannot open its source",
     };
-    Error::new(kind_of(errno), std::io::Error::from(errno).to_string()).context(doing)
+    Error::from(errno).context(doing)
 }
 
 fn map_ids(tree: OwnedFd, users: Option<&(OwnedFd, bool)>) -> Result<OwnedFd, Fail> {
@@ -231,7 +263,10 @@ fn map_ids(tree: OwnedFd, users: Option<&(OwnedFd, bool)>) -> Result<OwnedFd, Fa
 /// A user namespace with these maps and nobody in it.
 fn user_namespace(proof: SingleThreaded, maps: &IdMaps) -> Result<OwnedFd> {
     let (ours, theirs) = Wire::pair()?;
-    let args = CloneArgs { flags: libc::CLONE_NEWUSER as u64, cgroup: None };
+    let args = CloneArgs {
+        flags: libc::CLONE_NEWUSER as u64,
+        cgroup: None,
+    };
     match clone(proof, &args).context(|| "cannot create a user namespace for an idmapped mount")? {
         Cloned::Child => {
             drop(ours);
@@ -257,7 +292,8 @@ fn user_namespace(proof: SingleThreaded, maps: &IdMaps) -> Result<OwnedFd> {
 pub fn mount_holding(path: &std::path::Path) -> Result<CString> {
     let table = std::fs::read_to_string("/proc/self/mountinfo")
         .context(|| "cannot read /proc/self/mountinfo")?;
-    let path = std::fs::canonicalize(path).context(|| format!("cannot resolve {}", path.display()))?;
+    let path =
+        std::fs::canonicalize(path).context(|| format!("cannot resolve {}", path.display()))?;
     let holding = table
         .lines()
         .filter_map(|line| line.split(' ').nth(4))
@@ -267,6 +303,23 @@ pub fn mount_holding(path: &std::path::Path) -> Result<CString> {
     crate::plan::c_path(&holding.unwrap_or_else(|| "/".into()))
 }
 
+/// Mount points of proc and sysfs outside of `root`, outermost first.
+pub fn kernel_views(root: &std::path::Path) -> Result<Vec<CString>> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo")
+        .context(|| "cannot read /proc/self/mountinfo")?;
+    let view = |line: &str| {
+        let (mount, filesystem) = line.split_once(" - ")?;
+        let kind = filesystem.split(' ').next()?;
+        let point = unescape(mount.split(' ').nth(4)?);
+        (matches!(kind, "proc" | "sysfs") && !point.starts_with(root)).then_some(point)
+    };
+    table
+        .lines()
+        .filter_map(view)
+        .map(|point| crate::plan::c_path(&point))
+        .collect()
+}
+
 /// Undoes the kernel's `\040` for blanks.
 fn unescape(field: &str) -> std::path::PathBuf {
     use std::os::unix::ffi::OsStringExt as _;
@@ -274,7 +327,9 @@ fn unescape(field: &str) -> std::path::PathBuf {
     let mut rest = field.as_bytes();
     while let Some((first, tail)) = rest.split_first() {
         let octal = tail.get(..3).filter(|_| *first == b'\\');
-        let value = octal.and_then(|o| std::str::from_utf8(o).ok()).and_then(|o| u8::from_str_radix(o, 8).ok());
+        let value = octal
+            .and_then(|o| std::str::from_utf8(o).ok())
+            .and_then(|o| u8::from_str_radix(o, 8).ok());
         match value {
             Some(value) => {
                 bytes.push(value);
@@ -301,7 +356,12 @@ mod tests {
 
     #[test]
     fn proc_lies_on_its_own_mount() {
-        assert_eq!(mount_holding(std::path::Path::new("/proc/self")).unwrap().as_c_str(), c"/proc");
+        assert_eq!(
+            mount_holding(std::path::Path::new("/proc/self"))
+                .unwrap()
+                .as_c_str(),
+            c"/proc"
+        );
         assert_eq!(open_proc().map(drop).map_err(|e| e.to_string()), Ok(()));
     }
 }

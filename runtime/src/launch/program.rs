@@ -18,7 +18,10 @@ const PASSWD_MAX: usize = 16 << 20;
 
 /// The first candidate that can be executed.
 pub fn find(process: &Process) -> Result<&CStr, Fail> {
-    let mut worst = Fail { errno: Errno::NOENT, detail: Detail::NotInPath };
+    let mut worst = Fail {
+        errno: Errno::NOENT,
+        detail: Detail::NotInPath,
+    };
     for path in &process.candidates {
         let problem = match executable(path) {
             Ok(()) => return Ok(path),
@@ -37,7 +40,10 @@ pub fn find(process: &Process) -> Result<&CStr, Fail> {
 fn executable(path: &CStr) -> Result<(), Fail> {
     let stat = rustix::fs::statat(CWD, path, AtFlags::empty())?;
     if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-        return Err(Fail { errno: Errno::ACCESS, detail: Detail::IsDirectory });
+        return Err(Fail {
+            errno: Errno::ACCESS,
+            detail: Detail::IsDirectory,
+        });
     }
     rustix::fs::accessat(CWD, path, Access::EXEC_OK, AtFlags::EACCESS).map_err(Fail::from)?;
     // access(2) lets root pass what nobody may execute.
@@ -56,7 +62,11 @@ pub fn set_home(process: &mut Process, root: &Root) -> Result<(), Fail> {
     let mut home = [0u8; HOME_MAX];
     let length = lookup_home(root, process.uid, &mut home).unwrap_or(0);
     let home: &[u8] = if length == 0 { b"/" } else { &home[..length] };
-    if process.env.fill_slot(&[b"HOME=", home]) { Ok(()) } else { Err(Errno::NAMETOOLONG.into()) }
+    if process.env.fill_slot(&[b"HOME=", home]) {
+        Ok(())
+    } else {
+        Err(Errno::NAMETOOLONG.into())
+    }
 }
 
 fn lookup_home(root: &Root, uid: u32, home: &mut [u8; HOME_MAX]) -> Option<usize> {
@@ -94,7 +104,10 @@ fn lookup_home(root: &Root, uid: u32, home: &mut [u8; HOME_MAX]) -> Option<usize
 /// `name:password:uid:gid:comment:home:shell`.
 fn home_in(line: &[u8], uid: u32, home: &mut [u8; HOME_MAX]) -> Option<usize> {
     let mut fields = line.split(|b| *b == b':');
-    let found = std::str::from_utf8(fields.nth(2)?).ok()?.parse::<u32>().ok()?;
+    let found = std::str::from_utf8(fields.nth(2)?)
+        .ok()?
+        .parse::<u32>()
+        .ok()?;
     let directory = fields.nth(2)?;
     if found != uid || directory.is_empty() || directory.len() > home.len() {
         return None;
@@ -106,11 +119,40 @@ fn home_in(line: &[u8], uid: u32, home: &mut [u8; HOME_MAX]) -> Option<usize> {
 /// Executes the program; on failure says what is missing, and its name in `missing`.
 pub fn execute(path: &CStr, process: &Process, missing: &mut [u8; 256]) -> Fail {
     let errno = exec::execve(path, &process.args, &process.env);
-    diagnose(path, errno, missing).unwrap_or(Fail { errno, detail: Detail::Call })
+    diagnose(path, errno, missing).unwrap_or(Fail {
+        errno,
+        detail: Detail::Call,
+    })
+}
+
+/// Says on the program's own standard error that it could not be executed: of a detached container
+/// that is all its log will ever hold.
+pub fn complain(process: &Process, fail: Fail) {
+    let words: &[u8] = match fail.errno {
+        Errno::NOENT => b"no such file or directory",
+        Errno::ACCESS => b"permission denied",
+        Errno::NOEXEC => b"exec format error",
+        _ => b"cannot be executed",
+    };
+    let mut line = crate::rootfs::Text::<512>::new();
+    let name = process.program.to_bytes();
+    let written = line
+        .push(b"exec ")
+        .and_then(|l| l.push(&name[..name.len().min(400)]));
+    if written
+        .and_then(|l| l.push(b": ")?.push(words)?.push(b"\n"))
+        .is_ok()
+        && let Ok(stderr) = crate::sys::process::borrow_inherited(2)
+    {
+        let _ = rustix::io::write(stderr, line.as_bytes());
+    }
 }
 
 fn diagnose(path: &CStr, errno: Errno, missing: &mut [u8; 256]) -> Option<Fail> {
-    if !matches!(errno, Errno::NOENT | Errno::ACCESS | Errno::NOEXEC | Errno::INVAL) {
+    if !matches!(
+        errno,
+        Errno::NOENT | Errno::ACCESS | Errno::NOEXEC | Errno::INVAL
+    ) {
         return None;
     }
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -121,17 +163,26 @@ fn diagnose(path: &CStr, errno: Errno, missing: &mut [u8; 256]) -> Option<Fail> 
     if let Some(line) = head.strip_prefix(b"#!") {
         let name = interpreter(line)?;
         keep(missing, name);
-        return Some(Fail { errno, detail: Detail::Interpreter });
+        return Some(Fail {
+            errno,
+            detail: Detail::Interpreter,
+        });
     }
     if head.starts_with(b"\x7fELF") {
         if !native(head)? {
-            return Some(Fail { errno: Errno::NOEXEC, detail: Detail::Architecture });
+            return Some(Fail {
+                errno: Errno::NOEXEC,
+                detail: Detail::Architecture,
+            });
         }
         if errno == Errno::NOENT {
             let mut name = [0u8; 256];
             let length = loader(&file, head, &mut name)?;
             keep(missing, &name[..length]);
-            return Some(Fail { errno, detail: Detail::Loader });
+            return Some(Fail {
+                errno,
+                detail: Detail::Loader,
+            });
         }
     }
     None
@@ -146,7 +197,9 @@ fn keep(missing: &mut [u8; 256], name: &[u8]) {
 fn interpreter(line: &[u8]) -> Option<&[u8]> {
     let end = line.iter().position(|b| *b == b'\n').unwrap_or(line.len());
     let line = line[..end].trim_ascii_start();
-    line.split(|b| *b == b' ' || *b == b'\t').next().filter(|name| !name.is_empty())
+    line.split(|b| *b == b' ' || *b == b'\t')
+        .next()
+        .filter(|name| !name.is_empty())
 }
 
 /// Whether an ELF header's machine is this one's, or one that it also runs.
@@ -166,7 +219,12 @@ fn native(head: &[u8]) -> Option<bool> {
 fn loader(file: &OwnedFd, head: &[u8], name: &mut [u8; 256]) -> Option<usize> {
     const PT_INTERP: u32 = 3;
     let word = |at: usize| Some(u64::from_le_bytes(head.get(at..at + 8)?.try_into().ok()?));
-    let half = |at: usize| Some(usize::from(u16::from_le_bytes([*head.get(at)?, *head.get(at + 1)?])));
+    let half = |at: usize| {
+        Some(usize::from(u16::from_le_bytes([
+            *head.get(at)?,
+            *head.get(at + 1)?,
+        ])))
+    };
     if *head.get(4)? != 2 {
         return None;
     }
@@ -190,9 +248,18 @@ mod tests {
     #[test]
     fn home_directories_are_found_by_number() {
         let mut home = [0u8; HOME_MAX];
-        assert_eq!(home_in(b"root:x:0:0:root:/root:/bin/sh", 0, &mut home), Some(5));
+        assert_eq!(
+            home_in(b"root:x:0:0:root:/root:/bin/sh", 0, &mut home),
+            Some(5)
+        );
         assert_eq!(&home[..5], b"/root");
-        for line in [&b"0:x:1:0::/a:"[..], b"x:x:4294967296:0::/a:", b"short:x:0", b"", b"n:x:0:0:::"] {
+        for line in [
+            &b"0:x:1:0::/a:"[..],
+            b"x:x:4294967296:0::/a:",
+            b"short:x:0",
+            b"",
+            b"n:x:0:0:::",
+        ] {
             assert_eq!(home_in(line, 0, &mut home), None, "{line:?}");
         }
     }
@@ -200,7 +267,10 @@ mod tests {
     #[test]
     fn interpreters_are_read_as_the_kernel_does() {
         assert_eq!(interpreter(b"/bin/sh -e\nrest"), Some(&b"/bin/sh"[..]));
-        assert_eq!(interpreter(b"  /usr/bin/env\tpython\n"), Some(&b"/usr/bin/env"[..]));
+        assert_eq!(
+            interpreter(b"  /usr/bin/env\tpython\n"),
+            Some(&b"/usr/bin/env"[..])
+        );
         assert_eq!(interpreter(b"/bin/sh\r\n"), Some(&b"/bin/sh\r"[..]));
         assert_eq!(interpreter(b"\n"), None);
     }

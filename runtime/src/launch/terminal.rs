@@ -8,7 +8,7 @@ use std::path::Path;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use rustix::termios::{OptionalActions, OutputModes, Termios};
+use rustix::termios::{OptionalActions, Termios};
 
 use crate::error::{Context, Result};
 
@@ -32,7 +32,12 @@ pub fn connect(path: &Path, kind: SocketType) -> Result<OwnedFd> {
 
 /// Both ends of a socket that takes a master.
 pub fn socket_pair() -> Result<(OwnedFd, OwnedFd), Errno> {
-    rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+    rustix::net::socketpair(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )
 }
 
 /// Receives a descriptor.
@@ -51,7 +56,11 @@ pub fn receive(socket: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
 }
 
 /// Sends a descriptor with a few bytes of text.
-pub fn send(socket: BorrowedFd<'_>, text: &std::ffi::CStr, fd: BorrowedFd<'_>) -> Result<(), Errno> {
+pub fn send(
+    socket: BorrowedFd<'_>,
+    text: &std::ffi::CStr,
+    fd: BorrowedFd<'_>,
+) -> Result<(), Errno> {
     crate::rootfs::console::send(socket, text, fd)
 }
 
@@ -69,10 +78,6 @@ pub struct Terminal {
 impl Terminal {
     /// Takes a master; puts the caller's terminal, if there is one, into raw mode.
     pub fn new(master: OwnedFd) -> Result<Self, Errno> {
-        // Output goes out as the program wrote it: the caller's terminal adds the carriage returns.
-        let mut modes = rustix::termios::tcgetattr(&master)?;
-        modes.output_modes.remove(OutputModes::ONLCR);
-        rustix::termios::tcsetattr(&master, OptionalActions::Now, &modes)?;
         let mut saved = None;
         let stdin = std::io::stdin();
         if stdin.is_terminal() {
@@ -82,8 +87,13 @@ impl Terminal {
             rustix::termios::tcsetattr(&stdin, OptionalActions::Now, &raw)?;
             saved = Some(before);
         }
-        let terminal =
-            Self { master, saved, pending: Vec::new(), input_open: true, output_open: true };
+        let terminal = Self {
+            master,
+            saved,
+            pending: Vec::new(),
+            input_open: true,
+            output_open: true,
+        };
         terminal.resize();
         Ok(terminal)
     }
@@ -103,7 +113,11 @@ impl Terminal {
     /// What the poll loop waits for: the caller's input, the container's output, room for pending
     /// input.
     pub fn interests(&self) -> (bool, bool, bool) {
-        (self.input_open && self.pending.is_empty(), self.output_open, !self.pending.is_empty())
+        (
+            self.input_open && self.pending.is_empty(),
+            self.output_open,
+            !self.pending.is_empty(),
+        )
     }
 
     /// The container's end.
@@ -140,7 +154,9 @@ impl Terminal {
             Ok(length) => {
                 use std::io::Write as _;
                 let mut stdout = std::io::stdout().lock();
-                let _ = stdout.write_all(&bytes[..length]).and_then(|()| stdout.flush());
+                let _ = stdout
+                    .write_all(&bytes[..length])
+                    .and_then(|()| stdout.flush());
             }
             Err(_) => {}
         }
@@ -149,7 +165,10 @@ impl Terminal {
     /// Passes on what is left after the container's end.
     pub fn drain(&mut self) {
         use rustix::event::{PollFd, PollFlags, Timespec};
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
         while self.output_open {
             let mut fds = [PollFd::new(&self.master, PollFlags::IN)];
             match rustix::event::poll(&mut fds, Some(&now)) {

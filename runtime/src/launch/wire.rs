@@ -26,6 +26,10 @@ pub enum Tag {
     Failed = 1,
     /// Child: it cannot open the source of mount `index`; a descriptor, please.
     Source,
+    /// Child: it may not raise resource limit `index` itself.
+    Limit,
+    /// Child: it may not write the offsets of its time namespace itself.
+    TimeOffsets,
     /// Child: mounts and devices are done; the runtime's hooks may run.
     Mounted,
     /// Intermediate process: the init has pid `value`; its pidfd comes along.
@@ -101,9 +105,18 @@ impl Message {
         let mut text = [0; TEXT_MAX];
         text.copy_from_slice(&bytes[32..]);
         Ok(Self {
-            tag: TAGS.get(usize::from(bytes[0]).wrapping_sub(1)).copied().ok_or(Errno::PROTO)?,
-            step: Step::ALL.get(usize::from(bytes[1])).copied().ok_or(Errno::PROTO)?,
-            detail: Detail::ALL.get(usize::from(bytes[2])).copied().ok_or(Errno::PROTO)?,
+            tag: TAGS
+                .get(usize::from(bytes[0]).wrapping_sub(1))
+                .copied()
+                .ok_or(Errno::PROTO)?,
+            step: Step::ALL
+                .get(usize::from(bytes[1]))
+                .copied()
+                .ok_or(Errno::PROTO)?,
+            detail: Detail::ALL
+                .get(usize::from(bytes[2]))
+                .copied()
+                .ok_or(Errno::PROTO)?,
             errno: i32::from_ne_bytes([t0, t1, t2, t3]),
             index: u32::from_ne_bytes([bytes[8], bytes[9], bytes[10], bytes[11]]),
             value: i64::from_ne_bytes(value),
@@ -112,8 +125,17 @@ impl Message {
     }
 }
 
-const TAGS: [Tag; 7] =
-    [Tag::Failed, Tag::Source, Tag::Mounted, Tag::Init, Tag::Listener, Tag::Ready, Tag::Go];
+const TAGS: [Tag; 9] = [
+    Tag::Failed,
+    Tag::Source,
+    Tag::Limit,
+    Tag::TimeOffsets,
+    Tag::Mounted,
+    Tag::Init,
+    Tag::Listener,
+    Tag::Ready,
+    Tag::Go,
+];
 
 /// One end.
 #[derive(Debug)]
@@ -206,7 +228,10 @@ mod tests {
         let null = std::fs::File::open("/dev/null").unwrap();
         a.send_with(&message, null.as_fd()).unwrap();
         let (got, fd) = b.receive().unwrap().unwrap();
-        assert_eq!((got.tag, got.step, got.detail), (Tag::Failed, Step::Mounts, Detail::Attach));
+        assert_eq!(
+            (got.tag, got.step, got.detail),
+            (Tag::Failed, Step::Mounts, Detail::Attach)
+        );
         assert_eq!((got.errno, got.index, got.value), (13, 7, -1));
         assert_eq!(got.text(), b"/bin/sh");
         assert!(fd.is_some());

@@ -24,7 +24,10 @@ pub fn resume(runtime: &Runtime, id: &str) -> Result<()> {
     let _lock = directory.lock()?;
     let record = require(&directory, &LIVE, "resume")?;
     if !record.cgroup.is_frozen()? {
-        return Err(Error::new(ErrorKind::FailedPrecondition, "container not paused"));
+        return Err(Error::new(
+            ErrorKind::FailedPrecondition,
+            "container not paused",
+        ));
     }
     record.cgroup.thaw()
 }
@@ -41,7 +44,9 @@ pub fn update(
     let _lock = directory.lock()?;
     let record = require(&directory, &LIVE, "update")?;
     if l3_cache_schema.is_some() || mem_bw_schema.is_some() {
-        return Err(Error::unsupported("Intel RDT: l3 cache schema and memory bandwidth schema are not supported"));
+        return Err(Error::unsupported(
+            "Intel RDT: l3 cache schema and memory bandwidth schema are not supported",
+        ));
     }
     let mut spec = crate::spec::load::spec(&directory.read_config()?)?.spec;
     let mut linux = spec.linux().clone().unwrap_or_default();
@@ -58,7 +63,9 @@ pub fn update(
 /// Statistics.
 pub fn stats(runtime: &Runtime, id: &str) -> Result<stats::Stats> {
     let directory = Directory::open(&runtime.root, id)?;
-    require(&directory, &LIVE, "read statistics of")?.cgroup.stats()
+    require(&directory, &LIVE, "read statistics of")?
+        .cgroup
+        .stats()
 }
 
 /// Out-of-memory kills.

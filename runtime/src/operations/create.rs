@@ -76,7 +76,12 @@ struct Launch<'a> {
 }
 
 /// Makes a container.
-pub fn create(runtime: &Runtime, id: &str, options: &CreateOptions, start: Start) -> Result<Created> {
+pub fn create(
+    runtime: &Runtime,
+    id: &str,
+    options: &CreateOptions,
+    start: Start,
+) -> Result<Created> {
     let mut launch = Launch::decide(runtime, id, options, start)?;
     match launch.carry_out() {
         Ok((wire, console)) => launch.finish(wire, console),
@@ -116,9 +121,16 @@ impl<'a> Launch<'a> {
         };
         let facts = validate::Facts::gather(&spec, &options.bundle, caller);
         let warnings = validate::validate(&spec, &facts)?;
-        loaded.warnings.iter().chain(&warnings).for_each(|warning| tracing::warn!("{warning}"));
-        let facts =
-            Facts { bundle: &options.bundle, no_pivot: options.no_pivot, listen_fds: listen_fds() };
+        loaded
+            .warnings
+            .iter()
+            .chain(&warnings)
+            .for_each(|warning| tracing::warn!("{warning}"));
+        let facts = Facts {
+            bundle: &options.bundle,
+            no_pivot: options.no_pivot,
+            listen_fds: listen_fds(),
+        };
         let plan = Plan::from_spec(&spec, &facts)?;
         check_terminal(&plan, options, start)?;
         let linux = spec.linux().as_ref();
@@ -126,7 +138,13 @@ impl<'a> Launch<'a> {
             Some(seccomp) => seccomp::compile(seccomp)?,
             None => None,
         };
-        filter.iter().flat_map(|f| &f.warnings).for_each(|warning| tracing::warn!("{warning}"));
+        filter
+            .iter()
+            .flat_map(|f| &f.warnings)
+            .for_each(|warning| tracing::warn!("{warning}"));
+        if let Some(filter) = &filter {
+            tracing::debug!("seccomp filter flags: {}", filter.flags);
+        }
         let annotations = spec.annotations().clone().unwrap_or_default();
         let cgroup = Cgroup::resolve(&Request {
             id,
@@ -149,13 +167,17 @@ impl<'a> Launch<'a> {
             annotations: annotations.into_iter().collect(),
             cgroup,
             namespaces: plan.namespaces.all,
-            poststop: hook_list.is_some_and(|h| h.poststop().as_ref().is_some_and(|l| !l.is_empty())),
+            poststop: hook_list
+                .is_some_and(|h| h.poststop().as_ref().is_some_and(|l| !l.is_empty())),
             no_new_keyring: options.no_new_keyring,
             owner: rustix::process::geteuid().as_raw(),
             unknown: serde_json::Map::new(),
         };
         let proc = parent::open_proc()?;
-        let hooks = hook_list.filter(|h| hooks::any(h)).map(|_| Files::new()).transpose()?;
+        let hooks = hook_list
+            .filter(|h| hooks::any(h))
+            .map(|_| Files::new())
+            .transpose()?;
         let directory = Directory::create(&runtime.root, id)?;
         let launch = Self {
             proof,
@@ -187,23 +209,36 @@ impl<'a> Launch<'a> {
     /// Makes the cgroup and the process, and sees it through to readiness.
     fn carry_out(&mut self) -> Result<(Wire, Option<OwnedFd>)> {
         let systemd = self.record.cgroup.unit.is_some();
-        let prepared = if systemd { Prepared::default() } else { self.make_cgroup()? };
+        let prepared = if systemd {
+            Prepared::default()
+        } else {
+            self.make_cgroup()?
+        };
         let (console, console_here) = self.open_console()?;
         let listener = match self.start {
             Start::Later => Some(self.listen()?),
             Start::Now => None,
         };
         let (wire, theirs) = Wire::pair().context(|| "cannot create a socket pair")?;
-        let pid = self.clone_init(&prepared, &wire, theirs, console.as_ref(), listener.as_ref())?;
+        let pid = self.clone_init(
+            &prepared,
+            &wire,
+            theirs,
+            console.as_ref(),
+            listener.as_ref(),
+        )?;
         drop((console, listener));
         self.record.pid = pid;
         self.record.start_time = state::facts(pid).map_or(0, |facts| facts.start_time);
         self.directory.write_record(&self.record)?;
+        tracing::debug!("nsexec container setup: init has pid {pid}");
+        tracing::debug!("child process in init()");
         if self.must_wait() {
             if let Some(maps) = &self.plan.namespaces.maps {
                 parent::write_maps(&self.proc, pid, maps)?;
             }
-            wire.send(&Message::new(Tag::Go)).context(|| "cannot release the container's init")?;
+            wire.send(&Message::new(Tag::Go))
+                .context(|| "cannot release the container's init")?;
         }
         parent::set_oom_score(&self.proc, pid, &self.plan.process)?;
         self.converse(&wire, pid)?;
@@ -216,18 +251,27 @@ impl<'a> Launch<'a> {
     }
 
     fn make_cgroup(&mut self) -> Result<Prepared> {
-        self.cgroup_made = true;
+        // A cgroup that was there before, and the processes in it, are not ours to undo.
         let prepared = self.record.cgroup.create()?;
+        self.cgroup_made = true;
         self.apply(Select::EARLY)?;
         Ok(prepared)
     }
 
     fn resources(&self) -> Option<oci_spec::runtime::LinuxResources> {
-        self.spec.linux().as_ref().and_then(|l| l.resources().clone())
+        self.spec
+            .linux()
+            .as_ref()
+            .and_then(|l| l.resources().clone())
     }
 
     fn apply(&self, select: Select) -> Result<()> {
-        match self.spec.linux().as_ref().and_then(|l| l.resources().as_ref()) {
+        match self
+            .spec
+            .linux()
+            .as_ref()
+            .and_then(|l| l.resources().as_ref())
+        {
             Some(resources) => self.record.cgroup.apply(resources, select),
             None => Ok(()),
         }
@@ -257,7 +301,9 @@ impl<'a> Launch<'a> {
             let socket = rustix::net::socket_with(AddressFamily::UNIX, kind, flags, None)?;
             let path = format!(
                 "{}/start.sock",
-                crate::rootfs::fd_path(self.directory.as_fd()).as_c_str().to_string_lossy()
+                crate::rootfs::fd_path(self.directory.as_fd())
+                    .as_c_str()
+                    .to_string_lossy()
             );
             rustix::net::bind(&socket, &SocketAddrUnix::new(path.as_str())?)?;
             rustix::net::listen(&socket, 16)?;
@@ -269,9 +315,14 @@ impl<'a> Launch<'a> {
     fn open_joins(&self) -> Result<Vec<(u64, OwnedFd)>> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         let open = |join: &crate::plan::namespaces::Join| {
-            let fd = rustix::fs::open(join.path.as_c_str(), flags, Mode::empty()).context(|| {
-                format!("cannot open {} namespace {}", join.name, join.path.to_string_lossy())
-            })?;
+            let fd =
+                rustix::fs::open(join.path.as_c_str(), flags, Mode::empty()).context(|| {
+                    format!(
+                        "cannot open {} namespace {}",
+                        join.name,
+                        join.path.to_string_lossy()
+                    )
+                })?;
             Ok((join.flag, fd))
         };
         self.plan.namespaces.joins.iter().map(open).collect()
@@ -291,6 +342,10 @@ impl<'a> Launch<'a> {
         let private_parent = (shared && namespaces.is_new(LinuxNamespaceType::Mount))
             .then(|| parent::mount_holding(&self.record.rootfs))
             .transpose()?;
+        let kernel_views = match self.options.no_pivot {
+            true => parent::kernel_views(&self.record.rootfs)?,
+            false => Vec::new(),
+        };
         let view = self.cgroup_view()?;
         let keyring = (!self.options.no_new_keyring)
             .then(|| crate::plan::c_string(&format!("_ses.{}", self.record.id)))
@@ -304,7 +359,11 @@ impl<'a> Launch<'a> {
         let bind_devices = namespaces.has_user();
         let wait_for_maps = self.must_wait();
         let proof = self.proof;
-        let first = if intermediate { CloneArgs { flags: 0, ..args } } else { args };
+        let first = if intermediate {
+            CloneArgs { flags: 0, ..args }
+        } else {
+            args
+        };
         let cloned = clone(proof, &first).map_err(|errno| clone_error(errno, namespaces))?;
         if let Cloned::Parent(pid, pidfd) = cloned {
             drop(theirs);
@@ -325,6 +384,7 @@ impl<'a> Launch<'a> {
                 proc: self.proc.as_fd(),
                 tasks: &prepared.tasks,
                 console: console.map(|fd| fd.as_fd()),
+                raw_console: self.options.console_socket.is_none(),
                 preserve_fds: self.options.preserve_fds + listen_fds().unwrap_or(0),
                 keyring: keyring.as_deref(),
                 seccomp: self.filter.as_ref(),
@@ -332,6 +392,7 @@ impl<'a> Launch<'a> {
             joins: if intermediate { &[] } else { &joins },
             wait_for_maps,
             private_parent: private_parent.as_deref(),
+            kernel_views: &kernel_views,
             cgroup: &view,
             sync_mounted,
             hooks: self.hooks.as_ref().map(Files::streams),
@@ -343,20 +404,28 @@ impl<'a> Launch<'a> {
 
     /// Takes the init that an intermediate process made as this process's child.
     fn adopt(&self, wire: &Wire, intermediate: &OwnedFd) -> Result<(i32, OwnedFd)> {
-        let answer = wire.receive().context(|| "cannot hear from the container's init")?;
+        let answer = wire
+            .receive()
+            .context(|| "cannot hear from the container's init")?;
         let _ = parent::reap(intermediate.as_fd());
         match answer {
             Some((message, Some(pidfd))) if message.tag == Tag::Init => {
                 Ok((i32::try_from(message.value).unwrap_or(0), pidfd))
             }
             Some((message, _)) if message.tag == Tag::Failed => Err(self.explain(&message)),
-            _ => Err(Error::new(ErrorKind::Internal, "the intermediate process is gone")),
+            _ => Err(Error::new(
+                ErrorKind::Internal,
+                "the intermediate process is gone",
+            )),
         }
     }
 
     fn cgroup_view(&self) -> Result<cgroup_mounts::View> {
-        let wanted =
-            self.plan.mounts.iter().any(|m| matches!(m.kind, crate::plan::MountKind::Cgroup));
+        let wanted = self
+            .plan
+            .mounts
+            .iter()
+            .any(|m| matches!(m.kind, crate::plan::MountKind::Cgroup));
         if !wanted {
             return Ok(cgroup_mounts::View::default());
         }
@@ -367,7 +436,9 @@ impl<'a> Launch<'a> {
     /// Answers the init until it is ready.
     fn converse(&self, wire: &Wire, pid: i32) -> Result<()> {
         loop {
-            let received = wire.receive().context(|| "cannot hear from the container's init")?;
+            let received = wire
+                .receive()
+                .context(|| "cannot hear from the container's init")?;
             let Some((message, _)) = received else {
                 let limited = self.resources().is_some_and(|r| r.memory().is_some());
                 return Err(parent::vanished(self.pidfd()?, limited));
@@ -375,13 +446,27 @@ impl<'a> Launch<'a> {
             match message.tag {
                 Tag::Failed => return Err(self.explain(&message)),
                 Tag::Source => self.answer_source(wire, pid, message.index as usize)?,
+                Tag::TimeOffsets => {
+                    let offsets = self.plan.namespaces.new_time.as_deref().unwrap_or_default();
+                    parent::write_of(&self.proc, pid, "timens_offsets", offsets.to_bytes())
+                        .context(|| "cannot set the offsets of the time namespace")?;
+                    wire.send(&Message::new(Tag::Go))
+                        .context(|| "cannot release the init")?;
+                }
+                Tag::Limit => {
+                    parent::raise_limit(pid, &self.plan.process, message.index as usize)?;
+                    wire.send(&Message::new(Tag::Go))
+                        .context(|| "cannot release the init")?;
+                }
                 Tag::Mounted => {
                     self.run_early_hooks()?;
-                    wire.send(&Message::new(Tag::Go)).context(|| "cannot release the init")?;
+                    wire.send(&Message::new(Tag::Go))
+                        .context(|| "cannot release the init")?;
                 }
                 Tag::Listener => {
                     send_listener(self.pidfd()?, &message, self.filter.as_ref(), &self.record)?;
-                    wire.send(&Message::new(Tag::Go)).context(|| "cannot release the init")?;
+                    wire.send(&Message::new(Tag::Go))
+                        .context(|| "cannot release the init")?;
                 }
                 Tag::Ready => return self.settle(pid),
                 Tag::Init | Tag::Go => {
@@ -397,25 +482,41 @@ impl<'a> Launch<'a> {
                 .send_with(&Message::new(Tag::Go), tree.as_fd())
                 .context(|| "cannot send a mount to the init"),
             Err(error) => {
-                let target = self.plan.mounts.iter().find(|m| m.index == index).map(|m| &m.target);
-                let target = target.map(|t| t.to_string_lossy().into_owned()).unwrap_or_default();
-                Err(error.context(format!("error mounting mounts[{index}] to rootfs at {target:?}")))
+                let target = self
+                    .plan
+                    .mounts
+                    .iter()
+                    .find(|m| m.index == index)
+                    .map(|m| &m.target);
+                let target = target
+                    .map(|t| t.to_string_lossy().into_owned())
+                    .unwrap_or_default();
+                Err(error.context(format!(
+                    "error mounting mounts[{index}] to rootfs at {target:?}"
+                )))
             }
         }
     }
 
     fn run_early_hooks(&self) -> Result<()> {
-        let (Some(files), Some(hooks)) = (&self.hooks, self.spec.hooks()) else { return Ok(()) };
+        let (Some(files), Some(hooks)) = (&self.hooks, self.spec.hooks()) else {
+            return Ok(());
+        };
         files.set_state(&self.record, Status::Creating)?;
         let prestart = hooks::prestart(hooks);
-        files.run(self.proof, "prestart", Some(&prestart))?;
-        files.run(self.proof, "createRuntime", hooks.create_runtime().as_ref())?;
+        files.run(self.proof, &self.record.bundle, "prestart", Some(&prestart))?;
+        files.run(
+            self.proof,
+            &self.record.bundle,
+            "createRuntime",
+            hooks.create_runtime().as_ref(),
+        )?;
         files.set_state(&self.record, Status::Creating)
     }
 
     /// The last of what only the parent may do.
     fn settle(&self, pid: i32) -> Result<()> {
-        parent::set_limits(pid, &self.plan.process)?;
+        tracing::debug!("init: closing the pipe to signal completion");
         self.apply(Select::MEMORY)?;
         if let Some(files) = &self.hooks {
             files.set_state(&self.record, Status::Created)?;
@@ -443,14 +544,17 @@ impl<'a> Launch<'a> {
             &Subject {
                 plan: Some(&self.plan),
                 process: &self.plan.process,
-                hook_output: printed.as_ref().map(|(out, err)| (out.as_str(), err.as_str())),
+                hook_output: printed
+                    .as_ref()
+                    .map(|(out, err)| (out.as_str(), err.as_str())),
             },
         )
     }
 
     fn finish(self, wire: Wire, console: Option<OwnedFd>) -> Result<Created> {
-        let pidfd =
-            self.child.ok_or_else(|| Error::new(ErrorKind::Internal, "there is no init"))?;
+        let pidfd = self
+            .child
+            .ok_or_else(|| Error::new(ErrorKind::Internal, "there is no init"))?;
         Ok(Created {
             record: self.record,
             directory: self.directory,
@@ -479,7 +583,12 @@ impl<'a> Launch<'a> {
         }
         if cloned && let (Some(files), Some(hooks)) = (&self.hooks, self.spec.hooks()) {
             let _ = files.set_state(&self.record, Status::Stopped);
-            let _ = files.run(self.proof, "poststop", hooks.poststop().as_ref());
+            let _ = files.run(
+                self.proof,
+                &self.record.bundle,
+                "poststop",
+                hooks.poststop().as_ref(),
+            );
         }
         let _ = self.directory.remove();
     }
@@ -503,7 +612,11 @@ fn check_terminal(plan: &Plan, options: &CreateOptions, start: Start) -> Result<
 
 /// How many descriptors the caller hands down by the protocol of sd_listen_fds(3).
 pub fn listen_fds() -> Option<u32> {
-    std::env::var("LISTEN_FDS").ok()?.parse().ok().filter(|count| *count > 0)
+    std::env::var("LISTEN_FDS")
+        .ok()?
+        .parse()
+        .ok()
+        .filter(|count| *count > 0)
 }
 
 /// Writes a pid so that a reader never sees half of it.
@@ -529,7 +642,10 @@ pub fn send_listener(
 ) -> Result<()> {
     use oci_spec::runtime::{ContainerProcessStateBuilder, ContainerState, StateBuilder};
     let Some(notify) = filter.and_then(|f| f.notify.as_ref()) else {
-        return Err(Error::new(ErrorKind::Internal, "no rule of the seccomp filter notifies"));
+        return Err(Error::new(
+            ErrorKind::Internal,
+            "no rule of the seccomp filter notifies",
+        ));
     };
     let number = i32::try_from(message.value).unwrap_or(-1);
     let flags = rustix::process::PidfdGetfdFlags::empty();
@@ -541,7 +657,13 @@ pub fn send_listener(
         .status(ContainerState::Creating)
         .pid(record.pid)
         .bundle(record.bundle.clone())
-        .annotations(record.annotations.clone().into_iter().collect::<std::collections::HashMap<_, _>>())
+        .annotations(
+            record
+                .annotations
+                .clone()
+                .into_iter()
+                .collect::<std::collections::HashMap<_, _>>(),
+        )
         .build()
         .map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))?;
     let mut process = ContainerProcessStateBuilder::default()
@@ -565,4 +687,3 @@ fn clone_error(errno: Errno, namespaces: &crate::plan::Namespaces) -> Error {
         _ => error,
     }
 }
-

@@ -39,11 +39,18 @@ struct Job<'a> {
 /// Runs a process; returns its exit code, or 0 when detached.
 pub fn exec(runtime: &Runtime, id: &str, options: &ExecOptions) -> Result<i32> {
     let mut job = Job::decide(runtime, id, options)?;
-    let signals = if options.detach { None } else { Some(block_signals()?) };
+    let signals = if options.detach {
+        None
+    } else {
+        Some(block_signals()?)
+    };
     if !options.detach && !options.no_subreaper {
         adopt_orphans()?;
     }
-    let prepared = job.record.cgroup.exec_target(&options.cgroup, job.record.pid)?;
+    let prepared = job
+        .record
+        .cgroup
+        .exec_target(&options.cgroup, job.record.pid)?;
     let (console, console_here) = job.open_console()?;
     let (wire, theirs) = Wire::pair().context(|| "cannot create a socket pair")?;
     let (pid, pidfd) = job.clone_process(&prepared, theirs, console.as_ref())?;
@@ -85,7 +92,8 @@ impl<'a> Job<'a> {
         let description = describe(&spec, options)?;
         let selinux = description.selinux_label().is_some() && validate::selinux_enabled();
         validate::process(&description, selinux)?;
-        let mut process = Process::plan(&description, listen_fds())?;
+        let linux = spec.linux().clone().unwrap_or_default();
+        let mut process = Process::plan(&description, &linux, listen_fds())?;
         for name in &options.caps {
             process.capabilities.add(name)?;
         }
@@ -95,7 +103,15 @@ impl<'a> Job<'a> {
             Some(seccomp) => seccomp::compile(seccomp)?,
             None => None,
         };
-        Ok(Self { proof, options, record, init, process, filter, proc: parent::open_proc()? })
+        Ok(Self {
+            proof,
+            options,
+            record,
+            init,
+            process,
+            filter,
+            proc: parent::open_proc()?,
+        })
     }
 
     fn open_console(&self) -> Result<(Option<OwnedFd>, Option<OwnedFd>)> {
@@ -131,8 +147,10 @@ impl<'a> Job<'a> {
             nix::sched::setns(&self.init, CloneFlags::CLONE_NEWPID)
                 .context(|| "cannot enter the container's pid namespace")?;
         }
-        let args =
-            CloneArgs { flags: 0, cgroup: prepared.unified.as_ref().map(|fd| fd.as_fd()) };
+        let args = CloneArgs {
+            flags: 0,
+            cgroup: prepared.unified.as_ref().map(|fd| fd.as_fd()),
+        };
         let cloned = clone(self.proof, &args).context(|| "cannot create the process")?;
         let setup = match cloned {
             Cloned::Parent(pid, pidfd) => return Ok((pid, pidfd)),
@@ -142,6 +160,7 @@ impl<'a> Job<'a> {
                     proc: self.proc.as_fd(),
                     tasks: &prepared.tasks,
                     console: console.map(|fd| fd.as_fd()),
+                    raw_console: self.options.console_socket.is_none(),
                     preserve_fds: self.options.preserve_fds + listen_fds().unwrap_or(0),
                     keyring: keyring.as_deref(),
                     seccomp: self.filter.as_ref(),
@@ -154,9 +173,7 @@ impl<'a> Job<'a> {
     }
 
     fn same_user_namespace(&self) -> Result<bool> {
-        let stat = |path: String| {
-            rustix::fs::stat(&path).context(|| format!("cannot stat {path}"))
-        };
+        let stat = |path: String| rustix::fs::stat(&path).context(|| format!("cannot stat {path}"));
         let (own, init) = (
             stat("/proc/self/ns/user".to_owned())?,
             stat(format!("/proc/{}/ns/user", self.record.pid))?,
@@ -166,6 +183,14 @@ impl<'a> Job<'a> {
 
     /// Sees the process through to its `execve`.
     fn release(&self, wire: &Wire, pid: i32, pidfd: &OwnedFd) -> Result<()> {
+        tracing::debug!("nsexec container setup: process has pid {pid}");
+        tracing::debug!("child process in init()");
+        if let Some(mask) = &self.process.affinity_initial {
+            tracing::debug!(
+                "nsexec[{pid}]: affinity: {:#x}",
+                mask.first().copied().unwrap_or(0)
+            );
+        }
         parent::set_oom_score(&self.proc, pid, &self.process)?;
         let mut released = false;
         loop {
@@ -173,20 +198,33 @@ impl<'a> Job<'a> {
             // The other end closes when the program is executed; before it was released, because the
             // process died.
             let Some((message, _)) = received else {
-                return if released { Ok(()) } else { Err(parent::vanished(pidfd.as_fd(), false)) };
+                return if released {
+                    Ok(())
+                } else {
+                    Err(parent::vanished(pidfd.as_fd(), false))
+                };
             };
             match message.tag {
+                Tag::Limit => {
+                    parent::raise_limit(pid, &self.process, message.index as usize)?;
+                    wire.send(&Message::new(Tag::Go))
+                        .context(|| "cannot release the process")?;
+                }
                 Tag::Ready => {
                     self.settle(wire, pid, pidfd)?;
                     released = true;
                 }
                 Tag::Listener => {
                     send_listener(pidfd.as_fd(), &message, self.filter.as_ref(), &self.record)?;
-                    wire.send(&Message::new(Tag::Go)).context(|| "cannot release the process")?;
+                    wire.send(&Message::new(Tag::Go))
+                        .context(|| "cannot release the process")?;
                 }
                 Tag::Failed => {
-                    let subject =
-                        Subject { plan: None, process: &self.process, hook_output: None };
+                    let subject = Subject {
+                        plan: None,
+                        process: &self.process,
+                        hook_output: None,
+                    };
                     return Err(explain(&message, &subject));
                 }
                 _ => return Err(Error::new(ErrorKind::Internal, "unexpected message")),
@@ -195,7 +233,7 @@ impl<'a> Job<'a> {
     }
 
     fn settle(&self, wire: &Wire, pid: i32, pidfd: &OwnedFd) -> Result<()> {
-        parent::set_limits(pid, &self.process)?;
+        tracing::debug!("init: closing the pipe to signal completion");
         if let Some(path) = &self.options.pidfd_socket {
             let socket = terminal::connect(path, SocketType::STREAM)?;
             terminal::send(socket.as_fd(), c"pidfd", pidfd.as_fd())
@@ -204,7 +242,8 @@ impl<'a> Job<'a> {
         if let Some(path) = &self.options.pid_file {
             write_pid_file(path, pid)?;
         }
-        wire.send(&Message::new(Tag::Go)).context(|| "cannot release the process")
+        wire.send(&Message::new(Tag::Go))
+            .context(|| "cannot release the process")
     }
 }
 
@@ -220,7 +259,9 @@ fn check_terminal(process: &Process, options: &ExecOptions) -> Result<()> {
         }
         (None, _) => return Ok(()),
     }
-    Err(Error::invalid("cannot use console socket if runc will not detach or allocate tty"))
+    Err(Error::invalid(
+        "cannot use console socket if runc will not detach or allocate tty",
+    ))
 }
 
 /// The container's own process description with what the options change.

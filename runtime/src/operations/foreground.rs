@@ -21,7 +21,11 @@ use crate::sys::process::pidfd_signal;
 /// Creates, starts and, unless detached, waits.
 pub fn run(runtime: &Runtime, id: &str, options: &CreateOptions) -> Result<i32> {
     // Before the first clone: a signal that arrives in between is not lost.
-    let signals = if options.detach { None } else { Some(block_signals()?) };
+    let signals = if options.detach {
+        None
+    } else {
+        Some(block_signals()?)
+    };
     if !options.detach && !options.no_subreaper {
         adopt_orphans()?;
     }
@@ -65,8 +69,10 @@ fn begin(created: &Created) -> Result<()> {
         .context(|| "cannot release the container's init")?;
     let printed = || created.hooks.as_ref().map(super::hooks::Files::printed);
     // The init's end closes by itself when the program is executed.
-    if let Some((message, _)) =
-        created.wire.receive().context(|| "cannot hear from the container's init")?
+    if let Some((message, _)) = created
+        .wire
+        .receive()
+        .context(|| "cannot hear from the container's init")?
         && message.tag == Tag::Failed
     {
         let printed = printed();
@@ -75,7 +81,9 @@ fn begin(created: &Created) -> Result<()> {
             &Subject {
                 plan: Some(&created.plan),
                 process: &created.plan.process,
-                hook_output: printed.as_ref().map(|(out, err)| (out.as_str(), err.as_str())),
+                hook_output: printed
+                    .as_ref()
+                    .map(|(out, err)| (out.as_str(), err.as_str())),
             },
         ));
     }
@@ -83,7 +91,12 @@ fn begin(created: &Created) -> Result<()> {
         (Some(files), Some(hooks)) if hooks.poststart().is_some() => {
             let proof = super::create::prove_single_threaded()?;
             files.set_state(&created.record, Status::Running)?;
-            files.run(proof, "poststart", hooks.poststart().as_ref())
+            files.run(
+                proof,
+                &created.record.bundle,
+                "poststart",
+                hooks.poststart().as_ref(),
+            )
         }
         _ => Ok(()),
     }
@@ -94,7 +107,12 @@ fn wait(created: &Created, signals: &SignalFd) -> Result<i32> {
         Some(socket) => Some(open_terminal(socket)?),
         None => None,
     };
-    attend(created.record.pid, &created.pidfd, signals, terminal.as_mut())
+    attend(
+        created.record.pid,
+        &created.pidfd,
+        signals,
+        terminal.as_mut(),
+    )
 }
 
 /// Takes the master that the container's side sent.
@@ -112,8 +130,9 @@ pub fn attend(
     mut terminal: Option<&mut Terminal>,
 ) -> Result<i32> {
     loop {
-        let (input, output, room) =
-            terminal.as_ref().map_or((false, false, false), |t| t.interests());
+        let (input, output, room) = terminal
+            .as_ref()
+            .map_or((false, false, false), |t| t.interests());
         let stdin = std::io::stdin();
         let mut fds = vec![
             PollFd::new(pidfd, PollFlags::IN),
@@ -205,7 +224,9 @@ fn reap_orphans(attended: i32) {
     let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
     while let Ok(status) = waitid(Id::All, peek) {
         match status {
-            WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..) if pid.as_raw() != attended => {
+            WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..)
+                if pid.as_raw() != attended =>
+            {
                 let _ = waitpid(pid, None);
             }
             // None is dead, or the attended one is found first: the others wait for its end.

@@ -47,7 +47,11 @@ impl Files {
     pub fn new() -> Result<Self> {
         let file = |name: &str| rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC);
         let files = || -> Result<Self, Errno> {
-            Ok(Self { state: file("state")?, output: file("output")?, error: file("error")? })
+            Ok(Self {
+                state: file("state")?,
+                output: file("output")?,
+                error: file("error")?,
+            })
         };
         files().context(|| "cannot create files for hooks")
     }
@@ -91,13 +95,24 @@ impl Files {
     pub fn run(
         &self,
         proof: SingleThreaded,
+        bundle: &std::path::Path,
         kind: &str,
         hooks: Option<&Vec<oci::Hook>>,
     ) -> Result<()> {
         for (index, hook) in plan::plan(kind, hooks)?.iter().enumerate() {
-            run(proof, hook, self.streams(), &|| Ok(())).map_err(|fail| {
+            // As other runtimes have it: hooks of the runtime namespace start in the bundle.
+            let enter = || {
+                let _ = rustix::process::chdir(bundle);
+                Ok(())
+            };
+            run(proof, hook, self.streams(), None, &enter).map_err(|fail| {
                 let (stdout, stderr) = self.printed();
-                hook_error(kind, index, fail.errno.raw_os_error(), Some((&stdout, &stderr)))
+                hook_error(
+                    kind,
+                    index,
+                    fail.errno.raw_os_error(),
+                    Some((&stdout, &stderr)),
+                )
             })?;
         }
         Ok(())

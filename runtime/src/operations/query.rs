@@ -28,7 +28,9 @@ pub fn load(directory: &Directory) -> Result<Record> {
 
 /// A pidfd of the init; `None` when it is gone, or its pid now belongs to somebody else.
 pub fn init_of(record: &Record) -> Result<Option<OwnedFd>> {
-    let Some(pid) = Pid::from_raw(record.pid) else { return Ok(None) };
+    let Some(pid) = Pid::from_raw(record.pid) else {
+        return Ok(None);
+    };
     let pidfd = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
         Ok(fd) => fd,
         Err(Errno::SRCH | Errno::INVAL) => return Ok(None),
@@ -54,13 +56,21 @@ pub fn status_of(directory: &Directory, record: &Record) -> Result<Status> {
     if waits.is_ok() && super::start::connect(directory).is_ok() {
         return Ok(Status::Created);
     }
-    if record.cgroup.is_frozen()? { Ok(Status::Paused) } else { Ok(Status::Running) }
+    if record.cgroup.is_frozen()? {
+        Ok(Status::Paused)
+    } else {
+        Ok(Status::Running)
+    }
 }
 
 fn report(directory: &Directory, record: Record, owner: String) -> Result<StateReport> {
     let status = status_of(directory, &record)?;
     Ok(StateReport {
-        pid: if status == Status::Stopped { 0 } else { record.pid },
+        pid: if status == Status::Stopped {
+            0
+        } else {
+            record.pid
+        },
         oci_version: record.oci_version,
         id: record.id,
         status,
@@ -81,16 +91,17 @@ pub fn state(runtime: &Runtime, id: &str) -> Result<StateReport> {
 }
 
 /// All containers.
-pub fn list(
-    runtime: &Runtime,
-    broken: &mut dyn FnMut(&str, Error),
-) -> Result<Vec<StateReport>> {
+pub fn list(runtime: &Runtime, broken: &mut dyn FnMut(&str, Error)) -> Result<Vec<StateReport>> {
     let mut owners: HashMap<u32, String> = HashMap::new();
     let mut reports = Vec::new();
     for id in state::list_ids(&runtime.root)? {
         let one = Directory::open(&runtime.root, &id).and_then(|directory| {
-            let Some(record) = directory.read_record()? else { return Ok(None) };
-            let owner = owners.entry(record.owner).or_insert_with(|| owner_name(record.owner));
+            let Some(record) = directory.read_record()? else {
+                return Ok(None);
+            };
+            let owner = owners
+                .entry(record.owner)
+                .or_insert_with(|| owner_name(record.owner));
             report(&directory, record, owner.clone()).map(Some)
         });
         match one {
@@ -142,6 +153,5 @@ pub fn require(directory: &Directory, allowed: &[Status], verb: &str) -> Result<
 
 /// Waits until the init is gone; false when the time is up.
 pub fn gone_within(init: &OwnedFd, time: std::time::Duration) -> Result<bool> {
-    crate::launch::hooks::ends_within(init, time)
-        .context(|| "cannot wait for the container's init")
+    crate::launch::hooks::ends_within(init, time).context(|| "cannot wait for the container's init")
 }

@@ -21,7 +21,9 @@ pub fn connect(directory: &Directory) -> Result<OwnedFd, Errno> {
     let socket = rustix::net::socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)?;
     let path = format!(
         "{}/start.sock",
-        crate::rootfs::fd_path(directory.as_fd()).as_c_str().to_string_lossy()
+        crate::rootfs::fd_path(directory.as_fd())
+            .as_c_str()
+            .to_string_lossy()
     );
     rustix::net::connect(&socket, &SocketAddrUnix::new(path.as_str())?)?;
     Ok(socket)
@@ -53,10 +55,15 @@ pub fn start(runtime: &Runtime, id: &str) -> Result<()> {
             ));
         }
     }
-    let wire = connect(&directory).map(Wire::from_fd).context(|| "cannot reach the container's init")?;
-    wire.send(&Message::new(Tag::Go)).context(|| "cannot release the container's init")?;
+    let wire = connect(&directory)
+        .map(Wire::from_fd)
+        .context(|| "cannot reach the container's init")?;
+    wire.send(&Message::new(Tag::Go))
+        .context(|| "cannot release the container's init")?;
     // The connection closes by itself when the program is executed.
-    if let Some((message, _)) = wire.receive().context(|| "cannot hear from the container's init")?
+    if let Some((message, _)) = wire
+        .receive()
+        .context(|| "cannot hear from the container's init")?
         && message.tag == Tag::Failed
     {
         return Err(explain_failure(&directory, &record, &message));
@@ -66,11 +73,21 @@ pub fn start(runtime: &Runtime, id: &str) -> Result<()> {
         Err(errno) => return Err(errno).context(|| "cannot remove start.sock"),
     }
     let config = crate::spec::load::spec(&directory.read_config()?)?;
-    if let Some(hooks) = config.spec.hooks().as_ref().filter(|h| h.poststart().is_some()) {
+    if let Some(hooks) = config
+        .spec
+        .hooks()
+        .as_ref()
+        .filter(|h| h.poststart().is_some())
+    {
         let proof = super::create::prove_single_threaded()?;
         let files = Files::new()?;
         files.set_state(&record, Status::Running)?;
-        if let Err(error) = files.run(proof, "poststart", hooks.poststart().as_ref()) {
+        if let Err(error) = files.run(
+            proof,
+            &record.bundle,
+            "poststart",
+            hooks.poststart().as_ref(),
+        ) {
             super::stop::kill_init(&record)?;
             return Err(error);
         }
@@ -80,13 +97,21 @@ pub fn start(runtime: &Runtime, id: &str) -> Result<()> {
 
 fn explain_failure(directory: &Directory, record: &Record, message: &Message) -> Error {
     let plan = directory.read_config().and_then(|text| {
-        let facts = Facts { bundle: &record.bundle, no_pivot: false, listen_fds: None };
+        let facts = Facts {
+            bundle: &record.bundle,
+            no_pivot: false,
+            listen_fds: None,
+        };
         Plan::from_spec(&crate::spec::load::spec(&text)?.spec, &facts)
     });
     match plan {
         Ok(plan) => explain(
             message,
-            &Subject { plan: Some(&plan), process: &plan.process, hook_output: None },
+            &Subject {
+                plan: Some(&plan),
+                process: &plan.process,
+                hook_output: None,
+            },
         ),
         Err(error) => error,
     }

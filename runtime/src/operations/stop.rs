@@ -4,6 +4,7 @@ use std::os::fd::AsFd as _;
 use std::time::Duration;
 
 use rustix::io::Errno;
+use rustix::mount::UnmountFlags;
 use rustix::process::Signal;
 
 use super::hooks::Files;
@@ -17,6 +18,8 @@ use crate::sys::process::pidfd_signal;
 /// sleep cannot be waited for without end.
 const KILL_TIME: Duration = Duration::from_secs(10);
 
+/// `CLONE_NEWNS`.
+const MOUNT_NAMESPACE: u64 = libc::CLONE_NEWNS as u64;
 /// `CLONE_NEWPID`.
 const PID_NAMESPACE: u64 = libc::CLONE_NEWPID as u64;
 
@@ -27,8 +30,7 @@ pub fn kill(runtime: &Runtime, id: &str, signal: i32, all: bool) -> Result<()> {
     if all {
         return kill_all(&record, signal);
     }
-    let not_running =
-        || Error::new(ErrorKind::FailedPrecondition, "container not running");
+    let not_running = || Error::new(ErrorKind::FailedPrecondition, "container not running");
     let Some(init) = init_of(&record)? else {
         // Without a pid namespace of its own, others may have outlived the init.
         if signal == libc::SIGKILL && record.namespaces & PID_NAMESPACE == 0 {
@@ -56,7 +58,9 @@ pub fn kill(runtime: &Runtime, id: &str, signal: i32, all: bool) -> Result<()> {
 fn kill_all(record: &Record, signal: i32) -> Result<()> {
     match Signal::from_named_raw(signal) {
         Some(known) => record.cgroup.kill(known),
-        None => Err(Error::invalid(format!("kill --all takes no real-time signal ({signal})"))),
+        None => Err(Error::invalid(format!(
+            "kill --all takes no real-time signal ({signal})"
+        ))),
     }
 }
 
@@ -98,7 +102,9 @@ pub fn delete(runtime: &Runtime, id: &str, force: bool) -> Result<()> {
 
 /// Kills the init and waits until it is gone.
 pub fn kill_init(record: &Record) -> Result<()> {
-    let Some(init) = init_of(record)? else { return Ok(()) };
+    let Some(init) = init_of(record)? else {
+        return Ok(());
+    };
     match pidfd_signal(init.as_fd(), libc::SIGKILL) {
         Ok(()) | Err(Errno::SRCH) => {}
         Err(errno) => return Err(errno).context(|| "cannot kill the container's init"),
@@ -125,7 +131,21 @@ pub fn destroy(directory: &Directory, record: &Record) -> Result<()> {
         record.cgroup.kill(Signal::KILL)?;
     }
     record.cgroup.remove()?;
-    let hooks = if record.poststop { run_poststop(directory, record) } else { Ok(()) };
+    if record.namespaces & MOUNT_NAMESPACE == 0 {
+        // What was mounted below the root is mounted at the host.
+        match rustix::mount::unmount(&record.rootfs, UnmountFlags::DETACH) {
+            Ok(()) | Err(Errno::INVAL | Errno::NOENT) => {}
+            Err(errno) => {
+                return Err(errno)
+                    .context(|| format!("cannot unmount {}", record.rootfs.display()));
+            }
+        }
+    }
+    let hooks = if record.poststop {
+        run_poststop(directory, record)
+    } else {
+        Ok(())
+    };
     directory.remove()?;
     hooks
 }
@@ -134,8 +154,10 @@ pub fn destroy(directory: &Directory, record: &Record) -> Result<()> {
 fn run_poststop(directory: &Directory, record: &Record) -> Result<()> {
     let proof = super::create::prove_single_threaded()?;
     let config = crate::spec::load::spec(&directory.read_config()?)?;
-    let Some(hooks) = config.spec.hooks() else { return Ok(()) };
+    let Some(hooks) = config.spec.hooks() else {
+        return Ok(());
+    };
     let files = Files::new()?;
     files.set_state(record, Status::Stopped)?;
-    files.run(proof, "poststop", hooks.poststop().as_ref())
+    files.run(proof, &record.bundle, "poststop", hooks.poststop().as_ref())
 }

@@ -49,20 +49,42 @@ pub const DEFAULT_DEVICES: [(&CStr, u32, u32); 6] = [
 
 /// Links every container has; /dev/core only where the host has /proc/kcore.
 pub const LINKS: [Link; 4] = [
-    Link { path: c"/dev/fd", target: c"/proc/self/fd" },
-    Link { path: c"/dev/stdin", target: c"/proc/self/fd/0" },
-    Link { path: c"/dev/stdout", target: c"/proc/self/fd/1" },
-    Link { path: c"/dev/stderr", target: c"/proc/self/fd/2" },
+    Link {
+        path: c"/dev/fd",
+        target: c"/proc/self/fd",
+    },
+    Link {
+        path: c"/dev/stdin",
+        target: c"/proc/self/fd/0",
+    },
+    Link {
+        path: c"/dev/stdout",
+        target: c"/proc/self/fd/1",
+    },
+    Link {
+        path: c"/dev/stderr",
+        target: c"/proc/self/fd/2",
+    },
 ];
 
 /// Link to the container's own pseudo-terminal multiplexer.
-pub const PTMX: Link = Link { path: c"/dev/ptmx", target: c"pts/ptmx" };
+pub const PTMX: Link = Link {
+    path: c"/dev/ptmx",
+    target: c"pts/ptmx",
+};
 /// Link to the kernel's memory image.
-pub const CORE: Link = Link { path: c"/dev/core", target: c"/proc/kcore" };
+pub const CORE: Link = Link {
+    path: c"/dev/core",
+    target: c"/proc/kcore",
+};
 
 /// The configured devices and the default ones they do not replace.
 pub fn plan(configured: &[LinuxDevice]) -> Result<Vec<Device>> {
-    let mut devices = configured.iter().enumerate().map(device).collect::<Result<Vec<_>>>()?;
+    let mut devices = configured
+        .iter()
+        .enumerate()
+        .map(device)
+        .collect::<Result<Vec<_>>>()?;
     for (path, major, minor) in DEFAULT_DEVICES {
         if !devices.iter().any(|d| d.path.as_c_str() == path) {
             devices.push(Device {
@@ -86,11 +108,17 @@ fn device((index, device): (usize, &LinuxDevice)) -> Result<Device> {
         LinuxDeviceType::B => libc::S_IFBLK,
         LinuxDeviceType::P => libc::S_IFIFO,
         LinuxDeviceType::A => {
-            return Err(Error::invalid(format!("{}: type \"a\" is for rules only", property())));
+            return Err(Error::invalid(format!(
+                "{}: type \"a\" is for rules only",
+                property()
+            )));
         }
     };
     if !device.path().is_absolute() {
-        return Err(Error::invalid(format!("{}: path is not absolute", property())));
+        return Err(Error::invalid(format!(
+            "{}: path is not absolute",
+            property()
+        )));
     }
     let number = |n: i64, name: &str| {
         u32::try_from(n)
@@ -102,8 +130,16 @@ fn device((index, device): (usize, &LinuxDevice)) -> Result<Device> {
         kind,
         // fileMode may carry the file type bits; the device's type decides.
         mode: device.file_mode().unwrap_or(0o666) & 0o7777,
-        major: if fifo { 0 } else { number(device.major(), "major")? },
-        minor: if fifo { 0 } else { number(device.minor(), "minor")? },
+        major: if fifo {
+            0
+        } else {
+            number(device.major(), "major")?
+        },
+        minor: if fifo {
+            0
+        } else {
+            number(device.minor(), "minor")?
+        },
         uid: device.uid().unwrap_or(0),
         gid: device.gid().unwrap_or(0),
     })

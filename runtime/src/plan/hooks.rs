@@ -35,21 +35,37 @@ pub fn plan(name: &str, hooks: Option<&Vec<oci::Hook>>) -> Result<Vec<Hook>> {
 
 fn one(hook: &oci::Hook) -> Result<Hook> {
     if !hook.path().is_absolute() {
-        return Err(Error::invalid(format!("path {:?} is not absolute", hook.path())));
+        return Err(Error::invalid(format!(
+            "path {:?} is not absolute",
+            hook.path()
+        )));
     }
     let path = c_path(hook.path())?;
     let words = |list: &Option<Vec<String>>| {
-        list.iter().flatten().map(|w| c_string(w)).collect::<Result<Vec<_>>>()
+        list.iter()
+            .flatten()
+            .map(|w| c_string(w))
+            .collect::<Result<Vec<_>>>()
     };
     let mut args = words(hook.args())?;
     if args.is_empty() {
         args.push(path.clone());
     }
-    let timeout = match hook.timeout() {
-        None => None,
-        Some(seconds) => Some(u32::try_from(seconds).ok().filter(|s| *s > 0).ok_or_else(|| {
-            Error::invalid(format!("timeout {seconds} is not a positive number of seconds"))
-        })?),
-    };
-    Ok(Hook { path, args: Vector::new(args), env: Vector::new(words(hook.env())?), timeout })
+    let timeout =
+        match hook.timeout() {
+            None => None,
+            Some(seconds) => Some(u32::try_from(seconds).ok().filter(|s| *s > 0).ok_or_else(
+                || {
+                    Error::invalid(format!(
+                        "timeout {seconds} is not a positive number of seconds"
+                    ))
+                },
+            )?),
+        };
+    Ok(Hook {
+        path,
+        args: Vector::new(args),
+        env: Vector::new(words(hook.env())?),
+        timeout,
+    })
 }

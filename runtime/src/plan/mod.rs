@@ -46,10 +46,6 @@ pub struct Plan {
     pub hostname: Option<CString>,
     /// NIS domain name in a new uts namespace.
     pub domainname: Option<CString>,
-    /// Execution domain.
-    pub personality: Option<u32>,
-    /// `(mode with flags, node mask)`.
-    pub memory_policy: Option<(i32, Vec<u64>)>,
     /// Hooks that the init runs before the root is switched.
     pub create_container: Vec<Hook>,
     /// Hooks that the init runs before the program.
@@ -95,29 +91,49 @@ impl Plan {
         let linux = spec.linux().as_ref().unwrap_or(&empty);
         let namespaces = Namespaces::plan(linux)?;
         let mount_label = linux.mount_label().clone().filter(|l| !l.is_empty());
-        let context =
-            mounts::MountContext { bundle: facts.bundle, label: mount_label.as_deref() };
+        let root = spec
+            .root()
+            .as_ref()
+            .map(|root| facts.bundle.join(root.path()));
+        let context = mounts::MountContext {
+            bundle: facts.bundle,
+            root: root.as_deref().unwrap_or(Path::new("/")),
+            label: mount_label.as_deref(),
+        };
         let entries = spec.mounts().as_deref().unwrap_or_default();
         let mounts = mounts::plan(entries, &context)?;
         let bound_dev = mounts.iter().any(|step| {
             step.target.as_c_str() == c"/dev" && matches!(step.kind, MountKind::Bind(_))
         });
         let configured = linux.devices().as_deref().unwrap_or_default();
-        let process = spec.process().as_ref().ok_or_else(|| Error::invalid("process is missing"))?;
+        let process = spec
+            .process()
+            .as_ref()
+            .ok_or_else(|| Error::invalid("process is missing"))?;
         let own_mounts = namespaces.has(LinuxNamespaceType::Mount);
         let hooks = spec.hooks().as_ref();
         let uts = namespaces.has(LinuxNamespaceType::Uts);
         Ok(Self {
             rootfs: rootfs(spec, linux, facts)?,
-            devices: if bound_dev { Vec::new() } else { devices::plan(configured)? },
+            devices: if bound_dev {
+                Vec::new()
+            } else {
+                devices::plan(configured)?
+            },
             populate_dev: !bound_dev,
-            masked: if own_mounts { c_list(linux.masked_paths())? } else { Vec::new() },
-            readonly: if own_mounts { c_list(linux.readonly_paths())? } else { Vec::new() },
+            masked: if own_mounts {
+                masked(linux)?
+            } else {
+                Vec::new()
+            },
+            readonly: if own_mounts {
+                c_list(linux.readonly_paths())?
+            } else {
+                Vec::new()
+            },
             sysctls: sysctls(linux)?,
             hostname: name(spec.hostname(), uts)?,
             domainname: name(spec.domainname(), uts)?,
-            personality: linux.personality().as_ref().map(personality).transpose()?,
-            memory_policy: linux.memory_policy().as_ref().map(memory_policy).transpose()?,
             create_container: hooks::plan(
                 "createContainer",
                 hooks.and_then(|h| h.create_container().as_ref()),
@@ -127,7 +143,7 @@ impl Plan {
                 hooks.and_then(|h| h.start_container().as_ref()),
             )?,
             mount_label,
-            process: Process::plan(process, facts.listen_fds)?,
+            process: Process::plan(process, linux, facts.listen_fds)?,
             loopback: namespaces.is_new(LinuxNamespaceType::Network),
             namespaces,
             mounts,
@@ -136,7 +152,10 @@ impl Plan {
 }
 
 fn rootfs(spec: &Spec, linux: &Linux, facts: &Facts<'_>) -> Result<Rootfs> {
-    let root = spec.root().as_ref().ok_or_else(|| Error::invalid("root is missing"))?;
+    let root = spec
+        .root()
+        .as_ref()
+        .ok_or_else(|| Error::invalid("root is missing"))?;
     let final_propagation = match linux.rootfs_propagation().as_deref() {
         None | Some("") => None,
         Some(word) => {
@@ -174,7 +193,9 @@ fn sysctls(linux: &Linux) -> Result<Vec<(CString, Vec<u8>)>> {
         .into_iter()
         .map(|(key, value)| {
             if key.is_empty() || value.bytes().any(|b| b == 0 || b == b'\n') {
-                return Err(Error::invalid(format!("linux.sysctl[{key:?}]: bad value {value:?}")));
+                return Err(Error::invalid(format!(
+                    "linux.sysctl[{key:?}]: bad value {value:?}"
+                )));
             }
             Ok((c_string(&sysctl_path(key))?, value.clone().into_bytes()))
         })
@@ -185,9 +206,18 @@ fn sysctls(linux: &Linux) -> Result<Vec<(CString, Vec<u8>)>> {
 /// stands for itself (an interface called `eth0.100`), as sysctl(8) has it.
 pub fn sysctl_path(key: &str) -> String {
     match key.find(['.', '/']) {
-        Some(at) if key.as_bytes()[at] == b'.' => {
-            key.chars().map(|c| if c == '.' { '/' } else if c == '/' { '.' } else { c }).collect()
-        }
+        Some(at) if key.as_bytes()[at] == b'.' => key
+            .chars()
+            .map(|c| {
+                if c == '.' {
+                    '/'
+                } else if c == '/' {
+                    '.'
+                } else {
+                    c
+                }
+            })
+            .collect(),
         _ => key.to_owned(),
     }
 }
@@ -196,44 +226,18 @@ fn name(text: &Option<String>, uts: bool) -> Result<Option<CString>> {
     match text.as_deref().filter(|t| !t.is_empty()) {
         None => Ok(None),
         Some(text) if uts => c_string(text).map(Some),
-        Some(_) => Err(Error::invalid("unable to set hostname without a private UTS namespace")),
+        Some(_) => Err(Error::invalid(
+            "unable to set hostname without a private UTS namespace",
+        )),
     }
 }
 
-fn personality(personality: &oci::LinuxPersonality) -> Result<u32> {
-    if personality.flags().as_ref().is_some_and(|flags| !flags.is_empty()) {
-        return Err(Error::invalid("linux.personality.flags: no flags are defined"));
-    }
-    Ok(match personality.domain() {
-        oci::LinuxPersonalityDomain::PerLinux => 0,
-        oci::LinuxPersonalityDomain::PerLinux32 => 8,
-    })
-}
-
-fn memory_policy(policy: &oci::LinuxMemoryPolicy) -> Result<(i32, Vec<u64>)> {
-    use oci::{MemoryPolicyFlagType as F, MemoryPolicyModeType as M};
-    let mode = match policy.mode() {
-        M::MpolDefault => 0,
-        M::MpolPreferred => 1,
-        M::MpolBind => 2,
-        M::MpolInterleave => 3,
-        M::MpolLocal => 4,
-        M::MpolPreferredMany => 5,
-        M::MpolWeightedInterleave => 6,
-    };
-    let flags = policy.flags().iter().flatten().fold(0, |flags, flag| {
-        flags
-            | match flag {
-                F::MpolFStaticNodes => 1 << 15,
-                F::MpolFRelativeNodes => 1 << 14,
-                F::MpolFNumaBalancing => 1 << 13,
-            }
-    });
-    let nodes = match policy.nodes().as_deref() {
-        None | Some("") => Vec::new(),
-        Some(list) => bit_list(list).map_err(|e| e.context("linux.memoryPolicy.nodes"))?,
-    };
-    Ok((mode | flags, nodes))
+/// Each once: a second mask would hide nothing more.
+fn masked(linux: &Linux) -> Result<Vec<CString>> {
+    let mut seen = std::collections::HashSet::new();
+    let mut paths = c_list(linux.masked_paths())?;
+    paths.retain(|path| seen.insert(path.clone()));
+    Ok(paths)
 }
 
 fn c_list(paths: &Option<Vec<String>>) -> Result<Vec<CString>> {
@@ -257,11 +261,19 @@ const BIT_LIST_MAX: usize = 8192;
 /// A list like `0-3,7` as a bit mask (the format of cpuset(7)).
 pub fn bit_list(list: &str) -> Result<Vec<u64>> {
     let bad = || Error::invalid(format!("{list:?} is not a list like 0-3,7"));
-    let number = |text: &str| text.trim().parse::<usize>().ok().filter(|n| *n < BIT_LIST_MAX);
+    let number = |text: &str| {
+        text.trim()
+            .parse::<usize>()
+            .ok()
+            .filter(|n| *n < BIT_LIST_MAX)
+    };
     let mut mask = Vec::new();
     for range in list.split(',').map(str::trim).filter(|r| !r.is_empty()) {
         let (first, last) = range.split_once('-').unwrap_or((range, range));
-        let (first, last) = (number(first).ok_or_else(bad)?, number(last).ok_or_else(bad)?);
+        let (first, last) = (
+            number(first).ok_or_else(bad)?,
+            number(last).ok_or_else(bad)?,
+        );
         if first > last {
             return Err(bad());
         }
@@ -270,7 +282,11 @@ pub fn bit_list(list: &str) -> Result<Vec<u64>> {
         }
         (first..=last).for_each(|bit| mask[bit / 64] |= 1 << (bit % 64));
     }
-    if mask.is_empty() { Err(bad()) } else { Ok(mask) }
+    if mask.is_empty() {
+        Err(bad())
+    } else {
+        Ok(mask)
+    }
 }
 
 #[cfg(test)]
@@ -279,8 +295,12 @@ mod tests {
 
     #[test]
     fn bit_lists() {
-        for (list, expected) in [("0", vec![1]), ("0-3,7", vec![0x8f]), ("64", vec![0, 1]), ("1,", vec![2])]
-        {
+        for (list, expected) in [
+            ("0", vec![1]),
+            ("0-3,7", vec![0x8f]),
+            ("64", vec![0, 1]),
+            ("1,", vec![2]),
+        ] {
             assert_eq!(bit_list(list).unwrap(), expected, "{list}");
         }
         for list in ["", ",", "a", "3-1", "-1", "8192", "1-"] {
@@ -292,8 +312,14 @@ mod tests {
     fn sysctl_names() {
         for (key, path) in [
             ("net.ipv4.ip_forward", "net/ipv4/ip_forward"),
-            ("net/ipv4/conf/eth0.100/forwarding", "net/ipv4/conf/eth0.100/forwarding"),
-            ("net.ipv4.conf.eth0/100.forwarding", "net/ipv4/conf/eth0.100/forwarding"),
+            (
+                "net/ipv4/conf/eth0.100/forwarding",
+                "net/ipv4/conf/eth0.100/forwarding",
+            ),
+            (
+                "net.ipv4.conf.eth0/100.forwarding",
+                "net/ipv4/conf/eth0.100/forwarding",
+            ),
         ] {
             assert_eq!(sysctl_path(key), path);
         }

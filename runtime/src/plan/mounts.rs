@@ -24,6 +24,9 @@ pub struct MountStep {
     pub kind: MountKind,
     /// Attributes of this mount alone.
     pub attr: MountAttr,
+    /// Attributes that are cleared as well, unless they are locked: what a bind mount with options
+    /// does not name.
+    pub unnamed: u64,
     /// Attributes of this mount and everything below (`rro`, `rnosuid`, ...).
     pub recursive: MountAttr,
     /// `MS_SHARED` and its like, with `MS_REC` for the recursive forms, in the order given.
@@ -143,7 +146,7 @@ const OPTIONS: &[(&str, Meaning)] = &[
     ("nosuid", Set(libc::MS_NOSUID)),
     ("nosymfollow", Set(libc::MS_NOSYMFOLLOW)),
     ("private", Propagation(libc::MS_PRIVATE)),
-    ("ratime", Recursive(0, attr::NOATIME)),
+    ("ratime", Recursive(0, attr::ATIME)),
     ("rbind", Set(libc::MS_BIND | libc::MS_REC)),
     ("rdev", Recursive(0, attr::NODEV)),
     ("rdiratime", Recursive(0, attr::NODIRATIME)),
@@ -155,8 +158,8 @@ const OPTIONS: &[(&str, Meaning)] = &[
     ("rnodev", Recursive(attr::NODEV, 0)),
     ("rnodiratime", Recursive(attr::NODIRATIME, 0)),
     ("rnoexec", Recursive(attr::NOEXEC, 0)),
-    ("rnorelatime", Recursive(0, 0)),
-    ("rnostrictatime", Recursive(0, attr::STRICTATIME)),
+    ("rnorelatime", Recursive(0, attr::ATIME)),
+    ("rnostrictatime", Recursive(0, attr::ATIME)),
     ("rnosuid", Recursive(attr::NOSUID, 0)),
     ("rnosymfollow", Recursive(attr::NOSYMFOLLOW, 0)),
     ("ro", Set(libc::MS_RDONLY)),
@@ -169,7 +172,10 @@ const OPTIONS: &[(&str, Meaning)] = &[
     ("rstrictatime", Recursive(attr::STRICTATIME, attr::ATIME)),
     ("rsuid", Recursive(0, attr::NOSUID)),
     ("rsymfollow", Recursive(0, attr::NOSYMFOLLOW)),
-    ("runbindable", Propagation(libc::MS_UNBINDABLE | libc::MS_REC)),
+    (
+        "runbindable",
+        Propagation(libc::MS_UNBINDABLE | libc::MS_REC),
+    ),
     ("rw", Clear(libc::MS_RDONLY)),
     ("shared", Propagation(libc::MS_SHARED)),
     ("silent", Set(libc::MS_SILENT)),
@@ -221,6 +227,10 @@ pub fn parse_options<S: AsRef<str>>(words: &[S]) -> Options {
     options
 }
 
+/// Attributes that a remount sets anew; access times are not among them.
+const BIND_ATTRIBUTES: u64 =
+    attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC | attr::NOSYMFOLLOW;
+
 const FLAG_ATTRIBUTES: &[(u64, u64)] = &[
     (libc::MS_RDONLY, attr::RDONLY),
     (libc::MS_NOSUID, attr::NOSUID),
@@ -246,9 +256,12 @@ pub fn attributes(set: u64, cleared: u64) -> MountAttr {
     } else if set & libc::MS_STRICTATIME != 0 {
         result.set |= attr::STRICTATIME;
     }
-    let atime = libc::MS_NOATIME | libc::MS_STRICTATIME | libc::MS_RELATIME;
-    if set & atime != 0 || cleared & (libc::MS_NOATIME | libc::MS_STRICTATIME) != 0 {
-        result.clear |= attr::ATIME;
+    // Only setting one of the modes changes the mode: that is how remounting behaves.
+    let atime = libc::MS_NOATIME | libc::MS_STRICTATIME | libc::MS_RELATIME | libc::MS_NODIRATIME;
+    if set & atime != 0 {
+        result.clear |= attr::ATIME | (attr::NODIRATIME & !result.set);
+    } else {
+        result.clear &= !attr::NODIRATIME;
     }
     result
 }
@@ -258,6 +271,8 @@ pub fn attributes(set: u64, cleared: u64) -> MountAttr {
 pub struct MountContext<'a> {
     /// Relative sources of bind mounts start here.
     pub bundle: &'a Path,
+    /// Absolute path of the root file system: a destination may be given as a path below it.
+    pub root: &'a Path,
     /// SELinux context for new file systems.
     pub label: Option<&'a str>,
 }
@@ -275,13 +290,21 @@ pub fn plan(mounts: &[Mount], context: &MountContext<'_>) -> Result<Vec<MountSte
 
 fn step(index: usize, mount: &Mount, context: &MountContext<'_>) -> Result<MountStep> {
     // A relative destination is taken from / (runtime-spec before 1.1 allowed it).
-    let destination = Path::new("/").join(mount.destination());
+    let inside = mount.destination().strip_prefix(context.root);
+    let inside = inside.ok().filter(|_| context.root != Path::new("/"));
+    let destination = Path::new("/").join(inside.unwrap_or(mount.destination()));
     let words = mount.options().as_deref().unwrap_or_default();
     let options = parse_options(words);
     let fstype = mount.typ().as_deref().unwrap_or_default();
     let is_bind = fstype == "bind" || options.flags & libc::MS_BIND != 0;
     let mut attr = attributes(options.flags, options.cleared);
+    let mut unnamed = 0;
     let kind = if is_bind {
+        // mount(8) would do it in two steps, the second of which sets all flags anew; without any
+        // flag there is no second step.
+        if (options.flags & !(libc::MS_BIND | libc::MS_REC)) | options.cleared != 0 {
+            unnamed = BIND_ATTRIBUTES & !attr.set & !attr.clear;
+        }
         MountKind::Bind(bind(mount, &options, context)?)
     } else {
         let filesystem = filesystem(mount, &options, &destination, context)?;
@@ -292,7 +315,11 @@ fn step(index: usize, mount: &Mount, context: &MountContext<'_>) -> Result<Mount
                 MountKind::Cgroup
             }
             _ if options.flags & libc::MS_REMOUNT != 0 => MountKind::Remount(filesystem),
-            "" => return Err(Error::invalid("type is missing and options name no bind mount")),
+            "" => {
+                return Err(Error::invalid(
+                    "type is missing and options name no bind mount",
+                ));
+            }
             _ => MountKind::Filesystem(filesystem),
         }
     };
@@ -304,6 +331,7 @@ fn step(index: usize, mount: &Mount, context: &MountContext<'_>) -> Result<Mount
         target: c_path(&destination)?,
         kind,
         attr,
+        unnamed,
         recursive: options.recursive,
         propagation: options.propagation,
     })
@@ -318,13 +346,24 @@ fn bind(mount: &Mount, options: &Options, context: &MountContext<'_>) -> Result<
     let mappings = match (mount.uid_mappings(), mount.gid_mappings()) {
         (Some(uids), Some(gids)) => Some((uids.clone(), gids.clone())),
         (None, None) => None,
-        _ => return Err(Error::invalid("uidMappings and gidMappings must be given together")),
+        _ => {
+            return Err(Error::invalid(
+                "uidMappings and gidMappings must be given together",
+            ));
+        }
     };
     let idmap = match (options.idmap, mappings) {
         (None, None) => None,
-        (recursive, mappings) => Some(Idmap { mappings, recursive: recursive.unwrap_or(false) }),
+        (recursive, mappings) => Some(Idmap {
+            mappings,
+            recursive: recursive.unwrap_or(false),
+        }),
     };
-    Ok(Bind { source: c_path(&source)?, recursive: options.flags & libc::MS_REC != 0, idmap })
+    Ok(Bind {
+        source: c_path(&source)?,
+        recursive: options.flags & libc::MS_REC != 0,
+        idmap,
+    })
 }
 
 fn filesystem(
@@ -335,7 +374,9 @@ fn filesystem(
 ) -> Result<Filesystem> {
     let fstype = mount.typ().as_deref().unwrap_or_default();
     let mut data = options.data.clone();
-    if let Some(label) = context.label.filter(|l| !l.is_empty() && fstype != "proc" && fstype != "sysfs")
+    if let Some(label) = context
+        .label
+        .filter(|l| !l.is_empty() && fstype != "proc" && fstype != "sysfs")
     {
         data.push(format!("context=\"{label}\""));
     }
@@ -351,7 +392,11 @@ fn filesystem(
     Ok(Filesystem {
         fstype: c_string(fstype)?,
         source,
-        flags: if late { options.flags & !libc::MS_RDONLY } else { options.flags },
+        flags: if late {
+            options.flags & !libc::MS_RDONLY
+        } else {
+            options.flags
+        },
         data: c_string(&data.join(","))?,
         copy_up: options.copy_up,
         inherit_mode: tmpfs && !options.data.iter().any(|o| o.starts_with("mode=")),
@@ -364,7 +409,12 @@ mod tests {
     use super::*;
 
     fn words(text: &str) -> Options {
-        parse_options(&text.split(',').filter(|w| !w.is_empty()).collect::<Vec<_>>())
+        parse_options(
+            &text
+                .split(',')
+                .filter(|w| !w.is_empty())
+                .collect::<Vec<_>>(),
+        )
     }
 
     #[test]
@@ -379,7 +429,13 @@ mod tests {
         assert_eq!(words("rw,ro").flags, libc::MS_RDONLY);
         assert_eq!(words("rw,ro").cleared, 0);
         assert_eq!(words("noatime,strictatime").flags, libc::MS_STRICTATIME);
-        assert_eq!(words("rro,rrw").recursive, MountAttr { clear: attr::RDONLY, ..Default::default() });
+        assert_eq!(
+            words("rro,rrw").recursive,
+            MountAttr {
+                clear: attr::RDONLY,
+                ..Default::default()
+            }
+        );
     }
 
     #[test]
@@ -392,15 +448,21 @@ mod tests {
     #[test]
     fn access_time_modes_replace_each_other() {
         let noatime = attributes(libc::MS_NOATIME, 0);
-        assert_eq!((noatime.set, noatime.clear), (attr::NOATIME, attr::ATIME));
+        let all = attr::ATIME | attr::NODIRATIME;
+        assert_eq!((noatime.set, noatime.clear), (attr::NOATIME, all));
         let relatime = attributes(libc::MS_RELATIME, 0);
-        assert_eq!((relatime.set, relatime.clear), (0, attr::ATIME));
+        assert_eq!((relatime.set, relatime.clear), (0, all));
+        assert!(attributes(0, libc::MS_NOATIME | libc::MS_NODIRATIME).is_empty());
         assert!(attributes(0, 0).is_empty());
     }
 
     fn one(json: serde_json::Value) -> Result<MountStep> {
         let mount: Mount = serde_json::from_value(json).unwrap();
-        let context = MountContext { bundle: Path::new("/bundle"), label: None };
+        let context = MountContext {
+            bundle: Path::new("/bundle"),
+            root: Path::new("/bundle/rootfs"),
+            label: None,
+        };
         step(0, &mount, &context)
     }
 
@@ -410,7 +472,9 @@ mod tests {
             "destination": "/data", "source": "vol", "options": ["rbind", "ro"]
         }))
         .unwrap();
-        let MountKind::Bind(bind) = step.kind else { panic!("not a bind mount") };
+        let MountKind::Bind(bind) = step.kind else {
+            panic!("not a bind mount")
+        };
         assert_eq!(bind.source.as_c_str(), c"/bundle/vol");
         assert!(bind.recursive);
         assert_eq!(step.attr.set, attr::RDONLY);
@@ -422,7 +486,9 @@ mod tests {
             "destination": "/dev", "type": "tmpfs", "options": ["ro", "size=64k"]
         }))
         .unwrap();
-        let MountKind::Filesystem(fs) = step.kind else { panic!("not a file system") };
+        let MountKind::Filesystem(fs) = step.kind else {
+            panic!("not a file system")
+        };
         assert!(fs.late_readonly && fs.flags & libc::MS_RDONLY == 0 && fs.inherit_mode);
     }
 

@@ -83,12 +83,18 @@ impl Namespaces {
         for namespace in linux.namespaces().as_deref().unwrap_or_default() {
             let (flag, name) = flag_of(namespace.typ());
             if result.all & flag != 0 {
-                return Err(Error::invalid(format!("malformed spec file: duplicated ns {name}")));
+                return Err(Error::invalid(format!(
+                    "malformed spec file: duplicated ns {name}"
+                )));
             }
             result.all |= flag;
             match namespace.path() {
                 Some(path) if !path.as_os_str().is_empty() => {
-                    result.joins.push(Join { flag, name, path: c_path(path)? });
+                    result.joins.push(Join {
+                        flag,
+                        name,
+                        path: c_path(path)?,
+                    });
                 }
                 _ => match namespace.typ() {
                     Type::Cgroup => result.new_cgroup = true,
@@ -135,7 +141,9 @@ impl Namespaces {
     /// a pid namespace only holds children, and new namespaces must belong to an entered user
     /// namespace; while a new user namespace takes away the right to enter the others.
     pub fn needs_intermediate(&self) -> bool {
-        self.joins.iter().any(|j| j.flag == NEW_PID || j.flag == NEW_USER)
+        self.joins
+            .iter()
+            .any(|j| j.flag == NEW_PID || j.flag == NEW_USER)
             || (self.clone_flags & NEW_USER != 0 && !self.joins.is_empty())
     }
 }
@@ -183,7 +191,10 @@ mod tests {
         assert_eq!(ns.clone_flags, NEW_PID);
         assert!(ns.new_cgroup && ns.needs_intermediate() && ns.has_user() && ns.maps.is_none());
         assert_eq!(ns.new_time.as_deref(), Some(c"monotonic -5 0\n"));
-        assert_eq!(ns.joins.iter().map(|j| j.name).collect::<Vec<_>>(), ["network", "user"]);
+        assert_eq!(
+            ns.joins.iter().map(|j| j.name).collect::<Vec<_>>(),
+            ["network", "user"]
+        );
     }
 
     #[test]
@@ -196,7 +207,9 @@ mod tests {
 
     #[test]
     fn duplicates_and_unknown_clocks_are_refused() {
-        assert!(plan(serde_json::json!({"namespaces": [{"type": "pid"}, {"type": "pid"}]})).is_err());
+        assert!(
+            plan(serde_json::json!({"namespaces": [{"type": "pid"}, {"type": "pid"}]})).is_err()
+        );
         assert!(
             plan(serde_json::json!({"namespaces": [{"type": "time"}],
                 "timeOffsets": {"realtime": {"secs": 1}}}))

@@ -60,6 +60,10 @@ pub struct Process {
     pub affinity_initial: Option<Vec<u64>>,
     /// Processors of the program itself (`exec` only).
     pub affinity_final: Option<Vec<u64>>,
+    /// Execution domain.
+    pub personality: Option<u32>,
+    /// `(mode with flags, node mask)`.
+    pub memory_policy: Option<(i32, Vec<u64>)>,
     /// A pseudo-terminal becomes the standard streams.
     pub terminal: bool,
     /// `(rows, columns)` of the terminal.
@@ -83,30 +87,46 @@ pub struct Capabilities {
 
 impl Capabilities {
     fn plan(sets: &oci::LinuxCapabilities) -> Result<Self> {
-        Ok(Self {
+        let mut result = Self {
             bounding: mask(sets.bounding().as_ref())?,
             effective: mask(sets.effective().as_ref())?,
             permitted: mask(sets.permitted().as_ref())?,
             inheritable: mask(sets.inheritable().as_ref())?,
             ambient: mask(sets.ambient().as_ref())?,
-        })
+        };
+        // The kernel's condition; to lack a convenience is no reason not to run.
+        let possible = result.ambient & result.permitted & result.inheritable;
+        for capability in caps::all() {
+            if (result.ambient & !possible) & capability.bitmask() != 0 {
+                tracing::warn!(
+                    "can't raise ambient capability {capability}: it is not both permitted and \
+                     inheritable"
+                );
+            }
+        }
+        result.ambient = possible;
+        Ok(result)
     }
 
-    /// Adds one capability to the sets that make it usable (`exec --cap`). Never inheritable or
-    /// ambient: a program without file capabilities must not gain it by execve (CVE-2022-29162).
+    /// Adds one capability to the sets that make it usable (`exec --cap`). Never inheritable: a
+    /// program without file capabilities must not gain it by execve (CVE-2022-29162). Ambient only
+    /// where the configuration made it inheritable itself.
     pub fn add(&mut self, name: &str) -> Result<()> {
         let bit = capability_bit(name)
             .ok_or_else(|| Error::invalid(format!("unknown capability {name:?}")))?;
         for set in [&mut self.bounding, &mut self.effective, &mut self.permitted] {
             *set |= bit;
         }
+        self.ambient |= bit & self.inheritable;
         Ok(())
     }
 }
 
 /// The bit of a capability name, with or without `CAP_`, in any case.
 pub fn capability_bit(name: &str) -> Option<u64> {
-    caps::Capability::from_str(&caps::to_canonical(name)).ok().map(|c| c.bitmask())
+    caps::Capability::from_str(&caps::to_canonical(name))
+        .ok()
+        .map(|c| c.bitmask())
 }
 
 fn mask(set: Option<&oci::Capabilities>) -> Result<u64> {
@@ -121,7 +141,11 @@ fn mask(set: Option<&oci::Capabilities>) -> Result<u64> {
 impl Process {
     /// Decides for the `process` section. `preserved` is how many descriptors beyond stderr the
     /// program inherits as LISTEN_FDS, if that protocol is in use.
-    pub fn plan(process: &oci::Process, listen_fds: Option<u32>) -> Result<Self> {
+    pub fn plan(
+        process: &oci::Process,
+        linux: &oci::Linux,
+        listen_fds: Option<u32>,
+    ) -> Result<Self> {
         let args = process.args().as_deref().unwrap_or_default();
         let program = args.first().filter(|a| !a.is_empty());
         let program = program.ok_or_else(|| Error::invalid("process.args must not be empty"))?;
@@ -140,7 +164,12 @@ impl Process {
             cwd: c_path(process.cwd())?,
             uid: user.uid(),
             gid: user.gid(),
-            groups: user.additional_gids().iter().flatten().map(|g| rustix::process::Gid::from_raw(*g)).collect(),
+            groups: user
+                .additional_gids()
+                .iter()
+                .flatten()
+                .map(|g| rustix::process::Gid::from_raw(*g))
+                .collect(),
             umask: user.umask().unwrap_or(DEFAULT_UMASK),
             capabilities: match process.capabilities() {
                 Some(sets) => Capabilities::plan(sets)?,
@@ -152,9 +181,19 @@ impl Process {
             apparmor: label(process.apparmor_profile().as_deref())?,
             selinux: label(process.selinux_label().as_deref())?,
             scheduler: process.scheduler().as_ref().map(scheduler),
-            io_priority: process.io_priority().as_ref().map(io_priority).transpose()?,
+            io_priority: process
+                .io_priority()
+                .as_ref()
+                .map(io_priority)
+                .transpose()?,
             affinity_initial: cpus(affinity.and_then(|a| a.initial().as_deref()))?,
             affinity_final: cpus(affinity.and_then(|a| a.cpu_affinity_final().as_deref()))?,
+            personality: linux.personality().as_ref().map(personality).transpose()?,
+            memory_policy: linux
+                .memory_policy()
+                .as_ref()
+                .map(memory_policy)
+                .transpose()?,
             terminal: process.terminal().unwrap_or(false),
             console_size: process.console_size().as_ref().map(|size| {
                 let clamp = |n: u64| u16::try_from(n).unwrap_or(u16::MAX);
@@ -166,7 +205,11 @@ impl Process {
 
 /// A later setting of the same variable replaces the earlier one, in the earlier one's place.
 fn environment(settings: &[String]) -> Vec<String> {
-    let name = |setting: &str| setting.split_once('=').map_or(setting.to_owned(), |s| s.0.to_owned());
+    let name = |setting: &str| {
+        setting
+            .split_once('=')
+            .map_or(setting.to_owned(), |s| s.0.to_owned())
+    };
     let mut result: Vec<String> = Vec::with_capacity(settings.len());
     let mut seen: std::collections::HashMap<String, usize> = std::collections::HashMap::new();
     for setting in settings {
@@ -185,11 +228,16 @@ fn environment(settings: &[String]) -> Vec<String> {
 
 fn environment_vector(env: &[String]) -> Result<Vector> {
     let strings = c_strings(env)?;
-    let has_home = env.iter().any(|s| s.strip_prefix("HOME=").is_some_and(|home| !home.is_empty()));
+    let has_home = env
+        .iter()
+        .any(|s| s.strip_prefix("HOME=").is_some_and(|home| !home.is_empty()));
     if has_home {
         return Ok(Vector::new(strings));
     }
-    let without = strings.into_iter().filter(|s| s.as_bytes() != b"HOME=").collect();
+    let without = strings
+        .into_iter()
+        .filter(|s| s.as_bytes() != b"HOME=")
+        .collect();
     Ok(Vector::with_slot(without, "HOME=".len() + HOME_MAX))
 }
 
@@ -197,7 +245,10 @@ fn candidates(program: &str, env: &[String]) -> Result<Vec<CString>> {
     if program.contains('/') {
         return Ok(vec![c_string(program)?]);
     }
-    let path = env.iter().find_map(|s| s.strip_prefix("PATH=")).unwrap_or(DEFAULT_PATH);
+    let path = env
+        .iter()
+        .find_map(|s| s.strip_prefix("PATH="))
+        .unwrap_or(DEFAULT_PATH);
     // Relative entries would make the program depend on the working directory.
     path.split(':')
         .filter(|dir| dir.starts_with('/'))
@@ -277,16 +328,64 @@ fn io_priority(priority: &oci::LinuxIOPriority) -> Result<(u32, u32)> {
         oci::IOPriorityClass::IoprioClassBe => 2,
         oci::IOPriorityClass::IoprioClassIdle => 3,
     };
-    let level = u32::try_from(priority.priority()).ok().filter(|level| *level <= 7);
+    let level = u32::try_from(priority.priority())
+        .ok()
+        .filter(|level| *level <= 7);
     let level = level.ok_or_else(|| {
         let level = priority.priority();
-        Error::invalid(format!("process.ioPriority.priority {level} is not between 0 and 7"))
+        Error::invalid(format!(
+            "process.ioPriority.priority {level} is not between 0 and 7"
+        ))
     })?;
     Ok((class, level))
 }
 
+fn personality(personality: &oci::LinuxPersonality) -> Result<u32> {
+    if personality
+        .flags()
+        .as_ref()
+        .is_some_and(|flags| !flags.is_empty())
+    {
+        return Err(Error::invalid(
+            "linux.personality.flags: no flags are defined",
+        ));
+    }
+    Ok(match personality.domain() {
+        oci::LinuxPersonalityDomain::PerLinux => 0,
+        oci::LinuxPersonalityDomain::PerLinux32 => 8,
+    })
+}
+
+fn memory_policy(policy: &oci::LinuxMemoryPolicy) -> Result<(i32, Vec<u64>)> {
+    use oci::{MemoryPolicyFlagType as F, MemoryPolicyModeType as M};
+    let mode = match policy.mode() {
+        M::MpolDefault => 0,
+        M::MpolPreferred => 1,
+        M::MpolBind => 2,
+        M::MpolInterleave => 3,
+        M::MpolLocal => 4,
+        M::MpolPreferredMany => 5,
+        M::MpolWeightedInterleave => 6,
+    };
+    let flags = policy.flags().iter().flatten().fold(0, |flags, flag| {
+        flags
+            | match flag {
+                F::MpolFStaticNodes => 1 << 15,
+                F::MpolFRelativeNodes => 1 << 14,
+                F::MpolFNumaBalancing => 1 << 13,
+            }
+    });
+    let nodes = match policy.nodes().as_deref() {
+        None | Some("") => Vec::new(),
+        Some(list) => super::bit_list(list).map_err(|e| e.context("linux.memoryPolicy.nodes"))?,
+    };
+    Ok((mode | flags, nodes))
+}
+
 fn cpus(list: Option<&str>) -> Result<Option<Vec<u64>>> {
-    list.filter(|l| !l.is_empty()).map(super::bit_list).transpose()
+    list.filter(|l| !l.is_empty())
+        .map(super::bit_list)
+        .transpose()
 }
 
 #[cfg(test)]
@@ -294,7 +393,11 @@ mod tests {
     use super::*;
 
     fn plan(json: serde_json::Value) -> Result<Process> {
-        Process::plan(&serde_json::from_value(json).unwrap(), None)
+        Process::plan(
+            &serde_json::from_value(json).unwrap(),
+            &oci::Linux::default(),
+            None,
+        )
     }
 
     fn minimal() -> serde_json::Value {
@@ -306,7 +409,11 @@ mod tests {
         let mut json = minimal();
         json["env"] = serde_json::json!(["PATH=/a:rel::/b/"]);
         let process = plan(json).unwrap();
-        let paths: Vec<_> = process.candidates.iter().map(|c| c.to_str().unwrap()).collect();
+        let paths: Vec<_> = process
+            .candidates
+            .iter()
+            .map(|c| c.to_str().unwrap())
+            .collect();
         assert_eq!(paths, ["/a/sh", "/b/sh"]);
     }
 
@@ -327,16 +434,26 @@ mod tests {
     #[test]
     fn capability_names_become_masks() {
         let mut json = minimal();
-        json["capabilities"] = serde_json::json!({"bounding": ["CAP_CHOWN", "CAP_NET_BIND_SERVICE"]});
+        json["capabilities"] =
+            serde_json::json!({"bounding": ["CAP_CHOWN", "CAP_NET_BIND_SERVICE"]});
         let sets = plan(json).unwrap().capabilities;
-        assert_eq!(sets, Capabilities { bounding: 1 | 1 << 10, ..Capabilities::default() });
+        assert_eq!(
+            sets,
+            Capabilities {
+                bounding: 1 | 1 << 10,
+                ..Capabilities::default()
+            }
+        );
     }
 
     #[test]
     fn exec_capabilities_are_not_inheritable() {
         let mut sets = Capabilities::default();
         sets.add("net_raw").unwrap();
-        assert_eq!((sets.bounding, sets.inheritable, sets.ambient), (1 << 13, 0, 0));
+        assert_eq!(
+            (sets.bounding, sets.inheritable, sets.ambient),
+            (1 << 13, 0, 0)
+        );
         assert!(sets.add("CAP_NOT_THERE").is_err());
     }
 

@@ -41,20 +41,25 @@ pub struct Hierarchy {
     pub directory: CString,
 }
 
-const FLAGS: MsFlags =
-    MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
+const FLAGS: MsFlags = MsFlags::MS_NOSUID
+    .union(MsFlags::MS_NODEV)
+    .union(MsFlags::MS_NOEXEC);
 
 /// Carries out a step of type `cgroup`.
 pub fn mount(root: &Root, step: &MountStep, view: &View) -> Result<(), Fail> {
-    let (target, _) =
-        root.ensure(&step.target, Want::Directory, Links::Follow).during(Detail::Target)?;
+    let (target, _) = root
+        .ensure(&step.target, Want::Directory, Links::Follow)
+        .during(Detail::Target)?;
     match &view.unified {
         Some(directory) => unified(root, step, view, directory, target.as_fd())?,
         None => legacy(root, step, view, target.as_fd())?,
     }
     let mounted = root.find(&step.target).during(Detail::Target)?;
     for flags in &step.propagation {
-        let change = MountAttr { propagation: flags & !libc::MS_REC, ..MountAttr::default() };
+        let change = MountAttr {
+            propagation: flags & !libc::MS_REC,
+            ..MountAttr::default()
+        };
         set_attributes(mounted.as_fd(), &change, flags & libc::MS_REC != 0)
             .during(Detail::Propagation)?;
     }
@@ -72,7 +77,8 @@ fn unified(
         match file_system(c"cgroup2", c"", target) {
             Ok(()) => {
                 let mounted = root.find(&step.target).during(Detail::Target)?;
-                return set_attributes(mounted.as_fd(), &step.attr, false).during(Detail::Attributes);
+                return set_attributes(mounted.as_fd(), &step.attr, false)
+                    .during(Detail::Attributes);
             }
             // A user namespace may not mount it when it does not own the cgroup namespace, or when
             // the host hides a part of it: what may be seen is bound.
@@ -85,7 +91,13 @@ fn unified(
 
 fn legacy(root: &Root, step: &MountStep, view: &View, target: BorrowedFd<'_>) -> Result<(), Fail> {
     let data = Some(c"mode=755,size=65536");
-    nix::mount::mount(Some(c"tmpfs"), fd_path(target).as_c_str(), Some(c"tmpfs"), FLAGS, data)?;
+    nix::mount::mount(
+        Some(c"tmpfs"),
+        fd_path(target).as_c_str(),
+        Some(c"tmpfs"),
+        FLAGS,
+        data,
+    )?;
     let top = root.find(&step.target).during(Detail::Target)?;
     for hierarchy in &view.hierarchies {
         rustix::fs::mkdirat(&top, &hierarchy.name, Mode::from_raw_mode(0o755))
@@ -102,7 +114,10 @@ fn legacy(root: &Root, step: &MountStep, view: &View, target: BorrowedFd<'_>) ->
             rustix::fs::symlinkat(&hierarchy.name, &top, link).during(Detail::Node)?;
         }
     }
-    let change = MountAttr { set: step.attr.set & attr::RDONLY, ..MountAttr::default() };
+    let change = MountAttr {
+        set: step.attr.set & attr::RDONLY,
+        ..MountAttr::default()
+    };
     if change.is_empty() {
         return Ok(());
     }

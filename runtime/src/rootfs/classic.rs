@@ -53,7 +53,10 @@ pub fn set_attributes(
         (attr::NODEV, MsFlags::MS_NODEV),
         (attr::NOEXEC, MsFlags::MS_NOEXEC),
         (attr::NODIRATIME, MsFlags::MS_NODIRATIME),
-        (attr::NOSYMFOLLOW, MsFlags::from_bits_retain(libc::MS_NOSYMFOLLOW)),
+        (
+            attr::NOSYMFOLLOW,
+            MsFlags::from_bits_retain(libc::MS_NOSYMFOLLOW),
+        ),
     ] {
         if change.clear & attribute != 0 {
             flags.remove(flag);

@@ -22,24 +22,51 @@ use super::{Detail, During as _, Fail, Root};
 const SLAVE_MAJORS: std::ops::RangeInclusive<u32> = 136..=143;
 
 /// Opens a new pseudo-terminal below the root; returns master and slave.
-pub fn open(root: &Root, size: Option<(u16, u16)>, uid: u32) -> Result<(OwnedFd, OwnedFd), Fail> {
+///
+/// With `raw`, line feeds are not turned into carriage return and line feed.
+pub fn open(
+    root: &Root,
+    size: Option<(u16, u16)>,
+    uid: u32,
+    raw: bool,
+) -> Result<(OwnedFd, OwnedFd), Fail> {
     let flags = OFlags::RDWR | OFlags::NOCTTY;
-    let master = root.open(c"/dev/pts/ptmx", flags, Links::Follow).during(Detail::Open)?;
+    let master = root
+        .open(c"/dev/pts/ptmx", flags, Links::Follow)
+        .during(Detail::Open)?;
     let stat = rustix::fs::fstat(&master).during(Detail::Open)?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::CharacterDevice
         || stat.st_rdev != rustix::fs::makedev(5, 2)
     {
-        return Err(Fail { errno: Errno::NOTTY, detail: Detail::Mismatch });
+        return Err(Fail {
+            errno: Errno::NOTTY,
+            detail: Detail::Mismatch,
+        });
     }
     rustix::pty::unlockpt(&master).during(Detail::Open)?;
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
     let slave = rustix::pty::ioctl_tiocgptpeer(&master, flags).during(Detail::Open)?;
     let stat = rustix::fs::fstat(&slave).during(Detail::Open)?;
     if !SLAVE_MAJORS.contains(&rustix::fs::major(stat.st_rdev)) {
-        return Err(Fail { errno: Errno::NOTTY, detail: Detail::Mismatch });
+        return Err(Fail {
+            errno: Errno::NOTTY,
+            detail: Detail::Mismatch,
+        });
+    }
+    if raw {
+        let mut modes = rustix::termios::tcgetattr(&slave)?;
+        modes
+            .output_modes
+            .remove(rustix::termios::OutputModes::ONLCR);
+        rustix::termios::tcsetattr(&slave, rustix::termios::OptionalActions::Now, &modes)?;
     }
     if let Some((rows, columns)) = size {
-        let size = rustix::termios::Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        let size = rustix::termios::Winsize {
+            ws_row: rows,
+            ws_col: columns,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
         rustix::termios::tcsetwinsize(&slave, size)?;
     }
     // The program's user owns its terminal; the group stays as devpts' gid= option has it.
@@ -49,8 +76,9 @@ pub fn open(root: &Root, size: Option<(u16, u16)>, uid: u32) -> Result<(OwnedFd,
 
 /// Puts the slave at /dev/console.
 pub fn bind_console(root: &Root, slave: BorrowedFd<'_>) -> Result<(), Fail> {
-    let (target, _) =
-        root.ensure(c"/dev/console", Want::File, Links::Refuse).during(Detail::Target)?;
+    let (target, _) = root
+        .ensure(c"/dev/console", Want::File, Links::Refuse)
+        .during(Detail::Target)?;
     let tree = clone_tree(slave, c"", false).during(Detail::Source)?;
     attach(tree.as_fd(), target.as_fd()).during(Detail::Attach)
 }
@@ -70,7 +98,9 @@ pub fn send(socket: BorrowedFd<'_>, name: &CStr, master: BorrowedFd<'_>) -> Resu
 pub fn own_streams(uid: u32) -> Result<(), Errno> {
     let null = rustix::fs::statat(rustix::fs::CWD, c"/dev/null", AtFlags::empty()).ok();
     for number in 0..=2 {
-        let Ok(stream) = crate::sys::process::borrow_inherited(number) else { continue };
+        let Ok(stream) = crate::sys::process::borrow_inherited(number) else {
+            continue;
+        };
         let stat = rustix::fs::fstat(stream)?;
         let is_null = null.is_some_and(|n| n.st_rdev == stat.st_rdev && stat.st_rdev != 0);
         if is_null || stat.st_uid == uid {
@@ -78,10 +108,10 @@ pub fn own_streams(uid: u32) -> Result<(), Errno> {
         }
         match rustix::fs::fchown(stream, Some(Uid::from_raw(uid)), None::<Gid>) {
             // An id the user namespace does not know, or a file system that keeps no owners.
-            Ok(()) | Err(Errno::INVAL | Errno::PERM | Errno::ROFS | Errno::ACCESS | Errno::NOSYS) => {}
+            Ok(())
+            | Err(Errno::INVAL | Errno::PERM | Errno::ROFS | Errno::ACCESS | Errno::NOSYS) => {}
             Err(errno) => return Err(errno),
         }
     }
     Ok(())
 }
-

@@ -23,7 +23,12 @@ pub fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), Errno> {
     attributes(to.as_fd(), c".", &stat)
 }
 
-fn directory(from: BorrowedFd<'_>, to: BorrowedFd<'_>, device: u64, depth: usize) -> Result<(), Errno> {
+fn directory(
+    from: BorrowedFd<'_>,
+    to: BorrowedFd<'_>,
+    device: u64,
+    depth: usize,
+) -> Result<(), Errno> {
     if depth > DEPTH_MAX {
         return Err(Errno::NAMETOOLONG);
     }
@@ -86,7 +91,10 @@ fn attributes(directory: BorrowedFd<'_>, name: &CStr, stat: &Stat) -> Result<(),
         let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
         rustix::fs::chmodat(directory, name, mode, AtFlags::empty())?;
     }
-    let time = |sec, nsec| Timespec { tv_sec: sec, tv_nsec: nsec };
+    let time = |sec, nsec| Timespec {
+        tv_sec: sec,
+        tv_nsec: nsec,
+    };
     let times = Timestamps {
         last_access: time(stat.st_atime, stat.st_atime_nsec as i64),
         last_modification: time(stat.st_mtime, stat.st_mtime_nsec as i64),

@@ -34,8 +34,14 @@ pub fn make(root: &Root, device: &Device, bind: bool) -> Result<(), Fail> {
     rustix::fs::chmodat(&directory, name, mode, AtFlags::empty()).during(Detail::Owner)?;
     if (device.uid, device.gid) != (0, 0) {
         let (uid, gid) = (Uid::from_raw(device.uid), Gid::from_raw(device.gid));
-        rustix::fs::chownat(&directory, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
-            .during(Detail::Owner)?;
+        rustix::fs::chownat(
+            &directory,
+            name,
+            Some(uid),
+            Some(gid),
+            AtFlags::SYMLINK_NOFOLLOW,
+        )
+        .during(Detail::Owner)?;
     }
     Ok(())
 }
@@ -52,7 +58,10 @@ fn check_number(node: &std::os::fd::OwnedFd, device: &Device) -> Result<(), Fail
     let fifo = device.kind == libc::S_IFIFO;
     let number = rustix::fs::makedev(device.major, device.minor);
     if stat.st_mode & libc::S_IFMT != device.kind || (!fifo && stat.st_rdev != number) {
-        return Err(Fail { errno: Errno::EXIST, detail: Detail::Mismatch });
+        return Err(Fail {
+            errno: Errno::EXIST,
+            detail: Detail::Mismatch,
+        });
     }
     Ok(())
 }
@@ -61,8 +70,9 @@ fn bind_node(root: &Root, device: &Device) -> Result<(), Fail> {
     // The host's node of the same name; /dev is still the host's from where this process stands.
     let source = clone_tree(rustix::fs::CWD, &device.path, false).during(Detail::Source)?;
     check_number(&source, device)?;
-    let (target, _) =
-        root.ensure(&device.path, Want::File, Links::Follow).during(Detail::Target)?;
+    let (target, _) = root
+        .ensure(&device.path, Want::File, Links::Follow)
+        .during(Detail::Target)?;
     attach(source.as_fd(), target.as_fd()).during(Detail::Attach)
 }
 
@@ -83,7 +93,12 @@ pub fn ptmx(root: &Root, link: &Link) -> Result<(), Fail> {
         Ok(()) | Err(Errno::NOENT) => {}
         // Bound from the host, or a directory: left alone.
         Err(Errno::BUSY | Errno::ISDIR | Errno::PERM) => return Ok(()),
-        Err(errno) => return Err(Fail { errno, detail: Detail::Node }),
+        Err(errno) => {
+            return Err(Fail {
+                errno,
+                detail: Detail::Node,
+            });
+        }
     }
     rustix::fs::symlinkat(link.target, &directory, name).during(Detail::Node)
 }

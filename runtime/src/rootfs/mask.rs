@@ -31,9 +31,15 @@ impl Covers {
         let is_null = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
             && stat.st_rdev == rustix::fs::makedev(1, 3);
         if !is_null {
-            return Err(Fail { errno: Errno::NODEV, detail: Detail::Mismatch });
+            return Err(Fail {
+                errno: Errno::NODEV,
+                detail: Detail::Mismatch,
+            });
         }
-        Ok(Self { null: Some(null), ..Self::default() })
+        Ok(Self {
+            null: Some(null),
+            ..Self::default()
+        })
     }
 
     /// Makes `path` empty and unwritable; a missing path needs no mask.
@@ -46,7 +52,11 @@ impl Covers {
         if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
             return self.cover_directory(target.as_fd());
         }
-        let null = self.null.as_ref().ok_or(Errno::NOENT).during(Detail::Source)?;
+        let null = self
+            .null
+            .as_ref()
+            .ok_or(Errno::NOENT)
+            .during(Detail::Source)?;
         cover(null.as_fd(), self.null_attached, target.as_fd())?;
         self.null_attached = true;
         Ok(())

@@ -106,7 +106,10 @@ pub struct Fail {
 
 impl From<Errno> for Fail {
     fn from(errno: Errno) -> Self {
-        Self { errno, detail: Detail::Call }
+        Self {
+            errno,
+            detail: Detail::Call,
+        }
     }
 }
 
@@ -130,7 +133,10 @@ impl<T> During<T> for Result<T, Errno> {
 
 impl<T> During<T> for Result<T, nix::errno::Errno> {
     fn during(self, detail: Detail) -> Result<T, Fail> {
-        self.map_err(|errno| Fail { errno: Errno::from_raw_os_error(errno as i32), detail })
+        self.map_err(|errno| Fail {
+            errno: Errno::from_raw_os_error(errno as i32),
+            detail,
+        })
     }
 }
 
@@ -144,7 +150,10 @@ pub struct Text<const N: usize> {
 impl<const N: usize> Text<N> {
     /// An empty text.
     pub const fn new() -> Self {
-        Self { bytes: [0; N], length: 0 }
+        Self {
+            bytes: [0; N],
+            length: 0,
+        }
     }
 
     /// Appends; ENAMETOOLONG when it does not fit.
@@ -197,6 +206,8 @@ pub fn fd_path(fd: std::os::fd::BorrowedFd<'_>) -> Text<32> {
     use std::os::fd::AsRawFd as _;
     let mut text = Text::new();
     let number = u64::try_from(fd.as_raw_fd()).unwrap_or_default();
-    let _ = text.push(b"/proc/self/fd/").and_then(|t| t.push_number(number, 10));
+    let _ = text
+        .push(b"/proc/self/fd/")
+        .and_then(|t| t.push_number(number, 10));
     text
 }

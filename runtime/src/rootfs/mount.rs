@@ -74,13 +74,19 @@ pub fn bind(
         FileType::Directory => Want::Directory,
         _ => Want::File,
     };
-    let (target, _) =
-        root.ensure(&step.target, want, Links::Follow).map_err(|errno| target_fail(errno, want))?;
+    let (target, _) = root
+        .ensure(&step.target, want, Links::Follow)
+        .map_err(|errno| target_fail(errno, want))?;
     match opened {
         Some(tree) => attach_configured(tree.as_fd(), target.as_fd(), step),
         None => {
-            let mounted =
-                classic::bind(root, &bind.source, bind.recursive, target.as_fd(), &step.target)?;
+            let mounted = classic::bind(
+                root,
+                &bind.source,
+                bind.recursive,
+                target.as_fd(),
+                &step.target,
+            )?;
             configure(mounted.as_fd(), step)
         }
     }
@@ -92,7 +98,10 @@ fn attach_configured(
     target: BorrowedFd<'_>,
     step: &MountStep,
 ) -> Result<(), Fail> {
-    let early = !step.attr.is_empty() || !step.recursive.is_empty() || !step.propagation.is_empty();
+    let early = !step.attr.is_empty()
+        || step.unnamed != 0
+        || !step.recursive.is_empty()
+        || !step.propagation.is_empty();
     let late = match mount_setattr(tree, c"", false, &MountAttr::default()) {
         Err(Errno::NOSYS) if early => true,
         _ => false,
@@ -105,8 +114,33 @@ fn attach_configured(
 }
 
 fn configure(mounted: BorrowedFd<'_>, step: &MountStep) -> Result<(), Fail> {
-    if !step.attr.is_empty() {
-        set_attributes(mounted, &step.attr, false).during(Detail::Attributes)?;
+    let all = MountAttr {
+        clear: step.attr.clear | step.unnamed,
+        ..step.attr
+    };
+    if !all.is_empty() {
+        match set_attributes(mounted, &all, false) {
+            // Some are locked by the host: what was asked for must be had, the others need not.
+            Err(Errno::PERM) if step.unnamed != 0 => {
+                if !step.attr.is_empty() {
+                    set_attributes(mounted, &step.attr, false).during(Detail::Attributes)?;
+                }
+                for bit in (0..64)
+                    .map(|n| 1u64 << n)
+                    .filter(|bit| step.unnamed & bit != 0)
+                {
+                    let _ = set_attributes(
+                        mounted,
+                        &MountAttr {
+                            clear: bit,
+                            ..MountAttr::default()
+                        },
+                        false,
+                    );
+                }
+            }
+            answer => answer.during(Detail::Attributes)?,
+        }
     }
     configure_rest(mounted, step)
 }
@@ -116,7 +150,10 @@ fn configure_rest(mounted: BorrowedFd<'_>, step: &MountStep) -> Result<(), Fail>
         set_attributes(mounted, &step.recursive, true).during(Detail::Attributes)?;
     }
     for flags in &step.propagation {
-        let change = MountAttr { propagation: flags & !libc::MS_REC, ..MountAttr::default() };
+        let change = MountAttr {
+            propagation: flags & !libc::MS_REC,
+            ..MountAttr::default()
+        };
         set_attributes(mounted, &change, flags & libc::MS_REC != 0).during(Detail::Propagation)?;
     }
     Ok(())
@@ -135,7 +172,11 @@ fn target_fail(errno: Errno, want: Want) -> Fail {
 pub fn filesystem(root: &Root, step: &MountStep, fs: &Filesystem) -> Result<(), Fail> {
     // Writes to /proc and /sys on behalf of the container must not be led elsewhere.
     let kernel_view = matches!(fs.fstype.to_bytes(), b"proc" | b"sysfs");
-    let links = if kernel_view { Links::Refuse } else { Links::Follow };
+    let links = if kernel_view {
+        Links::Refuse
+    } else {
+        Links::Follow
+    };
     let (target, made) = root
         .ensure(&step.target, Want::Directory, links)
         .map_err(|errno| target_fail(errno, Want::Directory))?;
@@ -184,7 +225,10 @@ pub fn remount(root: &Root, step: &MountStep, fs: &Filesystem) -> Result<(), Fai
 
 /// Makes a mount read-only, with everything below it if `recursive`.
 pub fn make_readonly(mounted: BorrowedFd<'_>, recursive: bool) -> Result<(), Errno> {
-    let change = MountAttr { set: attr::RDONLY, ..MountAttr::default() };
+    let change = MountAttr {
+        set: attr::RDONLY,
+        ..MountAttr::default()
+    };
     set_attributes(mounted, &change, recursive)
 }
 

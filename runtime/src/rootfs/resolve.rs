@@ -85,7 +85,11 @@ impl Root {
 
     /// An `O_PATH` descriptor of a place that is made if it is missing, and whether it was.
     pub fn ensure(&self, path: &CStr, want: Want, links: Links) -> Result<(OwnedFd, bool), Errno> {
-        let flags = if want == Want::Directory { PLACE | OFlags::DIRECTORY } else { PLACE };
+        let flags = if want == Want::Directory {
+            PLACE | OFlags::DIRECTORY
+        } else {
+            PLACE
+        };
         match self.open(path, flags, links) {
             Ok(fd) => Ok((fd, false)),
             Err(Errno::NOENT) => self.walk(path, Some(want), links),
@@ -150,7 +154,10 @@ impl Root {
         }
         let here = walk.here(self);
         if make == Some(Want::Directory) {
-            return Ok((rustix::fs::openat(here, c".", PLACE | OFlags::DIRECTORY, Mode::empty())?, made));
+            return Ok((
+                rustix::fs::openat(here, c".", PLACE | OFlags::DIRECTORY, Mode::empty())?,
+                made,
+            ));
         }
         Ok((walk.finish(self)?, made))
     }
@@ -161,7 +168,8 @@ fn create(directory: BorrowedFd<'_>, name: &CStr, is_directory: bool) -> Result<
     let result = if is_directory {
         rustix::fs::mkdirat(directory, name, mode)
     } else {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         rustix::fs::openat(directory, name, flags, mode).map(drop)
     };
     match result {
@@ -204,7 +212,13 @@ impl Walk {
         }
         let mut rest = [0; 2 * PATH_MAX];
         rest[..path.len()].copy_from_slice(path);
-        Ok(Self { stack: [const { None }; DEPTH_MAX], depth: 0, rest, start: 0, end: path.len() })
+        Ok(Self {
+            stack: [const { None }; DEPTH_MAX],
+            depth: 0,
+            rest,
+            start: 0,
+            end: path.len(),
+        })
     }
 
     fn skip_slashes(&mut self) {
@@ -232,7 +246,11 @@ impl Walk {
     }
 
     fn here<'a>(&'a self, root: &'a Root) -> BorrowedFd<'a> {
-        match self.depth.checked_sub(1).and_then(|top| self.stack[top].as_ref()) {
+        match self
+            .depth
+            .checked_sub(1)
+            .and_then(|top| self.stack[top].as_ref())
+        {
             Some(fd) => fd.as_fd(),
             None => root.as_fd(),
         }
@@ -275,7 +293,11 @@ impl Walk {
     }
 
     fn finish(mut self, root: &Root) -> Result<OwnedFd, Errno> {
-        match self.depth.checked_sub(1).and_then(|top| self.stack[top].take()) {
+        match self
+            .depth
+            .checked_sub(1)
+            .and_then(|top| self.stack[top].take())
+        {
             Some(fd) => Ok(fd),
             None => rustix::fs::openat(root, c".", PLACE, Mode::empty()),
         }
@@ -297,7 +319,8 @@ mod tests {
 
     impl Tree {
         fn new(name: &str) -> Self {
-            let path = std::env::temp_dir().join(format!("rcrun-resolve-{name}-{}", std::process::id()));
+            let path =
+                std::env::temp_dir().join(format!("rcrun-resolve-{name}-{}", std::process::id()));
             let _ = std::fs::remove_dir_all(&path);
             std::fs::create_dir_all(path.join("root/dir/sub")).unwrap();
             std::fs::write(path.join("outside"), "host").unwrap();
@@ -324,7 +347,10 @@ mod tests {
     }
 
     fn same(fd: &OwnedFd, path: &std::path::Path) -> bool {
-        let (a, b) = (rustix::fs::fstat(fd).unwrap(), rustix::fs::stat(path).unwrap());
+        let (a, b) = (
+            rustix::fs::fstat(fd).unwrap(),
+            rustix::fs::stat(path).unwrap(),
+        );
         (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino)
     }
 
@@ -341,18 +367,31 @@ mod tests {
             (c"file", "file"),
         ] {
             let expected = tree.inside(expected);
-            assert!(same(&root.find(path).unwrap(), &expected), "openat2 {path:?}");
-            assert!(same(&root.walk(path, None, Links::Follow).unwrap().0, &expected), "walk {path:?}");
+            assert!(
+                same(&root.find(path).unwrap(), &expected),
+                "openat2 {path:?}"
+            );
+            assert!(
+                same(&root.walk(path, None, Links::Follow).unwrap().0, &expected),
+                "walk {path:?}"
+            );
         }
         for path in [c"/escape", c"/nothing", c"/dangling"] {
             assert_eq!(root.find(path).unwrap_err(), Errno::NOENT, "{path:?}");
-            assert_eq!(root.walk(path, None, Links::Follow).unwrap_err(), Errno::NOENT, "{path:?}");
+            assert_eq!(
+                root.walk(path, None, Links::Follow).unwrap_err(),
+                Errno::NOENT,
+                "{path:?}"
+            );
         }
         for links in [Links::Follow, Links::Refuse] {
             assert_eq!(root.open(c"/loop", PLACE, links).unwrap_err(), Errno::LOOP);
             assert_eq!(root.walk(c"/loop", None, links).unwrap_err(), Errno::LOOP);
         }
-        assert_eq!(root.open(c"/abs/sub", PLACE, Links::Refuse).unwrap_err(), Errno::LOOP);
+        assert_eq!(
+            root.open(c"/abs/sub", PLACE, Links::Refuse).unwrap_err(),
+            Errno::LOOP
+        );
     }
 
     #[test]
@@ -368,18 +407,34 @@ mod tests {
             let (fd, made) = root.ensure(path, Want::Directory, Links::Follow).unwrap();
             assert!(made && same(&fd, &tree.inside(expected)), "{path:?}");
         }
-        let (fd, made) = root.ensure(c"/etc/new/file", Want::File, Links::Follow).unwrap();
-        assert!(made && same(&fd, &tree.inside("etc/new/file")) && tree.inside("etc/new/file").is_file());
+        let (fd, made) = root
+            .ensure(c"/etc/new/file", Want::File, Links::Follow)
+            .unwrap();
+        assert!(
+            made && same(&fd, &tree.inside("etc/new/file"))
+                && tree.inside("etc/new/file").is_file()
+        );
         assert!(!root.ensure(c"/file", Want::File, Links::Follow).unwrap().1);
-        assert_eq!(std::fs::read_to_string(tree.0.join("outside")).unwrap(), "host");
+        assert_eq!(
+            std::fs::read_to_string(tree.0.join("outside")).unwrap(),
+            "host"
+        );
     }
 
     #[test]
     fn a_file_in_the_way_is_an_error() {
         let tree = Tree::new("way");
         let root = tree.root();
-        assert_eq!(root.ensure(c"/file", Want::Directory, Links::Follow).unwrap_err(), Errno::NOTDIR);
-        assert_eq!(root.ensure(c"/file/x", Want::File, Links::Follow).unwrap_err(), Errno::NOTDIR);
+        assert_eq!(
+            root.ensure(c"/file", Want::Directory, Links::Follow)
+                .unwrap_err(),
+            Errno::NOTDIR
+        );
+        assert_eq!(
+            root.ensure(c"/file/x", Want::File, Links::Follow)
+                .unwrap_err(),
+            Errno::NOTDIR
+        );
     }
 
     #[test]

@@ -10,7 +10,9 @@ use rustix::io::Errno;
 use super::record::{Record, VERSION};
 use crate::error::{Context, Error, ErrorKind, Result};
 
-const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+const DIRECTORY: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::CLOEXEC);
 const PRIVATE: RawMode = 0o700;
 /// Longest container ID: one file name.
 const ID_MAX: usize = 255;
@@ -105,7 +107,11 @@ impl Directory {
         check_id(id)?;
         let path = root.join(id);
         match rustix::fs::open(&path, DIRECTORY | OFlags::NOFOLLOW, Mode::empty()) {
-            Ok(fd) => Ok(Self { root: root.to_owned(), id: id.to_owned(), fd }),
+            Ok(fd) => Ok(Self {
+                root: root.to_owned(),
+                id: id.to_owned(),
+                fd,
+            }),
             Err(Errno::NOENT) => Err(missing()),
             Err(errno) => Err(errno).context(|| format!("cannot open {}", path.display())),
         }
@@ -126,7 +132,11 @@ impl Directory {
         rustix::io::retry_on_intr(|| rustix::fs::flock(&self.fd, FlockOperation::LockExclusive))
             .context(|| format!("cannot lock {}", self.path().display()))?;
         let lock = Lock(self.fd.as_fd());
-        if rustix::fs::fstat(&self.fd).context(|| "cannot stat the state directory")?.st_nlink == 0 {
+        if rustix::fs::fstat(&self.fd)
+            .context(|| "cannot stat the state directory")?
+            .st_nlink
+            == 0
+        {
             return Err(missing());
         }
         Ok(lock)
@@ -134,8 +144,12 @@ impl Directory {
 
     /// Writes the record in one piece.
     pub fn write_record(&self, record: &Record) -> Result<()> {
-        let text = serde_json::to_vec(record)
-            .map_err(|e| Error::new(ErrorKind::Internal, format!("cannot encode state.json: {e}")))?;
+        let text = serde_json::to_vec(record).map_err(|e| {
+            Error::new(
+                ErrorKind::Internal,
+                format!("cannot encode state.json: {e}"),
+            )
+        })?;
         self.replace(c"state.json", &text)
     }
 
@@ -204,7 +218,8 @@ impl Directory {
             match rustix::fs::unlinkat(&self.fd, name, AtFlags::empty()) {
                 Ok(()) | Err(Errno::NOENT) => {}
                 Err(errno) => {
-                    return Err(errno).context(|| format!("cannot empty {}", self.path().display()));
+                    return Err(errno)
+                        .context(|| format!("cannot empty {}", self.path().display()));
                 }
             }
         }
@@ -234,7 +249,17 @@ mod tests {
         for id in ["a", "a.b", "A_1+x-y", "..a", &"x".repeat(255)] {
             assert!(check_id(id).is_ok(), "{id}");
         }
-        for id in ["", ".", "..", "a/b", "../a", "a b", "a\n", "ä", &"x".repeat(256)] {
+        for id in [
+            "",
+            ".",
+            "..",
+            "a/b",
+            "../a",
+            "a b",
+            "a\n",
+            "ä",
+            &"x".repeat(256),
+        ] {
             assert!(check_id(id).is_err(), "{id:?}");
         }
     }

@@ -12,5 +12,5 @@ mod time;
 
 pub use directory::{Directory, check_id, list_ids};
 pub use process::{facts, signal_name};
-pub use time::now;
 pub use record::{Record, VERSION};
+pub use time::now;

@@ -27,7 +27,10 @@ fn parse(text: &[u8]) -> Option<ProcessFacts> {
     let mut fields = text.get(end + 2..)?.split(|b| *b == b' ');
     let state = *fields.next()?.first()?;
     let start_time = std::str::from_utf8(fields.nth(18)?).ok()?.parse().ok()?;
-    Some(ProcessFacts { start_time, zombie: matches!(state, b'Z' | b'X' | b'x') })
+    Some(ProcessFacts {
+        start_time,
+        zombie: matches!(state, b'Z' | b'X' | b'x'),
+    })
 }
 
 /// `SIGKILL` and its like, for messages.
@@ -52,6 +55,12 @@ mod tests {
     #[test]
     fn names_may_hold_parentheses_and_spaces() {
         let text = b"7 (a) R (b) Z 1 7 7 0 -1 4 0 0 0 0 0 0 0 0 20 0 1 0 4242 0 0\n";
-        assert_eq!(parse(text), Some(ProcessFacts { start_time: 4242, zombie: true }));
+        assert_eq!(
+            parse(text),
+            Some(ProcessFacts {
+                start_time: 4242,
+                zombie: true
+            })
+        );
     }
 }

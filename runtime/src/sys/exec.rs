@@ -17,7 +17,9 @@ pub struct Vector {
 impl fmt::Debug for Vector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The environment may hold secrets: only the shape is printed.
-        f.debug_struct("Vector").field("strings", &self.strings.len()).finish_non_exhaustive()
+        f.debug_struct("Vector")
+            .field("strings", &self.strings.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -26,7 +28,11 @@ impl Vector {
     pub fn new(strings: Vec<CString>) -> Self {
         let mut pointers: Vec<_> = strings.iter().map(|s| s.as_ptr()).collect();
         pointers.push(std::ptr::null());
-        Self { strings, pointers, slot: None }
+        Self {
+            strings,
+            pointers,
+            slot: None,
+        }
     }
 
     /// Lays out `strings` with room for one more of up to `size` bytes, unknown until later.
@@ -44,7 +50,9 @@ impl Vector {
 
     /// Puts `parts`, joined, into the reserved slot; false when there is none or it is too small.
     pub fn fill_slot(&mut self, parts: &[&[u8]]) -> bool {
-        let Some(slot) = &mut self.slot else { return false };
+        let Some(slot) = &mut self.slot else {
+            return false;
+        };
         let mut at = 0;
         for part in parts {
             if at + part.len() >= slot.len() || part.contains(&0) {

@@ -24,18 +24,32 @@ pub fn allow_user_search(serial: i32) -> Result<(), Errno> {
     let mut text = [0u8; 512];
     // SAFETY: the buffer is valid for its length; KEYCTL_DESCRIBE writes at most that much.
     let length = check(unsafe {
-        libc::syscall(libc::SYS_keyctl, KEYCTL_DESCRIBE, serial, text.as_mut_ptr(), text.len())
+        libc::syscall(
+            libc::SYS_keyctl,
+            KEYCTL_DESCRIBE,
+            serial,
+            text.as_mut_ptr(),
+            text.len(),
+        )
     })? as usize;
     // "type;uid;gid;permissions in hex;description"
     let mut permissions = 0u32;
-    let field = text[..length.min(text.len())].split(|b| *b == b';').nth(3).unwrap_or(b"");
+    let field = text[..length.min(text.len())]
+        .split(|b| *b == b';')
+        .nth(3)
+        .unwrap_or(b"");
     for digit in field {
         let value = (*digit as char).to_digit(16).ok_or(Errno::INVAL)?;
         permissions = (permissions << 4) | value;
     }
     // SAFETY: plain integers.
     check(unsafe {
-        libc::syscall(libc::SYS_keyctl, KEYCTL_SETPERM, serial, permissions | KEY_USR_SEARCH)
+        libc::syscall(
+            libc::SYS_keyctl,
+            KEYCTL_SETPERM,
+            serial,
+            permissions | KEY_USR_SEARCH,
+        )
     })
     .map(drop)
 }

@@ -20,5 +20,7 @@ fn check(ret: libc::c_long) -> Result<libc::c_long, Errno> {
         return Ok(ret);
     }
     // SAFETY: errno's location is thread-local and valid for the life of the thread.
-    Err(Errno::from_raw_os_error(unsafe { *libc::__errno_location() }))
+    Err(Errno::from_raw_os_error(unsafe {
+        *libc::__errno_location()
+    }))
 }

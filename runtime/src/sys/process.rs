@@ -63,7 +63,12 @@ pub fn clone(_proof: SingleThreaded, args: &CloneArgs<'_>) -> Result<Cloned, Err
     let mut raw = RawCloneArgs {
         flags,
         pidfd: &raw mut pidfd as u64,
-        exit_signal: libc::SIGCHLD as u64,
+        // With CLONE_PARENT the kernel takes the caller's own.
+        exit_signal: if flags & libc::CLONE_PARENT as u64 == 0 {
+            libc::SIGCHLD as u64
+        } else {
+            0
+        },
         ..RawCloneArgs::default()
     };
     let mut size = 64; // CLONE_ARGS_SIZE_VER0: all kernels that have clone3
@@ -84,7 +89,9 @@ pub fn clone(_proof: SingleThreaded, args: &CloneArgs<'_>) -> Result<Cloned, Err
         return Ok(Cloned::Child);
     }
     // SAFETY: the kernel stored a new descriptor in `pidfd` for the parent; nobody else owns it.
-    Ok(Cloned::Parent(ret as i32, unsafe { OwnedFd::from_raw_fd(pidfd) }))
+    Ok(Cloned::Parent(ret as i32, unsafe {
+        OwnedFd::from_raw_fd(pidfd)
+    }))
 }
 
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
@@ -110,7 +117,13 @@ pub fn exit_now(code: i32) -> ! {
 pub fn pidfd_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<(), Errno> {
     // SAFETY: plain integers; the null siginfo asks for kill(2)'s default.
     check(unsafe {
-        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, 0usize, 0)
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            signal,
+            0usize,
+            0,
+        )
     })
     .map(drop)
 }
@@ -125,7 +138,13 @@ pub fn kill(pid: i32, signal: i32) -> Result<(), Errno> {
 pub fn drop_bounding(capability: u32) -> Result<(), Errno> {
     // SAFETY: prctl with integer arguments.
     check(libc::c_long::from(unsafe {
-        libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(capability), 0, 0, 0)
+        libc::prctl(
+            libc::PR_CAPBSET_DROP,
+            libc::c_ulong::from(capability),
+            0,
+            0,
+            0,
+        )
     }))
     .map(drop)
 }
@@ -134,7 +153,13 @@ pub fn drop_bounding(capability: u32) -> Result<(), Errno> {
 pub fn in_bounding(capability: u32) -> Result<bool, Errno> {
     // SAFETY: prctl with integer arguments.
     check(libc::c_long::from(unsafe {
-        libc::prctl(libc::PR_CAPBSET_READ, libc::c_ulong::from(capability), 0, 0, 0)
+        libc::prctl(
+            libc::PR_CAPBSET_READ,
+            libc::c_ulong::from(capability),
+            0,
+            0,
+            0,
+        )
     }))
     .map(|r| r == 1)
 }
@@ -158,7 +183,13 @@ pub fn raise_ambient(capability: u32) -> Result<(), Errno> {
 pub fn clear_ambient() -> Result<(), Errno> {
     // SAFETY: prctl with integer arguments.
     check(libc::c_long::from(unsafe {
-        libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as libc::c_ulong, 0, 0, 0)
+        libc::prctl(
+            libc::PR_CAP_AMBIENT,
+            libc::PR_CAP_AMBIENT_CLEAR_ALL as libc::c_ulong,
+            0,
+            0,
+            0,
+        )
     }))
     .map(drop)
 }
@@ -170,7 +201,10 @@ pub fn set_capabilities(effective: u64, permitted: u64, inheritable: u64) -> Res
         version: u32,
         pid: i32,
     }
-    let header = Header { version: 0x2008_0522, pid: 0 }; // _LINUX_CAPABILITY_VERSION_3
+    let header = Header {
+        version: 0x2008_0522,
+        pid: 0,
+    }; // _LINUX_CAPABILITY_VERSION_3
     let low = |set: u64| set as u32;
     let high = |set: u64| (set >> 32) as u32;
     let data = [
@@ -186,16 +220,31 @@ pub fn set_capabilities(effective: u64, permitted: u64, inheritable: u64) -> Res
 pub fn close_range_cloexec(first: u32) -> Result<(), Errno> {
     // SAFETY: only sets a flag on descriptors, closes none.
     check(unsafe {
-        libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC)
+        libc::syscall(
+            libc::SYS_close_range,
+            first,
+            u32::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
     })
     .map(drop)
+}
+
+/// Closes descriptors by number. Only for a process that will drop none of their owners any more:
+/// one that ends in `execve` or `_exit`.
+pub fn close_range(first: u32, last: u32) -> Result<(), Errno> {
+    // SAFETY: plain integers; see above for the owners.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) }).map(drop)
 }
 
 /// Sets or clears close-on-exec by number, for descriptors that are not ours to own.
 pub fn set_cloexec(fd: RawFd, on: bool) -> Result<(), Errno> {
     let flag = if on { libc::FD_CLOEXEC } else { 0 };
     // SAFETY: fcntl with integers; a number that is not open gives EBADF.
-    check(libc::c_long::from(unsafe { libc::fcntl(fd, libc::F_SETFD, flag) })).map(drop)
+    check(libc::c_long::from(unsafe {
+        libc::fcntl(fd, libc::F_SETFD, flag)
+    }))
+    .map(drop)
 }
 
 /// Makes `fd` the standard stream `number` (0, 1 or 2).
@@ -203,14 +252,19 @@ pub fn dup_onto(fd: BorrowedFd<'_>, number: RawFd) -> Result<(), Errno> {
     debug_assert!((0..=2).contains(&number));
     // SAFETY: the standard streams are owned by nobody in this program, so replacing one does not
     // close a descriptor behind an owner's back.
-    check(libc::c_long::from(unsafe { libc::dup2(fd.as_raw_fd(), number) })).map(drop)
+    check(libc::c_long::from(unsafe {
+        libc::dup2(fd.as_raw_fd(), number)
+    }))
+    .map(drop)
 }
 
 /// Borrows a descriptor that the caller of the program handed down (standard streams, preserved
 /// ones). The number is checked to be open.
 pub fn borrow_inherited(fd: RawFd) -> Result<BorrowedFd<'static>, Errno> {
     // SAFETY: fcntl with integers.
-    check(libc::c_long::from(unsafe { libc::fcntl(fd, libc::F_GETFD) }))?;
+    check(libc::c_long::from(unsafe {
+        libc::fcntl(fd, libc::F_GETFD)
+    }))?;
     // SAFETY: it is open, and inherited descriptors are never closed by this program before it ends.
     Ok(unsafe { BorrowedFd::borrow_raw(fd) })
 }
@@ -218,7 +272,45 @@ pub fn borrow_inherited(fd: RawFd) -> Result<BorrowedFd<'static>, Errno> {
 /// Makes the standard input the controlling terminal of this session.
 pub fn take_controlling_terminal() -> Result<(), Errno> {
     // SAFETY: ioctl with an integer argument on descriptor 0.
-    check(libc::c_long::from(unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) })).map(drop)
+    check(libc::c_long::from(unsafe {
+        libc::ioctl(0, libc::TIOCSCTTY, 0)
+    }))
+    .map(drop)
+}
+
+extern "C" fn end_at_once(signal: libc::c_int) {
+    // SAFETY: _exit is async-signal-safe and does not return.
+    unsafe { libc::_exit(128 + signal) }
+}
+
+/// Makes this process end on every signal whose default is to end it. The first process of a pid
+/// namespace is spared from defaults, but a container that only waits must be stoppable. `execve`
+/// gives all handled signals their default back.
+pub fn end_on_signals() {
+    let spared = [
+        libc::SIGKILL,
+        libc::SIGSTOP,
+        libc::SIGCHLD,
+        libc::SIGCONT,
+        libc::SIGTSTP,
+        libc::SIGTTIN,
+        libc::SIGTTOU,
+        libc::SIGURG,
+        libc::SIGWINCH,
+        libc::SIGPIPE,
+    ];
+    for signal in (1..=64).filter(|signal| !spared.contains(signal)) {
+        let handler = end_at_once as extern "C" fn(libc::c_int);
+        // SAFETY: the handler only calls _exit. Numbers that cannot be handled are refused (EINVAL),
+        // which is fine. What the caller ignores becomes handled, and default after execve; it is set
+        // back below.
+        unsafe {
+            let before = libc::signal(signal, handler as libc::sighandler_t);
+            if before == libc::SIG_IGN {
+                libc::signal(signal, libc::SIG_IGN);
+            }
+        }
+    }
 }
 
 /// Gives SIGPIPE its default disposition back (the Rust runtime ignores it) and unblocks all signals.
