@@ -262,10 +262,6 @@ fn freeze_v1(dir: &Path, limit: Duration) -> Result<()> {
 fn too_slow(dir: &Path, limit: Duration) -> Error {
     Error::new(
         ErrorKind::Deadline,
-        format!(
-            "unable to freeze {} in {} s",
-            dir.display(),
-            FREEZE_DEADLINE.as_secs()
-        ),
+        format!("unable to freeze {} within {limit:?}", dir.display()),
     )
 }
