@@ -154,7 +154,7 @@ fn filled_by_parents(dir: Option<&Path>, name: &str) -> Result<String> {
         )));
     };
     let path = dir.join(name);
-    let own = file::get(&path)?;
+    let own = file::get_piece(&path)?;
     if !own.trim().is_empty() {
         return Ok(own);
     }
@@ -165,8 +165,8 @@ fn filled_by_parents(dir: Option<&Path>, name: &str) -> Result<String> {
 
 /// Enables all controllers of the root in each ancestor of `dir`, if `dir` lacks any.
 pub(super) fn hand_down_controllers(dir: &Path, domain: bool) -> Result<()> {
-    let all = file::get(&Path::new(ROOT).join("cgroup.controllers"))?;
-    if dir == Path::new(ROOT) || file::get(&dir.join("cgroup.controllers"))? == all {
+    let all = file::get_piece(&Path::new(ROOT).join("cgroup.controllers"))?;
+    if dir == Path::new(ROOT) || file::get_piece(&dir.join("cgroup.controllers"))? == all {
         return Ok(());
     }
     let all: Vec<String> = all
@@ -202,7 +202,7 @@ pub(super) fn hand_down_controllers(dir: &Path, domain: bool) -> Result<()> {
 /// A cgroup below one with processes, or a threaded one, can hold only threaded controllers.
 fn check_type(dir: &Path, domain: bool) -> Result<()> {
     let path = dir.join("cgroup.type");
-    let kind = file::read(&path).unwrap_or_default();
+    let kind = file::read_piece(&path).unwrap_or_default();
     let refuse = |how: &str| {
         Err(Error::new(
             ErrorKind::FailedPrecondition,
