@@ -90,6 +90,35 @@ impl Cgroup {
     }
 }
 
+impl Cgroup {
+    /// Gives a v2 cgroup to the container's root user, so that it can make sub-cgroups: for a
+    /// container with its own user and cgroup namespaces and a writable /sys/fs/cgroup.
+    ///
+    /// Which files belong to a delegation the kernel says itself (cgroup-v2.rst, "Delegation").
+    pub fn delegate(&self, uid: u32) -> Result<()> {
+        let Some(dir) = self
+            .unified()
+            .filter(|_| self.hierarchy == Hierarchy::Unified)
+        else {
+            return Ok(());
+        };
+        let owner = rustix::process::Uid::from_raw(uid);
+        let files = file::read(Path::new("/sys/kernel/cgroup/delegate"))
+            .unwrap_or_else(|_| "cgroup.procs cgroup.subtree_control cgroup.threads".to_owned());
+        let paths = files.split_whitespace().map(|name| dir.join(name));
+        for path in std::iter::once(dir.to_owned()).chain(paths) {
+            match rustix::fs::chown(&path, Some(owner), None) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(errno) => {
+                    let what = format!("cannot give {} to user {uid}", path.display());
+                    return Err(file::error(what, errno));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Prepared {
     /// Removes the directories that were made, innermost first. For error paths.
     pub fn undo(&mut self) {

@@ -789,3 +789,30 @@ fn devices_v2_are_those_of_the_rules() {
     f.cgroup.apply(&open, Select::ALL).unwrap();
     assert!(run(": < /dev/kmsg"), "the former program must be gone");
 }
+
+#[test]
+fn a_delegated_cgroup_belongs_to_the_user() {
+    use std::os::unix::fs::MetadataExt;
+    let Some(f) = Fixture::new("delegate") else {
+        return;
+    };
+    f.cgroup.create().unwrap();
+    f.cgroup.delegate(4242).unwrap();
+    if !f.v2() {
+        println!("skipped: v2 only");
+        return;
+    }
+    let owner = |name: &str| {
+        f.cgroup
+            .unified()
+            .unwrap()
+            .join(name)
+            .metadata()
+            .unwrap()
+            .uid()
+    };
+    assert_eq!(
+        (owner(""), owner("cgroup.procs"), owner("cgroup.freeze")),
+        (4242, 4242, 0)
+    );
+}
