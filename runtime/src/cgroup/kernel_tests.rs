@@ -572,7 +572,8 @@ fn stats_show_what_was_used() {
     assert!(stats.memory.usage.usage > 0 && stats.memory.usage.usage < 134_217_728);
     assert!(!stats.memory.raw.is_empty());
     if f.v2() {
-        assert!(stats.cpu.psi.is_some());
+        let pressure = f.cgroup.unified().unwrap().join("cpu.pressure");
+        assert_eq!(stats.cpu.psi.is_some(), pressure.exists());
     } else {
         assert!(!stats.cpuset.cpus.is_empty());
         assert_eq!(
