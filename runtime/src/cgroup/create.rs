@@ -90,6 +90,35 @@ impl Cgroup {
     }
 }
 
+impl Cgroup {
+    /// Gives a v2 cgroup to the container's root user, so that it can make sub-cgroups: for a
+    /// container with its own user and cgroup namespaces and a writable /sys/fs/cgroup.
+    ///
+    /// Which files belong to a delegation the kernel says itself (cgroup-v2.rst, "Delegation").
+    pub fn delegate(&self, uid: u32) -> Result<()> {
+        let Some(dir) = self
+            .unified()
+            .filter(|_| self.hierarchy == Hierarchy::Unified)
+        else {
+            return Ok(());
+        };
+        let owner = rustix::process::Uid::from_raw(uid);
+        let files = file::read(Path::new("/sys/kernel/cgroup/delegate"))
+            .unwrap_or_else(|_| "cgroup.procs cgroup.subtree_control cgroup.threads".to_owned());
+        let paths = files.split_whitespace().map(|name| dir.join(name));
+        for path in std::iter::once(dir.to_owned()).chain(paths) {
+            match rustix::fs::chown(&path, Some(owner), None) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(errno) => {
+                    let what = format!("cannot give {} to user {uid}", path.display());
+                    return Err(file::error(what, errno));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Prepared {
     /// Removes the directories that were made, innermost first. For error paths.
     pub fn undo(&mut self) {
@@ -154,7 +183,7 @@ fn filled_by_parents(dir: Option<&Path>, name: &str) -> Result<String> {
         )));
     };
     let path = dir.join(name);
-    let own = file::get(&path)?;
+    let own = file::get_piece(&path)?;
     if !own.trim().is_empty() {
         return Ok(own);
     }
@@ -165,8 +194,8 @@ fn filled_by_parents(dir: Option<&Path>, name: &str) -> Result<String> {
 
 /// Enables all controllers of the root in each ancestor of `dir`, if `dir` lacks any.
 pub(super) fn hand_down_controllers(dir: &Path, domain: bool) -> Result<()> {
-    let all = file::get(&Path::new(ROOT).join("cgroup.controllers"))?;
-    if dir == Path::new(ROOT) || file::get(&dir.join("cgroup.controllers"))? == all {
+    let all = file::get_piece(&Path::new(ROOT).join("cgroup.controllers"))?;
+    if dir == Path::new(ROOT) || file::get_piece(&dir.join("cgroup.controllers"))? == all {
         return Ok(());
     }
     let all: Vec<String> = all
@@ -202,7 +231,7 @@ pub(super) fn hand_down_controllers(dir: &Path, domain: bool) -> Result<()> {
 /// A cgroup below one with processes, or a threaded one, can hold only threaded controllers.
 fn check_type(dir: &Path, domain: bool) -> Result<()> {
     let path = dir.join("cgroup.type");
-    let kind = file::read(&path).unwrap_or_default();
+    let kind = file::read_piece(&path).unwrap_or_default();
     let refuse = |how: &str| {
         Err(Error::new(
             ErrorKind::FailedPrecondition,

@@ -43,6 +43,18 @@ pub(super) fn read(path: &Path) -> Result<String, Errno> {
     String::from_utf8(buffer).map_err(|_| Errno::ILSEQ)
 }
 
+/// Reads a file that the kernel prints in one piece (a value, /proc/PID/cgroup): one `read`, unless
+/// the piece is longer than a page.
+pub(super) fn read_piece(path: &Path) -> Result<String, Errno> {
+    let fd = open(path, OFlags::RDONLY)?;
+    let mut buffer = [0; 4096];
+    let n = retry(|| rustix::io::read(&fd, &mut buffer))?;
+    if n == buffer.len() {
+        return read(path);
+    }
+    String::from_utf8(buffer[..n].to_vec()).map_err(|_| Errno::ILSEQ)
+}
+
 /// The error of a failed write, with the value and the path.
 pub(super) fn write_error(path: &Path, value: &str, errno: Errno) -> Error {
     error(
@@ -73,6 +85,11 @@ fn words(errno: Errno) -> String {
 /// Writes a value and names both in the error.
 pub(super) fn set(path: &Path, value: &str) -> Result<()> {
     write(path, value).map_err(|errno| write_error(path, value, errno))
+}
+
+/// [`read_piece`] that names the file in the error.
+pub(super) fn get_piece(path: &Path) -> Result<String> {
+    read_piece(path).map_err(|errno| error(format!("cannot read {}", path.display()), errno))
 }
 
 /// Reads a file and names it in the error.

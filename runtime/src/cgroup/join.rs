@@ -147,7 +147,7 @@ impl Cgroup {
 /// Whether a v2 cgroup can hold processes: it has no controllers enabled for children
 /// (cgroup-v2.rst, "No Internal Process Constraint"), or it is the root or threaded.
 fn takes_processes(dir: &Path) -> bool {
-    match file::read(&dir.join("cgroup.subtree_control")) {
+    match file::read_piece(&dir.join("cgroup.subtree_control")) {
         Ok(enabled) => {
             const THREADED: [&str; 4] = ["cpu", "cpuset", "perf_event", "pids"];
             dir == Path::new(hierarchy::ROOT)

@@ -572,7 +572,8 @@ fn stats_show_what_was_used() {
     assert!(stats.memory.usage.usage > 0 && stats.memory.usage.usage < 134_217_728);
     assert!(!stats.memory.raw.is_empty());
     if f.v2() {
-        assert!(stats.cpu.psi.is_some());
+        let pressure = f.cgroup.unified().unwrap().join("cpu.pressure");
+        assert_eq!(stats.cpu.psi.is_some(), pressure.exists());
     } else {
         assert!(!stats.cpuset.cpus.is_empty());
         assert_eq!(
@@ -788,4 +789,31 @@ fn devices_v2_are_those_of_the_rules() {
     let open = serde_json::from_str(r#"{"devices":[{"allow":true,"access":"rwm"}]}"#).unwrap();
     f.cgroup.apply(&open, Select::ALL).unwrap();
     assert!(run(": < /dev/kmsg"), "the former program must be gone");
+}
+
+#[test]
+fn a_delegated_cgroup_belongs_to_the_user() {
+    use std::os::unix::fs::MetadataExt;
+    let Some(f) = Fixture::new("delegate") else {
+        return;
+    };
+    f.cgroup.create().unwrap();
+    f.cgroup.delegate(4242).unwrap();
+    if !f.v2() {
+        println!("skipped: v2 only");
+        return;
+    }
+    let owner = |name: &str| {
+        f.cgroup
+            .unified()
+            .unwrap()
+            .join(name)
+            .metadata()
+            .unwrap()
+            .uid()
+    };
+    assert_eq!(
+        (owner(""), owner("cgroup.procs"), owner("cgroup.freeze")),
+        (4242, 4242, 0)
+    );
 }
