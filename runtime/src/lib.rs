@@ -2,5 +2,6 @@
 
 pub mod error;
 pub mod netdev;
+pub mod rdt;
 pub mod seccomp;
 pub mod sys;
