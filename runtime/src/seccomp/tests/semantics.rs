@@ -4,8 +4,7 @@ use serde_json::{Value, json};
 
 use super::super::arch::{AUDIT_X86_64, X32_BIT};
 use super::interpreter::{Data, run, verify};
-use super::{Filter, compile, default_profile, filter, profile, refused};
-use crate::sys::seccomp as sys;
+use super::{Filter, filter, refused};
 
 pub(super) const I386: u32 = 0x4000_0003;
 pub(super) const ARM: u32 = 0x4000_0028;
@@ -95,7 +94,15 @@ fn errno_is_refused_where_it_has_no_meaning() {
 #[test]
 fn operators_compare_64_bits() {
     const BIG: u64 = 0x1_0000_0005;
-    let cases: [(&str, u64, Option<u64>, &[u64], &[u64]); 14] = [
+    /// Operator, value, second value, what matches, what does not.
+    type Case = (
+        &'static str,
+        u64,
+        Option<u64>,
+        &'static [u64],
+        &'static [u64],
+    );
+    let cases: [Case; 14] = [
         ("EQ", 5, None, &[5], &[4, 6, BIG, 5 << 32]),
         (
             "EQ",
@@ -111,7 +118,7 @@ fn operators_compare_64_bits() {
             "LT",
             BIG,
             None,
-            &[0, 5, u64::from(u32::MAX), BIG - 1],
+            &[0, 5, 0xffff_ffff, BIG - 1],
             &[BIG, BIG + 1, 2 << 32],
         ),
         ("LE", 5, None, &[0, 5], &[6, 1 << 32, u64::MAX]),
@@ -123,7 +130,7 @@ fn operators_compare_64_bits() {
             BIG,
             None,
             &[BIG, 2 << 32, u64::MAX],
-            &[6, BIG - 1, u64::from(u32::MAX)],
+            &[6, BIG - 1, 0xffff_ffff],
         ),
         (
             "MASKED_EQ",
@@ -215,15 +222,15 @@ fn all_arguments_of_a_rule_must_match_unless_one_repeats() {
     );
 }
 
+/// A rule for getpid.
+fn rule(action: &str, args: &[(u32, &str, u64)]) -> Value {
+    let arg = |(i, op, v): &(u32, &str, u64)| json!({"index": i, "op": format!("SCMP_CMP_{op}"), "value": v});
+    let args: Vec<_> = args.iter().map(arg).collect();
+    json!({"names": ["getpid"], "action": format!("SCMP_ACT_{action}"), "args": args})
+}
+
 #[test]
 fn which_of_several_rules_wins() {
-    let rule = |action: &str, args: &[(u32, &str, u64)]| {
-        let args: Vec<_> = args
-            .iter()
-            .map(|(i, op, v)| json!({"index": i, "op": format!("SCMP_CMP_{op}"), "value": v}))
-            .collect();
-        json!({"names": ["getpid"], "action": format!("SCMP_ACT_{action}"), "args": args})
-    };
     let trap = 0x0003_0000;
     let log = 0x7ffc_0000;
     let cases: Vec<(&str, Vec<Value>, [u64; 2], u32)> = vec![
