@@ -116,8 +116,8 @@ fn spec_owned(raw: Vec<u8>) -> Result<Loaded> {
     if raw.trim_ascii() == b"null" {
         return Err(Error::invalid("config cannot be null"));
     }
-    let (mut spec, warnings) = parse::<Spec>(&raw, repair::spec)?;
-    repair::normalise(&mut spec);
+    let (mut spec, mut warnings) = parse::<Spec>(&raw, repair::spec)?;
+    repair::normalise(&mut spec, &mut warnings);
     drop_unset_pids_limit(&mut spec, &raw);
     if names_vtpms(&raw) {
         let message = "linux.resources.vtpms: virtual TPMs are not supported";
