@@ -148,6 +148,16 @@ impl<'e> Bundle<'e> {
         path
     }
 
+    /// Gives the bundle copies of the programs instead of hard links: for attacks that write to them.
+    pub(crate) fn own_programs(&self) -> &Self {
+        for name in ["bin/busybox", "bin/probe"] {
+            let path = self.rootfs(name);
+            fs::remove_file(&path).unwrap();
+            fs::copy(self.env.base().join(name), &path).unwrap();
+        }
+        self
+    }
+
     pub(crate) fn directory(&self, relative: &str) -> PathBuf {
         let path = self.rootfs(relative);
         fs::create_dir_all(&path).unwrap();

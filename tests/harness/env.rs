@@ -65,7 +65,7 @@ impl Env {
     }
 
     pub(crate) fn is_rcrun(&self) -> bool {
-        self.rt.path.file_name().is_some_and(|name| name == "rcrun")
+        self.rt.path().file_name().is_some_and(|name| name == "rcrun")
     }
 
     /// Ends the test as not runnable here.

@@ -7,6 +7,7 @@ pub(crate) mod bundle;
 pub(crate) mod cgroup;
 pub(crate) mod container;
 pub(crate) mod env;
+pub(crate) mod faults;
 pub(crate) mod leaks;
 pub(crate) mod process;
 pub(crate) mod raw;

@@ -16,7 +16,7 @@ const LIMIT: Duration = Duration::from_secs(25);
 /// The runtime's path, its state root, and the record of every call made in this test.
 #[derive(Debug)]
 pub(crate) struct Runtime {
-    pub(crate) path: PathBuf,
+    path: RefCell<PathBuf>,
     pub(crate) root: PathBuf,
     scratch: PathBuf,
     transcript: RefCell<String>,
@@ -44,17 +44,34 @@ impl Runtime {
     pub(crate) fn new(path: PathBuf, dir: &Path) -> Self {
         let scratch = dir.join("scratch");
         std::fs::create_dir_all(&scratch).unwrap();
+<<<<<<< HEAD
         Self {
             path,
             root: dir.join("state"),
             scratch,
             transcript: RefCell::default(),
         }
+=======
+        Self { path: RefCell::new(path), root: dir.join("state"), scratch, transcript: RefCell::default() }
+    }
+
+    /// The binary that is called.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.path.borrow().clone()
+    }
+
+    /// From now on calls a copy, which an attack may destroy.
+    pub(crate) fn use_copy(&self) -> PathBuf {
+        let copy = self.scratch.join(self.path().file_name().unwrap());
+        std::fs::copy(self.path(), &copy).unwrap();
+        self.path.replace(copy.clone());
+        copy
+>>>>>>> tests
     }
 
     /// A command with the state root set and nothing else.
     pub(crate) fn command<S: AsRef<OsStr>>(&self, args: &[S]) -> Command {
-        let mut command = Command::new(&self.path);
+        let mut command = Command::new(self.path());
         command.arg("--root").arg(&self.root).args(args);
         command.env_remove("RCRUN_TEST_STAGE");
         command.stdin(Stdio::null());
@@ -108,6 +125,7 @@ impl Runtime {
     pub(crate) fn spawn(&self, mut command: Command) -> Running {
         let mut files = (0..2).map(|_| self.scratch_file());
         let (stdout, stderr) = (files.next().unwrap(), files.next().unwrap());
+<<<<<<< HEAD
         command
             .stdout(stdout.try_clone().unwrap())
             .stderr(stderr.try_clone().unwrap());
@@ -125,6 +143,12 @@ impl Runtime {
             stdout,
             stderr,
         }
+=======
+        command.stdout(stdout.try_clone().unwrap()).stderr(stderr.try_clone().unwrap());
+        let text = command.get_args().map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ");
+        let child = command.spawn().unwrap_or_else(|e| panic!("{}: {e}", self.path().display()));
+        Running { child, command: text, stdout, stderr }
+>>>>>>> tests
     }
 
     /// An unlinked file: it vanishes with its last user.

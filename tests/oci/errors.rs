@@ -286,6 +286,7 @@ fn unwritable_state_root(env: &Env) {
     bundle.write();
     fs::write(env.path("plain"), "").unwrap();
     let root = env.path("plain/state");
+<<<<<<< HEAD
     let mut command = std::process::Command::new(&env.rt.path);
     command.args([
         "--root",
@@ -295,6 +296,10 @@ fn unwritable_state_root(env: &Env) {
         bundle.path.to_str().unwrap(),
         &bundle.id,
     ]);
+=======
+    let mut command = std::process::Command::new(env.rt.path());
+    command.args(["--root", root.to_str().unwrap(), "create", "--bundle", bundle.path.to_str().unwrap(), &bundle.id]);
+>>>>>>> tests
     env.rt.finish(env.rt.spawn(command)).fails().says("plain");
 }
 

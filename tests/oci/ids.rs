@@ -66,11 +66,15 @@ fn groups_of_the_caller_do_not_leak(env: &Env) {
         bundle
     };
     let mut command = std::process::Command::new("setpriv");
+<<<<<<< HEAD
     command
         .args(["--groups", "4242,4343"])
         .arg(&env.rt.path)
         .arg("--root")
         .arg(&env.rt.root);
+=======
+    command.args(["--groups", "4242,4343"]).arg(env.rt.path()).arg("--root").arg(&env.rt.root);
+>>>>>>> tests
     command.args(["run", "--bundle", bundle.path.to_str().unwrap(), &bundle.id]);
     let facts = env.rt.finish(env.rt.spawn(command)).ok().json();
     assert_eq!(groups(&facts), Vec::<&str>::new());

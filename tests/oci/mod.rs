@@ -1,6 +1,7 @@
 //! The OCI runtime, one module per area that a user can name.
 
 mod cgroups_v1;
+mod cves;
 mod devices;
 mod errors;
 mod exec;
@@ -11,6 +12,7 @@ mod mounts;
 mod namespaces;
 mod network_devices;
 mod process;
+mod reliability;
 mod rollback;
 mod rootfs;
 mod seccomp;
@@ -23,6 +25,7 @@ use crate::harness::{Env, Test, selftest, test};
 /// Modules and their tests. `no_file_is_forgotten` compares this list with the directory.
 const MODULES: &[(&str, fn() -> Vec<Test>)] = &[
     ("cgroups_v1", cgroups_v1::tests),
+    ("cves", cves::tests),
     ("devices", devices::tests),
     ("errors", errors::tests),
     ("exec", exec::tests),
@@ -33,6 +36,7 @@ const MODULES: &[(&str, fn() -> Vec<Test>)] = &[
     ("namespaces", namespaces::tests),
     ("network_devices", network_devices::tests),
     ("process", process::tests),
+    ("reliability", reliability::tests),
     ("rollback", rollback::tests),
     ("rootfs", rootfs::tests),
     ("seccomp", seccomp::tests),

