@@ -25,16 +25,8 @@ impl Env {
     pub(crate) fn new() -> Self {
         let dir = PathBuf::from(std::env::var_os(stage::DIR).unwrap());
         let tag = dir.file_name().unwrap().to_string_lossy().into_owned();
-        let rt = Runtime::new(
-            PathBuf::from(std::env::var_os(stage::RUNTIME).unwrap()),
-            &dir,
-        );
-        Self {
-            dir,
-            tag,
-            rt,
-            count: Cell::new(0),
-        }
+        let rt = Runtime::new(PathBuf::from(std::env::var_os(stage::RUNTIME).unwrap()), &dir);
+        Self { dir, tag, rt, count: Cell::new(0) }
     }
 
     /// A name that no other test uses.

