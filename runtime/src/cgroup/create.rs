@@ -29,7 +29,7 @@ impl Cgroup {
         let mut prepared = Prepared::default();
         for dir in self.dirs() {
             if let Err(error) = self.prepare_dir(dir, fresh, &mut prepared) {
-                if self.may_go_without(&error) {
+                if self.may_go_without(dir, &error) {
                     prepared.skipped.push(dir.to_owned());
                     continue;
                 }
@@ -56,14 +56,24 @@ impl Cgroup {
             return Ok(());
         }
         if self.paths.get("cpuset").is_some_and(|cpuset| cpuset == dir) {
-            fill_cpuset(dir, self.start.cpus.as_deref(), self.start.mems.as_deref())?;
+            fill_cpuset(
+                dir,
+                new,
+                self.start.cpus.as_deref(),
+                self.start.mems.as_deref(),
+            )?;
         }
         prepared.tasks.push(join::open_tasks(dir)?);
         Ok(())
     }
 
     /// Whether a container may live without this directory.
-    fn may_go_without(&self, error: &Error) -> bool {
+    fn may_go_without(&self, dir: &Path, error: &Error) -> bool {
+        // Beside v1 the cgroup2 hierarchy limits nothing; it only makes killing simpler.
+        let beside = self.hierarchy == Hierarchy::Hybrid && self.unified() == Some(dir);
+        if beside && error.kind() == ErrorKind::PermissionDenied {
+            return true;
+        }
         let wanted = self.hierarchy == Hierarchy::Unified && self.start.limits;
         let missing = matches!(
             error.kind(),
@@ -156,10 +166,13 @@ pub(super) fn refuse_used(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Gives a new cpuset its CPUs and memory nodes, from its parent where none are asked for.
-fn fill_cpuset(dir: &Path, cpus: Option<&str>, mems: Option<&str>) -> Result<()> {
+/// Gives a cpuset without CPUs or memory nodes some: its parent's where none are asked for.
+fn fill_cpuset(dir: &Path, new: bool, cpus: Option<&str>, mems: Option<&str>) -> Result<()> {
     for (name, wanted) in [("cpuset.cpus", cpus), ("cpuset.mems", mems)] {
         let path = dir.join(name);
+        if wanted.is_none() && !new && !file::get_piece(&path)?.trim().is_empty() {
+            continue;
+        }
         if let Some(value) = wanted {
             if file::write(&path, value).is_ok() {
                 continue;

@@ -109,26 +109,25 @@ pub(super) fn keyed(text: &str, key: &str) -> Option<u64> {
 }
 
 /// Makes a directory and its missing parents; the new ones are appended to `made`, outermost first.
+/// Says whether the directory itself is new.
 pub(super) fn make_dirs(path: &Path, made: &mut Vec<PathBuf>) -> Result<bool> {
-    let mode = Mode::from_raw_mode(0o755);
-    match retry(|| rustix::fs::mkdir(path, mode)) {
-        Ok(()) => {}
-        Err(Errno::EXIST) => return Ok(false),
-        Err(Errno::NOENT) => {
-            let Some(parent) = path.parent() else {
-                return Err(mkdir_error(path, Errno::NOENT));
-            };
-            make_dirs(parent, made)?;
-            match retry(|| rustix::fs::mkdir(path, mode)) {
-                Ok(()) => {}
-                Err(Errno::EXIST) => return Ok(false),
-                Err(errno) => return Err(mkdir_error(path, errno)),
+    // A parent may vanish between two calls, when the container that made it is rolled back.
+    let mut tries = 3;
+    loop {
+        match retry(|| rustix::fs::mkdir(path, Mode::from_raw_mode(0o755))) {
+            Ok(()) => {
+                made.push(path.to_owned());
+                return Ok(true);
             }
-        }
-        Err(errno) => return Err(mkdir_error(path, errno)),
+            Err(Errno::EXIST) => return Ok(false),
+            Err(Errno::NOENT) if tries > 0 => match path.parent() {
+                Some(parent) => make_dirs(parent, made)?,
+                None => return Err(mkdir_error(path, Errno::NOENT)),
+            },
+            Err(errno) => return Err(mkdir_error(path, errno)),
+        };
+        tries -= 1;
     }
-    made.push(path.to_owned());
-    Ok(true)
 }
 
 fn mkdir_error(path: &Path, errno: Errno) -> Error {
