@@ -19,7 +19,10 @@ pub(crate) struct Swapper {
 
 impl Swapper {
     pub(crate) fn start(one: &Path, other: &Path) -> Self {
-        let (stop, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (stop, count) = (
+            Arc::new(AtomicBool::new(false)),
+            Arc::new(AtomicU64::new(0)),
+        );
         let (one, other) = (one.to_owned(), other.to_owned());
         let (told, counted) = (Arc::clone(&stop), Arc::clone(&count));
         let thread = std::thread::spawn(move || {
@@ -29,7 +32,11 @@ impl Swapper {
                 }
             }
         });
-        Self { stop, count, thread: Some(thread) }
+        Self {
+            stop,
+            count,
+            thread: Some(thread),
+        }
     }
 
     /// How often it has exchanged: an attack that never happened proves nothing.
@@ -60,16 +67,31 @@ impl Canary {
         for dir in ["sub", "shm", "pts", "net"] {
             fs::create_dir_all(path.join(dir)).unwrap();
         }
-        for file in ["HOST-MARKER", "ptmx", "null", "fd", "passwd", "sub/file", "console"] {
+        for file in [
+            "HOST-MARKER",
+            "ptmx",
+            "null",
+            "fd",
+            "passwd",
+            "sub/file",
+            "console",
+        ] {
             fs::write(path.join(file), format!("the host's {file}\n")).unwrap();
         }
-        Self { path: path.to_owned(), before: fingerprint(path) }
+        Self {
+            path: path.to_owned(),
+            before: fingerprint(path),
+        }
     }
 
     #[track_caller]
     pub(crate) fn is_intact(&self) {
         let now = fingerprint(&self.path);
-        assert!(now == self.before, "the host's tree changed:\nbefore {:#?}\nnow {now:#?}", self.before);
+        assert!(
+            now == self.before,
+            "the host's tree changed:\nbefore {:#?}\nnow {now:#?}",
+            self.before
+        );
     }
 }
 
@@ -78,16 +100,30 @@ pub(crate) fn fingerprint(path: &Path) -> BTreeMap<PathBuf, String> {
     let mut found = BTreeMap::new();
     let mut open = vec![path.to_owned()];
     while let Some(path) = open.pop() {
-        let Ok(data) = fs::symlink_metadata(&path) else { continue };
+        let Ok(data) = fs::symlink_metadata(&path) else {
+            continue;
+        };
         let content = if data.is_dir() {
-            open.extend(fs::read_dir(&path).into_iter().flatten().flatten().map(|e| e.path()));
+            open.extend(
+                fs::read_dir(&path)
+                    .into_iter()
+                    .flatten()
+                    .flatten()
+                    .map(|e| e.path()),
+            );
             String::new()
         } else if data.is_file() {
             format!("{:?}", fs::read(&path).map(|bytes| digest(&bytes)))
         } else {
             format!("{:?}", fs::read_link(&path))
         };
-        let what = format!("{:o} {}:{} {} {content}", data.mode(), data.uid(), data.gid(), data.rdev());
+        let what = format!(
+            "{:o} {}:{} {} {content}",
+            data.mode(),
+            data.uid(),
+            data.gid(),
+            data.rdev()
+        );
         found.insert(path, what);
     }
     found

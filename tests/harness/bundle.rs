@@ -25,7 +25,12 @@ impl<'e> Bundle<'e> {
         if spec.pointer("/linux/cgroupsPath").is_some() {
             spec["linux"]["cgroupsPath"] = json!(format!("/{}/{id}", env.tag));
         }
-        Self { env, id, path, spec }
+        Self {
+            env,
+            id,
+            path,
+            spec,
+        }
     }
 
     pub(crate) fn args(&mut self, args: &[&str]) -> &mut Self {
@@ -58,12 +63,22 @@ impl<'e> Bundle<'e> {
         if self.spec.pointer(pointer).is_none() {
             self.set(pointer, json!([]));
         }
-        self.spec.pointer_mut(pointer).unwrap().as_array_mut().unwrap().push(value);
+        self.spec
+            .pointer_mut(pointer)
+            .unwrap()
+            .as_array_mut()
+            .unwrap()
+            .push(value);
         self
     }
 
     pub(crate) fn unset(&mut self, parent: &str, key: &str) -> &mut Self {
-        self.spec.pointer_mut(parent).unwrap().as_object_mut().unwrap().remove(key);
+        self.spec
+            .pointer_mut(parent)
+            .unwrap()
+            .as_object_mut()
+            .unwrap()
+            .remove(key);
         self
     }
 
@@ -104,18 +119,24 @@ impl<'e> Bundle<'e> {
     /// Replaces the namespace of this kind by the one a path names.
     pub(crate) fn join(&mut self, kind: &str, path: impl AsRef<Path>) -> &mut Self {
         self.without_namespace(kind);
-        self.push("/linux/namespaces", json!({"type": kind, "path": path.as_ref()}))
+        self.push(
+            "/linux/namespaces",
+            json!({"type": kind, "path": path.as_ref()}),
+        )
     }
 
     /// A user namespace in which container id 0 is host id 100000, 65536 ids long.
     pub(crate) fn userns(&mut self) -> &mut Self {
         let map = json!([{"containerID": 0, "hostID": 100_000, "size": 65_536}]);
         self.push("/linux/namespaces", json!({"type": "user"}));
-        self.set("/linux/uidMappings", map.clone()).set("/linux/gidMappings", map)
+        self.set("/linux/uidMappings", map.clone())
+            .set("/linux/gidMappings", map)
     }
 
     pub(crate) fn rootfs(&self, relative: &str) -> PathBuf {
-        self.path.join("rootfs").join(relative.trim_start_matches('/'))
+        self.path
+            .join("rootfs")
+            .join(relative.trim_start_matches('/'))
     }
 
     /// A file inside the root file system; parents are made.
@@ -178,7 +199,9 @@ impl<'e> Bundle<'e> {
 
     #[track_caller]
     pub(crate) fn run_with(&self, extra: &[&str]) -> Output {
-        self.env.rt.finish(self.env.rt.spawn(self.command("run", extra)))
+        self.env
+            .rt
+            .finish(self.env.rt.spawn(self.command("run", extra)))
     }
 
     /// Starts `run` and does not wait.
@@ -218,13 +241,20 @@ impl<'e> Bundle<'e> {
     /// `create` that must be refused, and must leave nothing.
     #[track_caller]
     pub(crate) fn refused(&self) -> Output {
-        let output = self.env.rt.finish(self.env.rt.spawn(self.command("create", &[])));
+        let output = self
+            .env
+            .rt
+            .finish(self.env.rt.spawn(self.command("create", &[])));
         if output.code == 0 {
             let _ = self.env.rt.call(&["delete", "--force", &self.id]);
         }
         let output = output.fails();
         let state = self.env.rt.root.join(&self.id);
-        assert!(!state.exists(), "a refused container keeps {}:\n{output}", state.display());
+        assert!(
+            !state.exists(),
+            "a refused container keeps {}:\n{output}",
+            state.display()
+        );
         output
     }
 

@@ -10,7 +10,9 @@ fn hierarchies() -> Vec<(PathBuf, String, String)> {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let mut found: Vec<(PathBuf, String, String)> = Vec::new();
     for line in table.lines() {
-        let Some((left, right)) = line.split_once(" - ") else { continue };
+        let Some((left, right)) = line.split_once(" - ") else {
+            continue;
+        };
         let mut right = right.split(' ');
         let kind = right.next().unwrap_or_default();
         let options = right.nth(1).unwrap_or_default();
@@ -38,7 +40,10 @@ pub(crate) fn v1(controller: &str) -> Option<PathBuf> {
 /// The cgroup of this container in a v1 hierarchy.
 #[track_caller]
 pub(crate) fn path(controller: &str, tag: &str, id: &str) -> PathBuf {
-    v1(controller).unwrap_or_else(|| panic!("no v1 {controller}")).join(tag).join(id)
+    v1(controller)
+        .unwrap_or_else(|| panic!("no v1 {controller}"))
+        .join(tag)
+        .join(id)
 }
 
 /// A value of this container's cgroup.
@@ -55,7 +60,10 @@ pub(crate) fn of_process(pid: i32, controller: &str) -> Option<String> {
     table.lines().find_map(|line| {
         let mut fields = line.splitn(3, ':').skip(1);
         let names = fields.next()?;
-        names.split(',').any(|n| n == controller).then(|| fields.next().unwrap_or_default().to_owned())
+        names
+            .split(',')
+            .any(|n| n == controller)
+            .then(|| fields.next().unwrap_or_default().to_owned())
     })
 }
 
@@ -105,7 +113,11 @@ pub(crate) fn remove(tag: &str) -> Vec<PathBuf> {
     let deadline = Instant::now() + Duration::from_secs(2);
     loop {
         let mut all = children(tag);
-        all.extend(hierarchies().iter().flat_map(|(point, ..)| tagged(point, tag)));
+        all.extend(
+            hierarchies()
+                .iter()
+                .flat_map(|(point, ..)| tagged(point, tag)),
+        );
         all.sort_by_key(|p| std::cmp::Reverse(p.components().count()));
         all.retain(|dir| fs::remove_dir(dir).is_err() && dir.exists());
         if all.is_empty() || Instant::now() > deadline {

@@ -18,7 +18,11 @@ pub(crate) struct Container<'e> {
 
 impl<'e> Container<'e> {
     pub(crate) fn new(env: &'e Env, id: &str, stdout: File) -> Self {
-        Self { env, id: id.to_owned(), stdout: RefCell::new(stdout) }
+        Self {
+            env,
+            id: id.to_owned(),
+            stdout: RefCell::new(stdout),
+        }
     }
 
     /// A verb without further arguments.
@@ -67,7 +71,9 @@ impl<'e> Container<'e> {
 
     #[track_caller]
     pub(crate) fn wait_status(&self, wanted: &str) {
-        process::until(&format!("{} is {wanted}", self.id), 15, || (self.status() == wanted).then_some(()));
+        process::until(&format!("{} is {wanted}", self.id), 15, || {
+            (self.status() == wanted).then_some(())
+        });
     }
 
     #[track_caller]
@@ -106,7 +112,9 @@ impl<'e> Container<'e> {
 
     #[track_caller]
     pub(crate) fn exec_with(&self, flags: &[&str], args: &[&str]) -> Output {
-        self.env.rt.finish(self.env.rt.spawn(self.exec_command(flags, args)))
+        self.env
+            .rt
+            .finish(self.env.rt.spawn(self.exec_command(flags, args)))
     }
 
     pub(crate) fn exec_command(&self, flags: &[&str], args: &[&str]) -> Command {

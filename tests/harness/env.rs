@@ -25,8 +25,16 @@ impl Env {
     pub(crate) fn new() -> Self {
         let dir = PathBuf::from(std::env::var_os(stage::DIR).unwrap());
         let tag = dir.file_name().unwrap().to_string_lossy().into_owned();
-        let rt = Runtime::new(PathBuf::from(std::env::var_os(stage::RUNTIME).unwrap()), &dir);
-        Self { dir, tag, rt, count: Cell::new(0) }
+        let rt = Runtime::new(
+            PathBuf::from(std::env::var_os(stage::RUNTIME).unwrap()),
+            &dir,
+        );
+        Self {
+            dir,
+            tag,
+            rt,
+            count: Cell::new(0),
+        }
     }
 
     /// A name that no other test uses.
@@ -57,7 +65,10 @@ impl Env {
     }
 
     pub(crate) fn is_rcrun(&self) -> bool {
-        self.rt.path().file_name().is_some_and(|name| name == "rcrun")
+        self.rt
+            .path()
+            .file_name()
+            .is_some_and(|name| name == "rcrun")
     }
 
     /// Ends the test as not runnable here.

@@ -26,7 +26,9 @@ pub(crate) fn run(env: &Env, inner: &Command, inject: &str) -> Output {
 pub(crate) fn calls(env: &Env, inner: &Command) -> Vec<(String, usize)> {
     let path = env.path("strace.txt");
     let mut command = Command::new("strace");
-    command.args(["-f", "-c", "-S", "calls", "-U", "name,calls", "-o"]).arg(&path);
+    command
+        .args(["-f", "-c", "-S", "calls", "-U", "name,calls", "-o"])
+        .arg(&path);
     command.arg(inner.get_program()).args(inner.get_args());
     command.stdin(std::process::Stdio::null());
     let running = env.rt.spawn(command);

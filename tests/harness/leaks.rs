@@ -21,7 +21,10 @@ pub(crate) struct Snapshot {
 
 impl Snapshot {
     pub(crate) fn take(env: &Env) -> Self {
-        Self { mounts: mounts(), places: places(env) }
+        Self {
+            mounts: mounts(),
+            places: places(env),
+        }
     }
 
     /// One line for everything that is there now and was not before.
@@ -39,17 +42,33 @@ impl Snapshot {
     /// The same without patience.
     pub(crate) fn leaked_now(&self, env: &Env) -> Vec<String> {
         let mut found = Vec::new();
-        found.extend(mounts().difference(&self.mounts).map(|m| format!("mount: {m}")));
-        found.extend(self.mounts.difference(&mounts()).map(|m| format!("mount gone: {m}")));
+        found.extend(
+            mounts()
+                .difference(&self.mounts)
+                .map(|m| format!("mount: {m}")),
+        );
+        found.extend(
+            self.mounts
+                .difference(&mounts())
+                .map(|m| format!("mount gone: {m}")),
+        );
         let own = i32::try_from(std::process::id()).unwrap();
         for (pid, state, what) in process::all() {
             if pid != 1 && pid != own {
                 found.push(format!("process: {pid} {state} {what}"));
             }
         }
-        found.extend(cgroup::children(&env.tag).into_iter().map(|c| format!("cgroup: {}", c.display())));
+        found.extend(
+            cgroup::children(&env.tag)
+                .into_iter()
+                .map(|c| format!("cgroup: {}", c.display())),
+        );
         found.extend(entries(&env.rt.root).map(|e| format!("state: {e}")));
-        found.extend(places(env).difference(&self.places).map(|p| format!("file: {p}")));
+        found.extend(
+            places(env)
+                .difference(&self.places)
+                .map(|p| format!("file: {p}")),
+        );
         found
     }
 }
@@ -61,7 +80,12 @@ fn mounts() -> BTreeSet<String> {
         .lines()
         .map(|line| {
             let (left, right) = line.split_once(" - ").unwrap_or((line, ""));
-            let left = left.split(' ').skip(3).take(3).collect::<Vec<_>>().join(" ");
+            let left = left
+                .split(' ')
+                .skip(3)
+                .take(3)
+                .collect::<Vec<_>>()
+                .join(" ");
             format!("{left} {right}")
         })
         .collect()
@@ -69,7 +93,11 @@ fn mounts() -> BTreeSet<String> {
 
 /// Whatever carries this test's tag in the shared places.
 fn places(env: &Env) -> BTreeSet<String> {
-    PLACES.iter().flat_map(|place| entries(Path::new(place))).filter(|e| e.contains(&env.tag)).collect()
+    PLACES
+        .iter()
+        .flat_map(|place| entries(Path::new(place)))
+        .filter(|e| e.contains(&env.tag))
+        .collect()
 }
 
 fn entries(dir: &Path) -> impl Iterator<Item = String> {

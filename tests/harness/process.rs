@@ -19,7 +19,9 @@ pub(crate) fn wait_for(child: &mut Child, limit: Duration) -> io::Result<Option<
 
 /// Waits until the process is dead (or a zombie); false when it still lives at the deadline.
 pub(crate) fn wait_pid(pid: i32, limit: Duration) -> io::Result<bool> {
-    let Some(pid) = Pid::from_raw(pid) else { return Ok(true) };
+    let Some(pid) = Pid::from_raw(pid) else {
+        return Ok(true);
+    };
     let fd = match pidfd_open(pid, PidfdFlags::empty()) {
         Ok(fd) => fd,
         Err(rustix::io::Errno::SRCH) => return Ok(true),
@@ -57,16 +59,30 @@ pub(crate) fn which(name: &Path) -> Option<PathBuf> {
         return fs::canonicalize(name).ok();
     }
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file())
+    std::env::split_paths(&path)
+        .map(|dir| dir.join(name))
+        .find(|file| file.is_file())
 }
 
 /// All processes of this pid namespace: pid, state, and what it runs.
 pub(crate) fn all() -> Vec<(i32, char, String)> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<i32>().ok()) else { continue };
-        let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
-        let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next()).unwrap_or('?');
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|n| n.parse::<i32>().ok())
+        else {
+            continue;
+        };
+        let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else {
+            continue;
+        };
+        let state = stat
+            .rsplit(") ")
+            .next()
+            .and_then(|rest| rest.chars().next())
+            .unwrap_or('?');
         let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let command = String::from_utf8_lossy(&command).replace('\0', " ");
         let name = stat.split(['(', ')']).nth(1).unwrap_or_default();
@@ -88,7 +104,10 @@ pub(crate) fn table() -> String {
 #[track_caller]
 pub(crate) fn namespace(pid: i32, kind: &str) -> String {
     let path = format!("/proc/{pid}/ns/{kind}");
-    fs::read_link(&path).unwrap_or_else(|e| panic!("{path}: {e}")).to_string_lossy().into_owned()
+    fs::read_link(&path)
+        .unwrap_or_else(|e| panic!("{path}: {e}"))
+        .to_string_lossy()
+        .into_owned()
 }
 
 /// The value of one line of `/proc/PID/status`.
@@ -96,6 +115,10 @@ pub(crate) fn namespace(pid: i32, kind: &str) -> String {
 pub(crate) fn status(pid: i32, key: &str) -> String {
     let path = format!("/proc/{pid}/status");
     let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"));
-    let line = text.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(':'));
-    line.unwrap_or_else(|| panic!("{path} has no {key}")).trim().to_owned()
+    let line = text
+        .lines()
+        .find_map(|l| l.strip_prefix(key)?.strip_prefix(':'));
+    line.unwrap_or_else(|| panic!("{path} has no {key}"))
+        .trim()
+        .to_owned()
 }

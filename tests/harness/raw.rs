@@ -33,14 +33,36 @@ struct Response {
 pub(crate) fn receive(listener: &OwnedFd) -> Option<Notification> {
     let mut notification = Notification::default();
     // SAFETY: the kernel writes one seccomp_notif, and Notification has its layout and size (80 bytes).
-    let result = unsafe { libc::ioctl(listener.as_raw_fd(), SECCOMP_IOCTL_NOTIF_RECV, &raw mut notification) };
+    let result = unsafe {
+        libc::ioctl(
+            listener.as_raw_fd(),
+            SECCOMP_IOCTL_NOTIF_RECV,
+            &raw mut notification,
+        )
+    };
     (result == 0).then_some(notification)
 }
 
 /// Lets the call return: the errno if it is not 0, else the value.
 pub(crate) fn respond(listener: &OwnedFd, id: u64, value: i64, errno: i32) {
-    let mut response = Response { id, value, error: -errno, flags: 0 };
+    let mut response = Response {
+        id,
+        value,
+        error: -errno,
+        flags: 0,
+    };
     // SAFETY: the kernel reads one seccomp_notif_resp, and Response has its layout and size (24 bytes).
-    let result = unsafe { libc::ioctl(listener.as_raw_fd(), SECCOMP_IOCTL_NOTIF_SEND, &raw mut response) };
-    assert_eq!(result, 0, "seccomp response: {}", std::io::Error::last_os_error());
+    let result = unsafe {
+        libc::ioctl(
+            listener.as_raw_fd(),
+            SECCOMP_IOCTL_NOTIF_SEND,
+            &raw mut response,
+        )
+    };
+    assert_eq!(
+        result,
+        0,
+        "seccomp response: {}",
+        std::io::Error::last_os_error()
+    );
 }

@@ -44,7 +44,12 @@ impl Runtime {
     pub(crate) fn new(path: PathBuf, dir: &Path) -> Self {
         let scratch = dir.join("scratch");
         std::fs::create_dir_all(&scratch).unwrap();
-        Self { path: RefCell::new(path), root: dir.join("state"), scratch, transcript: RefCell::default() }
+        Self {
+            path: RefCell::new(path),
+            root: dir.join("state"),
+            scratch,
+            transcript: RefCell::default(),
+        }
     }
 
     /// The binary that is called.
@@ -91,10 +96,22 @@ impl Runtime {
             panic!("`{}` hangs\n{said}\n{table}", running.command);
         };
         let (stdout, stderr) = running.read();
-        let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
-        let output = Output { command: running.command, code, stdout, stderr };
+        let code = status
+            .code()
+            .unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+        let output = Output {
+            command: running.command,
+            code,
+            stdout,
+            stderr,
+        };
         let mut text = output.to_string();
-        text.truncate((0..=2000).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0));
+        text.truncate(
+            (0..=2000)
+                .rev()
+                .find(|i| text.is_char_boundary(*i))
+                .unwrap_or(0),
+        );
         self.note(&format!("{text}\n"));
         output
     }
@@ -104,17 +121,35 @@ impl Runtime {
     pub(crate) fn spawn(&self, mut command: Command) -> Running {
         let mut files = (0..2).map(|_| self.scratch_file());
         let (stdout, stderr) = (files.next().unwrap(), files.next().unwrap());
-        command.stdout(stdout.try_clone().unwrap()).stderr(stderr.try_clone().unwrap());
-        let text = command.get_args().map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ");
-        let child = command.spawn().unwrap_or_else(|e| panic!("{}: {e}", self.path().display()));
-        Running { child, command: text, stdout, stderr }
+        command
+            .stdout(stdout.try_clone().unwrap())
+            .stderr(stderr.try_clone().unwrap());
+        let text = command
+            .get_args()
+            .map(OsStr::to_string_lossy)
+            .collect::<Vec<_>>()
+            .join(" ");
+        let child = command
+            .spawn()
+            .unwrap_or_else(|e| panic!("{}: {e}", self.path().display()));
+        Running {
+            child,
+            command: text,
+            stdout,
+            stderr,
+        }
     }
 
     /// An unlinked file: it vanishes with its last user.
     fn scratch_file(&self) -> File {
         let path = self.scratch.join("output");
         let mut options = File::options();
-        let file = options.read(true).append(true).create_new(true).open(&path).unwrap();
+        let file = options
+            .read(true)
+            .append(true)
+            .create_new(true)
+            .open(&path)
+            .unwrap();
         std::fs::remove_file(&path).unwrap();
         file
     }
@@ -127,7 +162,9 @@ impl Runtime {
     pub(crate) fn transcript(&self) -> String {
         let all = self.transcript.borrow();
         let start = all.len().saturating_sub(12_000);
-        let start = (start..all.len()).find(|i| all.is_char_boundary(*i)).unwrap_or(all.len());
+        let start = (start..all.len())
+            .find(|i| all.is_char_boundary(*i))
+            .unwrap_or(all.len());
         all[start..].to_owned()
     }
 }
@@ -145,7 +182,10 @@ impl Running {
     /// What was written so far.
     pub(crate) fn read(&mut self) -> (String, String) {
         let mut text = [String::new(), String::new()];
-        for (file, into) in [&mut self.stdout, &mut self.stderr].into_iter().zip(&mut text) {
+        for (file, into) in [&mut self.stdout, &mut self.stderr]
+            .into_iter()
+            .zip(&mut text)
+        {
             let mut bytes = Vec::new();
             file.rewind().unwrap();
             file.read_to_end(&mut bytes).unwrap();
@@ -158,7 +198,11 @@ impl Running {
 
 impl std::fmt::Display for Output {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "$ {}\n-> {}\n{}{}", self.command, self.code, self.stdout, self.stderr)
+        write!(
+            f,
+            "$ {}\n-> {}\n{}{}",
+            self.command, self.code, self.stdout, self.stderr
+        )
     }
 }
 
@@ -178,8 +222,14 @@ impl Output {
     /// The call refused: it failed by itself, not by a signal, and said why.
     #[track_caller]
     pub(crate) fn fails(self) -> Self {
-        assert!(self.code != 0 && self.code < 128 || self.code == 255, "should have been refused:\n{self}");
-        assert!(!self.stderr.trim().is_empty(), "failed without a word:\n{self}");
+        assert!(
+            self.code != 0 && self.code < 128 || self.code == 255,
+            "should have been refused:\n{self}"
+        );
+        assert!(
+            !self.stderr.trim().is_empty(),
+            "failed without a word:\n{self}"
+        );
         self
     }
 
@@ -187,7 +237,10 @@ impl Output {
     #[track_caller]
     pub(crate) fn says(self, text: &str) -> Self {
         let said = self.stderr.to_lowercase();
-        assert!(said.contains(&text.to_lowercase()), "the error does not say {text:?}:\n{self}");
+        assert!(
+            said.contains(&text.to_lowercase()),
+            "the error does not say {text:?}:\n{self}"
+        );
         self
     }
 

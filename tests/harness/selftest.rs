@@ -21,19 +21,32 @@ fn isolated_from_the_host(env: &Env) {
     let init = fs::read_link("/proc/1/ns/mnt").unwrap();
     assert_eq!(init, fs::read_link("/proc/self/ns/mnt").unwrap());
     assert_eq!(fs::read_dir("/sys/class/net").unwrap().count() > 0, true);
-    assert!(fs::read_to_string("/proc/net/dev").unwrap().lines().count() <= 3, "only lo in a fresh network namespace");
+    assert!(
+        fs::read_to_string("/proc/net/dev").unwrap().lines().count() <= 3,
+        "only lo in a fresh network namespace"
+    );
     assert!(env.dir.ends_with(&env.tag));
 }
 
 fn finds_leaked_mounts(env: &Env) {
     let before = Snapshot::take(env);
     let point = env.directory("point");
-    let mount = |args: &[&str]| assert!(Command::new("mount").args(args).status().unwrap().success());
+    let mount =
+        |args: &[&str]| assert!(Command::new("mount").args(args).status().unwrap().success());
     mount(&["-t", "tmpfs", "leak", point.to_str().unwrap()]);
     let found = before.leaked_now(env);
     assert_eq!(found.len(), 1, "{found:?}");
-    assert!(found[0].starts_with("mount: ") && found[0].contains("point"), "{found:?}");
-    assert!(Command::new("umount").arg(&point).status().unwrap().success());
+    assert!(
+        found[0].starts_with("mount: ") && found[0].contains("point"),
+        "{found:?}"
+    );
+    assert!(
+        Command::new("umount")
+            .arg(&point)
+            .status()
+            .unwrap()
+            .success()
+    );
     assert_eq!(before.leaked_now(env), Vec::<String>::new());
 }
 
@@ -48,23 +61,37 @@ fn finds_leaked_processes(env: &Env) {
 
 fn finds_leaked_cgroups(env: &Env) {
     let before = Snapshot::take(env);
-    let Some(parent) = cgroup::any() else { env.skip("no cgroup hierarchy is mounted") };
+    let Some(parent) = cgroup::any() else {
+        env.skip("no cgroup hierarchy is mounted")
+    };
     let dir = parent.join(&env.tag).join("leaked");
     fs::create_dir_all(&dir).unwrap();
     let found = before.leaked_now(env);
     fs::remove_dir(&dir).unwrap();
-    assert!(found.len() == 1 && found[0].starts_with("cgroup: "), "{found:?}");
+    assert!(
+        found.len() == 1 && found[0].starts_with("cgroup: "),
+        "{found:?}"
+    );
 }
 
 fn finds_leaked_state_and_files(env: &Env) {
     let before = Snapshot::take(env);
-    let (state, file) = (env.rt.root.join("forgotten"), format!("/tmp/{}-file", env.tag));
+    let (state, file) = (
+        env.rt.root.join("forgotten"),
+        format!("/tmp/{}-file", env.tag),
+    );
     fs::create_dir_all(&state).unwrap();
     fs::write(&file, "").unwrap();
     let found = before.leaked_now(env);
     fs::remove_dir_all(&env.rt.root).unwrap();
     fs::remove_file(&file).unwrap();
-    assert_eq!(found, [format!("state: {}", state.display()), format!("file: {file}")]);
+    assert_eq!(
+        found,
+        [
+            format!("state: {}", state.display()),
+            format!("file: {file}")
+        ]
+    );
 }
 
 fn canary_sees_every_change(env: &Env) {

@@ -29,7 +29,10 @@ impl FdSocket {
                 }
             }
         });
-        Self { path: path.to_owned(), received }
+        Self {
+            path: path.to_owned(),
+            received,
+        }
     }
 
     pub(crate) fn path(&self) -> &str {
@@ -40,7 +43,8 @@ impl FdSocket {
     #[track_caller]
     pub(crate) fn next(&self) -> (String, Vec<OwnedFd>) {
         let message = self.received.recv_timeout(Duration::from_secs(10));
-        let (data, fds) = message.unwrap_or_else(|e| panic!("nothing came through {}: {e}", self.path.display()));
+        let (data, fds) =
+            message.unwrap_or_else(|e| panic!("nothing came through {}: {e}", self.path.display()));
         (String::from_utf8_lossy(&data).into_owned(), fds)
     }
 
@@ -54,8 +58,13 @@ fn receive(stream: &UnixStream) -> Option<(Vec<u8>, Vec<OwnedFd>)> {
     let mut data = vec![0; 65_536];
     let mut space = nix::cmsg_space!([i32; 16]);
     let mut slices = [IoSliceMut::new(&mut data)];
-    let message =
-        recvmsg::<()>(stream.as_raw_fd(), &mut slices, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC).ok()?;
+    let message = recvmsg::<()>(
+        stream.as_raw_fd(),
+        &mut slices,
+        Some(&mut space),
+        MsgFlags::MSG_CMSG_CLOEXEC,
+    )
+    .ok()?;
     let length = message.bytes;
     let mut fds = Vec::new();
     for control in message.cmsgs().ok()? {
@@ -87,7 +96,9 @@ impl Console {
     pub(crate) fn from_socket(socket: &FdSocket) -> Self {
         let (_, mut fds) = socket.next();
         assert_eq!(fds.len(), 1, "one console");
-        Self { master: File::from(fds.remove(0)) }
+        Self {
+            master: File::from(fds.remove(0)),
+        }
     }
 
     pub(crate) fn type_in(&mut self, text: &str) {
@@ -104,7 +115,10 @@ impl Console {
                 Ok(n) => all.push_str(&String::from_utf8_lossy(&buffer[..n])),
             }
         }
-        assert!(all.contains(wanted), "the console never showed {wanted:?}: {all:?}");
+        assert!(
+            all.contains(wanted),
+            "the console never showed {wanted:?}: {all:?}"
+        );
         all
     }
 

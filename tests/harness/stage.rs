@@ -43,7 +43,8 @@ pub(crate) fn main(tests: fn() -> Vec<Test>) -> Option<ExitCode> {
 
 fn isolate() -> ExitCode {
     use CloneFlags as F;
-    unshare(F::CLONE_NEWNS | F::CLONE_NEWNET | F::CLONE_NEWPID | F::CLONE_NEWUTS | F::CLONE_NEWIPC).unwrap();
+    unshare(F::CLONE_NEWNS | F::CLONE_NEWNET | F::CLONE_NEWPID | F::CLONE_NEWUTS | F::CLONE_NEWIPC)
+        .unwrap();
     let none: Option<&str> = None;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
     spawn(INIT)
@@ -59,7 +60,10 @@ fn init() -> ExitCode {
 
 /// Starts the next stage and reaps every child until it ends, whatever else was handed to this process.
 fn spawn(stage: &str) -> ExitCode {
-    let child = Command::new(std::env::current_exe().unwrap()).env(STAGE, stage).spawn().unwrap();
+    let child = Command::new(std::env::current_exe().unwrap())
+        .env(STAGE, stage)
+        .spawn()
+        .unwrap();
     let wanted = i32::try_from(child.id()).unwrap();
     loop {
         match wait() {
@@ -106,7 +110,11 @@ fn body(test: &Test) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     env.print_transcript();
-    println!("{} passed, but left behind:\n{}", test.name, leaked.join("\n"));
+    println!(
+        "{} passed, but left behind:\n{}",
+        test.name,
+        leaked.join("\n")
+    );
     ExitCode::FAILURE
 }
 

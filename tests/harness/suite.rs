@@ -10,11 +10,12 @@ use std::sync::Arc;
 
 /// Programs that tests call by name; every one is a symlink to busybox.
 const APPLETS: &[&str] = &[
-    "ash", "awk", "cat", "chmod", "chown", "cp", "cut", "date", "dd", "df", "dirname", "echo", "env", "false",
-    "find", "getopt", "grep", "head", "hostname", "id", "ip", "kill", "ln", "ls", "mkdir", "mkfifo", "mknod",
-    "mount", "mv", "nc", "printf", "ps", "pwd", "readlink", "rm", "rmdir", "sed", "setsid", "sh", "sleep", "sort",
-    "stat", "stty", "sync", "tail", "tee", "test", "timeout", "top", "touch", "tr", "true", "tty", "umount",
-    "uname", "unshare", "usleep", "wc", "xargs", "yes",
+    "ash", "awk", "cat", "chmod", "chown", "cp", "cut", "date", "dd", "df", "dirname", "echo",
+    "env", "false", "find", "getopt", "grep", "head", "hostname", "id", "ip", "kill", "ln", "ls",
+    "mkdir", "mkfifo", "mknod", "mount", "mv", "nc", "printf", "ps", "pwd", "readlink", "rm",
+    "rmdir", "sed", "setsid", "sh", "sleep", "sort", "stat", "stty", "sync", "tail", "tee", "test",
+    "timeout", "top", "touch", "tr", "true", "tty", "umount", "uname", "unshare", "usleep", "wc",
+    "xargs", "yes",
 ];
 
 /// What all tests of one run share.
@@ -68,7 +69,11 @@ impl Suite {
             make_base(&dir.join("base"))
         };
         make().map_err(|e| format!("cannot prepare {}: {e}", dir.display()))?;
-        Ok(Self { dir, runtime, is_rcrun })
+        Ok(Self {
+            dir,
+            runtime,
+            is_rcrun,
+        })
     }
 
     fn run(&self, index: usize, test: &Test) -> Result<Completion, Failed> {
@@ -86,8 +91,14 @@ impl Suite {
         let log = File::create(&log_path)?;
         let mut child = Command::new(std::env::current_exe()?)
             .env_clear()
-            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
-            .env("RCRUN_TEST_FULL", std::env::var("RCRUN_TEST_FULL").unwrap_or_default())
+            .env(
+                "PATH",
+                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            )
+            .env(
+                "RCRUN_TEST_FULL",
+                std::env::var("RCRUN_TEST_FULL").unwrap_or_default(),
+            )
             .env("HOST_SECRET", "canary-of-the-host")
             .env(stage::STAGE, stage::ISOLATE)
             .env(stage::TEST, &test.name)
@@ -98,7 +109,11 @@ impl Suite {
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()?;
-        let limit = if super::full() { test.timeout * 20 } else { test.timeout };
+        let limit = if super::full() {
+            test.timeout * 20
+        } else {
+            test.timeout
+        };
         let status = process::wait_for(&mut child, limit)?;
         let timed_out = status.is_none();
         let status = match status {
@@ -150,8 +165,12 @@ impl Suite {
     }
 
     fn has_feature(&self, path: &str) -> bool {
-        let Ok(output) = Command::new(&self.runtime).arg("features").output() else { return false };
-        let Ok(features) = serde_json::from_slice::<serde_json::Value>(&output.stdout) else { return false };
+        let Ok(output) = Command::new(&self.runtime).arg("features").output() else {
+            return false;
+        };
+        let Ok(features) = serde_json::from_slice::<serde_json::Value>(&output.stdout) else {
+            return false;
+        };
         let pointer = format!("/{}", path.replace('.', "/"));
         match features.pointer(&pointer) {
             Some(serde_json::Value::Bool(value)) => *value,
@@ -180,12 +199,18 @@ fn remove_stale(top: &Path) {
 
 /// The root file system that every bundle hard-links: busybox, its names, this binary as the probe, an `/etc`.
 fn make_base(base: &Path) -> std::io::Result<()> {
-    for dir in ["bin", "dev", "etc", "proc", "root", "sys", "tmp", "usr/bin", "var/tmp"] {
+    for dir in [
+        "bin", "dev", "etc", "proc", "root", "sys", "tmp", "usr/bin", "var/tmp",
+    ] {
         fs::create_dir_all(base.join(dir))?;
     }
-    let busybox = process::which(Path::new("busybox"))
-        .ok_or_else(|| std::io::Error::other("busybox is missing: apt-get install busybox-static"))?;
-    for (from, to) in [(busybox, "bin/busybox"), (std::env::current_exe()?, "bin/probe")] {
+    let busybox = process::which(Path::new("busybox")).ok_or_else(|| {
+        std::io::Error::other("busybox is missing: apt-get install busybox-static")
+    })?;
+    for (from, to) in [
+        (busybox, "bin/busybox"),
+        (std::env::current_exe()?, "bin/probe"),
+    ] {
         fs::copy(from, base.join(to))?;
         fs::set_permissions(base.join(to), fs::Permissions::from_mode(0o755))?;
     }
@@ -197,6 +222,9 @@ fn make_base(base: &Path) -> std::io::Result<()> {
         "root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000:user:/home/user:/bin/sh\n1:x:0:0:trap:/root:/bin/sh\n\
          nobody:x:65534:65534:nobody:/nonexistent:/bin/false\n",
     )?;
-    fs::write(base.join("etc/group"), "root:x:0:\nuser:x:1000:\nextra:x:2000:user\nnogroup:x:65534:\n")?;
+    fs::write(
+        base.join("etc/group"),
+        "root:x:0:\nuser:x:1000:\nextra:x:2000:user\nnogroup:x:65534:\n",
+    )?;
     fs::set_permissions(base.join("tmp"), fs::Permissions::from_mode(0o1777))
 }

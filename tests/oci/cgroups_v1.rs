@@ -40,7 +40,14 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(oom_event),
         test!(cgroup_of_another_container_is_not_touched),
     ];
-    tests.into_iter().map(|t| t.needs(Need::V1("memory")).needs(Need::V1("pids")).needs(Need::V1("freezer"))).collect()
+    tests
+        .into_iter()
+        .map(|t| {
+            t.needs(Need::V1("memory"))
+                .needs(Need::V1("pids"))
+                .needs(Need::V1("freezer"))
+        })
+        .collect()
 }
 
 const MIB: u64 = 1 << 20;
@@ -64,20 +71,31 @@ fn number(container: &Container<'_>, controller: &str, file: &str) -> i64 {
     value(container, controller, file).parse().unwrap()
 }
 
-const CONTROLLERS: [&str; 8] = ["memory", "pids", "cpu", "cpuacct", "cpuset", "devices", "freezer", "blkio"];
+const CONTROLLERS: [&str; 8] = [
+    "memory", "pids", "cpu", "cpuacct", "cpuset", "devices", "freezer", "blkio",
+];
 
 fn absolute_path(env: &Env) {
     let container = env.bundle().sleeper();
     let expected = format!("/{}/{}", env.tag, container.id);
-    assert_eq!(cgroup::of_process(container.pid(), "memory").unwrap(), expected);
-    assert_eq!(value(&container, "memory", "cgroup.procs"), container.pid().to_string());
+    assert_eq!(
+        cgroup::of_process(container.pid(), "memory").unwrap(),
+        expected
+    );
+    assert_eq!(
+        value(&container, "memory", "cgroup.procs"),
+        container.pid().to_string()
+    );
 }
 
 fn path_is_used_in_every_hierarchy(env: &Env) {
     let container = env.bundle().sleeper();
     for controller in CONTROLLERS {
         let path = cgroup::of_process(container.pid(), controller).unwrap();
-        assert!(path.ends_with(&format!("/{}", container.id)), "{controller}: {path}");
+        assert!(
+            path.ends_with(&format!("/{}", container.id)),
+            "{controller}: {path}"
+        );
     }
 }
 
@@ -87,7 +105,10 @@ fn relative_path(env: &Env) {
     let container = bundle.sleeper();
     let own = cgroup::of_process(1, "memory").unwrap();
     let path = cgroup::of_process(container.pid(), "memory").unwrap();
-    assert!(path.ends_with(&format!("{}/relative", env.tag)) && path.starts_with(&own), "{path}");
+    assert!(
+        path.ends_with(&format!("{}/relative", env.tag)) && path.starts_with(&own),
+        "{path}"
+    );
 }
 
 fn default_path(env: &Env) {
@@ -103,28 +124,50 @@ fn default_path(env: &Env) {
 
 fn path_with_dotdot_stays_below(env: &Env) {
     let mut bundle = env.bundle();
-    bundle.set("/linux/cgroupsPath", json!(format!("../../{0}/../{0}/../../{0}/box", env.tag)));
-    let output = bundle.args(&["cat", "/proc/self/cgroup"]).without_namespace("cgroup").run();
+    bundle.set(
+        "/linux/cgroupsPath",
+        json!(format!("../../{0}/../{0}/../../{0}/box", env.tag)),
+    );
+    let output = bundle
+        .args(&["cat", "/proc/self/cgroup"])
+        .without_namespace("cgroup")
+        .run();
     if output.code == 0 {
         assert!(!output.stdout.contains(".."), "{output}");
     }
-    let above = cgroup::v1("memory").unwrap().parent().unwrap().join(&env.tag);
+    let above = cgroup::v1("memory")
+        .unwrap()
+        .parent()
+        .unwrap()
+        .join(&env.tag);
     assert!(!above.exists(), "nothing is made above the hierarchy");
 }
 
 fn memory_limits(env: &Env) {
-    let (_, container) = with_resources(env, &json!({"memory": {"limit": 64 * MIB, "swap": 64 * MIB}}));
-    assert_eq!(number(&container, "memory", "memory.limit_in_bytes"), 64 << 20);
+    let (_, container) = with_resources(
+        env,
+        &json!({"memory": {"limit": 64 * MIB, "swap": 64 * MIB}}),
+    );
+    assert_eq!(
+        number(&container, "memory", "memory.limit_in_bytes"),
+        64 << 20
+    );
     let swap = cgroup::path("memory", &env.tag, &container.id).join("memory.memsw.limit_in_bytes");
     if swap.exists() {
-        assert_eq!(fs::read_to_string(swap).unwrap().trim(), (64 * MIB).to_string());
+        assert_eq!(
+            fs::read_to_string(swap).unwrap().trim(),
+            (64 * MIB).to_string()
+        );
     }
 }
 
 fn memory_limit_kills(env: &Env) {
     let mut bundle = env.bundle();
     bundle.set("/linux/resources/memory", json!({"limit": 32 * MIB}));
-    bundle.args(&["/bin/probe", "memory", "100"]).run().exits(137);
+    bundle
+        .args(&["/bin/probe", "memory", "100"])
+        .run()
+        .exits(137);
     let mut roomy = env.bundle();
     roomy.set("/linux/resources/memory", json!({"limit": 200 * MIB}));
     let container = roomy.args(&["/bin/probe", "memory", "100"]).start();
@@ -136,7 +179,10 @@ fn memory_reservation_and_swappiness(env: &Env) {
         env,
         &json!({"memory": {"limit": 64 * MIB, "reservation": 32 * MIB, "swappiness": 10}}),
     );
-    assert_eq!(number(&container, "memory", "memory.soft_limit_in_bytes"), 32 << 20);
+    assert_eq!(
+        number(&container, "memory", "memory.soft_limit_in_bytes"),
+        32 << 20
+    );
     assert_eq!(number(&container, "memory", "memory.swappiness"), 10);
 }
 
@@ -164,7 +210,10 @@ fn pids_limit_zero_and_minus_one(env: &Env) {
 }
 
 fn cpu_shares_and_quota(env: &Env) {
-    let (_, container) = with_resources(env, &json!({"cpu": {"shares": 333, "quota": 25_000, "period": 50_000}}));
+    let (_, container) = with_resources(
+        env,
+        &json!({"cpu": {"shares": 333, "quota": 25_000, "period": 50_000}}),
+    );
     assert_eq!(number(&container, "cpu", "cpu.shares"), 333);
     assert_eq!(number(&container, "cpu", "cpu.cfs_quota_us"), 25_000);
     assert_eq!(number(&container, "cpu", "cpu.cfs_period_us"), 50_000);
@@ -176,11 +225,18 @@ fn cpu_set(env: &Env) {
     let container = bundle.sleeper();
     assert_eq!(value(&container, "cpuset", "cpuset.cpus"), "0");
     assert_eq!(process::status(container.pid(), "Cpus_allowed_list"), "0");
-    assert_eq!(container.exec_facts(&[])["status"]["Cpus_allowed_list"], "0");
+    assert_eq!(
+        container.exec_facts(&[])["status"]["Cpus_allowed_list"],
+        "0"
+    );
 }
 
 fn bad_values_are_refused(env: &Env) {
-    for bad in [json!({"cpu": {"cpus": "999"}}), json!({"cpu": {"quota": 10}}), json!({"memory": {"limit": 100 * MIB, "swap": 50 * MIB}})] {
+    for bad in [
+        json!({"cpu": {"cpus": "999"}}),
+        json!({"cpu": {"quota": 10}}),
+        json!({"memory": {"limit": 100 * MIB, "swap": 50 * MIB}}),
+    ] {
         let mut bundle = env.bundle();
         for (key, value) in bad.as_object().unwrap() {
             bundle.set(&format!("/linux/resources/{key}"), value.clone());
@@ -198,9 +254,20 @@ fn unified_is_refused(env: &Env) {
 /// What a process forks before it is moved would escape.
 fn init_is_in_the_cgroup_before_it_runs(env: &Env) {
     let mut bundle = env.bundle();
-    let output = bundle.without_namespace("cgroup").sh("cat /proc/self/cgroup; cat /proc/self/cgroup &\nwait").run().ok();
-    let lines: Vec<&str> = output.stdout.lines().filter(|l| !l.starts_with("0::")).collect();
-    assert!(lines.len() >= 16 && lines.iter().all(|l| l.ends_with(&bundle.id)), "{output}");
+    let output = bundle
+        .without_namespace("cgroup")
+        .sh("cat /proc/self/cgroup; cat /proc/self/cgroup &\nwait")
+        .run()
+        .ok();
+    let lines: Vec<&str> = output
+        .stdout
+        .lines()
+        .filter(|l| !l.starts_with("0::"))
+        .collect();
+    assert!(
+        lines.len() >= 16 && lines.iter().all(|l| l.ends_with(&bundle.id)),
+        "{output}"
+    );
 }
 
 #[track_caller]
@@ -212,14 +279,37 @@ fn update(container: &Container<'_>, flags: &[&str]) {
 }
 
 fn update_by_flags(env: &Env) {
-    let (_, container) = with_resources(env, &json!({"memory": {"limit": 64 * MIB}, "pids": {"limit": 20}}));
+    let (_, container) = with_resources(
+        env,
+        &json!({"memory": {"limit": 64 * MIB}, "pids": {"limit": 20}}),
+    );
     update(
         &container,
-        &["--memory", "100M", "--memory-reservation", "50331648", "--pids-limit", "44", "--cpu-share", "512",
-          "--cpu-period", "100000", "--cpu-quota", "70000", "--cpuset-cpus", "0"],
+        &[
+            "--memory",
+            "100M",
+            "--memory-reservation",
+            "50331648",
+            "--pids-limit",
+            "44",
+            "--cpu-share",
+            "512",
+            "--cpu-period",
+            "100000",
+            "--cpu-quota",
+            "70000",
+            "--cpuset-cpus",
+            "0",
+        ],
     );
-    assert_eq!(number(&container, "memory", "memory.limit_in_bytes"), 100 << 20);
-    assert_eq!(number(&container, "memory", "memory.soft_limit_in_bytes"), 48 << 20);
+    assert_eq!(
+        number(&container, "memory", "memory.limit_in_bytes"),
+        100 << 20
+    );
+    assert_eq!(
+        number(&container, "memory", "memory.soft_limit_in_bytes"),
+        48 << 20
+    );
     assert_eq!(number(&container, "pids", "pids.max"), 44);
     assert_eq!(number(&container, "cpu", "cpu.shares"), 512);
     assert_eq!(number(&container, "cpu", "cpu.cfs_quota_us"), 70_000);
@@ -231,9 +321,19 @@ fn update_by_flags(env: &Env) {
 fn update_from_a_file(env: &Env) {
     let (_, container) = with_resources(env, &json!({"pids": {"limit": 20}}));
     let path = env.path("resources.json");
-    fs::write(&path, json!({"pids": {"limit": 21}, "cpu": {"shares": 222}}).to_string()).unwrap();
+    fs::write(
+        &path,
+        json!({"pids": {"limit": 21}, "cpu": {"shares": 222}}).to_string(),
+    )
+    .unwrap();
     update(&container, &["--resources", path.to_str().unwrap()]);
-    assert_eq!([number(&container, "pids", "pids.max"), number(&container, "cpu", "cpu.shares")], [21, 222]);
+    assert_eq!(
+        [
+            number(&container, "pids", "pids.max"),
+            number(&container, "cpu", "cpu.shares")
+        ],
+        [21, 222]
+    );
     fs::write(&path, json!({"pids": {"limit": 22}}).to_string()).unwrap();
     let mut command = env.rt.command(&["update", "-r", "-", &container.id]);
     command.stdin(fs::File::open(&path).unwrap());
@@ -242,11 +342,22 @@ fn update_from_a_file(env: &Env) {
 }
 
 fn update_keeps_what_it_does_not_name(env: &Env) {
-    let (_, container) =
-        with_resources(env, &json!({"memory": {"limit": 64 * MIB}, "pids": {"limit": 20}, "cpu": {"shares": 333}}));
+    let (_, container) = with_resources(
+        env,
+        &json!({"memory": {"limit": 64 * MIB}, "pids": {"limit": 20}, "cpu": {"shares": 333}}),
+    );
     update(&container, &["--memory", "128M"]);
-    assert_eq!(number(&container, "memory", "memory.limit_in_bytes"), 128 << 20);
-    assert_eq!([number(&container, "pids", "pids.max"), number(&container, "cpu", "cpu.shares")], [20, 333]);
+    assert_eq!(
+        number(&container, "memory", "memory.limit_in_bytes"),
+        128 << 20
+    );
+    assert_eq!(
+        [
+            number(&container, "pids", "pids.max"),
+            number(&container, "cpu", "cpu.shares")
+        ],
+        [20, 333]
+    );
 }
 
 fn update_of_a_paused_container(env: &Env) {
@@ -259,16 +370,29 @@ fn update_of_a_paused_container(env: &Env) {
 }
 
 fn update_is_remembered(env: &Env) {
-    let (_, container) = with_resources(env, &json!({"pids": {"limit": 20}, "cpu": {"shares": 333}}));
+    let (_, container) =
+        with_resources(env, &json!({"pids": {"limit": 20}, "cpu": {"shares": 333}}));
     update(&container, &["--pids-limit", "30"]);
     update(&container, &["--cpu-share", "444"]);
-    assert_eq!([number(&container, "pids", "pids.max"), number(&container, "cpu", "cpu.shares")], [30, 444]);
+    assert_eq!(
+        [
+            number(&container, "pids", "pids.max"),
+            number(&container, "cpu", "cpu.shares")
+        ],
+        [30, 444]
+    );
 }
 
 fn bad_update_is_refused(env: &Env) {
     let (_, container) = with_resources(env, &json!({"pids": {"limit": 20}}));
-    for bad in [["--memory", "lots"], ["--cpuset-cpus", "999"], ["--resources", "/no/such/file"]] {
-        env.rt.call(&["update", bad[0], bad[1], &container.id]).fails();
+    for bad in [
+        ["--memory", "lots"],
+        ["--cpuset-cpus", "999"],
+        ["--resources", "/no/such/file"],
+    ] {
+        env.rt
+            .call(&["update", bad[0], bad[1], &container.id])
+            .fails();
     }
     assert_eq!(container.status(), "running");
     assert_eq!(number(&container, "pids", "pids.max"), 20);
@@ -296,7 +420,8 @@ fn cgroup_is_removed(env: &Env) {
 fn nested_cgroups_are_removed(env: &Env) {
     let container = env.bundle().sleeper();
     for controller in ["memory", "pids", "freezer"] {
-        fs::create_dir_all(cgroup::path(controller, &env.tag, &container.id).join("made/inside")).unwrap();
+        fs::create_dir_all(cgroup::path(controller, &env.tag, &container.id).join("made/inside"))
+            .unwrap();
     }
     container.stop();
     container.delete();
@@ -307,10 +432,20 @@ fn cgroup_in_use_is_refused(env: &Env) {
     let mut first = env.bundle();
     let container = first.sleeper();
     let mut second = env.bundle();
-    second.set("/linux/cgroupsPath", first.spec["linux"]["cgroupsPath"].clone());
+    second.set(
+        "/linux/cgroupsPath",
+        first.spec["linux"]["cgroupsPath"].clone(),
+    );
     second.refused().says("not empty");
-    assert_eq!(container.status(), "running", "the first keeps its cgroup and its life");
-    assert_eq!(value(&container, "memory", "cgroup.procs"), container.pid().to_string());
+    assert_eq!(
+        container.status(),
+        "running",
+        "the first keeps its cgroup and its life"
+    );
+    assert_eq!(
+        value(&container, "memory", "cgroup.procs"),
+        container.pid().to_string()
+    );
 }
 
 fn frozen_cgroup_is_refused(env: &Env) {
@@ -318,8 +453,14 @@ fn frozen_cgroup_is_refused(env: &Env) {
     let dir = cgroup::path("freezer", &env.tag, &bundle.id);
     fs::create_dir_all(&dir).unwrap();
     fs::write(dir.join("freezer.state"), "FROZEN").unwrap();
-    let output = env.rt.finish(env.rt.spawn(bundle.command("create", &[]))).fails();
-    assert!(output.stderr.contains("frozen") || output.stderr.contains("paused"), "{output}");
+    let output = env
+        .rt
+        .finish(env.rt.spawn(bundle.command("create", &[])))
+        .fails();
+    assert!(
+        output.stderr.contains("frozen") || output.stderr.contains("paused"),
+        "{output}"
+    );
     let _ = fs::write(dir.join("freezer.state"), "THAWED");
     let _ = fs::remove_dir(dir);
 }
@@ -339,19 +480,31 @@ fn fork_bomb_is_killed_and_deleted(env: &Env) {
     bundle.set("/linux/resources/pids", json!({"limit": 500}));
     bundle.without_namespace("pid");
     let container = bundle.args(&["/bin/probe", "fork-bomb"]).start();
-    process::until("the bomb goes off", 20, || (number(&container, "pids", "pids.current") > 300).then_some(()));
+    process::until("the bomb goes off", 20, || {
+        (number(&container, "pids", "pids.current") > 300).then_some(())
+    });
     let start = Instant::now();
     env.rt.call(&["delete", "--force", &container.id]).ok();
     assert!(start.elapsed().as_secs() < 10, "{:?}", start.elapsed());
-    let alive = process::all().into_iter().filter(|(_, state, what)| *state != 'Z' && what.contains("fork-bomb"));
+    let alive = process::all()
+        .into_iter()
+        .filter(|(_, state, what)| *state != 'Z' && what.contains("fork-bomb"));
     assert_eq!(alive.count(), 0);
 }
 
 fn orphans_in_a_shared_pid_namespace_are_killed(env: &Env) {
     let mut bundle = env.bundle();
-    let container = bundle.without_namespace("pid").args(&["/bin/probe", "children", "50", "leave"]).start();
+    let container = bundle
+        .without_namespace("pid")
+        .args(&["/bin/probe", "children", "50", "leave"])
+        .start();
     container.wait_stopped();
-    let left = || process::all().iter().filter(|(_, state, what)| *state != 'Z' && what.contains("probe")).count();
+    let left = || {
+        process::all()
+            .iter()
+            .filter(|(_, state, what)| *state != 'Z' && what.contains("probe"))
+            .count()
+    };
     assert_eq!(left(), 50, "they outlive init");
     let start = Instant::now();
     container.verb("delete").ok();
@@ -367,14 +520,22 @@ fn oom_event(env: &Env) {
     let bundle = container;
     bundle.sh("while [ ! -e /go2 ]; do sleep 0.05; done; /bin/probe memory 100; sleep 1000");
     let container = bundle.start();
-    let mut events = env.rt.spawn(env.rt.command(&["events", "--interval", "10s", &container.id]));
+    let mut events = env.rt.spawn(
+        env.rt
+            .command(&["events", "--interval", "10s", &container.id]),
+    );
     std::thread::sleep(std::time::Duration::from_millis(300));
     fs::write(bundle.rootfs("go2"), "").unwrap();
-    process::until("the event is printed", 10, || events.read().0.contains("\"oom\"").then_some(()));
+    process::until("the event is printed", 10, || {
+        events.read().0.contains("\"oom\"").then_some(())
+    });
     let text = events.read().0;
     let line = text.lines().find(|l| l.contains("\"oom\"")).unwrap();
     let event: Value = serde_json::from_str(line).unwrap();
-    assert_eq!((&event["type"], &event["id"]), (&json!("oom"), &json!(container.id)));
+    assert_eq!(
+        (&event["type"], &event["id"]),
+        (&json!("oom"), &json!(container.id))
+    );
     env.rt.call(&["delete", "--force", &container.id]).ok();
     env.rt.finish(events).ok();
 }
@@ -384,5 +545,8 @@ fn cgroup_of_another_container_is_not_touched(env: &Env) {
     let second = env.bundle().sleeper();
     env.rt.call(&["delete", "--force", &first.id]).ok();
     assert_eq!(second.status(), "running");
-    assert_eq!(value(&second, "pids", "cgroup.procs"), second.pid().to_string());
+    assert_eq!(
+        value(&second, "pids", "cgroup.procs"),
+        second.pid().to_string()
+    );
 }

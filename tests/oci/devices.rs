@@ -13,7 +13,8 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(device_in_a_new_directory),
         test!(fifo_device),
         test!(unknown_device_type_is_refused),
-        test!(relative_device_path_is_refused).only_rcrun("runc makes the node below its root without a word"),
+        test!(relative_device_path_is_refused)
+            .only_rcrun("runc makes the node below its root without a word"),
         test!(nothing_else_can_be_opened).needs(Need::V1("devices")),
         test!(rules_open_devices).needs(Need::V1("devices")),
         test!(rules_with_wildcards).needs(Need::V1("devices")),
@@ -26,8 +27,18 @@ pub(crate) fn tests() -> Vec<Test> {
 const EPERM: i32 = 1;
 
 fn default_devices(env: &Env) {
-    let nodes = [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
-    let questions: Vec<String> = nodes.iter().map(|(name, ..)| format!("stat:/dev/{name}")).collect();
+    let nodes = [
+        ("null", 1, 3),
+        ("zero", 1, 5),
+        ("full", 1, 7),
+        ("random", 1, 8),
+        ("urandom", 1, 9),
+        ("tty", 5, 0),
+    ];
+    let questions: Vec<String> = nodes
+        .iter()
+        .map(|(name, ..)| format!("stat:/dev/{name}"))
+        .collect();
     let questions: Vec<&str> = questions.iter().map(String::as_str).collect();
     let answers = env.bundle().attempts(&questions);
     for ((name, major, minor), (_, text)) in nodes.iter().zip(answers) {
@@ -37,13 +48,23 @@ fn default_devices(env: &Env) {
 
 fn default_links(env: &Env) {
     let answers = env.bundle().attempts(&[
-        "readlink:/dev/fd", "readlink:/dev/stdin", "readlink:/dev/stdout", "readlink:/dev/stderr", "readlink:/dev/ptmx",
+        "readlink:/dev/fd",
+        "readlink:/dev/stdin",
+        "readlink:/dev/stdout",
+        "readlink:/dev/stderr",
+        "readlink:/dev/ptmx",
         "stat:/dev/core",
     ]);
     let targets: Vec<&str> = answers.iter().map(|(_, text)| text.as_str()).collect();
     assert_eq!(
         targets[..5],
-        ["/proc/self/fd", "/proc/self/fd/0", "/proc/self/fd/1", "/proc/self/fd/2", "pts/ptmx"]
+        [
+            "/proc/self/fd",
+            "/proc/self/fd/0",
+            "/proc/self/fd/1",
+            "/proc/self/fd/2",
+            "pts/ptmx"
+        ]
     );
 }
 
@@ -61,17 +82,31 @@ fn devices_of_the_spec(env: &Env) {
     let mut bundle = env.bundle();
     bundle.push("/linux/devices", device("/dev/mine", "c", 1, 11));
     bundle.push("/linux/devices", device("/dev/disk", "b", 7, 200));
-    bundle.push("/linux/devices", json!({"path": "/dev/plain", "type": "u", "major": 1, "minor": 11}));
-    let answers = bundle.attempts(&["stat:/dev/mine", "stat:/dev/disk", "stat:/dev/plain", "open-rw:/dev/plain"]);
+    bundle.push(
+        "/linux/devices",
+        json!({"path": "/dev/plain", "type": "u", "major": 1, "minor": 11}),
+    );
+    let answers = bundle.attempts(&[
+        "stat:/dev/mine",
+        "stat:/dev/disk",
+        "stat:/dev/plain",
+        "open-rw:/dev/plain",
+    ]);
     assert_eq!(answers[0].1, "c 640 10 20 1 11");
     assert_eq!(answers[1].1, "b 640 10 20 7 200");
-    assert!(answers[2].1.starts_with("c ") && answers[2].1.ends_with(" 0 0 1 11"), "{answers:?}");
+    assert!(
+        answers[2].1.starts_with("c ") && answers[2].1.ends_with(" 0 0 1 11"),
+        "{answers:?}"
+    );
     assert_eq!(answers[3].0, EPERM, "a node is no permission");
 }
 
 fn devices_in_a_user_namespace_are_bound(env: &Env) {
     let mut bundle = env.bundle();
-    bundle.userns().push("/linux/devices", json!({"path": "/dev/kmsg", "type": "c", "major": 1, "minor": 11}));
+    bundle.userns().push(
+        "/linux/devices",
+        json!({"path": "/dev/kmsg", "type": "c", "major": 1, "minor": 11}),
+    );
     let answers = bundle.attempts(&["stat:/dev/null", "stat:/dev/kmsg", "write:/dev/null:x"]);
     assert_eq!(answers[0].1, "c 666 65534 65534 1 3", "the host's own node");
     assert!(answers[1].1.ends_with(" 1 11"), "{answers:?}");
@@ -81,13 +116,23 @@ fn devices_in_a_user_namespace_are_bound(env: &Env) {
 fn device_in_a_new_directory(env: &Env) {
     let mut bundle = env.bundle();
     bundle.push("/linux/devices", device("/opt/nodes/mine", "c", 1, 3));
-    assert_eq!(bundle.attempts(&["stat:/opt/nodes/mine"])[0].1, "c 640 10 20 1 3");
+    assert_eq!(
+        bundle.attempts(&["stat:/opt/nodes/mine"])[0].1,
+        "c 640 10 20 1 3"
+    );
 }
 
 fn fifo_device(env: &Env) {
     let mut bundle = env.bundle();
-    bundle.push("/linux/devices", json!({"path": "/dev/pipe", "type": "p", "fileMode": 0o622}));
-    assert!(bundle.attempts(&["stat:/dev/pipe"])[0].1.starts_with("p 622 "));
+    bundle.push(
+        "/linux/devices",
+        json!({"path": "/dev/pipe", "type": "p", "fileMode": 0o622}),
+    );
+    assert!(
+        bundle.attempts(&["stat:/dev/pipe"])[0]
+            .1
+            .starts_with("p 622 ")
+    );
 }
 
 fn unknown_device_type_is_refused(env: &Env) {
@@ -106,8 +151,11 @@ fn nothing_else_can_be_opened(env: &Env) {
     let mut bundle = env.bundle();
     bundle.caps(&["CAP_MKNOD"]);
     let answers = bundle.attempts(&[
-        "open-node:/tmp/mem:c:1:1", "open-node:/tmp/kmsg:c:1:11", "open-node:/tmp/disk:b:254:0",
-        "open-node:/tmp/kvm:c:10:232", "open-node:/tmp/null:c:1:3",
+        "open-node:/tmp/mem:c:1:1",
+        "open-node:/tmp/kmsg:c:1:11",
+        "open-node:/tmp/disk:b:254:0",
+        "open-node:/tmp/kvm:c:10:232",
+        "open-node:/tmp/null:c:1:3",
     ]);
     let errors: Vec<i32> = answers.iter().map(|(errno, _)| *errno).collect();
     assert_eq!(errors, [EPERM, EPERM, EPERM, EPERM, 0], "{answers:?}");
@@ -127,7 +175,10 @@ fn rule(allow: bool, kind: &str, major: i64, minor: i64, access: &str) -> Value 
 fn rules_open_devices(env: &Env) {
     let mut bundle = env.bundle();
     bundle.caps(&["CAP_MKNOD", "CAP_SYSLOG"]);
-    bundle.push("/linux/devices", json!({"path": "/dev/kmsg", "type": "c", "major": 1, "minor": 11}));
+    bundle.push(
+        "/linux/devices",
+        json!({"path": "/dev/kmsg", "type": "c", "major": 1, "minor": 11}),
+    );
     bundle.push("/linux/resources/devices", rule(true, "c", 1, 11, "r"));
     let answers = bundle.attempts(&["read:/dev/kmsg", "write:/dev/kmsg:x"]);
     assert_ne!(answers[0].0, EPERM, "{answers:?}");
@@ -139,8 +190,17 @@ fn rules_with_wildcards(env: &Env) {
     bundle.caps(&["CAP_MKNOD"]);
     bundle.push("/linux/resources/devices", rule(true, "c", 10, -1, "rwm"));
     bundle.push("/linux/resources/devices", rule(true, "b", -1, -1, "m"));
-    let answers = bundle.attempts(&["mknod:/tmp/a:c:10:200", "mknod:/tmp/b:b:254:0", "read:/tmp/b", "open-node:/tmp/c:c:1:1"]);
-    assert_eq!([answers[0].0, answers[1].0, answers[2].0, answers[3].0], [0, 0, EPERM, EPERM], "{answers:?}");
+    let answers = bundle.attempts(&[
+        "mknod:/tmp/a:c:10:200",
+        "mknod:/tmp/b:b:254:0",
+        "read:/tmp/b",
+        "open-node:/tmp/c:c:1:1",
+    ]);
+    assert_eq!(
+        [answers[0].0, answers[1].0, answers[2].0, answers[3].0],
+        [0, 0, EPERM, EPERM],
+        "{answers:?}"
+    );
 }
 
 fn later_rules_win(env: &Env) {
@@ -148,14 +208,25 @@ fn later_rules_win(env: &Env) {
     bundle.caps(&["CAP_MKNOD"]);
     bundle.push("/linux/resources/devices", rule(true, "a", -1, -1, "rwm"));
     bundle.push("/linux/resources/devices", rule(false, "c", 1, 11, "rwm"));
-    let answers = bundle.attempts(&["open-node:/tmp/kmsg:c:1:11", "open-node:/tmp/zero:c:1:5", "mknod:/tmp/k:c:10:232"]);
-    assert_eq!([answers[0].0, answers[1].0, answers[2].0], [EPERM, 0, 0], "{answers:?}");
+    let answers = bundle.attempts(&[
+        "open-node:/tmp/kmsg:c:1:11",
+        "open-node:/tmp/zero:c:1:5",
+        "mknod:/tmp/k:c:10:232",
+    ]);
+    assert_eq!(
+        [answers[0].0, answers[1].0, answers[2].0],
+        [EPERM, 0, 0],
+        "{answers:?}"
+    );
 }
 
 fn exec_is_bound_by_the_same_rules(env: &Env) {
     let mut bundle = env.bundle();
     let container = bundle.caps(&["CAP_MKNOD"]).sleeper();
-    let answers = container.exec_attempts(&["--cap", "CAP_MKNOD"], &["open-node:/tmp/mem:c:1:1", "open-node:/tmp/n:c:1:3"]);
+    let answers = container.exec_attempts(
+        &["--cap", "CAP_MKNOD"],
+        &["open-node:/tmp/mem:c:1:1", "open-node:/tmp/n:c:1:3"],
+    );
     assert_eq!([answers[0].0, answers[1].0], [EPERM, 0]);
 }
 

@@ -43,19 +43,37 @@ pub(crate) fn tests() -> Vec<Test> {
 fn with_config(env: &Env, text: &str) -> Output {
     let bundle = env.bundle();
     fs::write(bundle.path.join("config.json"), text).unwrap();
-    let output = env.rt.call(&["create", "--bundle", bundle.path.to_str().unwrap(), &bundle.id]).fails();
+    let output = env
+        .rt
+        .call(&[
+            "create",
+            "--bundle",
+            bundle.path.to_str().unwrap(),
+            &bundle.id,
+        ])
+        .fails();
     assert!(!env.rt.root.join(&bundle.id).exists(), "{output}");
     output
 }
 
 fn bad_json(env: &Env) {
-    for text in ["", "{", "[]", "null", "{\"process\": }", "\u{0}", "{} trailing"] {
+    for text in [
+        "",
+        "{",
+        "[]",
+        "null",
+        "{\"process\": }",
+        "\u{0}",
+        "{} trailing",
+    ] {
         with_config(env, text);
     }
 }
 
 fn bad_json_names_the_place(env: &Env) {
-    with_config(env, "{\n  \"ociVersion\": \"1.2.0\",\n  \"process\": {,\n}").says("config.json").says("line 3");
+    with_config(env, "{\n  \"ociVersion\": \"1.2.0\",\n  \"process\": {,\n}")
+        .says("config.json")
+        .says("line 3");
 }
 
 fn wrong_types_are_refused(env: &Env) {
@@ -76,17 +94,31 @@ fn wrong_types_are_refused(env: &Env) {
 
 fn missing_config(env: &Env) {
     let bundle = env.bundle();
-    env.rt.call(&["create", "--bundle", bundle.path.to_str().unwrap(), &bundle.id]).fails().says("config.json");
+    env.rt
+        .call(&[
+            "create",
+            "--bundle",
+            bundle.path.to_str().unwrap(),
+            &bundle.id,
+        ])
+        .fails()
+        .says("config.json");
 }
 
 fn missing_bundle(env: &Env) {
-    env.rt.call(&["create", "--bundle", "/no/such/bundle", "box"]).fails().says("/no/such/bundle");
+    env.rt
+        .call(&["create", "--bundle", "/no/such/bundle", "box"])
+        .fails()
+        .says("/no/such/bundle");
 }
 
 fn empty_files_and_objects(env: &Env) {
     with_config(env, "{}");
     with_config(env, "{\"ociVersion\": \"1.2.0\"}");
-    with_config(env, "{\"ociVersion\": \"1.2.0\", \"process\": {}, \"root\": {}}");
+    with_config(
+        env,
+        "{\"ociVersion\": \"1.2.0\", \"process\": {}, \"root\": {}}",
+    );
 }
 
 fn missing_process(env: &Env) {
@@ -101,30 +133,52 @@ fn missing_root(env: &Env) {
 
 fn empty_arguments(env: &Env) {
     env.bundle().args(&[]).refused().says("args");
-    env.bundle().unset("/process", "args").refused().says("args");
+    env.bundle()
+        .unset("/process", "args")
+        .refused()
+        .says("args");
     env.bundle().args(&[""]).refused();
 }
 
 fn unsupported_version(env: &Env) {
     for version in ["2.0.0", "0.0.1", "one"] {
         let mut bundle = env.bundle();
-        bundle.set("/ociVersion", json!(version)).refused().says("ociVersion").says(version);
+        bundle
+            .set("/ociVersion", json!(version))
+            .refused()
+            .says("ociVersion")
+            .says(version);
     }
 }
 
 fn unknown_properties_are_ignored(env: &Env) {
     let mut bundle = env.bundle();
-    bundle.set("/futureThing", json!({"a": [1]})).set("/process/futureThing", json!(true));
+    bundle
+        .set("/futureThing", json!({"a": [1]}))
+        .set("/process/futureThing", json!(true));
     bundle.set("/linux/futureThing", json!("x")).run().ok();
 }
 
 fn all_problems_at_once(env: &Env) {
     let mut bundle = env.bundle();
-    bundle.set("/process/cwd", json!("relative")).set("/process/rlimits", json!([{"type": "RLIMIT_X", "soft": 1, "hard": 1}]));
-    bundle.set("/linux/rootfsPropagation", json!("sideways")).push("/linux/namespaces", json!({"type": "dreams"}));
+    bundle.set("/process/cwd", json!("relative")).set(
+        "/process/rlimits",
+        json!([{"type": "RLIMIT_X", "soft": 1, "hard": 1}]),
+    );
+    bundle
+        .set("/linux/rootfsPropagation", json!("sideways"))
+        .push("/linux/namespaces", json!({"type": "dreams"}));
     let output = bundle.refused();
-    for place in ["process.cwd", "process.rlimits[0].type", "linux.rootfsPropagation", "linux.namespaces[6].type"] {
-        assert!(output.stderr.contains(place), "{place} is not named:\n{output}");
+    for place in [
+        "process.cwd",
+        "process.rlimits[0].type",
+        "linux.rootfsPropagation",
+        "linux.namespaces[6].type",
+    ] {
+        assert!(
+            output.stderr.contains(place),
+            "{place} is not named:\n{output}"
+        );
     }
 }
 
@@ -135,11 +189,19 @@ fn program(bundle: &Bundle<'_>, path: &str, content: &[u8], mode: u32) {
 }
 
 fn missing_program(env: &Env) {
-    env.bundle().args(&["/no/such/program"]).refused().says("/no/such/program").says("no such file");
+    env.bundle()
+        .args(&["/no/such/program"])
+        .refused()
+        .says("/no/such/program")
+        .says("no such file");
 }
 
 fn missing_program_in_the_path(env: &Env) {
-    env.bundle().args(&["no-such-program"]).refused().says("no-such-program").says("$PATH");
+    env.bundle()
+        .args(&["no-such-program"])
+        .refused()
+        .says("no-such-program")
+        .says("$PATH");
 }
 
 fn program_is_a_directory(env: &Env) {
@@ -147,25 +209,48 @@ fn program_is_a_directory(env: &Env) {
 }
 
 fn program_is_not_executable(env: &Env) {
-    env.bundle().args(&["/etc/passwd"]).refused().says("/etc/passwd").says("permission denied");
+    env.bundle()
+        .args(&["/etc/passwd"])
+        .refused()
+        .says("/etc/passwd")
+        .says("permission denied");
 }
 
 fn interpreter_is_missing(env: &Env) {
     let mut bundle = env.bundle();
     program(&bundle, "tool", b"#!/opt/python\nprint()\n", 0o755);
-    bundle.args(&["/tool"]).refused().says("/tool").says("interpreter").says("/opt/python");
+    bundle
+        .args(&["/tool"])
+        .refused()
+        .says("/tool")
+        .says("interpreter")
+        .says("/opt/python");
 }
 
 /// A copy of a dynamically linked program of the host, without the host's libraries.
 fn loader_is_missing(env: &Env) {
     let mut bundle = env.bundle();
-    let content = fs::read("/bin/ls").or_else(|_| fs::read("/usr/bin/ls")).unwrap();
-    let Some(start) = content.windows(5).position(|w| w == b"/lib6" || w == b"/lib/") else {
+    let content = fs::read("/bin/ls")
+        .or_else(|_| fs::read("/usr/bin/ls"))
+        .unwrap();
+    let Some(start) = content
+        .windows(5)
+        .position(|w| w == b"/lib6" || w == b"/lib/")
+    else {
         env.skip("ls is static here");
     };
-    let loader: String = content[start..].iter().take_while(|b| **b != 0).map(|b| char::from(*b)).collect();
+    let loader: String = content[start..]
+        .iter()
+        .take_while(|b| **b != 0)
+        .map(|b| char::from(*b))
+        .collect();
     program(&bundle, "tool", &content, 0o755);
-    bundle.args(&["/tool"]).refused().says("/tool").says("loader").says(&loader);
+    bundle
+        .args(&["/tool"])
+        .refused()
+        .says("/tool")
+        .says("loader")
+        .says(&loader);
 }
 
 fn wrong_architecture(env: &Env) {
@@ -176,14 +261,24 @@ fn wrong_architecture(env: &Env) {
     content[MACHINE] = EM_S390;
     content[MACHINE + 1] = 0;
     program(&bundle, "tool", &content, 0o755);
-    let output = bundle.args(&["/tool"]).run().fails().says("/tool").says("architecture");
+    let output = bundle
+        .args(&["/tool"])
+        .run()
+        .fails()
+        .says("/tool")
+        .says("architecture");
     assert!(output.stderr.contains("s390"), "{output}");
 }
 
 fn no_format(env: &Env) {
     let mut bundle = env.bundle();
     program(&bundle, "tool", b"echo no interpreter line\n", 0o755);
-    bundle.args(&["/tool"]).run().fails().says("/tool").says("#!");
+    bundle
+        .args(&["/tool"])
+        .run()
+        .fails()
+        .says("/tool")
+        .says("#!");
 }
 
 fn unwritable_state_root(env: &Env) {
@@ -192,14 +287,23 @@ fn unwritable_state_root(env: &Env) {
     fs::write(env.path("plain"), "").unwrap();
     let root = env.path("plain/state");
     let mut command = std::process::Command::new(env.rt.path());
-    command.args(["--root", root.to_str().unwrap(), "create", "--bundle", bundle.path.to_str().unwrap(), &bundle.id]);
+    command.args([
+        "--root",
+        root.to_str().unwrap(),
+        "create",
+        "--bundle",
+        bundle.path.to_str().unwrap(),
+        &bundle.id,
+    ]);
     env.rt.finish(env.rt.spawn(command)).fails().says("plain");
 }
 
 fn one_line_and_no_panic(env: &Env) {
     for output in [
         env.rt.call(&["state", "nobody"]),
-        env.bundle().set("/process/cwd", json!("relative")).refused(),
+        env.bundle()
+            .set("/process/cwd", json!("relative"))
+            .refused(),
         env.bundle().args(&["/no/such"]).refused(),
     ] {
         assert_eq!(output.stderr.trim().lines().count(), 1, "{output}");
@@ -208,22 +312,42 @@ fn one_line_and_no_panic(env: &Env) {
 }
 
 fn paths_are_named(env: &Env) {
-    env.bundle().bind(std::path::Path::new("/no/such/source"), "/m", &[]).refused().says("/no/such/source");
-    env.bundle().join("ipc", "/no/such/ns").refused().says("/no/such/ns");
+    env.bundle()
+        .bind(std::path::Path::new("/no/such/source"), "/m", &[])
+        .refused()
+        .says("/no/such/source");
+    env.bundle()
+        .join("ipc", "/no/such/ns")
+        .refused()
+        .says("/no/such/ns");
     let hook = json!([{"path": "/no/such/hook"}]);
-    env.bundle().set("/hooks", json!({"createRuntime": hook})).refused().says("/no/such/hook");
+    env.bundle()
+        .set("/hooks", json!({"createRuntime": hook}))
+        .refused()
+        .says("/no/such/hook");
 }
 
 fn errors_carry_the_errno_text(env: &Env) {
     let mut bundle = env.bundle();
-    bundle.mount(json!({"destination": "/m", "type": "tmpfs", "source": "t", "options": ["colour=blue"]}));
+    bundle.mount(
+        json!({"destination": "/m", "type": "tmpfs", "source": "t", "options": ["colour=blue"]}),
+    );
     bundle.refused().says("invalid argument");
 }
 
 fn debug_shows_steps(env: &Env) {
     let mut bundle = env.bundle();
     bundle.args(&["true"]).write();
-    let output = env.rt.call(&["--debug", "run", "--bundle", bundle.path.to_str().unwrap(), &bundle.id]).ok();
+    let output = env
+        .rt
+        .call(&[
+            "--debug",
+            "run",
+            "--bundle",
+            bundle.path.to_str().unwrap(),
+            &bundle.id,
+        ])
+        .ok();
     assert!(output.stderr.contains("level=debug"), "{output}");
     let quiet = env.bundle().run().ok();
     assert_eq!(quiet.stderr, "", "nothing is said when nothing is wrong");
@@ -247,5 +371,12 @@ fn deep_config_is_no_crash(env: &Env) {
 fn config_that_is_a_fifo_or_directory(env: &Env) {
     let bundle = env.bundle();
     fs::create_dir(bundle.path.join("config.json")).unwrap();
-    env.rt.call(&["create", "--bundle", bundle.path.to_str().unwrap(), &bundle.id]).fails();
+    env.rt
+        .call(&[
+            "create",
+            "--bundle",
+            bundle.path.to_str().unwrap(),
+            &bundle.id,
+        ])
+        .fails();
 }

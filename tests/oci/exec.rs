@@ -22,7 +22,8 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(no_new_privileges),
         test!(process_file),
         test!(process_file_overrides_everything),
-        test!(umask_and_oom_score_of_a_process_file).only_rcrun("runc gives exec those of the container's process"),
+        test!(umask_and_oom_score_of_a_process_file)
+            .only_rcrun("runc gives exec those of the container's process"),
         test!(detached),
         test!(pid_file),
         test!(pid_file_is_relative_to_the_caller),
@@ -46,11 +47,17 @@ pub(crate) fn tests() -> Vec<Test> {
 
 fn is_in_the_same_namespaces(env: &Env) {
     let mut bundle = env.bundle();
-    bundle.userns().push("/linux/namespaces", json!({"type": "time"}));
+    bundle
+        .userns()
+        .push("/linux/namespaces", json!({"type": "time"}));
     let container = bundle.sleeper();
     let facts = container.exec_facts(&[]);
     for kind in ["cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts"] {
-        assert_eq!(facts["namespaces"][kind], json!(process::namespace(container.pid(), kind)), "{kind}");
+        assert_eq!(
+            facts["namespaces"][kind],
+            json!(process::namespace(container.pid(), kind)),
+            "{kind}"
+        );
     }
     assert_ne!(facts["pid"], 1);
 }
@@ -58,14 +65,22 @@ fn is_in_the_same_namespaces(env: &Env) {
 fn returns_the_exit_code(env: &Env) {
     let container = env.bundle().sleeper();
     for code in [0, 1, 42, 126, 127, 255] {
-        container.exec(&["sh", "-c", &format!("exit {code}")]).exits(code);
+        container
+            .exec(&["sh", "-c", &format!("exit {code}")])
+            .exits(code);
     }
 }
 
 fn exits_255_when_it_cannot_start(env: &Env) {
     let container = env.bundle().sleeper();
-    container.exec(&["/no/such/program"]).exits(255).says("/no/such/program");
-    container.exec(&["/etc/passwd"]).exits(255).says("permission denied");
+    container
+        .exec(&["/no/such/program"])
+        .exits(255)
+        .says("/no/such/program");
+    container
+        .exec(&["/etc/passwd"])
+        .exits(255)
+        .says("permission denied");
 }
 
 fn returns_128_plus_signal(env: &Env) {
@@ -76,7 +91,10 @@ fn returns_128_plus_signal(env: &Env) {
 
 fn inherits_the_processes_settings(env: &Env) {
     let mut bundle = env.bundle();
-    bundle.set("/process/user", json!({"uid": 1000, "gid": 1001, "additionalGids": [7]}));
+    bundle.set(
+        "/process/user",
+        json!({"uid": 1000, "gid": 1001, "additionalGids": [7]}),
+    );
     bundle.push("/process/env", json!("FROM=spec"));
     bundle.set("/process/cwd", json!("/tmp"));
     let facts = bundle.sleeper().exec_facts(&[]);
@@ -84,7 +102,12 @@ fn inherits_the_processes_settings(env: &Env) {
     assert_eq!(facts["status"]["Gid"], "1001 1001 1001 1001");
     assert_eq!(facts["status"]["Groups"], "7");
     assert_eq!(facts["cwd"], "/tmp");
-    assert!(facts["env"].as_array().unwrap().contains(&json!("FROM=spec")));
+    assert!(
+        facts["env"]
+            .as_array()
+            .unwrap()
+            .contains(&json!("FROM=spec"))
+    );
     assert_eq!(facts["status"]["CapBnd"], "0000000020000420");
 }
 
@@ -93,13 +116,19 @@ fn user(env: &Env) {
     let facts = container.exec_facts(&["--user", "1234:2345"]);
     assert_eq!(facts["status"]["Uid"], "1234 1234 1234 1234");
     assert_eq!(facts["status"]["Gid"], "2345 2345 2345 2345");
-    assert_eq!(container.exec_facts(&["--user", "1234"])["status"]["Gid"], "0 0 0 0");
+    assert_eq!(
+        container.exec_facts(&["--user", "1234"])["status"]["Gid"],
+        "0 0 0 0"
+    );
 }
 
 fn numeric_user_is_never_a_name(env: &Env) {
     let container = env.bundle().sleeper();
     // The base's passwd has a user named 1 with uid 0.
-    assert_eq!(container.exec_facts(&["--user", "1"])["status"]["Uid"], "1 1 1 1");
+    assert_eq!(
+        container.exec_facts(&["--user", "1"])["status"]["Uid"],
+        "1 1 1 1"
+    );
 }
 
 fn additional_groups(env: &Env) {
@@ -111,21 +140,39 @@ fn additional_groups(env: &Env) {
 fn environment(env: &Env) {
     let mut bundle = env.bundle();
     bundle.push("/process/env", json!("KEY=spec"));
-    let facts = bundle.sleeper().exec_facts(&["--env", "KEY=exec", "-e", "NEW=a=b"]);
-    let all: Vec<&str> = facts["env"].as_array().unwrap().iter().map(|v| v.as_str().unwrap()).collect();
-    assert!(all.contains(&"KEY=exec") && all.contains(&"NEW=a=b") && !all.contains(&"KEY=spec"), "{all:?}");
+    let facts = bundle
+        .sleeper()
+        .exec_facts(&["--env", "KEY=exec", "-e", "NEW=a=b"]);
+    let all: Vec<&str> = facts["env"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|v| v.as_str().unwrap())
+        .collect();
+    assert!(
+        all.contains(&"KEY=exec") && all.contains(&"NEW=a=b") && !all.contains(&"KEY=spec"),
+        "{all:?}"
+    );
 }
 
 fn working_directory(env: &Env) {
     let container = env.bundle().sleeper();
-    assert_eq!(container.exec_facts(&["--cwd", "/var/tmp"])["cwd"], "/var/tmp");
-    container.exec_with(&["--cwd", "relative"], &["true"]).fails();
+    assert_eq!(
+        container.exec_facts(&["--cwd", "/var/tmp"])["cwd"],
+        "/var/tmp"
+    );
+    container
+        .exec_with(&["--cwd", "relative"], &["true"])
+        .fails();
 }
 
 /// Only the container's own process has its directory made.
 fn missing_working_directory_is_refused(env: &Env) {
     let container = env.bundle().sleeper();
-    container.exec_with(&["--cwd", "/made/here"], &["true"]).exits(255).says("/made/here");
+    container
+        .exec_with(&["--cwd", "/made/here"], &["true"])
+        .exits(255)
+        .says("/made/here");
 }
 
 fn capabilities(env: &Env) {
@@ -144,7 +191,10 @@ fn no_new_privileges(env: &Env) {
     bundle.set("/process/noNewPrivileges", json!(false));
     let container = bundle.sleeper();
     assert_eq!(container.exec_facts(&[])["status"]["NoNewPrivs"], "0");
-    assert_eq!(container.exec_facts(&["--no-new-privs"])["status"]["NoNewPrivs"], "1");
+    assert_eq!(
+        container.exec_facts(&["--no-new-privs"])["status"]["NoNewPrivs"],
+        "1"
+    );
 }
 
 /// `exec --process FILE`, with this process.
@@ -173,8 +223,18 @@ fn process_file(env: &Env) {
     assert_eq!(facts["limits"]["Max open files"], json!(["50", "60"]));
     assert_eq!(facts["scheduler"]["policy"], 3);
     assert_eq!(facts["io_priority"], json!([2, 5]));
-    let variables: Vec<&str> = facts["env"].as_array().unwrap().iter().map(|v| v.as_str().unwrap()).collect();
-    assert!(variables.iter().all(|v| *v == "ONLY=this" || v.starts_with("HOME=")), "{variables:?}");
+    let variables: Vec<&str> = facts["env"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|v| v.as_str().unwrap())
+        .collect();
+    assert!(
+        variables
+            .iter()
+            .all(|v| *v == "ONLY=this" || v.starts_with("HOME=")),
+        "{variables:?}"
+    );
 }
 
 fn process_file_overrides_everything(env: &Env) {
@@ -187,13 +247,17 @@ fn process_file_overrides_everything(env: &Env) {
         &json!({"args": ["/bin/probe", "facts"], "cwd": "/", "env": ["PATH=/bin"], "user": {"uid": 0, "gid": 0}}),
     );
     assert_eq!(facts["status"]["Uid"], "0 0 0 0");
-    assert_eq!(facts["status"]["CapBnd"], "0000000020000420", "what it does not name is the container's");
+    assert_eq!(
+        facts["status"]["CapBnd"], "0000000020000420",
+        "what it does not name is the container's"
+    );
 }
 
 fn umask_and_oom_score_of_a_process_file(env: &Env) {
     let container = env.bundle().sleeper();
     let user = json!({"uid": 0, "gid": 0, "umask": 0o27});
-    let process = json!({"args": ["/bin/probe", "facts"], "cwd": "/", "user": user, "oomScoreAdj": 99});
+    let process =
+        json!({"args": ["/bin/probe", "facts"], "cwd": "/", "user": user, "oomScoreAdj": 99});
     let facts = with_file(&container, &process);
     assert_eq!(facts["status"]["Umask"], "0027");
     assert_eq!(facts["oom_score_adj"], "99");
@@ -202,7 +266,12 @@ fn umask_and_oom_score_of_a_process_file(env: &Env) {
 fn detached(env: &Env) {
     let mut bundle = env.bundle();
     let container = bundle.sleeper();
-    container.exec_with(&["--detach"], &["sh", "-c", "sleep 0.2; echo done > /marker"]).ok();
+    container
+        .exec_with(
+            &["--detach"],
+            &["sh", "-c", "sleep 0.2; echo done > /marker"],
+        )
+        .ok();
     let marker = bundle.rootfs("marker");
     assert!(!marker.exists(), "exec waited");
     process::until("it ends", 5, || marker.exists().then_some(()));
@@ -211,21 +280,30 @@ fn detached(env: &Env) {
 fn pid_file(env: &Env) {
     let container = env.bundle().sleeper();
     let path = env.path("exec.pid");
-    container.exec_with(&["--detach", "--pid-file", path.to_str().unwrap()], &["sleep", "999"]).ok();
+    container
+        .exec_with(
+            &["--detach", "--pid-file", path.to_str().unwrap()],
+            &["sleep", "999"],
+        )
+        .ok();
     let pid: i32 = read(&path).parse().expect("a number without a line feed");
     assert_eq!(read(format!("/proc/{pid}/cmdline")), "sleep\0999\0");
-    assert_eq!(process::namespace(pid, "pid"), process::namespace(container.pid(), "pid"));
+    assert_eq!(
+        process::namespace(pid, "pid"),
+        process::namespace(container.pid(), "pid")
+    );
 }
 
 fn pid_file_is_relative_to_the_caller(env: &Env) {
     let container = env.bundle().sleeper();
     let dir = env.directory("caller");
     let mut command = container.exec_command(&["--pid-file", "relative.pid"], &["true"]);
-    env.rt.finish(env.rt.spawn({
-        command.current_dir(&dir);
-        command
-    }))
-    .ok();
+    env.rt
+        .finish(env.rt.spawn({
+            command.current_dir(&dir);
+            command
+        }))
+        .ok();
     assert!(read(dir.join("relative.pid")).parse::<i32>().is_ok());
 }
 
@@ -254,7 +332,10 @@ fn in_a_created_container(env: &Env) {
 fn in_a_paused_container_is_refused(env: &Env) {
     let container = env.bundle().sleeper();
     container.verb("pause").ok();
-    let output = container.exec(&["true"]).exits(255).says("cannot exec in a paused container");
+    let output = container
+        .exec(&["true"])
+        .exits(255)
+        .says("cannot exec in a paused container");
     container.verb("resume").ok();
     drop(output);
     container.exec(&["true"]).ok();
@@ -272,7 +353,10 @@ fn paused_can_be_ignored(env: &Env) {
 }
 
 fn in_an_unknown_container_is_refused(env: &Env) {
-    env.rt.call(&["exec", "nobody", "true"]).exits(255).says("does not exist");
+    env.rt
+        .call(&["exec", "nobody", "true"])
+        .exits(255)
+        .says("does not exist");
 }
 
 fn in_the_containers_cgroup(env: &Env) {
@@ -281,7 +365,13 @@ fn in_the_containers_cgroup(env: &Env) {
     let facts = container.exec_facts(&[]);
     let of_init = cgroup::of_process(container.pid(), "pids").unwrap();
     assert!(of_init.ends_with(&bundle.id), "{of_init}");
-    assert!(facts["cgroup"].as_str().unwrap().contains(&format!(":pids:{of_init}\n")), "{facts}");
+    assert!(
+        facts["cgroup"]
+            .as_str()
+            .unwrap()
+            .contains(&format!(":pids:{of_init}\n")),
+        "{facts}"
+    );
 }
 
 fn in_a_sub_cgroup(env: &Env) {
@@ -299,7 +389,9 @@ fn in_a_sub_cgroup(env: &Env) {
 fn bad_sub_cgroup_is_refused(env: &Env) {
     let container = env.bundle().sleeper();
     for bad in ["pids:../..", "pids:/../x", "memory:no-such", "nonsense:x"] {
-        container.exec_with(&["--cgroup", bad], &["true"]).exits(255);
+        container
+            .exec_with(&["--cgroup", bad], &["true"])
+            .exits(255);
     }
 }
 
@@ -307,48 +399,89 @@ fn preserved_descriptors(env: &Env) {
     let container = env.bundle().sleeper();
     let inner = container.exec_command(&["--preserve-fds", "1"], &["/bin/probe", "facts"]);
     let mut command = std::process::Command::new("sh");
-    command.args(["-c", "exec \"$0\" \"$@\" 3</etc/passwd 4</etc/group"]).arg(inner.get_program()).args(inner.get_args());
+    command
+        .args(["-c", "exec \"$0\" \"$@\" 3</etc/passwd 4</etc/group"])
+        .arg(inner.get_program())
+        .args(inner.get_args());
     let facts = env.rt.finish(env.rt.spawn(command)).ok().json();
-    assert_eq!(facts["fds"].as_object().unwrap().len(), 4, "{}", facts["fds"]);
+    assert_eq!(
+        facts["fds"].as_object().unwrap().len(),
+        4,
+        "{}",
+        facts["fds"]
+    );
     assert_eq!(facts["fds"]["3"], "/etc/passwd");
 }
 
 fn flags_after_the_command_are_the_commands(env: &Env) {
     let container = env.bundle().sleeper();
-    container.exec(&["echo", "--user", "nobody", "-t"]).ok().prints("--user nobody -t");
+    container
+        .exec(&["echo", "--user", "nobody", "-t"])
+        .ok()
+        .prints("--user nobody -t");
 }
 
 fn many_at_once(env: &Env) {
     let container = env.bundle().sleeper();
     let running: Vec<_> = (0..12)
-        .map(|i| env.rt.spawn(container.exec_command(&[], &["sh", "-c", &format!("echo {i}; exit {i}")])))
+        .map(|i| {
+            env.rt
+                .spawn(container.exec_command(&[], &["sh", "-c", &format!("echo {i}; exit {i}")]))
+        })
         .collect();
     for (i, one) in running.into_iter().enumerate() {
-        env.rt.finish(one).exits(i32::try_from(i).unwrap()).prints(&i.to_string());
+        env.rt
+            .finish(one)
+            .exits(i32::try_from(i).unwrap())
+            .prints(&i.to_string());
     }
 }
 
 fn parent_of_a_detached_one_is_not_the_runtime(env: &Env) {
     let container = env.bundle().sleeper();
     let path = env.path("exec.pid");
-    container.exec_with(&["-d", "--pid-file", path.to_str().unwrap()], &["sleep", "999"]).ok();
+    container
+        .exec_with(
+            &["-d", "--pid-file", path.to_str().unwrap()],
+            &["sleep", "999"],
+        )
+        .ok();
     let pid: i32 = read(&path).parse().unwrap();
-    assert_eq!(process::status(pid, "PPid"), "1", "no process of the runtime stays");
+    assert_eq!(
+        process::status(pid, "PPid"),
+        "1",
+        "no process of the runtime stays"
+    );
     let own = i32::try_from(std::process::id()).unwrap();
     let all = process::all();
-    assert_eq!(all.len(), 4, "1, the test {own}, init and the exec: {all:#?}");
+    assert_eq!(
+        all.len(),
+        4,
+        "1, the test {own}, init and the exec: {all:#?}"
+    );
 }
 
 fn pidfd_socket(env: &Env) {
     let container = env.bundle().sleeper();
     let socket = FdSocket::listen(&env.path("pidfd"));
-    container.exec_with(&["--detach", "--pidfd-socket", socket.path()], &["sleep", "999"]).ok();
+    container
+        .exec_with(
+            &["--detach", "--pidfd-socket", socket.path()],
+            &["sleep", "999"],
+        )
+        .ok();
     let (_, fds) = socket.next();
     assert_eq!(fds.len(), 1);
     let number = std::os::fd::AsRawFd::as_raw_fd(&fds[0]);
     let info = read(format!("/proc/self/fdinfo/{number}"));
-    let pid = info.lines().find_map(|l| l.strip_prefix("Pid:")).unwrap().trim();
-    process::until("it is the process", 5, || (read(format!("/proc/{pid}/cmdline")) == "sleep\0999\0").then_some(()));
+    let pid = info
+        .lines()
+        .find_map(|l| l.strip_prefix("Pid:"))
+        .unwrap()
+        .trim();
+    process::until("it is the process", 5, || {
+        (read(format!("/proc/{pid}/cmdline")) == "sleep\0999\0").then_some(())
+    });
 }
 
 fn without_arguments_is_refused(env: &Env) {

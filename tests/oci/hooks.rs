@@ -22,23 +22,33 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(stdin_need_not_be_read),
         test!(failure_before_start_stops_the_container),
         test!(failure_of_start_container),
-        test!(failure_of_poststop_is_a_warning)
-            .only_rcrun("runc stops at the first failing poststop hook and delete fails, against the spec"),
+        test!(failure_of_poststop_is_a_warning).only_rcrun(
+            "runc stops at the first failing poststop hook and delete fails, against the spec",
+        ),
         test!(failure_of_poststop_keeps_no_state),
         test!(failure_shows_the_hooks_output),
         test!(timeout),
         test!(missing_hook_is_refused),
-        test!(relative_hook_path_is_refused).only_rcrun("runc tries the path, whatever the directory"),
+        test!(relative_hook_path_is_refused)
+            .only_rcrun("runc tries the path, whatever the directory"),
         test!(poststop_after_a_failed_create),
         test!(no_descriptor_leaks_into_hooks),
-        test!(no_descriptor_leaks_into_hooks_of_the_container)
-            .only_rcrun("runc's createContainer hooks inherit init's sockets, its exec.fifo and its binary"),
+        test!(no_descriptor_leaks_into_hooks_of_the_container).only_rcrun(
+            "runc's createContainer hooks inherit init's sockets, its exec.fifo and its binary",
+        ),
         test!(prestart_may_change_the_network_namespace),
         test!(create_runtime_may_mount_into_the_root),
     ]
 }
 
-const KINDS: [&str; 6] = ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
+const KINDS: [&str; 6] = [
+    "prestart",
+    "createRuntime",
+    "createContainer",
+    "startContainer",
+    "poststart",
+    "poststop",
+];
 
 /// An executable script on the host.
 fn script(env: &Env, name: &str, body: &str) -> PathBuf {
@@ -69,11 +79,19 @@ fn log(bundle: &mut Bundle<'_>) -> PathBuf {
 /// Each kind writes its name; those inside the container see the log through a bind mount.
 fn with_all_kinds(bundle: &mut Bundle<'_>) -> PathBuf {
     let path = log(bundle);
-    let outside = script(bundle.env, "hook.sh", &format!("echo $1 >> {}", path.display()));
+    let outside = script(
+        bundle.env,
+        "hook.sh",
+        &format!("echo $1 >> {}", path.display()),
+    );
     let inside = bundle.file("hook.sh", "#!/bin/sh\necho $1 >> /log/lines\n");
     fs::set_permissions(inside, fs::Permissions::from_mode(0o755)).unwrap();
     for kind in KINDS {
-        let file = if kind == "startContainer" { Path::new("/hook.sh") } else { &outside };
+        let file = if kind == "startContainer" {
+            Path::new("/hook.sh")
+        } else {
+            &outside
+        };
         add(bundle, kind, hook(file, &[kind]));
     }
     path
@@ -85,7 +103,9 @@ fn all_kinds_in_order(env: &Env) {
     let container = bundle.sh("echo process >> /log/lines; sleep 1000").create();
     assert_eq!(read(&path), "prestart\ncreateRuntime\ncreateContainer\n");
     container.start();
-    process::until("all have run", 5, || (read(&path).lines().count() >= 6).then_some(()));
+    process::until("all have run", 5, || {
+        (read(&path).lines().count() >= 6).then_some(())
+    });
     let lines = read(&path);
     let mut lines: Vec<&str> = lines.lines().skip(3).collect();
     lines.sort_unstable();
@@ -99,14 +119,23 @@ fn all_kinds_in_order(env: &Env) {
 fn hooks_of_one_kind_in_order(env: &Env) {
     let mut bundle = env.bundle();
     let path = env.path("lines");
-    let file = script(env, "hook.sh", &format!("sleep 0.0$2; echo $1 >> {}", path.display()));
+    let file = script(
+        env,
+        "hook.sh",
+        &format!("sleep 0.0$2; echo $1 >> {}", path.display()),
+    );
     for kind in ["createRuntime", "poststop"] {
         for (number, delay) in [("1", "9"), ("2", "4"), ("3", "0")] {
-            add(&mut bundle, kind, hook(&file, &[&format!("{kind}{number}"), delay]));
+            add(
+                &mut bundle,
+                kind,
+                hook(&file, &[&format!("{kind}{number}"), delay]),
+            );
         }
     }
     bundle.run().ok();
-    let expected = "createRuntime1\ncreateRuntime2\ncreateRuntime3\npoststop1\npoststop2\npoststop3\n";
+    let expected =
+        "createRuntime1\ncreateRuntime2\ncreateRuntime3\npoststop1\npoststop2\npoststop3\n";
     assert_eq!(read(&path), expected);
 }
 
@@ -118,7 +147,11 @@ fn state_on_stdin(env: &Env) {
     let inside = bundle.file("hook.sh", "#!/bin/sh\ncat > /log/$1.json\n");
     fs::set_permissions(inside, fs::Permissions::from_mode(0o755)).unwrap();
     for kind in KINDS {
-        let file = if kind == "startContainer" { Path::new("/hook.sh") } else { &outside };
+        let file = if kind == "startContainer" {
+            Path::new("/hook.sh")
+        } else {
+            &outside
+        };
         add(&mut bundle, kind, hook(file, &[kind]));
     }
     bundle.set("/annotations", json!({"key": "value"}));
@@ -142,7 +175,9 @@ fn state_on_stdin(env: &Env) {
         // Inside its pid namespace the container's init is pid 1.
         match kind {
             "poststop" => {}
-            "startContainer" | "createContainer" => assert!(state["pid"].as_i64().unwrap() > 0, "{kind}: {state}"),
+            "startContainer" | "createContainer" => {
+                assert!(state["pid"].as_i64().unwrap() > 0, "{kind}: {state}")
+            }
             _ => assert_eq!(state["pid"], json!(pid), "{kind}"),
         }
     }
@@ -154,21 +189,36 @@ fn namespaces_of_each_kind(env: &Env) {
     let dir = dir.parent().unwrap();
     let body = "readlink /proc/self/ns/mnt > $D/$1.mnt; readlink /proc/self/ns/net > $D/$1.net";
     let outside = script(env, "hook.sh", &body.replace("$D", dir.to_str().unwrap()));
-    let inside = bundle.file("hook.sh", &format!("#!/bin/sh\n{}\n", body.replace("$D", "/log")));
+    let inside = bundle.file(
+        "hook.sh",
+        &format!("#!/bin/sh\n{}\n", body.replace("$D", "/log")),
+    );
     fs::set_permissions(inside, fs::Permissions::from_mode(0o755)).unwrap();
     for kind in KINDS {
-        let file = if kind == "startContainer" { Path::new("/hook.sh") } else { &outside };
+        let file = if kind == "startContainer" {
+            Path::new("/hook.sh")
+        } else {
+            &outside
+        };
         add(&mut bundle, kind, hook(file, &[kind]));
     }
     let container = bundle.sleeper();
     let pid = container.pid();
     let of = |kind: &str, ns: &str| read(dir.join(format!("{kind}.{ns}"))).trim().to_owned();
     for kind in ["prestart", "createRuntime", "poststart"] {
-        assert_eq!(of(kind, "mnt"), process::namespace(1, "mnt"), "{kind} runs on the host");
+        assert_eq!(
+            of(kind, "mnt"),
+            process::namespace(1, "mnt"),
+            "{kind} runs on the host"
+        );
         assert_eq!(of(kind, "net"), process::namespace(1, "net"), "{kind}");
     }
     for kind in ["createContainer", "startContainer"] {
-        assert_eq!(of(kind, "mnt"), process::namespace(pid, "mnt"), "{kind} runs in the container");
+        assert_eq!(
+            of(kind, "mnt"),
+            process::namespace(pid, "mnt"),
+            "{kind} runs in the container"
+        );
         assert_eq!(of(kind, "net"), process::namespace(pid, "net"), "{kind}");
     }
     container.stop();
@@ -180,48 +230,93 @@ fn environment_is_only_the_hooks(env: &Env) {
     let mut bundle = env.bundle();
     bundle.push("/process/env", json!("LD_PRELOAD=/evil.so"));
     let path = env.path("environ");
-    let file = script(env, "hook.sh", &format!("cat /proc/self/environ | tr '\\0' '\\n' >> {}", path.display()));
+    let file = script(
+        env,
+        "hook.sh",
+        &format!(
+            "cat /proc/self/environ | tr '\\0' '\\n' >> {}",
+            path.display()
+        ),
+    );
     let mut value = hook(&file, &[]);
     value["env"] = json!(["PATH=/usr/bin:/bin", "ONLY=this"]);
-    for kind in ["prestart", "createRuntime", "createContainer", "poststart", "poststop"] {
+    for kind in [
+        "prestart",
+        "createRuntime",
+        "createContainer",
+        "poststart",
+        "poststop",
+    ] {
         add(&mut bundle, kind, value.clone());
     }
     bundle.run().ok();
     let text = read(&path);
-    let mut lines: Vec<&str> = text.lines().filter(|l| !l.starts_with("PWD=") && !l.starts_with("_=")).collect();
+    let mut lines: Vec<&str> = text
+        .lines()
+        .filter(|l| !l.starts_with("PWD=") && !l.starts_with("_="))
+        .collect();
     lines.sort_unstable();
     lines.dedup();
-    assert_eq!(lines, ["ONLY=this", "PATH=/usr/bin:/bin"], "neither the caller's nor the container's");
+    assert_eq!(
+        lines,
+        ["ONLY=this", "PATH=/usr/bin:/bin"],
+        "neither the caller's nor the container's"
+    );
 }
 
 fn arguments_start_with_argv_0(env: &Env) {
     let path = env.path("cmdline");
     let mut bundle = env.bundle();
     let code = format!("cat /proc/$$/cmdline | tr '\\0' '|' > {}", path.display());
-    add(&mut bundle, "createRuntime", json!({"path": "/bin/sh", "args": ["my name", "-c", code, "zero", "a b"]}));
+    add(
+        &mut bundle,
+        "createRuntime",
+        json!({"path": "/bin/sh", "args": ["my name", "-c", code, "zero", "a b"]}),
+    );
     bundle.run().ok();
     let text = read(&path);
-    assert!(text.starts_with("my name|-c|") && text.ends_with("|zero|a b|"), "{text}");
+    assert!(
+        text.starts_with("my name|-c|") && text.ends_with("|zero|a b|"),
+        "{text}"
+    );
 }
 
 /// createContainer sees the host's file names, but in the container's mount namespace.
 fn hooks_of_the_container_run_before_pivot(env: &Env) {
     let mut bundle = env.bundle();
     let target = bundle.directory("injected");
-    let file = script(env, "hook.sh", &format!("mount -t tmpfs injected {0} && echo made > {0}/file", target.display()));
+    let file = script(
+        env,
+        "hook.sh",
+        &format!(
+            "mount -t tmpfs injected {0} && echo made > {0}/file",
+            target.display()
+        ),
+    );
     add(&mut bundle, "createContainer", hook(&file, &[]));
     let answers = bundle.attempts(&["read:/injected/file"]);
     assert_eq!(answers[0], (0, "made\n".into()));
-    assert_eq!(fs::read_dir(target).unwrap().count(), 0, "the host sees none of it");
+    assert_eq!(
+        fs::read_dir(target).unwrap().count(),
+        0,
+        "the host sees none of it"
+    );
 }
 
 fn start_container_runs_inside(env: &Env) {
     let mut bundle = env.bundle();
     let path = log(&mut bundle);
-    let inside = bundle.file("hook.sh", "#!/bin/sh\nhostname >> /log/lines; cat /marker >> /log/lines\n");
+    let inside = bundle.file(
+        "hook.sh",
+        "#!/bin/sh\nhostname >> /log/lines; cat /marker >> /log/lines\n",
+    );
     fs::set_permissions(inside, fs::Permissions::from_mode(0o755)).unwrap();
     bundle.file("marker", "from the container's root\n");
-    add(&mut bundle, "startContainer", hook(Path::new("/hook.sh"), &[]));
+    add(
+        &mut bundle,
+        "startContainer",
+        hook(Path::new("/hook.sh"), &[]),
+    );
     bundle.run().ok();
     assert_eq!(read(&path), "box\nfrom the container's root\n");
 }
@@ -231,7 +326,14 @@ fn large_state_on_stdin(env: &Env) {
     let big = "x".repeat(200_000);
     bundle.set("/annotations", json!({"big": big}));
     let path = env.path("stdin");
-    add(&mut bundle, "createRuntime", hook(&script(env, "hook.sh", &format!("cat > {}", path.display())), &[]));
+    add(
+        &mut bundle,
+        "createRuntime",
+        hook(
+            &script(env, "hook.sh", &format!("cat > {}", path.display())),
+            &[],
+        ),
+    );
     bundle.run().ok();
     let state: Value = serde_json::from_str(&read(&path)).unwrap();
     assert_eq!(state["annotations"]["big"], json!(big));
@@ -252,7 +354,10 @@ fn failure_before_start_stops_the_container(env: &Env) {
         bundle.sh("touch /ran");
         add(&mut bundle, kind, json!({"path": "/bin/false"}));
         // runc counts from 0 and calls the kind by the spec's name.
-        bundle.refused().says(&format!("{kind} hook #0")).says("exit status 1");
+        bundle
+            .refused()
+            .says(&format!("{kind} hook #0"))
+            .says("exit status 1");
         bundle.run().fails();
         assert!(!bundle.rootfs("ran").exists());
     }
@@ -270,7 +375,14 @@ fn failure_of_poststop_is_a_warning(env: &Env) {
     let mut bundle = env.bundle();
     add(&mut bundle, "poststop", json!({"path": "/bin/false"}));
     let path = env.path("second");
-    add(&mut bundle, "poststop", hook(&script(env, "hook.sh", &format!("touch {}", path.display())), &[]));
+    add(
+        &mut bundle,
+        "poststop",
+        hook(
+            &script(env, "hook.sh", &format!("touch {}", path.display())),
+            &[],
+        ),
+    );
     let container = bundle.sleeper();
     container.stop();
     container.verb("delete").ok().says("poststop hook #0");
@@ -290,7 +402,10 @@ fn failure_shows_the_hooks_output(env: &Env) {
     let mut bundle = env.bundle();
     let file = script(env, "hook.sh", "echo the reason on stderr >&2; exit 3");
     add(&mut bundle, "createRuntime", hook(&file, &[]));
-    bundle.refused().says("exit status 3").says("the reason on stderr");
+    bundle
+        .refused()
+        .says("exit status 3")
+        .says("the reason on stderr");
 }
 
 fn timeout(env: &Env) {
@@ -302,7 +417,10 @@ fn timeout(env: &Env) {
     let start = Instant::now();
     bundle.refused();
     let took = start.elapsed();
-    assert!((Duration::from_millis(900)..Duration::from_secs(5)).contains(&took), "{took:?}");
+    assert!(
+        (Duration::from_millis(900)..Duration::from_secs(5)).contains(&took),
+        "{took:?}"
+    );
 }
 
 fn missing_hook_is_refused(env: &Env) {
@@ -320,11 +438,19 @@ fn relative_hook_path_is_refused(env: &Env) {
 fn poststop_after_a_failed_create(env: &Env) {
     let mut bundle = env.bundle();
     let path = env.path("lines");
-    let file = script(env, "hook.sh", &format!("echo stopped >> {}", path.display()));
+    let file = script(
+        env,
+        "hook.sh",
+        &format!("echo stopped >> {}", path.display()),
+    );
     add(&mut bundle, "poststop", hook(&file, &[]));
     add(&mut bundle, "createRuntime", json!({"path": "/bin/false"}));
     bundle.refused();
-    assert_eq!(read(&path), "stopped\n", "what prestart hooks made is undone by poststop hooks");
+    assert_eq!(
+        read(&path),
+        "stopped\n",
+        "what prestart hooks made is undone by poststop hooks"
+    );
 }
 
 /// What the hooks of these kinds find open.
@@ -334,7 +460,11 @@ fn descriptors_of(env: &Env, kinds: &[&str]) -> Vec<String> {
     for kind in kinds {
         let list = "ls -l /proc/self/fd | sed -n 's/.*:.. //p' | tr '\\n' ' '";
         let code = format!("(echo {kind}: $({list})) >> {}", path.display());
-        add(&mut bundle, kind, json!({"path": "/bin/sh", "args": ["sh", "-c", code]}));
+        add(
+            &mut bundle,
+            kind,
+            json!({"path": "/bin/sh", "args": ["sh", "-c", code]}),
+        );
     }
     bundle.run().ok();
     read(&path).lines().map(str::to_owned).collect()
@@ -345,13 +475,23 @@ fn only_standard(lines: &[String], count: usize) {
     assert_eq!(lines.len(), count, "{lines:#?}");
     for line in lines {
         let (_, found) = line.split_once(": ").unwrap();
-        let numbers: Vec<&str> = found.split(' ').filter(|w| w.parse::<u32>().is_ok()).collect();
-        assert_eq!(numbers, ["0", "1", "2", "3"], "3 is the directory that ls reads: {line}");
+        let numbers: Vec<&str> = found
+            .split(' ')
+            .filter(|w| w.parse::<u32>().is_ok())
+            .collect();
+        assert_eq!(
+            numbers,
+            ["0", "1", "2", "3"],
+            "3 is the directory that ls reads: {line}"
+        );
     }
 }
 
 fn no_descriptor_leaks_into_hooks(env: &Env) {
-    only_standard(&descriptors_of(env, &["prestart", "createRuntime", "poststart", "poststop"]), 4);
+    only_standard(
+        &descriptors_of(env, &["prestart", "createRuntime", "poststart", "poststop"]),
+        4,
+    );
 }
 
 fn no_descriptor_leaks_into_hooks_of_the_container(env: &Env) {
@@ -383,5 +523,10 @@ fn create_runtime_may_mount_into_the_root(env: &Env) {
     add(&mut bundle, "createRuntime", value);
     let facts = bundle.facts();
     let mounts = facts["mounts"].as_array().unwrap();
-    assert!(mounts.iter().any(|m| m["target"] == "/injected" && m["source"] == "injected"), "{mounts:#?}");
+    assert!(
+        mounts
+            .iter()
+            .any(|m| m["target"] == "/injected" && m["source"] == "injected"),
+        "{mounts:#?}"
+    );
 }

@@ -30,7 +30,11 @@ pub(crate) fn tests() -> Vec<Test> {
 }
 
 fn groups(facts: &Value) -> Vec<&str> {
-    facts["status"]["Groups"].as_str().unwrap().split_whitespace().collect()
+    facts["status"]["Groups"]
+        .as_str()
+        .unwrap()
+        .split_whitespace()
+        .collect()
 }
 
 fn user_and_group(env: &Env) {
@@ -47,7 +51,10 @@ fn no_additional_groups_by_default(env: &Env) {
 
 fn additional_groups(env: &Env) {
     let mut bundle = env.bundle();
-    bundle.set("/process/user", json!({"uid": 1000, "gid": 1000, "additionalGids": [10, 20, 65_000]}));
+    bundle.set(
+        "/process/user",
+        json!({"uid": 1000, "gid": 1000, "additionalGids": [10, 20, 65_000]}),
+    );
     assert_eq!(groups(&bundle.facts()), ["10", "20", "65000"]);
 }
 
@@ -59,7 +66,11 @@ fn groups_of_the_caller_do_not_leak(env: &Env) {
         bundle
     };
     let mut command = std::process::Command::new("setpriv");
-    command.args(["--groups", "4242,4343"]).arg(env.rt.path()).arg("--root").arg(&env.rt.root);
+    command
+        .args(["--groups", "4242,4343"])
+        .arg(env.rt.path())
+        .arg("--root")
+        .arg(&env.rt.root);
     command.args(["run", "--bundle", bundle.path.to_str().unwrap(), &bundle.id]);
     let facts = env.rt.finish(env.rt.spawn(command)).ok().json();
     assert_eq!(groups(&facts), Vec::<&str>::new());
@@ -70,7 +81,11 @@ fn umask(env: &Env) {
     bundle.set("/process/user/umask", json!(0o77));
     assert_eq!(bundle.facts()["status"]["Umask"], "0077");
     let container = bundle.args(&["sleep", "1000"]).start();
-    assert_eq!(container.exec_facts(&[])["status"]["Umask"], "0077", "exec inherits it");
+    assert_eq!(
+        container.exec_facts(&[])["status"]["Umask"],
+        "0077",
+        "exec inherits it"
+    );
 }
 
 fn default_umask_is_022(env: &Env) {
@@ -79,13 +94,18 @@ fn default_umask_is_022(env: &Env) {
 
 fn map(facts: &Value, which: &str) -> Vec<Vec<u64>> {
     let text = facts[which].as_str().unwrap();
-    text.lines().map(|l| l.split_whitespace().map(|n| n.parse().unwrap()).collect()).collect()
+    text.lines()
+        .map(|l| l.split_whitespace().map(|n| n.parse().unwrap()).collect())
+        .collect()
 }
 
 fn map_of_one_range(env: &Env) {
     let mut bundle = env.bundle();
     bundle.userns();
-    bundle.set("/linux/gidMappings", json!([{"containerID": 0, "hostID": 200_000, "size": 1000}]));
+    bundle.set(
+        "/linux/gidMappings",
+        json!([{"containerID": 0, "hostID": 200_000, "size": 1000}]),
+    );
     let facts = bundle.facts();
     assert_eq!(map(&facts, "uid_map"), [[0, 100_000, 65_536]]);
     assert_eq!(map(&facts, "gid_map"), [[0, 200_000, 1000]]);
@@ -95,7 +115,12 @@ fn root_in_a_user_namespace_is_not_root(env: &Env) {
     let mut bundle = env.bundle();
     let container = bundle.userns().sleeper();
     let pid = container.pid();
-    let ids = |key: &str| process::status(pid, key).split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    let ids = |key: &str| {
+        process::status(pid, key)
+            .split_whitespace()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
     assert_eq!(ids("Uid"), ["100000"; 4]);
     assert_eq!(ids("Gid"), ["100000"; 4]);
     assert_eq!(container.exec(&["id", "-u"]).ok().text(), "0");
@@ -103,7 +128,9 @@ fn root_in_a_user_namespace_is_not_root(env: &Env) {
 
 /// Lines short enough that 340 of them, the kernel's most, fit into the one page it takes.
 fn ranges(count: u64) -> Value {
-    (0..count).map(|i| json!({"containerID": i, "hostID": 1000 + i, "size": 1})).collect()
+    (0..count)
+        .map(|i| json!({"containerID": i, "hostID": 1000 + i, "size": 1}))
+        .collect()
 }
 
 fn lines(count: u64) -> Vec<Vec<u64>> {
@@ -112,7 +139,10 @@ fn lines(count: u64) -> Vec<Vec<u64>> {
 
 fn many_ranges(env: &Env) {
     let mut bundle = env.bundle();
-    bundle.userns().set("/linux/uidMappings", ranges(4)).set("/linux/gidMappings", ranges(6));
+    bundle
+        .userns()
+        .set("/linux/uidMappings", ranges(4))
+        .set("/linux/gidMappings", ranges(6));
     let facts = bundle.facts();
     assert_eq!(map(&facts, "uid_map"), lines(4));
     assert_eq!(map(&facts, "gid_map"), lines(6));
@@ -121,21 +151,32 @@ fn many_ranges(env: &Env) {
 /// What the kernel takes must arrive whole, whatever carries it there; what it does not take is refused.
 fn as_many_ranges_as_the_kernel_takes(env: &Env) {
     let mut bundle = env.bundle();
-    bundle.userns().set("/linux/uidMappings", ranges(340)).set("/linux/gidMappings", ranges(340));
+    bundle
+        .userns()
+        .set("/linux/uidMappings", ranges(340))
+        .set("/linux/gidMappings", ranges(340));
     let facts = bundle.facts();
     assert_eq!(map(&facts, "uid_map"), lines(340));
     assert_eq!(map(&facts, "gid_map"), lines(340));
     let mut bundle = env.bundle();
-    bundle.userns().set("/linux/uidMappings", ranges(341)).set("/linux/gidMappings", ranges(341));
+    bundle
+        .userns()
+        .set("/linux/uidMappings", ranges(341))
+        .set("/linux/gidMappings", ranges(341));
     bundle.refused();
 }
 
 /// Engines pass maps along with a joined namespace, so alone they are no error; nor do they do anything.
 fn maps_alone_change_nothing(env: &Env) {
     let mut bundle = env.bundle();
-    bundle.set("/linux/uidMappings", ranges(1)).set("/linux/gidMappings", ranges(1));
+    bundle
+        .set("/linux/uidMappings", ranges(1))
+        .set("/linux/gidMappings", ranges(1));
     let facts = bundle.facts();
-    assert_eq!(facts["namespaces"]["user"], json!(process::namespace(1, "user")));
+    assert_eq!(
+        facts["namespaces"]["user"],
+        json!(process::namespace(1, "user"))
+    );
 }
 
 fn user_namespace_without_maps_is_refused(env: &Env) {
@@ -168,7 +209,10 @@ fn files_of_the_root_file_system_keep_their_owner(env: &Env) {
     bundle.userns();
     let answers = bundle.attempts(&["stat:/owned", "stat:/etc/passwd", "create:/made"]);
     assert_eq!(answers[0].1, "- 644 1000 0 0 0");
-    assert_eq!(answers[1].1, "- 644 65534 65534 0 0", "host root is nobody inside");
+    assert_eq!(
+        answers[1].1, "- 644 65534 65534 0 0",
+        "host root is nobody inside"
+    );
     assert_eq!(answers[2].0, 0);
     assert_eq!(bundle.rootfs("made").metadata().unwrap().uid(), 100_000);
 }
@@ -178,13 +222,18 @@ fn exec_has_the_same_maps(env: &Env) {
     let container = bundle.userns().sleeper();
     let facts = container.exec_facts(&[]);
     assert_eq!(map(&facts, "uid_map"), [[0, 100_000, 65_536]]);
-    assert_eq!(facts["namespaces"]["user"], json!(process::namespace(container.pid(), "user")));
+    assert_eq!(
+        facts["namespaces"]["user"],
+        json!(process::namespace(container.pid(), "user"))
+    );
     assert_eq!(facts["status"]["Uid"], "0 0 0 0");
 }
 
 fn setgroups_works_in_a_privileged_map(env: &Env) {
     let mut bundle = env.bundle();
-    bundle.userns().set("/process/user/additionalGids", json!([7, 8]));
+    bundle
+        .userns()
+        .set("/process/user/additionalGids", json!([7, 8]));
     let facts = bundle.facts();
     assert_eq!(groups(&facts), ["7", "8"]);
     assert_eq!(facts["setgroups"], "allow");
@@ -193,7 +242,8 @@ fn setgroups_works_in_a_privileged_map(env: &Env) {
 fn home_of(bundle: &mut Bundle<'_>) -> Option<String> {
     let facts = bundle.facts();
     let env = facts["env"].as_array().unwrap().clone();
-    env.iter().find_map(|e| e.as_str().unwrap().strip_prefix("HOME=").map(str::to_owned))
+    env.iter()
+        .find_map(|e| e.as_str().unwrap().strip_prefix("HOME=").map(str::to_owned))
 }
 
 fn home_is_taken_from_passwd(env: &Env) {

@@ -45,12 +45,18 @@ fn state_has_what_the_spec_demands(env: &Env) {
     bundle.set("/annotations", json!({"org.example.key": "value"}));
     let container = bundle.sleeper();
     let state = container.state();
-    assert!(state["ociVersion"].as_str().unwrap().starts_with("1."), "{state}");
+    assert!(
+        state["ociVersion"].as_str().unwrap().starts_with("1."),
+        "{state}"
+    );
     assert_eq!(state["id"], json!(container.id));
     assert_eq!(state["status"], "running");
     assert_eq!(state["bundle"], json!(bundle.path));
     assert_eq!(state["annotations"], json!({"org.example.key": "value"}));
-    assert_eq!(read(format!("/proc/{}/comm", container.pid())).trim(), "sleep");
+    assert_eq!(
+        read(format!("/proc/{}/comm", container.pid())).trim(),
+        "sleep"
+    );
 }
 
 fn run_returns_the_exit_code(env: &Env) {
@@ -61,13 +67,19 @@ fn run_returns_the_exit_code(env: &Env) {
 
 fn run_returns_128_plus_signal(env: &Env) {
     let mut bundle = env.bundle();
-    let mut running = bundle.sh("echo up; sleep 1000 & wait").run_in_background(&[]);
+    let mut running = bundle
+        .sh("echo up; sleep 1000 & wait")
+        .run_in_background(&[]);
     let pid = process::until("the container runs", 10, || {
         let state = env.rt.command(&["state", &bundle.id]).output().unwrap();
         let state: serde_json::Value = serde_json::from_slice(&state.stdout).ok()?;
         (running.read().0 == "up\n").then(|| state["pid"].as_i64())?
     });
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), nix::sys::signal::Signal::SIGKILL).unwrap();
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(pid as i32),
+        nix::sys::signal::Signal::SIGKILL,
+    )
+    .unwrap();
     env.rt.finish(running).exits(137);
 }
 
@@ -80,7 +92,10 @@ fn run_leaves_no_state(env: &Env) {
 
 fn run_passes_output_through(env: &Env) {
     let output = env.bundle().sh("echo out; echo err >&2").run().ok();
-    assert_eq!((output.stdout.as_str(), output.stderr.as_str()), ("out\n", "err\n"));
+    assert_eq!(
+        (output.stdout.as_str(), output.stderr.as_str()),
+        ("out\n", "err\n")
+    );
 }
 
 fn run_passes_stdin_through(env: &Env) {

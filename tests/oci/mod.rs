@@ -63,7 +63,10 @@ fn no_file_is_forgotten(_: &Env) {
     files.sort();
     let mut listed: Vec<&str> = MODULES.iter().map(|(name, _)| *name).collect();
     listed.sort_unstable();
-    assert_eq!(files, listed, "files in tests/oci, and modules that are run");
+    assert_eq!(
+        files, listed,
+        "files in tests/oci, and modules that are run"
+    );
     for (name, tests) in MODULES {
         assert!(!tests().is_empty(), "{name} has no tests");
     }

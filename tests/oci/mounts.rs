@@ -63,14 +63,25 @@ fn on<'f>(facts: &'f Value, target: &str) -> &'f Value {
 
 #[track_caller]
 fn options(facts: &Value, target: &str) -> Vec<String> {
-    on(facts, target)["options"].as_str().unwrap().split(',').map(str::to_owned).collect()
+    on(facts, target)["options"]
+        .as_str()
+        .unwrap()
+        .split(',')
+        .map(str::to_owned)
+        .collect()
 }
 
 #[track_caller]
 fn has(facts: &Value, target: &str, wanted: &[&str], unwanted: &[&str]) {
     let all = options(facts, target);
-    assert!(wanted.iter().all(|o| all.iter().any(|a| a == o)), "{target} lacks one of {wanted:?}: {all:?}");
-    assert!(!unwanted.iter().any(|o| all.iter().any(|a| a == o)), "{target} has one of {unwanted:?}: {all:?}");
+    assert!(
+        wanted.iter().all(|o| all.iter().any(|a| a == o)),
+        "{target} lacks one of {wanted:?}: {all:?}"
+    );
+    assert!(
+        !unwanted.iter().any(|o| all.iter().any(|a| a == o)),
+        "{target} has one of {unwanted:?}: {all:?}"
+    );
 }
 
 fn system(program: &str, args: &[&str]) {
@@ -88,7 +99,10 @@ impl Tree {
         let path = env.directory(name);
         fs::write(path.join("file"), "outer\n").unwrap();
         fs::create_dir(path.join("sub")).unwrap();
-        system("mount", &["-t", "tmpfs", "below", path.join("sub").to_str().unwrap()]);
+        system(
+            "mount",
+            &["-t", "tmpfs", "below", path.join("sub").to_str().unwrap()],
+        );
         fs::write(path.join("sub/file"), "inner\n").unwrap();
         Self { path }
     }
@@ -115,7 +129,12 @@ fn standard_mounts(env: &Env) {
     has(&facts, "/sys", &["ro", "nosuid", "nodev", "noexec"], &[]);
     has(&facts, "/dev", &["rw", "nosuid"], &["nodev", "noexec"]);
     has(&facts, "/dev/shm", &["nosuid", "nodev", "noexec"], &[]);
-    assert!(on(&facts, "/dev")["super"].as_str().unwrap().contains("size=65536k"));
+    assert!(
+        on(&facts, "/dev")["super"]
+            .as_str()
+            .unwrap()
+            .contains("size=65536k")
+    );
 }
 
 fn mounts_are_in_order(env: &Env) {
@@ -124,18 +143,31 @@ fn mounts_are_in_order(env: &Env) {
     let second = env.directory("second");
     fs::write(second.join("marker"), "second").unwrap();
     let mut bundle = env.bundle();
-    bundle.bind(&first, "/m", &[]).bind(&second, "/m/inside", &[]);
-    assert_eq!(bundle.attempts(&["read:/m/inside/marker"])[0], (0, "second".into()));
+    bundle
+        .bind(&first, "/m", &[])
+        .bind(&second, "/m/inside", &[]);
+    assert_eq!(
+        bundle.attempts(&["read:/m/inside/marker"])[0],
+        (0, "second".into())
+    );
     let mut reversed = env.bundle();
-    reversed.bind(&second, "/m/inside", &[]).bind(&first, "/m", &[]);
-    assert_eq!(reversed.attempts(&["list:/m/inside"])[0], (0, String::new()), "covered by the later mount");
+    reversed
+        .bind(&second, "/m/inside", &[])
+        .bind(&first, "/m", &[]);
+    assert_eq!(
+        reversed.attempts(&["list:/m/inside"])[0],
+        (0, String::new()),
+        "covered by the later mount"
+    );
 }
 
 fn bind_of_a_directory(env: &Env) {
     let source = env.directory("source");
     fs::write(source.join("file"), "content").unwrap();
     let mut bundle = env.bundle();
-    let answers = bundle.bind(&source, "/mnt/here", &[]).attempts(&["read:/mnt/here/file", "create:/mnt/here/new"]);
+    let answers = bundle
+        .bind(&source, "/mnt/here", &[])
+        .attempts(&["read:/mnt/here/file", "create:/mnt/here/new"]);
     assert_eq!(answers, [(0, "content".into()), (0, String::new())]);
     assert!(source.join("new").exists());
 }
@@ -145,10 +177,15 @@ fn bind_of_a_file(env: &Env) {
     fs::write(&source, "content").unwrap();
     let mut bundle = env.bundle();
     bundle.file("etc/existing", "covered");
-    bundle.bind(&source, "/etc/existing", &[]).bind(&source, "/made/up/file", &[]);
+    bundle
+        .bind(&source, "/etc/existing", &[])
+        .bind(&source, "/made/up/file", &[]);
     let answers = bundle.attempts(&["read:/etc/existing", "read:/made/up/file"]);
     assert_eq!(answers, [(0, "content".into()), (0, "content".into())]);
-    assert_eq!(fs::read_to_string(bundle.rootfs("etc/existing")).unwrap(), "covered");
+    assert_eq!(
+        fs::read_to_string(bundle.rootfs("etc/existing")).unwrap(),
+        "covered"
+    );
 }
 
 fn bind_makes_missing_targets(env: &Env) {
@@ -156,7 +193,10 @@ fn bind_makes_missing_targets(env: &Env) {
     let mut bundle = env.bundle();
     bundle.bind(&source, "/a/b/c", &[]).run().ok();
     assert!(bundle.rootfs("a/b/c").is_dir());
-    assert_eq!(bundle.rootfs("a/b").metadata().unwrap().mode() & 0o777, 0o755);
+    assert_eq!(
+        bundle.rootfs("a/b").metadata().unwrap().mode() & 0o777,
+        0o755
+    );
 }
 
 const EROFS: i32 = 30;
@@ -164,7 +204,9 @@ const EROFS: i32 = 30;
 fn bind_read_only(env: &Env) {
     let source = env.directory("source");
     let mut bundle = env.bundle();
-    let answers = bundle.bind(&source, "/m", &["ro"]).attempts(&["create:/m/new", "list:/m"]);
+    let answers = bundle
+        .bind(&source, "/m", &["ro"])
+        .attempts(&["create:/m/new", "list:/m"]);
     assert_eq!((answers[0].0, answers[1].0), (EROFS, 0));
     assert!(!source.join("new").exists());
 }
@@ -172,7 +214,9 @@ fn bind_read_only(env: &Env) {
 fn bind_is_not_recursive(env: &Env) {
     let tree = Tree::new(env, "tree");
     let mut bundle = env.bundle();
-    let answers = bundle.bind(&tree.path, "/m", &[]).attempts(&["read:/m/file", "list:/m/sub"]);
+    let answers = bundle
+        .bind(&tree.path, "/m", &[])
+        .attempts(&["read:/m/file", "list:/m/sub"]);
     assert_eq!(answers, [(0, "outer\n".into()), (0, String::new())]);
 }
 
@@ -182,7 +226,11 @@ fn rbind_is_recursive(env: &Env) {
     bundle.mount(json!({"destination": "/m", "source": tree.path, "options": ["rbind", "ro"]}));
     let answers = bundle.attempts(&["read:/m/sub/file", "create:/m/new", "create:/m/sub/new"]);
     assert_eq!(answers[0].1, "inner\n");
-    assert_eq!((answers[1].0, answers[2].0), (EROFS, 0), "ro is not recursive");
+    assert_eq!(
+        (answers[1].0, answers[2].0),
+        (EROFS, 0),
+        "ro is not recursive"
+    );
 }
 
 fn recursive_read_only(env: &Env) {
@@ -191,38 +239,69 @@ fn recursive_read_only(env: &Env) {
     bundle.mount(json!({"destination": "/m", "source": tree.path, "options": ["rbind", "rro"]}));
     let answers = bundle.attempts(&["create:/m/new", "create:/m/sub/new"]);
     assert_eq!((answers[0].0, answers[1].0), (EROFS, EROFS));
-    assert!(fs::write(tree.path.join("sub/host"), "").is_ok(), "the host's own mount stays writable");
+    assert!(
+        fs::write(tree.path.join("sub/host"), "").is_ok(),
+        "the host's own mount stays writable"
+    );
 }
 
 fn recursive_attributes(env: &Env) {
     let tree = Tree::new(env, "tree");
-    for (option, wanted) in
-        [("rnosuid", "nosuid"), ("rnodev", "nodev"), ("rnoexec", "noexec"), ("rnoatime", "noatime"), ("rnodiratime", "nodiratime")]
-    {
+    for (option, wanted) in [
+        ("rnosuid", "nosuid"),
+        ("rnodev", "nodev"),
+        ("rnoexec", "noexec"),
+        ("rnoatime", "noatime"),
+        ("rnodiratime", "nodiratime"),
+    ] {
         let mut bundle = env.bundle();
-        bundle.mount(json!({"destination": "/m", "source": tree.path, "options": ["rbind", option]}));
+        bundle
+            .mount(json!({"destination": "/m", "source": tree.path, "options": ["rbind", option]}));
         let facts = bundle.facts();
         has(&facts, "/m", &[wanted], &[]);
         has(&facts, "/m/sub", &[wanted], &[]);
     }
     let path = tree.path.join("sub");
-    system("mount", &["-o", "remount,bind,noexec,nosuid", path.to_str().unwrap()]);
+    system(
+        "mount",
+        &["-o", "remount,bind,noexec,nosuid", path.to_str().unwrap()],
+    );
     let mut bundle = env.bundle();
-    bundle.mount(json!({"destination": "/m", "source": tree.path, "options": ["rbind", "rexec", "rsuid"]}));
+    bundle.mount(
+        json!({"destination": "/m", "source": tree.path, "options": ["rbind", "rexec", "rsuid"]}),
+    );
     has(&bundle.facts(), "/m/sub", &[], &["noexec", "nosuid"]);
 }
 
 fn every_flag(env: &Env) {
     let source = env.directory("source");
-    for option in ["ro", "nosuid", "nodev", "noexec", "noatime", "nodiratime", "nosymfollow"] {
+    for option in [
+        "ro",
+        "nosuid",
+        "nodev",
+        "noexec",
+        "noatime",
+        "nodiratime",
+        "nosymfollow",
+    ] {
         let mut bundle = env.bundle();
-        has(&bundle.bind(&source, "/m", &[option]).facts(), "/m", &[option], &[]);
+        has(
+            &bundle.bind(&source, "/m", &[option]).facts(),
+            "/m",
+            &[option],
+            &[],
+        );
     }
     let mut bundle = env.bundle();
     bundle.mount(json!({"destination": "/m", "type": "tmpfs", "source": "t",
         "options": ["ro", "nosuid", "nodev", "noexec", "noatime", "nodiratime", "sync", "dirsync"]}));
     let facts = bundle.facts();
-    has(&facts, "/m", &["ro", "nosuid", "nodev", "noexec", "noatime", "nodiratime"], &[]);
+    has(
+        &facts,
+        "/m",
+        &["ro", "nosuid", "nodev", "noexec", "noatime", "nodiratime"],
+        &[],
+    );
     let data = on(&facts, "/m")["super"].as_str().unwrap();
     assert!(data.contains("sync") && data.contains("dirsync"), "{data}");
 }
@@ -231,9 +310,24 @@ fn flags_can_be_cleared(env: &Env) {
     let mut bundle = env.bundle();
     bundle.mount(json!({"destination": "/m", "type": "tmpfs", "source": "t",
         "options": ["nosuid", "nodev", "noexec", "ro", "suid", "dev", "exec", "rw"]}));
-    has(&bundle.facts(), "/m", &["rw"], &["nosuid", "nodev", "noexec"]);
+    has(
+        &bundle.facts(),
+        "/m",
+        &["rw"],
+        &["nosuid", "nodev", "noexec"],
+    );
     let source = env.directory("source");
-    system("mount", &["-t", "tmpfs", "-o", "nosuid,noexec", "t", source.to_str().unwrap()]);
+    system(
+        "mount",
+        &[
+            "-t",
+            "tmpfs",
+            "-o",
+            "nosuid,noexec",
+            "t",
+            source.to_str().unwrap(),
+        ],
+    );
     let mut bundle = env.bundle();
     let facts = bundle.bind(&source, "/m", &["suid"]).facts();
     system("umount", &[source.to_str().unwrap()]);
@@ -242,11 +336,18 @@ fn flags_can_be_cleared(env: &Env) {
 
 fn access_times(env: &Env) {
     let source = env.directory("source");
-    for (option, wanted, unwanted) in
-        [("relatime", "relatime", "noatime"), ("noatime", "noatime", "relatime"), ("strictatime", "rw", "relatime")]
-    {
+    for (option, wanted, unwanted) in [
+        ("relatime", "relatime", "noatime"),
+        ("noatime", "noatime", "relatime"),
+        ("strictatime", "rw", "relatime"),
+    ] {
         let mut bundle = env.bundle();
-        has(&bundle.bind(&source, "/m", &[option]).facts(), "/m", &[wanted], &[unwanted]);
+        has(
+            &bundle.bind(&source, "/m", &[option]).facts(),
+            "/m",
+            &[wanted],
+            &[unwanted],
+        );
     }
 }
 
@@ -254,13 +355,20 @@ fn relative_source_is_in_the_bundle(env: &Env) {
     let mut bundle = env.bundle();
     fs::create_dir(bundle.path.join("data")).unwrap();
     fs::write(bundle.path.join("data/file"), "relative").unwrap();
-    bundle.mount(json!({"destination": "/m", "type": "bind", "source": "data", "options": ["bind"]}));
-    assert_eq!(bundle.attempts(&["read:/m/file"])[0], (0, "relative".into()));
+    bundle
+        .mount(json!({"destination": "/m", "type": "bind", "source": "data", "options": ["bind"]}));
+    assert_eq!(
+        bundle.attempts(&["read:/m/file"])[0],
+        (0, "relative".into())
+    );
 }
 
 fn missing_source_is_refused(env: &Env) {
     let mut bundle = env.bundle();
-    bundle.bind(std::path::Path::new("/no/such/source"), "/m", &[]).refused().says("/no/such/source");
+    bundle
+        .bind(std::path::Path::new("/no/such/source"), "/m", &[])
+        .refused()
+        .says("/no/such/source");
 }
 
 /// Old engines leave out the slash; the spec says that it is meant.
@@ -272,12 +380,19 @@ fn relative_destination(env: &Env) {
 
 fn propagation_of_a_mount(env: &Env) {
     let source = env.directory("source");
-    for (option, expected) in [("rprivate", ""), ("rshared", "shared:"), ("runbindable", "unbindable")] {
+    for (option, expected) in [
+        ("rprivate", ""),
+        ("rshared", "shared:"),
+        ("runbindable", "unbindable"),
+    ] {
         let mut bundle = env.bundle();
         bundle.mount(json!({"destination": "/m", "source": source, "options": ["rbind", option]}));
         let facts = bundle.facts();
         let fields = on(&facts, "/m")["optional"].as_str().unwrap();
-        assert!(fields.starts_with(expected) && fields.is_empty() == expected.is_empty(), "{option}: {fields:?}");
+        assert!(
+            fields.starts_with(expected) && fields.is_empty() == expected.is_empty(),
+            "{option}: {fields:?}"
+        );
     }
     let path = source.to_str().unwrap();
     system("mount", &["--bind", path, path]);
@@ -293,9 +408,15 @@ fn propagation_of_a_mount(env: &Env) {
 
 fn tmpfs_options(env: &Env) {
     let mut bundle = env.bundle();
-    bundle.mount(json!({"destination": "/t", "type": "tmpfs", "source": "named",
-        "options": ["mode=1700", "size=64k", "uid=1000", "gid=2000", "nr_inodes=10"]}));
-    let facts = bundle.args(&["/bin/probe", "try", "stat:/t"]).run().ok().json();
+    bundle.mount(
+        json!({"destination": "/t", "type": "tmpfs", "source": "named",
+        "options": ["mode=1700", "size=64k", "uid=1000", "gid=2000", "nr_inodes=10"]}),
+    );
+    let facts = bundle
+        .args(&["/bin/probe", "try", "stat:/t"])
+        .run()
+        .ok()
+        .json();
     assert_eq!(facts[0]["text"], "d 1700 1000 2000 0 0");
     let mut twin = env.bundle();
     twin.spec["mounts"] = bundle.spec["mounts"].clone();
@@ -303,7 +424,10 @@ fn tmpfs_options(env: &Env) {
     let mount = on(&facts, "/t");
     assert_eq!(mount["source"], "named");
     let data = mount["super"].as_str().unwrap();
-    assert!(data.contains("size=64k") && data.contains("nr_inodes=10"), "{data}");
+    assert!(
+        data.contains("size=64k") && data.contains("nr_inodes=10"),
+        "{data}"
+    );
 }
 
 fn tmpfs_inherits_the_mode_of_its_target(env: &Env) {
@@ -322,14 +446,23 @@ fn tmpcopyup(env: &Env) {
     let owned = bundle.file("data/owned", "");
     chown(&owned, Some(1000), Some(1001)).unwrap();
     fs::set_permissions(&owned, fs::Permissions::from_mode(0o640)).unwrap();
-    bundle.mount(json!({"destination": "/data", "type": "tmpfs", "source": "t", "options": ["tmpcopyup"]}));
-    let answers =
-        bundle.attempts(&["read:/data/a/file", "readlink:/data/link", "stat:/data/owned", "create:/data/new"]);
+    bundle.mount(
+        json!({"destination": "/data", "type": "tmpfs", "source": "t", "options": ["tmpcopyup"]}),
+    );
+    let answers = bundle.attempts(&[
+        "read:/data/a/file",
+        "readlink:/data/link",
+        "stat:/data/owned",
+        "create:/data/new",
+    ]);
     assert_eq!(answers[0].1, "copied");
     assert_eq!(answers[1].1, "a/file");
     assert_eq!(answers[2].1, "- 640 1000 1001 0 0");
     assert_eq!(answers[3].0, 0);
-    assert!(!bundle.rootfs("data/new").exists(), "the original stays as it was");
+    assert!(
+        !bundle.rootfs("data/new").exists(),
+        "the original stays as it was"
+    );
 }
 
 /// A host directory with one file of uid 1000 and gid 2000.
@@ -353,7 +486,10 @@ fn idmapped_bind(env: &Env) {
     let source = owned_source(env);
     let mut bundle = env.bundle();
     bundle.mount(mapped(&source, &["bind"]));
-    assert_eq!(bundle.attempts(&["stat:/m/file"])[0].1, "- 644 5000 6000 0 0");
+    assert_eq!(
+        bundle.attempts(&["stat:/m/file"])[0].1,
+        "- 644 5000 6000 0 0"
+    );
     assert_eq!(source.join("file").metadata().unwrap().uid(), 1000);
 }
 
@@ -371,7 +507,10 @@ fn idmapped_bind_recursively(env: &Env) {
     };
     let (flat, deep) = (stat(&["rbind", "idmap"]), stat(&["rbind", "ridmap"]));
     system("umount", &[sub.to_str().unwrap()]);
-    assert_eq!([&flat[0].1, &flat[1].1], ["- 644 5000 6000 0 0", "- 644 1000 2000 0 0"]);
+    assert_eq!(
+        [&flat[0].1, &flat[1].1],
+        ["- 644 5000 6000 0 0", "- 644 1000 2000 0 0"]
+    );
     assert_eq!([&deep[0].1, &deep[1].1], ["- 644 5000 6000 0 0"; 2]);
 }
 
@@ -395,8 +534,10 @@ fn idmap_without_maps_is_refused(env: &Env) {
 }
 
 fn cgroup_mount(bundle: &mut Bundle<'_>) {
-    bundle.mount(json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
-        "options": ["nosuid", "noexec", "nodev", "relatime", "ro"]}));
+    bundle.mount(
+        json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
+        "options": ["nosuid", "noexec", "nodev", "relatime", "ro"]}),
+    );
 }
 
 fn cgroup_mount_v1(env: &Env) {
@@ -407,11 +548,23 @@ fn cgroup_mount_v1(env: &Env) {
     cgroup_mount(&mut bundle);
     let facts = bundle.facts();
     assert_eq!(on(&facts, "/sys/fs/cgroup/memory")["type"], "cgroup");
-    assert_eq!(on(&facts, "/sys/fs/cgroup/memory")["root"], "/", "with a cgroup namespace, its own root");
-    has(&facts, "/sys/fs/cgroup/memory", &["ro", "nosuid", "nodev", "noexec"], &[]);
+    assert_eq!(
+        on(&facts, "/sys/fs/cgroup/memory")["root"],
+        "/",
+        "with a cgroup namespace, its own root"
+    );
+    has(
+        &facts,
+        "/sys/fs/cgroup/memory",
+        &["ro", "nosuid", "nodev", "noexec"],
+        &[],
+    );
     let mut bundle = env.bundle();
     cgroup_mount(&mut bundle);
-    let answers = bundle.attempts(&["read:/sys/fs/cgroup/pids/cgroup.procs", "mkdir:/sys/fs/cgroup/pids/x"]);
+    let answers = bundle.attempts(&[
+        "read:/sys/fs/cgroup/pids/cgroup.procs",
+        "mkdir:/sys/fs/cgroup/pids/x",
+    ]);
     assert!(answers[0].1.lines().any(|pid| pid == "1"), "{answers:?}");
     assert_eq!(answers[1].0, EROFS);
 }
@@ -422,18 +575,31 @@ fn cgroup_mount_without_namespace(env: &Env) {
     }
     let mut bundle = env.bundle();
     cgroup_mount(bundle.without_namespace("cgroup"));
-    let answers = bundle.attempts(&["read:/sys/fs/cgroup/pids/cgroup.procs", "read:/proc/self/cgroup"]);
-    assert_eq!(answers[0].1, "1\n", "only the container's own cgroup is shown");
+    let answers = bundle.attempts(&[
+        "read:/sys/fs/cgroup/pids/cgroup.procs",
+        "read:/proc/self/cgroup",
+    ]);
+    assert_eq!(
+        answers[0].1, "1\n",
+        "only the container's own cgroup is shown"
+    );
     assert!(answers[1].1.contains(&bundle.id));
 }
 
 fn mqueue(env: &Env) {
-    let answers = env.bundle().attempts(&["create:/dev/mqueue/queue", "list:/dev/mqueue"]);
+    let answers = env
+        .bundle()
+        .attempts(&["create:/dev/mqueue/queue", "list:/dev/mqueue"]);
     assert_eq!(answers[1], (0, "queue".into()));
 }
 
 fn devpts(env: &Env) {
-    let answers = env.bundle().attempts(&["readlink:/dev/ptmx", "stat:/dev/pts/ptmx", "list:/dev/pts", "open-rw:/dev/ptmx"]);
+    let answers = env.bundle().attempts(&[
+        "readlink:/dev/ptmx",
+        "stat:/dev/pts/ptmx",
+        "list:/dev/pts",
+        "open-rw:/dev/ptmx",
+    ]);
     assert_eq!(answers[0].1, "pts/ptmx");
     assert_eq!(answers[1].1, "c 666 0 0 5 2");
     assert_eq!((answers[2].1.as_str(), answers[3].0), ("ptmx", 0));
@@ -444,8 +610,10 @@ fn overlay(env: &Env) {
     fs::write(lower.join("below"), "lower").unwrap();
     let mut bundle = env.bundle();
     let data = |name: &str, path: &std::path::Path| format!("{name}={}", path.display());
-    bundle.mount(json!({"destination": "/o", "type": "overlay", "source": "overlay",
-        "options": [data("lowerdir", &lower), data("upperdir", &upper), data("workdir", &work)]}));
+    bundle.mount(
+        json!({"destination": "/o", "type": "overlay", "source": "overlay",
+        "options": [data("lowerdir", &lower), data("upperdir", &upper), data("workdir", &work)]}),
+    );
     let answers = bundle.attempts(&["read:/o/below", "create:/o/above"]);
     assert_eq!(answers, [(0, "lower".into()), (0, String::new())]);
     assert!(upper.join("above").exists() && !lower.join("above").exists());
@@ -461,7 +629,10 @@ fn proc_with_options(env: &Env) {
     let facts = bundle.facts();
     has(&facts, "/proc", &["nosuid", "nodev", "noexec"], &[]);
     let data = on(&facts, "/proc")["super"].as_str().unwrap();
-    assert!(data.contains("hidepid=invisible") || data.contains("hidepid=2"), "{data}");
+    assert!(
+        data.contains("hidepid=invisible") || data.contains("hidepid=2"),
+        "{data}"
+    );
 }
 
 fn target_through_a_symlink(env: &Env) {
@@ -470,7 +641,9 @@ fn target_through_a_symlink(env: &Env) {
     let mut bundle = env.bundle();
     bundle.directory("real");
     bundle.link("alias", "real");
-    let answers = bundle.bind(&source, "/alias/new", &[]).attempts(&["read:/real/new/file"]);
+    let answers = bundle
+        .bind(&source, "/alias/new", &[])
+        .attempts(&["read:/real/new/file"]);
     assert_eq!(answers[0], (0, "x".into()));
 }
 
@@ -483,8 +656,16 @@ fn target_through_an_absolute_symlink_stays_inside(env: &Env) {
     bundle.bind(&source, "/alias/new", &[]);
     let inside = format!("read:{}/new/file", outside.display());
     let answers = bundle.attempts(&[&inside]);
-    assert_eq!(answers[0], (0, "x".into()), "resolved below the container's root");
-    assert_eq!(fs::read_dir(&outside).unwrap().count(), 0, "the host's directory is untouched");
+    assert_eq!(
+        answers[0],
+        (0, "x".into()),
+        "resolved below the container's root"
+    );
+    assert_eq!(
+        fs::read_dir(&outside).unwrap().count(),
+        0,
+        "the host's directory is untouched"
+    );
 }
 
 fn target_through_dotdot_stays_inside(env: &Env) {
@@ -511,7 +692,9 @@ fn unknown_type_is_refused(env: &Env) {
 
 fn bad_data_is_refused(env: &Env) {
     let mut bundle = env.bundle();
-    bundle.mount(json!({"destination": "/m", "type": "tmpfs", "source": "t", "options": ["colour=blue"]}));
+    bundle.mount(
+        json!({"destination": "/m", "type": "tmpfs", "source": "t", "options": ["colour=blue"]}),
+    );
     bundle.refused().says("/m");
 }
 
@@ -519,7 +702,9 @@ fn nothing_reaches_the_host(env: &Env) {
     let source = env.directory("source");
     let before = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let mut bundle = env.bundle();
-    bundle.bind(&source, "/m", &[]).mount(json!({"destination": "/t", "type": "tmpfs", "source": "t"}));
+    bundle
+        .bind(&source, "/m", &[])
+        .mount(json!({"destination": "/t", "type": "tmpfs", "source": "t"}));
     let container = bundle.sleeper();
     assert_eq!(fs::read_to_string("/proc/self/mountinfo").unwrap(), before);
     container.exec(&["true"]).ok();
@@ -532,7 +717,15 @@ fn two_mounts_on_one_target(env: &Env) {
         bundle.mount(json!({"destination": "/m", "type": "tmpfs", "source": name}));
     }
     let facts = bundle.facts();
-    assert_eq!(facts["mounts"].as_array().unwrap().iter().filter(|m| m["target"] == "/m").count(), 2);
+    assert_eq!(
+        facts["mounts"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|m| m["target"] == "/m")
+            .count(),
+        2
+    );
     assert_eq!(on(&facts, "/m")["source"], "two");
 }
 
@@ -550,9 +743,14 @@ fn bind_of_a_socket_and_a_fifo(env: &Env) {
     let _listener = std::os::unix::net::UnixListener::bind(env.path("socket")).unwrap();
     system("mkfifo", &[env.path("fifo").to_str().unwrap()]);
     let mut bundle = env.bundle();
-    bundle.bind(&env.path("socket"), "/run/socket", &[]).bind(&env.path("fifo"), "/run/fifo", &[]);
+    bundle
+        .bind(&env.path("socket"), "/run/socket", &[])
+        .bind(&env.path("fifo"), "/run/fifo", &[]);
     let answers = bundle.attempts(&["stat:/run/socket", "stat:/run/fifo"]);
-    assert!(answers[0].1.starts_with("s ") && answers[1].1.starts_with("p "), "{answers:?}");
+    assert!(
+        answers[0].1.starts_with("s ") && answers[1].1.starts_with("p "),
+        "{answers:?}"
+    );
 }
 
 fn sources_in_a_user_namespace(env: &Env) {
@@ -560,7 +758,9 @@ fn sources_in_a_user_namespace(env: &Env) {
     fs::write(source.join("file"), "x").unwrap();
     let mut bundle = env.bundle();
     bundle.userns().bind(&source, "/m", &["ro"]);
-    bundle.mount(json!({"destination": "/t", "type": "tmpfs", "source": "t", "options": ["mode=700"]}));
+    bundle.mount(
+        json!({"destination": "/t", "type": "tmpfs", "source": "t", "options": ["mode=700"]}),
+    );
     fs::set_permissions(bundle.rootfs(""), fs::Permissions::from_mode(0o777)).unwrap();
     for dir in ["m", "t"] {
         bundle.directory(dir);

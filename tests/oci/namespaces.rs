@@ -31,8 +31,14 @@ pub(crate) fn tests() -> Vec<Test> {
 }
 
 /// The spec's names and the kernel's.
-const KINDS: [(&str, &str); 6] =
-    [("pid", "pid"), ("network", "net"), ("ipc", "ipc"), ("uts", "uts"), ("mount", "mnt"), ("cgroup", "cgroup")];
+const KINDS: [(&str, &str); 6] = [
+    ("pid", "pid"),
+    ("network", "net"),
+    ("ipc", "ipc"),
+    ("uts", "uts"),
+    ("mount", "mnt"),
+    ("cgroup", "cgroup"),
+];
 
 fn own(kind: &str) -> String {
     process::namespace(1, kind)
@@ -40,7 +46,9 @@ fn own(kind: &str) -> String {
 
 fn each_listed_namespace_is_new(env: &Env) {
     let mut bundle = env.bundle();
-    bundle.userns().push("/linux/namespaces", json!({"type": "time"}));
+    bundle
+        .userns()
+        .push("/linux/namespaces", json!({"type": "time"}));
     let facts = bundle.facts();
     for (_, kind) in KINDS.iter().chain(&[("user", "user"), ("time", "time")]) {
         let inside = facts["namespaces"][kind].as_str().unwrap();
@@ -79,7 +87,11 @@ fn each_can_be_joined_by_path(env: &Env) {
         for (_, other) in KINDS {
             let inside = facts["namespaces"][other].as_str().unwrap();
             let held = process::namespace(pid, other);
-            assert_eq!(inside == held, other == kind, "joined {kind}, looked at {other}");
+            assert_eq!(
+                inside == held,
+                other == kind,
+                "joined {kind}, looked at {other}"
+            );
         }
     }
 }
@@ -95,7 +107,10 @@ fn all_joined_at_once(env: &Env) {
     bundle.unset("", "hostname");
     let facts = bundle.facts();
     for kind in ["pid", "net", "ipc", "uts", "cgroup"] {
-        assert_eq!(facts["namespaces"][kind], json!(process::namespace(pid, kind)));
+        assert_eq!(
+            facts["namespaces"][kind],
+            json!(process::namespace(pid, kind))
+        );
     }
     assert_eq!(facts["hostname"], "box", "the holder's name");
 }
@@ -109,12 +124,27 @@ fn new_pid_namespace_inside_joined_user_namespace(env: &Env) {
     bundle.join("user", format!("/proc/{pid}/ns/user"));
     // The joined namespace has this map; runc wants to be told for the mounts' sake.
     let map = json!([{"containerID": 0, "hostID": 100_000, "size": 65_536}]);
-    bundle.set("/linux/uidMappings", map.clone()).set("/linux/gidMappings", map);
+    bundle
+        .set("/linux/uidMappings", map.clone())
+        .set("/linux/gidMappings", map);
     let facts = bundle.facts();
-    assert_eq!(facts["namespaces"]["user"], json!(process::namespace(pid, "user")));
-    assert_ne!(facts["namespaces"]["pid"], json!(process::namespace(pid, "pid")));
+    assert_eq!(
+        facts["namespaces"]["user"],
+        json!(process::namespace(pid, "user"))
+    );
+    assert_ne!(
+        facts["namespaces"]["pid"],
+        json!(process::namespace(pid, "pid"))
+    );
     assert_eq!(facts["pid"], 1);
-    assert!(facts["uid_map"].as_str().unwrap().split_whitespace().eq(["0", "100000", "65536"]), "{facts}");
+    assert!(
+        facts["uid_map"]
+            .as_str()
+            .unwrap()
+            .split_whitespace()
+            .eq(["0", "100000", "65536"]),
+        "{facts}"
+    );
 }
 
 fn joined_user_namespace_needs_no_maps(env: &Env) {
@@ -128,8 +158,14 @@ fn joined_user_namespace_needs_no_maps(env: &Env) {
         bundle.join(kind, format!("/proc/{pid}/ns/{file}"));
     }
     let facts = bundle.facts();
-    assert_eq!(facts["namespaces"]["user"], json!(process::namespace(pid, "user")));
-    assert_eq!(facts["namespaces"]["net"], json!(process::namespace(pid, "net")));
+    assert_eq!(
+        facts["namespaces"]["user"],
+        json!(process::namespace(pid, "user"))
+    );
+    assert_eq!(
+        facts["namespaces"]["net"],
+        json!(process::namespace(pid, "net"))
+    );
     assert_eq!(facts["status"]["Uid"], "0 0 0 0");
 }
 
@@ -140,7 +176,10 @@ fn joining_from_a_bind_mounted_file(env: &Env) {
     let file = env.path("net");
     fs::write(&file, "").unwrap();
     let bind = |source: &str| {
-        let status = std::process::Command::new("mount").args(["--bind", source]).arg(&file).status();
+        let status = std::process::Command::new("mount")
+            .args(["--bind", source])
+            .arg(&file)
+            .status();
         assert!(status.unwrap().success());
     };
     bind(&format!("/proc/{}/ns/net", holder.pid()));
@@ -148,8 +187,18 @@ fn joining_from_a_bind_mounted_file(env: &Env) {
     holder.delete();
     let mut bundle = env.bundle();
     let facts = bundle.join("network", &file).facts();
-    assert_eq!(facts["namespaces"]["net"], json!(expected), "it outlives its first container");
-    assert!(std::process::Command::new("umount").arg(&file).status().unwrap().success());
+    assert_eq!(
+        facts["namespaces"]["net"],
+        json!(expected),
+        "it outlives its first container"
+    );
+    assert!(
+        std::process::Command::new("umount")
+            .arg(&file)
+            .status()
+            .unwrap()
+            .success()
+    );
 }
 
 fn first_process_is_pid_1(env: &Env) {
@@ -179,35 +228,66 @@ fn time_offsets(env: &Env) {
     };
     for facts in [container.exec_facts(&[]), bundle_twin(env, &bundle).facts()] {
         let text = facts["time_offsets"].as_str().unwrap();
-        let lines: Vec<Vec<&str>> = text.lines().map(|l| l.split_whitespace().collect()).collect();
-        assert_eq!(lines, [["monotonic", "7881", "2718281"], ["boottime", "1337", "3141519"]]);
+        let lines: Vec<Vec<&str>> = text
+            .lines()
+            .map(|l| l.split_whitespace().collect())
+            .collect();
+        assert_eq!(
+            lines,
+            [
+                ["monotonic", "7881", "2718281"],
+                ["boottime", "1337", "3141519"]
+            ]
+        );
     }
 }
 
 /// Another bundle with the same namespaces.
-fn bundle_twin<'e>(env: &'e Env, bundle: &crate::harness::Bundle<'_>) -> crate::harness::Bundle<'e> {
+fn bundle_twin<'e>(
+    env: &'e Env,
+    bundle: &crate::harness::Bundle<'_>,
+) -> crate::harness::Bundle<'e> {
     let mut twin = env.bundle();
-    twin.set("/linux/namespaces", bundle.spec["linux"]["namespaces"].clone());
-    twin.set("/linux/timeOffsets", bundle.spec["linux"]["timeOffsets"].clone());
+    twin.set(
+        "/linux/namespaces",
+        bundle.spec["linux"]["namespaces"].clone(),
+    );
+    twin.set(
+        "/linux/timeOffsets",
+        bundle.spec["linux"]["timeOffsets"].clone(),
+    );
     twin
 }
 
 fn time_namespace_can_be_joined(env: &Env) {
     let mut first = env.bundle();
     first.push("/linux/namespaces", json!({"type": "time"}));
-    first.set("/linux/timeOffsets", json!({"boottime": {"secs": 100, "nanosecs": 0}}));
+    first.set(
+        "/linux/timeOffsets",
+        json!({"boottime": {"secs": 100, "nanosecs": 0}}),
+    );
     let holder = first.sleeper();
     let mut bundle = env.bundle();
-    let facts = bundle.join("time", format!("/proc/{}/ns/time", holder.pid())).facts();
-    assert_eq!(facts["namespaces"]["time"], json!(process::namespace(holder.pid(), "time")));
+    let facts = bundle
+        .join("time", format!("/proc/{}/ns/time", holder.pid()))
+        .facts();
+    assert_eq!(
+        facts["namespaces"]["time"],
+        json!(process::namespace(holder.pid(), "time"))
+    );
 }
 
 fn hostname_and_domainname(env: &Env) {
     let host = rustix::system::uname().nodename().to_owned();
     let mut bundle = env.bundle();
-    bundle.set("/hostname", json!("inner")).set("/domainname", json!("example.org"));
+    bundle
+        .set("/hostname", json!("inner"))
+        .set("/domainname", json!("example.org"));
     let facts = bundle.facts();
-    assert_eq!((&facts["hostname"], &facts["domainname"]), (&json!("inner"), &json!("example.org")));
+    assert_eq!(
+        (&facts["hostname"], &facts["domainname"]),
+        (&json!("inner"), &json!("example.org"))
+    );
     assert_eq!(rustix::system::uname().nodename(), host.as_c_str());
 }
 
@@ -225,10 +305,19 @@ fn network_namespace_has_loopback_up(env: &Env) {
 fn ipc_is_private(env: &Env) {
     let mut bundle = env.bundle();
     let holder = bundle.sleeper();
-    holder.exec(&["sh", "-c", "echo x > /dev/shm/file; ls /dev/shm"]).ok().prints("file");
-    let answers = env.bundle().attempts(&["list:/dev/shm", "read:/proc/sysvipc/shm"]);
+    holder
+        .exec(&["sh", "-c", "echo x > /dev/shm/file; ls /dev/shm"])
+        .ok()
+        .prints("file");
+    let answers = env
+        .bundle()
+        .attempts(&["list:/dev/shm", "read:/proc/sysvipc/shm"]);
     assert_eq!(answers[0], (0, String::new()));
-    assert_eq!(answers[1].1.lines().count(), 1, "only the heading: {answers:?}");
+    assert_eq!(
+        answers[1].1.lines().count(),
+        1,
+        "only the heading: {answers:?}"
+    );
 }
 
 fn namespace_listed_twice_is_refused(env: &Env) {
@@ -245,7 +334,10 @@ fn unknown_namespace_is_refused(env: &Env) {
 
 fn missing_path_is_refused(env: &Env) {
     let mut bundle = env.bundle();
-    bundle.join("network", "/no/such/namespace").refused().says("/no/such/namespace");
+    bundle
+        .join("network", "/no/such/namespace")
+        .refused()
+        .says("/no/such/namespace");
 }
 
 fn path_of_the_wrong_kind_is_refused(env: &Env) {
@@ -259,7 +351,10 @@ fn cgroup_namespace_hides_the_path(env: &Env) {
     assert!(cgroup.lines().all(|line| line.ends_with(":/")), "{cgroup}");
     let mut open = env.bundle();
     let facts = open.without_namespace("cgroup").facts();
-    assert!(facts["cgroup"].as_str().unwrap().contains(&open.id), "{facts}");
+    assert!(
+        facts["cgroup"].as_str().unwrap().contains(&open.id),
+        "{facts}"
+    );
 }
 
 fn container_names_are_not_seen_by_the_host(env: &Env) {

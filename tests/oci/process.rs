@@ -22,7 +22,8 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(limits),
         test!(soft_limit_above_hard_is_refused),
         test!(unknown_limit_is_refused),
-        test!(limit_listed_twice_is_refused).only_rcrun("runc sets both, though the spec demands an error"),
+        test!(limit_listed_twice_is_refused)
+            .only_rcrun("runc sets both, though the spec demands an error"),
         test!(limits_of_the_caller_are_kept),
         test!(oom_score_adjustment),
         test!(oom_score_adjustment_of_the_caller_is_kept),
@@ -48,29 +49,65 @@ pub(crate) fn tests() -> Vec<Test> {
 }
 
 fn arguments_arrive_unchanged(env: &Env) {
-    let odd = ["/bin/probe", "facts", "", " a b ", "--id", "\u{e4}\u{4e2d}", "x\ny", "$HOME", "-"];
+    let odd = [
+        "/bin/probe",
+        "facts",
+        "",
+        " a b ",
+        "--id",
+        "\u{e4}\u{4e2d}",
+        "x\ny",
+        "$HOME",
+        "-",
+    ];
     let facts = env.bundle().args(&odd).run().ok().json();
     assert_eq!(facts["args"], json!(odd));
 }
 
 fn variables(facts: &Value) -> Vec<String> {
-    let mut all: Vec<String> =
-        facts["env"].as_array().unwrap().iter().map(|v| v.as_str().unwrap().to_owned()).collect();
+    let mut all: Vec<String> = facts["env"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|v| v.as_str().unwrap().to_owned())
+        .collect();
     all.sort();
     all
 }
 
 fn environment_is_only_what_the_spec_says(env: &Env) {
     let mut bundle = env.bundle();
-    bundle.set("/process/env", json!(["PATH=/bin", "HOME=/h", "EMPTY=", "ODD=a=b c", "UMLAUT=\u{fc}"]));
-    assert_eq!(variables(&bundle.facts()), ["EMPTY=", "HOME=/h", "ODD=a=b c", "PATH=/bin", "UMLAUT=\u{fc}"]);
+    bundle.set(
+        "/process/env",
+        json!([
+            "PATH=/bin",
+            "HOME=/h",
+            "EMPTY=",
+            "ODD=a=b c",
+            "UMLAUT=\u{fc}"
+        ]),
+    );
+    assert_eq!(
+        variables(&bundle.facts()),
+        [
+            "EMPTY=",
+            "HOME=/h",
+            "ODD=a=b c",
+            "PATH=/bin",
+            "UMLAUT=\u{fc}"
+        ]
+    );
 }
 
 fn environment_of_the_caller_does_not_leak(env: &Env) {
     let mut bundle = env.bundle();
     let container = bundle.sleeper();
     for facts in [env.bundle().facts(), container.exec_facts(&[])] {
-        assert!(!facts.to_string().contains("canary-of-the-host"), "{}", facts["env"]);
+        assert!(
+            !facts.to_string().contains("canary-of-the-host"),
+            "{}",
+            facts["env"]
+        );
     }
     let answers = container.exec_attempts(&[], &["read:/proc/1/environ"]);
     assert!(!answers[0].1.contains("canary-of-the-host"), "{answers:?}");
@@ -85,7 +122,11 @@ fn environment_may_be_large(env: &Env) {
         bundle.push("/process/env", json!(one));
     }
     let all = variables(&bundle.facts());
-    assert!(all.contains(&big) && many.iter().all(|one| all.contains(one)), "{} variables", all.len());
+    assert!(
+        all.contains(&big) && many.iter().all(|one| all.contains(one)),
+        "{} variables",
+        all.len()
+    );
 }
 
 fn path_of_the_spec_finds_the_program(env: &Env) {
@@ -95,7 +136,10 @@ fn path_of_the_spec_finds_the_program(env: &Env) {
     bundle.set("/process/env", json!(["PATH=/nowhere:/opt/tools:/bin"]));
     bundle.args(&["mine"]).run().ok().prints("found");
     bundle.set("/process/env", json!(["PATH=/nowhere"]));
-    env.rt.finish(env.rt.spawn(bundle.command("run", &[]))).fails().says("mine");
+    env.rt
+        .finish(env.rt.spawn(bundle.command("run", &[])))
+        .fails()
+        .says("mine");
 }
 
 fn working_directory(env: &Env) {
@@ -113,7 +157,10 @@ fn missing_working_directory_is_made(env: &Env) {
 
 fn relative_working_directory_is_refused(env: &Env) {
     let mut bundle = env.bundle();
-    bundle.set("/process/cwd", json!("var/tmp")).refused().says("cwd");
+    bundle
+        .set("/process/cwd", json!("var/tmp"))
+        .refused()
+        .says("cwd");
 }
 
 /// The directory is entered as the user if root may not, and as root if the user may not.
@@ -122,7 +169,9 @@ fn working_directory_of_the_user_only(env: &Env) {
     let home = bundle.directory("home/user");
     std::fs::set_permissions(&home, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
     std::os::unix::fs::chown(&home, Some(1000), Some(1000)).unwrap();
-    bundle.set("/process/cwd", json!("/home/user")).set("/process/user", json!({"uid": 1000, "gid": 1000}));
+    bundle
+        .set("/process/cwd", json!("/home/user"))
+        .set("/process/user", json!({"uid": 1000, "gid": 1000}));
     bundle.set("/process/capabilities", json!({}));
     assert_eq!(bundle.facts()["cwd"], "/home/user");
 }
@@ -162,7 +211,11 @@ fn capabilities_of_a_user_need_ambient(env: &Env) {
     let mut bundle = env.bundle();
     bundle.set("/process/user", json!({"uid": 1000, "gid": 1000}));
     let default = KILL | BIND | 1 << 29;
-    assert_eq!(sets(&bundle.facts()), [0, 0, 0, default, 0], "dropped by the change of user");
+    assert_eq!(
+        sets(&bundle.facts()),
+        [0, 0, 0, default, 0],
+        "dropped by the change of user"
+    );
     for set in ["inheritable", "ambient"] {
         bundle.set(&format!("/process/capabilities/{set}"), json!(["CAP_KILL"]));
     }
@@ -179,14 +232,24 @@ fn inheritable_and_ambient(env: &Env) {
     }
     bundle.set("/process/capabilities/ambient", json!(["CAP_KILL"]));
     let [inheritable, permitted, effective, bounding, ambient] = sets(&bundle.facts());
-    assert_eq!([inheritable, bounding, ambient], [CHOWN | KILL, CHOWN | KILL, KILL]);
-    assert_eq!([permitted, effective], [CHOWN | KILL; 2], "root gets what it may inherit or is bounded by");
+    assert_eq!(
+        [inheritable, bounding, ambient],
+        [CHOWN | KILL, CHOWN | KILL, KILL]
+    );
+    assert_eq!(
+        [permitted, effective],
+        [CHOWN | KILL; 2],
+        "root gets what it may inherit or is bounded by"
+    );
 }
 
 /// Newer engines name capabilities that an older kernel or runtime does not know.
 fn unknown_capability_is_not_fatal(env: &Env) {
     let mut bundle = env.bundle();
-    bundle.set("/process/capabilities", json!({"bounding": ["CAP_FLY", "CAP_KILL"], "permitted": ["CAP_KILL"]}));
+    bundle.set(
+        "/process/capabilities",
+        json!({"bounding": ["CAP_FLY", "CAP_KILL"], "permitted": ["CAP_KILL"]}),
+    );
     assert_eq!(sets(&bundle.facts())[3], KILL);
 }
 
@@ -225,28 +288,47 @@ fn limit(kind: &str, soft: u64, hard: u64) -> Value {
 
 fn soft_limit_above_hard_is_refused(env: &Env) {
     let mut bundle = env.bundle();
-    bundle.set("/process/rlimits", json!([limit("RLIMIT_NOFILE", 200, 100)])).refused();
+    bundle
+        .set(
+            "/process/rlimits",
+            json!([limit("RLIMIT_NOFILE", 200, 100)]),
+        )
+        .refused();
 }
 
 fn unknown_limit_is_refused(env: &Env) {
     let mut bundle = env.bundle();
-    bundle.set("/process/rlimits", json!([limit("RLIMIT_PATIENCE", 1, 1)])).refused().says("RLIMIT_PATIENCE");
+    bundle
+        .set("/process/rlimits", json!([limit("RLIMIT_PATIENCE", 1, 1)]))
+        .refused()
+        .says("RLIMIT_PATIENCE");
 }
 
 fn limit_listed_twice_is_refused(env: &Env) {
     let mut bundle = env.bundle();
     let twice = json!([limit("RLIMIT_CORE", 2, 2), limit("RLIMIT_CORE", 1, 1)]);
-    bundle.set("/process/rlimits", twice).refused().says("RLIMIT_CORE");
+    bundle
+        .set("/process/rlimits", twice)
+        .refused()
+        .says("RLIMIT_CORE");
 }
 
 fn limits_of_the_caller_are_kept(env: &Env) {
     let mut bundle = env.bundle();
-    bundle.set("/process/rlimits", json!([])).args(&["/bin/probe", "facts"]);
+    bundle
+        .set("/process/rlimits", json!([]))
+        .args(&["/bin/probe", "facts"]);
     let inner = bundle.command("run", &[]);
     let mut command = std::process::Command::new("prlimit");
-    command.arg("--fsize=123456:234567").arg(inner.get_program()).args(inner.get_args());
+    command
+        .arg("--fsize=123456:234567")
+        .arg(inner.get_program())
+        .args(inner.get_args());
     let facts = env.rt.finish(env.rt.spawn(command)).ok().json();
-    assert_eq!(facts["limits"]["Max file size"], json!(["123456", "234567"]));
+    assert_eq!(
+        facts["limits"]["Max file size"],
+        json!(["123456", "234567"])
+    );
 }
 
 fn oom_score_adjustment(env: &Env) {
@@ -254,7 +336,11 @@ fn oom_score_adjustment(env: &Env) {
     bundle.set("/process/oomScoreAdj", json!(321));
     assert_eq!(bundle.facts()["oom_score_adj"], "321");
     let container = bundle.args(&["sleep", "1000"]).start();
-    assert_eq!(container.exec_facts(&[])["oom_score_adj"], "321", "exec inherits it");
+    assert_eq!(
+        container.exec_facts(&[])["oom_score_adj"],
+        "321",
+        "exec inherits it"
+    );
 }
 
 fn oom_score_adjustment_of_the_caller_is_kept(env: &Env) {
@@ -262,8 +348,14 @@ fn oom_score_adjustment_of_the_caller_is_kept(env: &Env) {
     bundle.args(&["/bin/probe", "facts"]);
     let inner = bundle.command("run", &[]);
     let mut command = std::process::Command::new("choom");
-    command.args(["-n", "77", "--"]).arg(inner.get_program()).args(inner.get_args());
-    assert_eq!(env.rt.finish(env.rt.spawn(command)).ok().json()["oom_score_adj"], "77");
+    command
+        .args(["-n", "77", "--"])
+        .arg(inner.get_program())
+        .args(inner.get_args());
+    assert_eq!(
+        env.rt.finish(env.rt.spawn(command)).ok().json()["oom_score_adj"],
+        "77"
+    );
 }
 
 fn no_new_privileges(env: &Env) {
@@ -276,20 +368,35 @@ fn no_new_privileges(env: &Env) {
 
 fn scheduler_batch_and_nice(env: &Env) {
     let mut bundle = env.bundle();
-    bundle.set("/process/scheduler", json!({"policy": "SCHED_BATCH", "nice": 7}));
+    bundle.set(
+        "/process/scheduler",
+        json!({"policy": "SCHED_BATCH", "nice": 7}),
+    );
     let facts = bundle.facts();
-    assert_eq!((&facts["scheduler"]["policy"], &facts["scheduler"]["nice"]), (&json!(3), &json!(7)));
+    assert_eq!(
+        (&facts["scheduler"]["policy"], &facts["scheduler"]["nice"]),
+        (&json!(3), &json!(7))
+    );
 }
 
 fn scheduler_fifo(env: &Env) {
     let mut bundle = env.bundle();
-    bundle.set("/process/scheduler", json!({"policy": "SCHED_FIFO", "priority": 5, "flags": ["SCHED_FLAG_RESET_ON_FORK"]}));
+    bundle.set(
+        "/process/scheduler",
+        json!({"policy": "SCHED_FIFO", "priority": 5, "flags": ["SCHED_FLAG_RESET_ON_FORK"]}),
+    );
     let output = bundle.args(&["/bin/probe", "facts"]).run();
     if output.code != 0 && output.stderr.to_lowercase().contains("not permitted") {
         env.skip("no right to real-time scheduling here");
     }
     let facts = output.ok().json();
-    assert_eq!((&facts["scheduler"]["policy"], &facts["scheduler"]["priority"]), (&json!(1), &json!(5)));
+    assert_eq!(
+        (
+            &facts["scheduler"]["policy"],
+            &facts["scheduler"]["priority"]
+        ),
+        (&json!(1), &json!(5))
+    );
     assert_eq!(facts["scheduler"]["flags"].as_u64().unwrap() & 1, 1);
 }
 
@@ -306,10 +413,18 @@ fn bad_scheduler_is_refused(env: &Env) {
 fn io_priority(env: &Env) {
     for (class, number, priority) in [("IOPRIO_CLASS_BE", 2, 6), ("IOPRIO_CLASS_IDLE", 3, 0)] {
         let mut bundle = env.bundle();
-        bundle.set("/process/ioPriority", json!({"class": class, "priority": priority}));
+        bundle.set(
+            "/process/ioPriority",
+            json!({"class": class, "priority": priority}),
+        );
         assert_eq!(bundle.facts()["io_priority"], json!([number, priority]));
     }
-    env.bundle().set("/process/ioPriority", json!({"class": "IOPRIO_CLASS_VIP", "priority": 1})).refused();
+    env.bundle()
+        .set(
+            "/process/ioPriority",
+            json!({"class": "IOPRIO_CLASS_VIP", "priority": 1}),
+        )
+        .refused();
 }
 
 fn personality_linux32(env: &Env) {
@@ -328,11 +443,21 @@ fn memory_policy(env: &Env) {
     let policy = json!({"mode": "MPOL_BIND", "nodes": "0", "flags": ["MPOL_F_STATIC_NODES"]});
     let facts = bundle.set("/linux/memoryPolicy", policy).facts();
     assert_eq!(facts["memory_policy"], json!([BIND | STATIC_NODES, 1]));
-    env.bundle().set("/linux/memoryPolicy", json!({"mode": "MPOL_GUESS", "nodes": "0"})).refused();
+    env.bundle()
+        .set(
+            "/linux/memoryPolicy",
+            json!({"mode": "MPOL_GUESS", "nodes": "0"}),
+        )
+        .refused();
 }
 
 fn numbers(facts: &Value) -> Vec<u32> {
-    let mut all: Vec<u32> = facts["fds"].as_object().unwrap().keys().map(|k| k.parse().unwrap()).collect();
+    let mut all: Vec<u32> = facts["fds"]
+        .as_object()
+        .unwrap()
+        .keys()
+        .map(|k| k.parse().unwrap())
+        .collect();
     all.sort_unstable();
     all
 }
@@ -350,7 +475,10 @@ fn only_standard_descriptors(env: &Env) {
 fn with_descriptors(bundle: &Bundle<'_>, flags: &[&str]) -> crate::harness::Output {
     let inner = bundle.command("run", flags);
     let mut command = std::process::Command::new("sh");
-    command.args(["-c", "exec \"$0\" \"$@\" 3</etc/passwd 4</etc/group 7</etc/hostname"]);
+    command.args([
+        "-c",
+        "exec \"$0\" \"$@\" 3</etc/passwd 4</etc/group 7</etc/hostname",
+    ]);
     command.arg(inner.get_program()).args(inner.get_args());
     bundle.env.rt.finish(bundle.env.rt.spawn(command))
 }
@@ -358,15 +486,23 @@ fn with_descriptors(bundle: &Bundle<'_>, flags: &[&str]) -> crate::harness::Outp
 fn descriptors_of_the_caller_do_not_leak(env: &Env) {
     let mut bundle = env.bundle();
     bundle.args(&["/bin/probe", "facts"]);
-    assert_eq!(numbers(&with_descriptors(&bundle, &[]).ok().json()), [0, 1, 2]);
+    assert_eq!(
+        numbers(&with_descriptors(&bundle, &[]).ok().json()),
+        [0, 1, 2]
+    );
 }
 
 fn preserved_descriptors(env: &Env) {
     let mut bundle = env.bundle();
     bundle.args(&["/bin/probe", "facts"]);
-    let facts = with_descriptors(&bundle, &["--preserve-fds", "2"]).ok().json();
+    let facts = with_descriptors(&bundle, &["--preserve-fds", "2"])
+        .ok()
+        .json();
     assert_eq!(numbers(&facts), [0, 1, 2, 3, 4]);
-    assert!(facts["fds"]["4"].as_str().unwrap().ends_with("/etc/group"), "{facts}");
+    assert!(
+        facts["fds"]["4"].as_str().unwrap().ends_with("/etc/group"),
+        "{facts}"
+    );
 }
 
 fn too_many_preserved_descriptors_are_refused(env: &Env) {
@@ -381,25 +517,36 @@ fn socket_activation(env: &Env) {
     bundle.args(&["/bin/probe", "facts"]);
     let inner = bundle.command("run", &[]);
     let mut command = std::process::Command::new("sh");
-    command.args(["-c", "export LISTEN_FDS=2 LISTEN_PID=$$; exec \"$0\" \"$@\" 3</etc/passwd 4</etc/group"]);
+    command.args([
+        "-c",
+        "export LISTEN_FDS=2 LISTEN_PID=$$; exec \"$0\" \"$@\" 3</etc/passwd 4</etc/group",
+    ]);
     command.arg(inner.get_program()).args(inner.get_args());
     let facts = env.rt.finish(env.rt.spawn(command)).ok().json();
     assert_eq!(numbers(&facts), [0, 1, 2, 3, 4]);
     let all = variables(&facts);
-    assert!(all.contains(&"LISTEN_FDS=2".to_owned()) && all.contains(&"LISTEN_PID=1".to_owned()), "{all:?}");
+    assert!(
+        all.contains(&"LISTEN_FDS=2".to_owned()) && all.contains(&"LISTEN_PID=1".to_owned()),
+        "{all:?}"
+    );
 }
 
 fn signals_are_default_and_unblocked(env: &Env) {
     let output = env.bundle().args(&["cat", "/proc/self/status"]).run().ok();
     let inside = |key: &str| signal_set(&output.stdout, key);
-    assert_eq!([inside("SigBlk"), inside("SigPnd"), inside("SigCgt")], [0, 0, 0]);
+    assert_eq!(
+        [inside("SigBlk"), inside("SigPnd"), inside("SigCgt")],
+        [0, 0, 0]
+    );
     let own = std::fs::read_to_string("/proc/self/status").unwrap();
     let added = inside("SigIgn") & !signal_set(&own, "SigIgn");
     assert_eq!(added, 0, "ignored inside, and not by the caller");
 }
 
 fn signal_set(status: &str, key: &str) -> u64 {
-    let line = status.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(":\t"));
+    let line = status
+        .lines()
+        .find_map(|l| l.strip_prefix(key)?.strip_prefix(":\t"));
     u64::from_str_radix(line.unwrap(), 16).unwrap()
 }
 
@@ -413,8 +560,15 @@ fn session_keyring_is_new(env: &Env) {
 
 fn session_keyring_can_be_kept(env: &Env) {
     let mut bundle = env.bundle();
-    let facts = bundle.args(&["/bin/probe", "facts"]).run_with(&["--no-new-keyring"]).ok().json();
-    assert!(!facts["session_keyring"].to_string().contains(&bundle.id), "{facts}");
+    let facts = bundle
+        .args(&["/bin/probe", "facts"])
+        .run_with(&["--no-new-keyring"])
+        .ok()
+        .json();
+    assert!(
+        !facts["session_keyring"].to_string().contains(&bundle.id),
+        "{facts}"
+    );
 }
 
 fn exec_affinity(env: &Env) {
@@ -422,13 +576,28 @@ fn exec_affinity(env: &Env) {
         env.skip("one CPU only");
     }
     let mut bundle = env.bundle();
-    bundle.set("/process/execCPUAffinity", json!({"initial": "0", "final": "1"}));
+    bundle.set(
+        "/process/execCPUAffinity",
+        json!({"initial": "0", "final": "1"}),
+    );
     let container = bundle.sleeper();
-    assert_eq!(container.exec_facts(&[])["status"]["Cpus_allowed_list"], "1");
+    assert_eq!(
+        container.exec_facts(&[])["status"]["Cpus_allowed_list"],
+        "1"
+    );
     let own = std::fs::read_to_string("/proc/self/status").unwrap();
-    let own = own.lines().find_map(|l| l.strip_prefix("Cpus_allowed_list:\t")).unwrap();
-    assert_eq!(crate::harness::process::status(container.pid(), "Cpus_allowed_list"), own, "init is not touched");
-    env.bundle().set("/process/execCPUAffinity", json!({"initial": "x-y"})).refused();
+    let own = own
+        .lines()
+        .find_map(|l| l.strip_prefix("Cpus_allowed_list:\t"))
+        .unwrap();
+    assert_eq!(
+        crate::harness::process::status(container.pid(), "Cpus_allowed_list"),
+        own,
+        "init is not touched"
+    );
+    env.bundle()
+        .set("/process/execCPUAffinity", json!({"initial": "x-y"}))
+        .refused();
 }
 
 fn program_without_shebang_or_format(env: &Env) {

@@ -20,22 +20,39 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(kill_during_start),
         test!(pid_file_is_never_empty),
         test!(killed_foreground_run_can_be_deleted),
-        test!(killed_create_is_cleaned_up).needs(Need::Program("strace")).timeout(120)
+        test!(killed_create_is_cleaned_up)
+            .needs(Need::Program("strace"))
+            .timeout(120)
             .only_rcrun("runc records its state late: what it made before that is nobody's"),
-        test!(killed_start_is_cleaned_up).needs(Need::Program("strace")).timeout(120),
-        test!(killed_exec_is_harmless).needs(Need::Program("strace")).timeout(120),
-        test!(killed_delete_can_be_repeated).needs(Need::Program("strace")).timeout(120),
-        test!(killed_kill_is_harmless).needs(Need::Program("strace")).timeout(120),
-        test!(interrupted_calls_are_repeated).needs(Need::Program("strace")).timeout(120)
+        test!(killed_start_is_cleaned_up)
+            .needs(Need::Program("strace"))
+            .timeout(120),
+        test!(killed_exec_is_harmless)
+            .needs(Need::Program("strace"))
+            .timeout(120),
+        test!(killed_delete_can_be_repeated)
+            .needs(Need::Program("strace"))
+            .timeout(120),
+        test!(killed_kill_is_harmless)
+            .needs(Need::Program("strace"))
+            .timeout(120),
+        test!(interrupted_calls_are_repeated)
+            .needs(Need::Program("strace"))
+            .timeout(120)
             .only_rcrun("runc gives up when its loader or its init is interrupted"),
         test!(stopped_and_continued_all_the_time),
-        test!(without_newer_calls).needs(Need::Program("strace")).timeout(120),
+        test!(without_newer_calls)
+            .needs(Need::Program("strace"))
+            .timeout(120),
         test!(clone3_is_not_needed).needs(Need::Program("strace")),
-        test!(failing_calls_leave_nothing).needs(Need::Program("strace")).timeout(120)
+        test!(failing_calls_leave_nothing)
+            .needs(Need::Program("strace"))
+            .timeout(120)
             .only_rcrun("runc leaves its state directory when some calls fail"),
         test!(reused_pid_is_not_the_container),
         test!(five_thousand_host_mounts),
-        test!(memory_of_512_kib).needs(Need::V1("memory"))
+        test!(memory_of_512_kib)
+            .needs(Need::V1("memory"))
             .only_rcrun("runc needs some 6 MiB inside the container's limit"),
         test!(orphans_are_not_ours),
         test!(descriptors_stay_flat),
@@ -77,7 +94,9 @@ fn short_execs_keep_their_exit_codes(env: &Env) {
     let container = env.bundle().sleeper();
     for round in 0..rounds(40, 10_000) {
         let code = i32::try_from(round % 200).unwrap();
-        container.exec(&["sh", "-c", &format!("exit {code}")]).exits(code);
+        container
+            .exec(&["sh", "-c", &format!("exit {code}")])
+            .exits(code);
     }
 }
 
@@ -86,7 +105,12 @@ fn concurrent_containers(env: &Env) {
         let running: Vec<_> = (0..10)
             .map(|i| {
                 let mut bundle = env.bundle();
-                (i, bundle.sh(&format!("echo {i}; exit {i}")).run_in_background(&[]))
+                (
+                    i,
+                    bundle
+                        .sh(&format!("echo {i}; exit {i}"))
+                        .run_in_background(&[]),
+                )
             })
             .collect();
         for (i, one) in running {
@@ -99,10 +123,17 @@ fn concurrent_execs(env: &Env) {
     let container = env.bundle().sleeper();
     for _ in 0..rounds(2, 100) {
         let running: Vec<_> = (0..16)
-            .map(|i| env.rt.spawn(container.exec_command(&[], &["sh", "-c", &format!("echo {i}; exit {i}")])))
+            .map(|i| {
+                env.rt.spawn(
+                    container.exec_command(&[], &["sh", "-c", &format!("echo {i}; exit {i}")]),
+                )
+            })
             .collect();
         for (i, one) in running.into_iter().enumerate() {
-            env.rt.finish(one).exits(i32::try_from(i).unwrap()).prints(&i.to_string());
+            env.rt
+                .finish(one)
+                .exits(i32::try_from(i).unwrap())
+                .prints(&i.to_string());
         }
     }
     assert_eq!(container.status(), "running");
@@ -118,12 +149,23 @@ fn concurrent_creates_of_one_id(env: &Env) {
                 bundle
             })
             .collect();
-        let running: Vec<_> = bundles.iter().map(|b| env.rt.spawn(b.command("create", &[]))).collect();
+        let running: Vec<_> = bundles
+            .iter()
+            .map(|b| env.rt.spawn(b.command("create", &[])))
+            .collect();
         let outputs: Vec<Output> = running.into_iter().map(|r| env.rt.finish(r)).collect();
         let won = outputs.iter().filter(|o| o.code == 0).count();
-        assert_eq!(won, 1, "{}", outputs.iter().map(ToString::to_string).collect::<String>());
+        assert_eq!(
+            won,
+            1,
+            "{}",
+            outputs.iter().map(ToString::to_string).collect::<String>()
+        );
         let id = format!("{}-same", env.tag);
-        assert_eq!(env.rt.call(&["state", &id]).ok().json()["status"], "created");
+        assert_eq!(
+            env.rt.call(&["state", &id]).ok().json()["status"],
+            "created"
+        );
         env.rt.call(&["delete", "--force", &id]).ok();
     }
 }
@@ -132,10 +174,18 @@ fn concurrent_deletes_of_one_id(env: &Env) {
     for _ in 0..rounds(3, 200) {
         let mut bundle = env.bundle();
         let container = bundle.sleeper();
-        let running: Vec<_> =
-            (0..8).map(|_| env.rt.spawn(env.rt.command(&["delete", "--force", &container.id]))).collect();
+        let running: Vec<_> = (0..8)
+            .map(|_| {
+                env.rt
+                    .spawn(env.rt.command(&["delete", "--force", &container.id]))
+            })
+            .collect();
         let outputs: Vec<Output> = running.into_iter().map(|r| env.rt.finish(r)).collect();
-        assert!(outputs.iter().any(|o| o.code == 0), "nobody succeeded: {}", outputs[0]);
+        assert!(
+            outputs.iter().any(|o| o.code == 0),
+            "nobody succeeded: {}",
+            outputs[0]
+        );
         assert!(!env.rt.root.join(&container.id).exists());
     }
 }
@@ -156,7 +206,9 @@ fn delete_during_create(env: &Env) {
 fn delete_during_exec(env: &Env) {
     for round in 0..rounds(6, 300) {
         let container = env.bundle().sleeper();
-        let exec = env.rt.spawn(container.exec_command(&[], &["sleep", "1000"]));
+        let exec = env
+            .rt
+            .spawn(container.exec_command(&[], &["sleep", "1000"]));
         std::thread::sleep(Duration::from_millis(round as u64 * 10 % 60));
         env.rt.call(&["delete", "--force", &container.id]).ok();
         assert_ne!(env.rt.finish(exec).code, 0, "a killed exec is no success");
@@ -180,7 +232,9 @@ fn pid_file_is_never_empty(env: &Env) {
     for _ in 0..rounds(8, 300) {
         let bundle = env.bundle();
         let path = bundle.path.join("init.pid");
-        let create = env.rt.spawn(bundle.command("create", &["--pid-file", path.to_str().unwrap()]));
+        let create = env
+            .rt
+            .spawn(bundle.command("create", &["--pid-file", path.to_str().unwrap()]));
         let first = process::until("the file appears", 10, || fs::read_to_string(&path).ok());
         env.rt.finish(create).ok();
         assert!(first.parse::<i32>().is_ok_and(|pid| pid > 0), "{first:?}");
@@ -192,7 +246,9 @@ fn pid_file_is_never_empty(env: &Env) {
 fn killed_foreground_run_can_be_deleted(env: &Env) {
     let mut bundle = env.bundle();
     let mut running = bundle.sh("echo up; sleep 1000").run_in_background(&[]);
-    process::until("it runs", 10, || running.read().0.contains("up").then_some(()));
+    process::until("it runs", 10, || {
+        running.read().0.contains("up").then_some(())
+    });
     running.child.kill().unwrap();
     env.rt.finish(running).exits(137);
     env.rt.call(&["delete", "--force", &bundle.id]).ok();
@@ -201,21 +257,49 @@ fn killed_foreground_run_can_be_deleted(env: &Env) {
 
 /// System calls at which killing is tried in the short run, and how far apart.
 const POINTS: [&str; 16] = [
-    "clone,clone3,fork,vfork", "mkdir,mkdirat", "rename,renameat,renameat2", "unlink,unlinkat,rmdir", "socketpair",
-    "mount", "move_mount", "setns", "unshare", "execve", "pivot_root", "fchdir,chdir", "mknod,mknodat",
-    "sendmsg,sendto", "wait4,waitid", "setresuid,setuid",
+    "clone,clone3,fork,vfork",
+    "mkdir,mkdirat",
+    "rename,renameat,renameat2",
+    "unlink,unlinkat,rmdir",
+    "socketpair",
+    "mount",
+    "move_mount",
+    "setns",
+    "unshare",
+    "execve",
+    "pivot_root",
+    "fchdir,chdir",
+    "mknod,mknodat",
+    "sendmsg,sendto",
+    "wait4,waitid",
+    "setresuid,setuid",
 ];
 
 /// Kills the command at each chosen point, and calls `after` each time.
-fn kill_everywhere(env: &Env, mut command: impl FnMut() -> std::process::Command, mut after: impl FnMut(&str, Output)) {
+fn kill_everywhere(
+    env: &Env,
+    mut command: impl FnMut() -> std::process::Command,
+    mut after: impl FnMut(&str, Output),
+) {
     let mut points: Vec<(String, usize)> = Vec::new();
     if full() {
         let counts = faults::calls(env, &command());
-        after("no fault", env.rt.finish(env.rt.spawn(env.rt.command(&["list"]))));
-        points.extend(counts.into_iter().flat_map(|(name, count)| (1..=count.min(150)).map(move |n| (name.clone(), n))));
+        after(
+            "no fault",
+            env.rt.finish(env.rt.spawn(env.rt.command(&["list"]))),
+        );
+        points.extend(
+            counts
+                .into_iter()
+                .flat_map(|(name, count)| (1..=count.min(150)).map(move |n| (name.clone(), n))),
+        );
     } else {
         points.extend(POINTS.iter().map(|name| ((*name).to_owned(), 1)));
-        points.extend(["openat", "write", "close", "read"].iter().flat_map(|name| [2, 9].map(|n| ((*name).to_owned(), n))));
+        points.extend(
+            ["openat", "write", "close", "read"]
+                .iter()
+                .flat_map(|name| [2, 9].map(|n| ((*name).to_owned(), n))),
+        );
     }
     for (name, number) in points {
         let inject = format!("{name}:signal=SIGKILL:when={number}");
@@ -231,15 +315,26 @@ fn nothing_remains(env: &Env, bundle: &mut Bundle<'_>, at: &str) {
     assert_eq!(list.code, 0, "killed at {at}: {list}");
     let delete = env.rt.call(&["delete", "--force", &bundle.id]);
     assert_eq!(delete.code, 0, "killed at {at}: {delete}");
-    assert!(!env.rt.root.join(&bundle.id).exists(), "killed at {at}: state remains");
+    assert!(
+        !env.rt.root.join(&bundle.id).exists(),
+        "killed at {at}: state remains"
+    );
     let left = || {
-        let others = process::all().into_iter().filter(|(pid, state, _)| *pid > 2 && *state != 'Z');
-        let others: Vec<String> = others.map(|(pid, _, what)| format!("{pid} {what}")).collect();
+        let others = process::all()
+            .into_iter()
+            .filter(|(pid, state, _)| *pid > 2 && *state != 'Z');
+        let others: Vec<String> = others
+            .map(|(pid, _, what)| format!("{pid} {what}"))
+            .collect();
         (cgroup::children(&env.tag), others)
     };
     let deadline = Instant::now() + Duration::from_secs(3);
     while left() != (Vec::new(), Vec::new()) {
-        assert!(Instant::now() < deadline, "killed at {at}, left behind: {:?}", left());
+        assert!(
+            Instant::now() < deadline,
+            "killed at {at}, left behind: {:?}",
+            left()
+        );
         std::thread::sleep(Duration::from_millis(5));
     }
     bundle.args(&["true"]).run().ok();
@@ -249,7 +344,10 @@ fn killed_create_is_cleaned_up(env: &Env) {
     let mut bundle = env.bundle();
     bundle.args(&["sleep", "1000"]);
     let twin = bundle.path.clone();
-    let command = |env: &Env, id: &str| env.rt.command(&["create", "--bundle", twin.to_str().unwrap(), id]);
+    let command = |env: &Env, id: &str| {
+        env.rt
+            .command(&["create", "--bundle", twin.to_str().unwrap(), id])
+    };
     bundle.write();
     let id = bundle.id.clone();
     kill_everywhere(
@@ -278,7 +376,9 @@ fn killed_start_is_cleaned_up(env: &Env) {
         || {
             let mut bundle = cell.borrow_mut();
             bundle.args(&["sleep", "1000"]);
-            env.rt.finish(env.rt.spawn(bundle.command("create", &[]))).ok();
+            env.rt
+                .finish(env.rt.spawn(bundle.command("create", &[])))
+                .ok();
             env.rt.command(&["start", &id])
         },
         |at, _| nothing_remains(env, &mut cell.borrow_mut(), at),
@@ -305,7 +405,9 @@ fn killed_delete_can_be_repeated(env: &Env) {
         || {
             let mut bundle = cell.borrow_mut();
             bundle.args(&["sleep", "1000"]);
-            env.rt.finish(env.rt.spawn(bundle.command("create", &[]))).ok();
+            env.rt
+                .finish(env.rt.spawn(bundle.command("create", &[])))
+                .ok();
             env.rt.call(&["start", &id]).ok();
             env.rt.command(&["delete", "--force", &id])
         },
@@ -329,14 +431,25 @@ fn killed_kill_is_harmless(env: &Env) {
 /// Each call that may be interrupted is, every third time.
 fn interrupted_calls_are_repeated(env: &Env) {
     for call in [
-        "read", "write", "openat", "wait4,waitid", "poll,ppoll", "epoll_wait,epoll_pwait", "recvmsg,recvfrom",
-        "sendmsg,sendto", "flock,fcntl", "connect,accept4",
+        "read",
+        "write",
+        "openat",
+        "wait4,waitid",
+        "poll,ppoll",
+        "epoll_wait,epoll_pwait",
+        "recvmsg,recvfrom",
+        "sendmsg,sendto",
+        "flock,fcntl",
+        "connect,accept4",
     ] {
         let mut bundle = env.bundle();
         let command = bundle.sh("echo unharmed").command("run", &[]);
         // The container's own calls would be interrupted as well: only the first few are.
         let output = faults::run(env, &command, &format!("{call}:error=EINTR:when=2..8+3"));
-        assert!(output.code == 0 && output.stdout.contains("unharmed"), "{call} interrupted: {output}");
+        assert!(
+            output.code == 0 && output.stdout.contains("unharmed"),
+            "{call} interrupted: {output}"
+        );
     }
 }
 
@@ -345,11 +458,18 @@ fn stopped_and_continued_all_the_time(env: &Env) {
     use nix::sys::signal::{Signal, kill};
     for _ in 0..rounds(3, 100) {
         let mut bundle = env.bundle();
-        let mut running = bundle.sh("sleep 0.2; echo unharmed; exit 9").run_in_background(&[]);
+        let mut running = bundle
+            .sh("sleep 0.2; echo unharmed; exit 9")
+            .run_in_background(&[]);
         let pid = nix::unistd::Pid::from_raw(running.pid());
         let deadline = Instant::now() + Duration::from_secs(20);
         while running.child.try_wait().unwrap().is_none() {
-            for signal in [Signal::SIGSTOP, Signal::SIGCONT, Signal::SIGWINCH, Signal::SIGURG] {
+            for signal in [
+                Signal::SIGSTOP,
+                Signal::SIGCONT,
+                Signal::SIGWINCH,
+                Signal::SIGURG,
+            ] {
                 let _ = kill(pid, signal);
                 std::thread::sleep(Duration::from_micros(300));
             }
@@ -361,27 +481,61 @@ fn stopped_and_continued_all_the_time(env: &Env) {
 
 /// One call after the other is unknown to the kernel, as in an older one or under an outer seccomp profile.
 fn without_newer_calls(env: &Env) {
-    for call in ["openat2", "fsopen", "open_tree", "move_mount", "fsmount", "mount_setattr", "pidfd_open", "pidfd_send_signal", "close_range", "statx", "faccessat2", "memfd_create", "renameat2"] {
+    for call in [
+        "openat2",
+        "fsopen",
+        "open_tree",
+        "move_mount",
+        "fsmount",
+        "mount_setattr",
+        "pidfd_open",
+        "pidfd_send_signal",
+        "close_range",
+        "statx",
+        "faccessat2",
+        "memfd_create",
+        "renameat2",
+    ] {
         let mut bundle = env.bundle();
-        let command = bundle.args(&["/bin/busybox", "echo", "unharmed"]).command("run", &[]);
+        let command = bundle
+            .args(&["/bin/busybox", "echo", "unharmed"])
+            .command("run", &[]);
         let output = faults::run(env, &command, &format!("{call}:error=ENOSYS"));
-        assert!(output.code == 0 && output.stdout.contains("unharmed"), "without {call}: {output}");
+        assert!(
+            output.code == 0 && output.stdout.contains("unharmed"),
+            "without {call}: {output}"
+        );
     }
 }
 
 fn clone3_is_not_needed(env: &Env) {
     let mut bundle = env.bundle();
-    let command = bundle.args(&["/bin/busybox", "echo", "unharmed"]).command("run", &[]);
+    let command = bundle
+        .args(&["/bin/busybox", "echo", "unharmed"])
+        .command("run", &[]);
     let output = faults::run(env, &command, "clone3:error=ENOSYS");
-    assert!(output.code == 0 && output.stdout.contains("unharmed"), "{output}");
+    assert!(
+        output.code == 0 && output.stdout.contains("unharmed"),
+        "{output}"
+    );
 }
 
 /// Whatever a call answers: an error or success, and in both cases nothing is left.
 fn failing_calls_leave_nothing(env: &Env) {
     for (call, errno) in [
-        ("mkdir,mkdirat", "ENOSPC"), ("rename,renameat,renameat2", "EIO"), ("mount", "EPERM"), ("move_mount", "EPERM"),
-        ("pivot_root", "EINVAL"), ("fsync,fdatasync", "EIO"), ("socketpair", "EMFILE"), ("clone,clone3", "EAGAIN"),
-        ("sethostname", "EPERM"), ("mknod,mknodat", "EPERM"), ("setgroups", "EPERM"), ("capset", "EPERM"), ("symlink,symlinkat", "ENOSPC"),
+        ("mkdir,mkdirat", "ENOSPC"),
+        ("rename,renameat,renameat2", "EIO"),
+        ("mount", "EPERM"),
+        ("move_mount", "EPERM"),
+        ("pivot_root", "EINVAL"),
+        ("fsync,fdatasync", "EIO"),
+        ("socketpair", "EMFILE"),
+        ("clone,clone3", "EAGAIN"),
+        ("sethostname", "EPERM"),
+        ("mknod,mknodat", "EPERM"),
+        ("setgroups", "EPERM"),
+        ("capset", "EPERM"),
+        ("symlink,symlinkat", "ENOSPC"),
     ] {
         for number in [1, 2, 4] {
             let mut bundle = env.bundle();
@@ -392,8 +546,13 @@ fn failing_calls_leave_nothing(env: &Env) {
                 env.rt.call(&["delete", "--force", &bundle.id]).ok();
             }
             assert!(output.code < 128, "{inject}: {output}");
-            assert!(!env.rt.root.join(&bundle.id).exists(), "{inject}: state remains: {output}");
-            process::until(&format!("{inject}: no cgroup remains"), 3, || cgroup::children(&env.tag).is_empty().then_some(()));
+            assert!(
+                !env.rt.root.join(&bundle.id).exists(),
+                "{inject}: state remains: {output}"
+            );
+            process::until(&format!("{inject}: no cgroup remains"), 3, || {
+                cgroup::children(&env.tag).is_empty().then_some(())
+            });
         }
     }
 }
@@ -403,16 +562,28 @@ fn reused_pid_is_not_the_container(env: &Env) {
     let container = env.bundle().sleeper();
     let pid = container.pid();
     container.stop();
-    process::until("the number is free", 5, || (!std::path::Path::new(&format!("/proc/{pid}")).exists()).then_some(()));
+    process::until("the number is free", 5, || {
+        (!std::path::Path::new(&format!("/proc/{pid}")).exists()).then_some(())
+    });
     if fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string()).is_err() {
         env.skip("no right to choose the next pid");
     }
-    let mut stranger = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
-    assert_eq!(i32::try_from(stranger.id()).unwrap(), pid, "the number is taken again");
+    let mut stranger = std::process::Command::new("sleep")
+        .arg("1000")
+        .spawn()
+        .unwrap();
+    assert_eq!(
+        i32::try_from(stranger.id()).unwrap(),
+        pid,
+        "the number is taken again"
+    );
     assert_eq!(container.status(), "stopped");
     env.rt.call(&["kill", &container.id, "KILL"]).fails();
     container.verb("delete").ok();
-    assert!(stranger.try_wait().unwrap().is_none(), "the stranger was killed");
+    assert!(
+        stranger.try_wait().unwrap().is_none(),
+        "the stranger was killed"
+    );
     stranger.kill().unwrap();
     stranger.wait().unwrap();
 }
@@ -437,19 +608,32 @@ fn five_thousand_host_mounts(env: &Env) {
     for i in 0..5000 {
         let point = dir.join(i.to_string());
         fs::create_dir(&point).unwrap();
-        nix::mount::mount(Some("t"), &point, Some("tmpfs"), nix::mount::MsFlags::empty(), Some("size=4k")).unwrap();
+        nix::mount::mount(
+            Some("t"),
+            &point,
+            Some("tmpfs"),
+            nix::mount::MsFlags::empty(),
+            Some("size=4k"),
+        )
+        .unwrap();
     }
     let table = read("/proc/self/mountinfo");
     let many = median_of_five(|| drop(bundle.run().ok()));
     let container = bundle.args(&["sleep", "1000"]).start();
     container.exec(&["true"]).ok();
-    assert!(read("/proc/self/mountinfo") == table, "the host's table changed");
+    assert!(
+        read("/proc/self/mountinfo") == table,
+        "the host's table changed"
+    );
     drop(container);
     for i in 0..5000 {
         nix::mount::umount2(&dir.join(i.to_string()), nix::mount::MntFlags::MNT_DETACH).unwrap();
     }
     println!("{few:?} with few mounts, {many:?} with 5000");
-    assert!(many < few * 4 + Duration::from_millis(100), "{few:?} with few mounts, {many:?} with 5000");
+    assert!(
+        many < few * 4 + Duration::from_millis(100),
+        "{few:?} with few mounts, {many:?} with 5000"
+    );
 }
 
 fn memory_of_512_kib(env: &Env) {
@@ -464,7 +648,9 @@ fn memory_of_512_kib(env: &Env) {
 /// Processes whose parents died inside belong to the container's init, not to the machine's.
 fn orphans_are_not_ours(env: &Env) {
     let mut bundle = env.bundle();
-    let container = bundle.sh("for i in 1 2 3 4 5 6 7 8; do (sleep 0.05 &) ; done; echo ready; sleep 1000").start();
+    let container = bundle
+        .sh("for i in 1 2 3 4 5 6 7 8; do (sleep 0.05 &) ; done; echo ready; sleep 1000")
+        .start();
     container.wait_output("ready");
     for _ in 0..5 {
         container.exec(&["sh", "-c", "sleep 0.05 &"]).ok();
@@ -474,7 +660,11 @@ fn orphans_are_not_ours(env: &Env) {
     let own = i32::try_from(std::process::id()).unwrap();
     for (pid, state, what) in process::all() {
         if pid != 1 && pid != own && pid != init {
-            assert_eq!(process::status(pid, "PPid"), init.to_string(), "{pid} {state} {what}");
+            assert_eq!(
+                process::status(pid, "PPid"),
+                init.to_string(),
+                "{pid} {state} {what}"
+            );
         }
     }
 }
@@ -482,14 +672,22 @@ fn orphans_are_not_ours(env: &Env) {
 fn descriptors_stay_flat(env: &Env) {
     let mut bundle = env.bundle();
     let container = bundle.sleeper();
-    let count = || fs::read_dir(format!("/proc/{}/fd", container.pid())).unwrap().count();
+    let count = || {
+        fs::read_dir(format!("/proc/{}/fd", container.pid()))
+            .unwrap()
+            .count()
+    };
     let own = || fs::read_dir("/proc/self/fd").unwrap().count();
     process::until("init has become sleep", 5, || (count() == 3).then_some(()));
     let before = (count(), own());
     for _ in 0..rounds(20, 2000) {
         container.exec(&["true"]).ok();
     }
-    assert_eq!((count(), own()), before, "of the container's init, and of the caller");
+    assert_eq!(
+        (count(), own()),
+        before,
+        "of the container's init, and of the caller"
+    );
 }
 
 /// xorshift64: the same mutations in every run.
@@ -507,8 +705,21 @@ impl Noise {
 /// Replaces one value somewhere in the tree.
 fn mutate(value: &mut Value, noise: &mut Noise) {
     let odd = [
-        json!(null), json!(-1), json!(1.5), json!(u64::MAX), json!(""), json!("\u{0}"), json!("../../.."), json!([]),
-        json!({}), json!([null]), json!(true), json!("x".repeat(70_000)), json!("/"), json!(i64::MIN), json!("%s%n"),
+        json!(null),
+        json!(-1),
+        json!(1.5),
+        json!(u64::MAX),
+        json!(""),
+        json!("\u{0}"),
+        json!("../../.."),
+        json!([]),
+        json!({}),
+        json!([null]),
+        json!(true),
+        json!("x".repeat(70_000)),
+        json!("/"),
+        json!(i64::MIN),
+        json!("%s%n"),
     ];
     let count = match value {
         Value::Array(items) => items.len(),
@@ -535,16 +746,27 @@ fn mutate(value: &mut Value, noise: &mut Noise) {
 fn no_crash(output: &Output, what: &str) {
     let said = output.stderr.to_lowercase();
     assert!(output.code < 128 || output.code == 255, "{what}: {output}");
-    assert!(!said.contains("panic") && !said.contains("goroutine"), "{what}: {output}");
-    assert!(output.code == 0 || !said.trim().is_empty(), "{what}: failed without a word: {output}");
+    assert!(
+        !said.contains("panic") && !said.contains("goroutine"),
+        "{what}: {output}"
+    );
+    assert!(
+        output.code == 0 || !said.trim().is_empty(),
+        "{what}: failed without a word: {output}"
+    );
 }
 
 fn mutated_configs_are_no_crash(env: &Env) {
     let mut noise = Noise(0x9e37_79b9_7f4a_7c15);
     let mut bundle = env.bundle();
-    bundle.args(&["true"]).push("/hooks/prestart", json!({"path": "/bin/true", "timeout": 5}));
+    bundle.args(&["true"]).push(
+        "/hooks/prestart",
+        json!({"path": "/bin/true", "timeout": 5}),
+    );
     bundle.set("/linux/seccomp", json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["umask"], "action": "SCMP_ACT_ERRNO"}]}));
-    bundle.set("/linux/resources/memory", json!({"limit": 1 << 28})).set("/linux/sysctl", json!({"net.ipv4.ip_forward": "1"}));
+    bundle
+        .set("/linux/resources/memory", json!({"limit": 1 << 28}))
+        .set("/linux/sysctl", json!({"net.ipv4.ip_forward": "1"}));
     let good = bundle.spec.clone();
     for round in 0..rounds(100, 20_000) {
         bundle.spec = good.clone();
@@ -561,7 +783,10 @@ fn mutated_configs_are_no_crash(env: &Env) {
         }
         let text = bundle.spec.to_string();
         let output = env.rt.finish(env.rt.spawn(bundle.command("create", &[])));
-        no_crash(&output, &format!("round {round}: {}", &text[..text.len().min(3000)]));
+        no_crash(
+            &output,
+            &format!("round {round}: {}", &text[..text.len().min(3000)]),
+        );
         env.rt.call(&["delete", "--force", &bundle.id]).ok();
     }
 }
@@ -586,7 +811,11 @@ fn mutated_states_are_no_crash(env: &Env) {
         }
         fs::write(&path, &bytes).unwrap();
         for verb in ["state", "list"] {
-            let args = if verb == "list" { vec![verb] } else { vec![verb, &container.id] };
+            let args = if verb == "list" {
+                vec![verb]
+            } else {
+                vec![verb, &container.id]
+            };
             no_crash(&env.rt.call(&args), &format!("round {round}, {verb}"));
         }
     }
@@ -602,16 +831,29 @@ fn wiped_state_root(env: &Env) {
     fs::remove_dir_all(&env.rt.root).unwrap();
     env.rt.call(&["state", &container.id]).fails();
     env.rt.call(&["delete", "--force", &container.id]).ok();
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(pid),
+        nix::sys::signal::Signal::SIGKILL,
+    )
+    .unwrap();
     process::wait_pid(pid, Duration::from_secs(5)).unwrap();
-    process::until("its cgroups can go", 5, || cgroup::remove(&env.tag).is_empty().then_some(()));
+    process::until("its cgroups can go", 5, || {
+        cgroup::remove(&env.tag).is_empty().then_some(())
+    });
     bundle.args(&["true"]).run().ok();
 }
 
 fn full_disk_is_a_clean_error(env: &Env) {
     let point = env.directory("small");
     let flags = nix::mount::MsFlags::empty();
-    nix::mount::mount(Some("t"), &point, Some("tmpfs"), flags, Some("size=16k,nr_inodes=6")).unwrap();
+    nix::mount::mount(
+        Some("t"),
+        &point,
+        Some("tmpfs"),
+        flags,
+        Some("size=16k,nr_inodes=6"),
+    )
+    .unwrap();
     let root = point.join("state");
     fs::create_dir(&root).unwrap();
     fs::write(point.join("fill"), vec![0; 64 << 10]).unwrap_err();
@@ -622,7 +864,12 @@ fn full_disk_is_a_clean_error(env: &Env) {
         command.arg("--root").arg(&root).args(verb);
         env.rt.finish(env.rt.spawn(command))
     };
-    let output = call(&["create", "--bundle", bundle.path.to_str().unwrap(), &bundle.id]);
+    let output = call(&[
+        "create",
+        "--bundle",
+        bundle.path.to_str().unwrap(),
+        &bundle.id,
+    ]);
     assert_ne!(output.code, 0, "{output}");
     no_crash(&output, "no space");
     call(&["delete", "--force", &bundle.id]);

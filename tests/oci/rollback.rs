@@ -106,7 +106,9 @@ fn after_mount_in_the_middle(env: &Env) {
     let source = env.directory("source");
     fails(env, |bundle| {
         bundle.bind(&source, "/a", &["ro"]);
-        bundle.mount(json!({"destination": "/b", "type": "tmpfs", "source": "t", "options": ["nonsense=1"]}));
+        bundle.mount(
+            json!({"destination": "/b", "type": "tmpfs", "source": "t", "options": ["nonsense=1"]}),
+        );
         bundle.bind(&source, "/c", &[]);
     });
 }
@@ -114,7 +116,10 @@ fn after_mount_in_the_middle(env: &Env) {
 fn after_device(env: &Env) {
     fails(env, |bundle| {
         bundle.directory("blocked/node");
-        bundle.push("/linux/devices", json!({"path": "/bin/busybox/node", "type": "c", "major": 1, "minor": 3}));
+        bundle.push(
+            "/linux/devices",
+            json!({"path": "/bin/busybox/node", "type": "c", "major": 1, "minor": 3}),
+        );
     });
 }
 
@@ -139,12 +144,20 @@ fn after_console(env: &Env) {
 
 fn after_identity(env: &Env) {
     fails(env, |bundle| {
-        bundle.userns().set("/process/user", json!({"uid": 70_000, "gid": 0}));
+        bundle
+            .userns()
+            .set("/process/user", json!({"uid": 70_000, "gid": 0}));
     });
 }
 
 fn after_limits(env: &Env) {
-    fails(env, set("/process/rlimits", json!([{"type": "RLIMIT_NOFILE", "soft": 10, "hard": 5}])));
+    fails(
+        env,
+        set(
+            "/process/rlimits",
+            json!([{"type": "RLIMIT_NOFILE", "soft": 10, "hard": 5}]),
+        ),
+    );
 }
 
 fn after_seccomp(env: &Env) {
@@ -173,7 +186,10 @@ fn after_working_directory(env: &Env) {
 fn after_pid_file(env: &Env) {
     let bundle = env.bundle();
     let command = bundle.command("create", &["--pid-file", "/no/such/dir/pid"]);
-    env.rt.finish(env.rt.spawn(command)).fails().says("/no/such/dir");
+    env.rt
+        .finish(env.rt.spawn(command))
+        .fails()
+        .says("/no/such/dir");
     assert!(!env.rt.root.join(&bundle.id).exists());
 }
 
@@ -182,7 +198,10 @@ fn same_id_works_after_each_failure(env: &Env) {
     let good = bundle.spec.clone();
     for (pointer, value) in [
         ("/process/args", json!(["/no/such"])),
-        ("/hooks", json!({"createContainer": [{"path": "/bin/false"}]})),
+        (
+            "/hooks",
+            json!({"createContainer": [{"path": "/bin/false"}]}),
+        ),
         ("/linux/sysctl", json!({"net.no.such": "1"})),
         ("/root/path", json!("absent")),
     ] {
@@ -201,7 +220,10 @@ fn existing_cgroup_is_kept(env: &Env) {
     let mut bundle = env.bundle();
     let mut other = env.bundle();
     let container = other.sleeper();
-    bundle.set("/linux/cgroupsPath", other.spec["linux"]["cgroupsPath"].clone());
+    bundle.set(
+        "/linux/cgroupsPath",
+        other.spec["linux"]["cgroupsPath"].clone(),
+    );
     bundle.refused();
     assert_eq!(container.status(), "running");
     assert!(cgroup::path("pids", &env.tag, &other.id).exists());
@@ -215,6 +237,9 @@ fn failed_run_leaves_nothing(env: &Env) {
 
 fn failed_detached_run_leaves_nothing(env: &Env) {
     let mut bundle = env.bundle();
-    bundle.args(&["/no/such/program"]).run_with(&["--detach"]).fails();
+    bundle
+        .args(&["/no/such/program"])
+        .run_with(&["--detach"])
+        .fails();
     assert!(!env.rt.root.join(&bundle.id).exists());
 }

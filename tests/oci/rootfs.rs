@@ -26,7 +26,8 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(masked_paths_that_do_not_exist),
         test!(read_only_paths),
         test!(read_only_paths_that_do_not_exist),
-        test!(relative_masked_path_is_refused).only_rcrun("runc masks relative to a directory nobody knows"),
+        test!(relative_masked_path_is_refused)
+            .only_rcrun("runc masks relative to a directory nobody knows"),
         test!(masked_path_below_a_mount),
         test!(default_matrix_of_proc_and_sys),
         test!(root_on_overlay),
@@ -46,7 +47,10 @@ fn is_the_root(env: &Env) {
     bundle.file("only-here", "yes");
     let answers = bundle.attempts(&["read:/only-here", "list:/", "stat:/.."]);
     assert_eq!(answers[0].1, "yes");
-    assert_eq!(answers[1].1, "bin dev etc only-here proc root sys tmp usr var");
+    assert_eq!(
+        answers[1].1,
+        "bin dev etc only-here proc root sys tmp usr var"
+    );
     assert_eq!(answers[2].0, 0);
 }
 
@@ -59,8 +63,16 @@ fn writable_by_default(env: &Env) {
 fn read_only(env: &Env) {
     let mut bundle = env.bundle();
     bundle.set("/root/readonly", json!(true));
-    let answers = bundle.attempts(&["create:/new", "mkdir:/dir", "write:/etc/passwd:x", "create:/tmp/new"]);
-    assert!(answers.iter().all(|(errno, _)| *errno == EROFS), "{answers:?}");
+    let answers = bundle.attempts(&[
+        "create:/new",
+        "mkdir:/dir",
+        "write:/etc/passwd:x",
+        "create:/tmp/new",
+    ]);
+    assert!(
+        answers.iter().all(|(errno, _)| *errno == EROFS),
+        "{answers:?}"
+    );
     fs::write(bundle.rootfs("host"), "").expect("the host may still write");
 }
 
@@ -68,7 +80,9 @@ fn read_only_leaves_mounts_writable(env: &Env) {
     let source = env.directory("source");
     let mut bundle = env.bundle();
     bundle.directory("m");
-    bundle.set("/root/readonly", json!(true)).bind(&source, "/m", &[]);
+    bundle
+        .set("/root/readonly", json!(true))
+        .bind(&source, "/m", &[]);
     bundle.mount(json!({"destination": "/tmp", "type": "tmpfs", "source": "t"}));
     let answers = bundle.attempts(&["create:/m/new", "create:/tmp/new", "create:/dev/shm/new"]);
     assert!(answers.iter().all(|(errno, _)| *errno == 0), "{answers:?}");
@@ -83,7 +97,10 @@ fn absolute_path(env: &Env) {
 
 fn missing_root_is_refused(env: &Env) {
     let mut bundle = env.bundle();
-    bundle.set("/root/path", json!("absent")).refused().says("absent");
+    bundle
+        .set("/root/path", json!("absent"))
+        .refused()
+        .says("absent");
 }
 
 fn root_that_is_a_file_is_refused(env: &Env) {
@@ -99,7 +116,10 @@ fn old_root_is_gone(env: &Env) {
     assert_eq!(root["target"], "/");
     let ids: Vec<&str> = mounts.iter().map(|m| m["id"].as_str().unwrap()).collect();
     for mount in &mounts[1..] {
-        assert!(ids.contains(&mount["parent"].as_str().unwrap()), "a tree of its own: {mount}");
+        assert!(
+            ids.contains(&mount["parent"].as_str().unwrap()),
+            "a tree of its own: {mount}"
+        );
     }
     assert!(mounts.len() < 25, "{} mounts", mounts.len());
 }
@@ -107,7 +127,10 @@ fn old_root_is_gone(env: &Env) {
 fn without_pivot_root(env: &Env) {
     let mut bundle = env.bundle();
     bundle.file("only-here", "yes");
-    let output = bundle.sh("cat /only-here; ls -d /..; touch /written").run_with(&["--no-pivot"]).ok();
+    let output = bundle
+        .sh("cat /only-here; ls -d /..; touch /written")
+        .run_with(&["--no-pivot"])
+        .ok();
     assert_eq!(output.text(), "yes/..");
     assert!(bundle.rootfs("written").exists());
 }
@@ -117,9 +140,15 @@ fn in_the_callers_mount_namespace_is_refused_or_chroot(env: &Env) {
     let before = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let mut bundle = env.bundle();
     bundle.without_namespace("mount").set("/mounts", json!([]));
-    bundle.set("/linux/maskedPaths", json!([])).set("/linux/readonlyPaths", json!([]));
+    bundle
+        .set("/linux/maskedPaths", json!([]))
+        .set("/linux/readonlyPaths", json!([]));
     let output = bundle.run();
-    assert_eq!(fs::read_to_string("/proc/self/mountinfo").unwrap(), before, "{output}");
+    assert_eq!(
+        fs::read_to_string("/proc/self/mountinfo").unwrap(),
+        before,
+        "{output}"
+    );
 }
 
 fn propagation_private(env: &Env) {
@@ -155,12 +184,23 @@ fn propagation_slave_receives(env: &Env) {
     bundle.set("/linux/rootfsPropagation", json!("rslave"));
     bundle.mount(json!({"destination": "/s", "source": shared.0, "options": ["rbind", "rslave"]}));
     let container = bundle.caps(&["CAP_SYS_ADMIN"]).sleeper();
-    system("mount", &["-t", "tmpfs", "t", shared.0.join("sub").to_str().unwrap()]);
+    system(
+        "mount",
+        &["-t", "tmpfs", "t", shared.0.join("sub").to_str().unwrap()],
+    );
     fs::write(shared.0.join("sub/late"), "arrived").unwrap();
-    container.exec(&["cat", "/s/sub/late"]).ok().prints("arrived");
+    container
+        .exec(&["cat", "/s/sub/late"])
+        .ok()
+        .prints("arrived");
     let table = || fs::read_to_string("/proc/self/mountinfo").unwrap();
     let before = table();
-    container.exec_with(&["--cap", "CAP_SYS_ADMIN"], &["mount", "-t", "tmpfs", "t", "/s"]).ok();
+    container
+        .exec_with(
+            &["--cap", "CAP_SYS_ADMIN"],
+            &["mount", "-t", "tmpfs", "t", "/s"],
+        )
+        .ok();
     assert_eq!(table(), before, "nothing comes back");
 }
 
@@ -170,35 +210,64 @@ fn propagation_shared_sends(env: &Env) {
     bundle.set("/linux/rootfsPropagation", json!("shared"));
     bundle.mount(json!({"destination": "/s", "source": shared.0, "options": ["rbind", "rshared"]}));
     let container = bundle.caps(&["CAP_SYS_ADMIN"]).sleeper();
-    container.exec_with(&["--cap", "CAP_SYS_ADMIN"], &["mount", "-t", "tmpfs", "sent", "/s/sub"]).ok();
+    container
+        .exec_with(
+            &["--cap", "CAP_SYS_ADMIN"],
+            &["mount", "-t", "tmpfs", "sent", "/s/sub"],
+        )
+        .ok();
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    assert!(table.lines().any(|l| l.contains("shared/sub") && l.contains(" sent ")), "{table}");
+    assert!(
+        table
+            .lines()
+            .any(|l| l.contains("shared/sub") && l.contains(" sent ")),
+        "{table}"
+    );
 }
 
 fn bad_propagation_is_refused(env: &Env) {
     let mut bundle = env.bundle();
-    bundle.set("/linux/rootfsPropagation", json!("sideways")).refused();
+    bundle
+        .set("/linux/rootfsPropagation", json!("sideways"))
+        .refused();
 }
 
 fn masked_files_and_directories(env: &Env) {
     let mut bundle = env.bundle();
     bundle.file("secret/file", "hidden");
     bundle.file("plain", "hidden");
-    bundle.set("/linux/maskedPaths", json!(["/secret", "/plain", "/proc/kcore"]));
+    bundle.set(
+        "/linux/maskedPaths",
+        json!(["/secret", "/plain", "/proc/kcore"]),
+    );
     let answers = bundle.attempts(&[
-        "list:/secret", "read:/plain", "create:/secret/new", "read:/proc/kcore", "stat:/plain", "umount:/plain",
+        "list:/secret",
+        "read:/plain",
+        "create:/secret/new",
+        "read:/proc/kcore",
+        "stat:/plain",
+        "umount:/plain",
     ]);
     assert_eq!(answers[0], (0, String::new()));
     assert_eq!(answers[1], (0, String::new()));
     assert_eq!(answers[2].0, EROFS);
     assert!(answers[3].1.is_empty() || answers[3].0 != 0, "{answers:?}");
-    assert!(answers[4].1.ends_with(" 1 3"), "a mask is /dev/null: {answers:?}");
+    assert!(
+        answers[4].1.ends_with(" 1 3"),
+        "a mask is /dev/null: {answers:?}"
+    );
     assert_eq!(answers[5].0, 1);
 }
 
 fn masked_paths_that_do_not_exist(env: &Env) {
     let mut bundle = env.bundle();
-    bundle.set("/linux/maskedPaths", json!(["/no/such", "/proc/acpi", "/proc/no-such"])).run().ok();
+    bundle
+        .set(
+            "/linux/maskedPaths",
+            json!(["/no/such", "/proc/acpi", "/proc/no-such"]),
+        )
+        .run()
+        .ok();
     assert!(!bundle.rootfs("no").exists());
 }
 
@@ -206,9 +275,15 @@ fn read_only_paths(env: &Env) {
     let mut bundle = env.bundle();
     bundle.file("conf/file", "x");
     bundle.file("alone", "x");
-    bundle.set("/linux/readonlyPaths", json!(["/conf", "/alone", "/proc/sys"]));
+    bundle.set(
+        "/linux/readonlyPaths",
+        json!(["/conf", "/alone", "/proc/sys"]),
+    );
     let answers = bundle.attempts(&[
-        "write:/conf/file:y", "create:/conf/new", "write:/alone:y", "write:/proc/sys/net/ipv4/ip_forward:1",
+        "write:/conf/file:y",
+        "create:/conf/new",
+        "write:/alone:y",
+        "write:/proc/sys/net/ipv4/ip_forward:1",
         "read:/conf/file",
     ]);
     let errors: Vec<i32> = answers.iter().map(|(errno, _)| *errno).collect();
@@ -217,7 +292,10 @@ fn read_only_paths(env: &Env) {
 
 fn read_only_paths_that_do_not_exist(env: &Env) {
     let mut bundle = env.bundle();
-    bundle.set("/linux/readonlyPaths", json!(["/no/such", "/proc/no-such"])).run().ok();
+    bundle
+        .set("/linux/readonlyPaths", json!(["/no/such", "/proc/no-such"]))
+        .run()
+        .ok();
 }
 
 fn relative_masked_path_is_refused(env: &Env) {
@@ -232,7 +310,9 @@ fn masked_path_below_a_mount(env: &Env) {
     let source = env.directory("source");
     fs::write(source.join("token"), "secret").unwrap();
     let mut bundle = env.bundle();
-    bundle.bind(&source, "/m", &["ro"]).set("/linux/maskedPaths", json!(["/m/token"]));
+    bundle
+        .bind(&source, "/m", &["ro"])
+        .set("/linux/maskedPaths", json!(["/m/token"]));
     assert_eq!(bundle.attempts(&["read:/m/token"])[0], (0, String::new()));
     assert_eq!(fs::read_to_string(source.join("token")).unwrap(), "secret");
 }
@@ -250,7 +330,13 @@ fn default_matrix_of_proc_and_sys(env: &Env) {
         "mkdir:/sys/fs/cgroup/x",
         "write:/sys/kernel/mm/transparent_hugepage/enabled:never",
     ]);
-    for written in [&answers[0], &answers[1], &answers[2], &answers[7], &answers[8]] {
+    for written in [
+        &answers[0],
+        &answers[1],
+        &answers[2],
+        &answers[7],
+        &answers[8],
+    ] {
         assert!([EROFS, 13, 2].contains(&written.0), "{answers:?}");
     }
     for empty in &answers[3..7] {
@@ -269,9 +355,23 @@ fn root_on_overlay(env: &Env) {
         upper.display(),
         work.display()
     );
-    system("mount", &["-t", "overlay", "-o", &data, "overlay", merged.to_str().unwrap()]);
+    system(
+        "mount",
+        &[
+            "-t",
+            "overlay",
+            "-o",
+            &data,
+            "overlay",
+            merged.to_str().unwrap(),
+        ],
+    );
     let mut bundle = bundle;
-    bundle.set("/root/path", json!("merged")).sh("touch /new").run().ok();
+    bundle
+        .set("/root/path", json!("merged"))
+        .sh("touch /new")
+        .run()
+        .ok();
     system("umount", &[merged.to_str().unwrap()]);
     assert!(upper.join("new").exists());
 }
@@ -281,12 +381,24 @@ fn root_on_a_tmpfs(env: &Env) {
     let point = bundle.path.join("memory");
     fs::create_dir(&point).unwrap();
     system("mount", &["-t", "tmpfs", "t", point.to_str().unwrap()]);
-    system("cp", &["-a", &format!("{}/.", bundle.rootfs("").display()), point.to_str().unwrap()]);
+    system(
+        "cp",
+        &[
+            "-a",
+            &format!("{}/.", bundle.rootfs("").display()),
+            point.to_str().unwrap(),
+        ],
+    );
     bundle.set("/root/path", json!("memory"));
     let container = bundle.args(&["sleep", "1000"]).start();
     container.stop();
     container.delete();
     process::until("the mount is free again", 5, || {
-        Command::new("umount").arg(&point).status().unwrap().success().then_some(())
+        Command::new("umount")
+            .arg(&point)
+            .status()
+            .unwrap()
+            .success()
+            .then_some(())
     });
 }

@@ -71,7 +71,11 @@ fn answers(env: &Env, rules: &[Value], arguments: &[u64]) -> Vec<i32> {
     deny(&mut bundle, rules);
     let questions: Vec<String> = arguments.iter().map(|a| umask(*a)).collect();
     let questions: Vec<&str> = questions.iter().map(String::as_str).collect();
-    bundle.attempts(&questions).into_iter().map(|(errno, _)| errno).collect()
+    bundle
+        .attempts(&questions)
+        .into_iter()
+        .map(|(errno, _)| errno)
+        .collect()
 }
 
 fn none_without_a_profile(env: &Env) {
@@ -79,31 +83,98 @@ fn none_without_a_profile(env: &Env) {
 }
 
 fn errno_defaults_to_eperm(env: &Env) {
-    assert_eq!(answers(env, &[rule("umask", "SCMP_ACT_ERRNO")], &[0]), [EPERM]);
+    assert_eq!(
+        answers(env, &[rule("umask", "SCMP_ACT_ERRNO")], &[0]),
+        [EPERM]
+    );
     let mut bundle = env.bundle();
     deny(&mut bundle, &[rule("umask", "SCMP_ACT_ERRNO")]);
     assert_eq!(bundle.facts()["status"]["Seccomp"], "2");
 }
 
 fn errno_of_the_rule(env: &Env) {
-    let with = |errno: i32| json!({"names": ["umask"], "action": "SCMP_ACT_ERRNO", "errnoRet": errno});
+    let with =
+        |errno: i32| json!({"names": ["umask"], "action": "SCMP_ACT_ERRNO", "errnoRet": errno});
     assert_eq!(answers(env, &[with(123)], &[0]), [123]);
-    assert_eq!(answers(env, &[with(0)], &[0]), [0], "0 means: do nothing and succeed");
+    assert_eq!(
+        answers(env, &[with(0)], &[0]),
+        [0],
+        "0 means: do nothing and succeed"
+    );
 }
 
 /// What runc's init, a Go program, calls after it has loaded the filter.
 const NEEDED_BY_RUNC: &[&str] = &[
-    "fstatfs", "getdents64", "epoll_create1", "epoll_ctl", "epoll_pwait", "eventfd2", "pipe2", "nanosleep", "tgkill", "sched_yield",
-    "openat2", "faccessat2", "clone", "close_range", "dup3", "statfs", "write", "unlinkat", "capset", "setgroups",
+    "fstatfs",
+    "getdents64",
+    "epoll_create1",
+    "epoll_ctl",
+    "epoll_pwait",
+    "eventfd2",
+    "pipe2",
+    "nanosleep",
+    "tgkill",
+    "sched_yield",
+    "openat2",
+    "faccessat2",
+    "clone",
+    "close_range",
+    "dup3",
+    "statfs",
+    "write",
+    "unlinkat",
+    "capset",
+    "setgroups",
 ];
 
 /// What the probe, a static program, needs to say anything.
 const NEEDED: &[&str] = &[
-    "arch_prctl", "brk", "clock_nanosleep", "close", "execve", "exit", "exit_group", "fcntl", "fstat", "futex",
-    "getpid", "getrandom", "gettid", "ioctl", "lseek", "madvise", "mmap", "mprotect", "mremap", "munmap", "newfstatat",
-    "open", "openat", "poll", "ppoll", "prlimit64", "read", "readlink", "readlinkat", "rseq", "rt_sigaction",
-    "rt_sigprocmask", "rt_sigreturn", "sched_getaffinity", "set_robust_list", "set_tid_address", "sigaltstack", "stat",
-    "statx", "uname", "write", "writev", "getcwd", "getuid", "capget", "prctl",
+    "arch_prctl",
+    "brk",
+    "clock_nanosleep",
+    "close",
+    "execve",
+    "exit",
+    "exit_group",
+    "fcntl",
+    "fstat",
+    "futex",
+    "getpid",
+    "getrandom",
+    "gettid",
+    "ioctl",
+    "lseek",
+    "madvise",
+    "mmap",
+    "mprotect",
+    "mremap",
+    "munmap",
+    "newfstatat",
+    "open",
+    "openat",
+    "poll",
+    "ppoll",
+    "prlimit64",
+    "read",
+    "readlink",
+    "readlinkat",
+    "rseq",
+    "rt_sigaction",
+    "rt_sigprocmask",
+    "rt_sigreturn",
+    "sched_getaffinity",
+    "set_robust_list",
+    "set_tid_address",
+    "sigaltstack",
+    "stat",
+    "statx",
+    "uname",
+    "write",
+    "writev",
+    "getcwd",
+    "getuid",
+    "capget",
+    "prctl",
 ];
 
 fn allow_list_profile(extra: &Value) -> Value {
@@ -121,7 +192,10 @@ fn allow_list_profile(extra: &Value) -> Value {
 
 fn default_errno(env: &Env) {
     let mut bundle = env.bundle();
-    bundle.set("/linux/seccomp", allow_list_profile(&json!({"defaultErrnoRet": 99})));
+    bundle.set(
+        "/linux/seccomp",
+        allow_list_profile(&json!({"defaultErrnoRet": 99})),
+    );
     assert_eq!(bundle.attempts(&[&umask(0)])[0].0, 99);
 }
 
@@ -129,7 +203,10 @@ fn allow_list(env: &Env) {
     let mut bundle = env.bundle();
     bundle.set("/linux/seccomp", allow_list_profile(&json!({})));
     let answers = bundle.attempts(&[&umask(0), "read:/etc/passwd", "mkdir:/x"]);
-    assert_eq!([answers[0].0, answers[1].0, answers[2].0], [EPERM, 0, EPERM]);
+    assert_eq!(
+        [answers[0].0, answers[1].0, answers[2].0],
+        [EPERM, 0, EPERM]
+    );
 }
 
 fn only_the_programs_own_calls_need_be_allowed(env: &Env) {
@@ -146,7 +223,14 @@ fn calls_newer_than_the_list_are_unknown(env: &Env) {
     let mut bundle = env.bundle();
     bundle.set("/linux/seccomp", allow_list_profile(&json!({})));
     // The newest name in the list is faccessat2 (439): 440 is newer than the profile's author.
-    assert_eq!(bundle.attempts(&["syscall:440:0", &umask(0)]).iter().map(|a| a.0).collect::<Vec<_>>(), [ENOSYS, EPERM]);
+    assert_eq!(
+        bundle
+            .attempts(&["syscall:440:0", &umask(0)])
+            .iter()
+            .map(|a| a.0)
+            .collect::<Vec<_>>(),
+        [ENOSYS, EPERM]
+    );
 }
 
 #[track_caller]
@@ -158,8 +242,16 @@ fn exit_code(env: &Env, rules: &[Value]) -> i32 {
 
 fn kill_process(env: &Env) {
     const SIGSYS: i32 = 31;
-    for action in ["SCMP_ACT_KILL_PROCESS", "SCMP_ACT_KILL_THREAD", "SCMP_ACT_KILL"] {
-        assert_eq!(exit_code(env, &[rule("umask", action)]), 128 + SIGSYS, "{action}");
+    for action in [
+        "SCMP_ACT_KILL_PROCESS",
+        "SCMP_ACT_KILL_THREAD",
+        "SCMP_ACT_KILL",
+    ] {
+        assert_eq!(
+            exit_code(env, &[rule("umask", action)]),
+            128 + SIGSYS,
+            "{action}"
+        );
     }
 }
 
@@ -169,7 +261,10 @@ fn trap(env: &Env) {
 
 fn trace_without_a_tracer(env: &Env) {
     const ENOSYS: i32 = 38;
-    assert_eq!(answers(env, &[rule("umask", "SCMP_ACT_TRACE")], &[0]), [ENOSYS]);
+    assert_eq!(
+        answers(env, &[rule("umask", "SCMP_ACT_TRACE")], &[0]),
+        [ENOSYS]
+    );
 }
 
 fn log_is_allowed(env: &Env) {
@@ -190,23 +285,42 @@ fn every_operator(env: &Env) {
         ("SCMP_CMP_GT", [0, 0, 77]),
     ];
     for (operator, expected) in table {
-        let rules = [conditional(&json!([{"index": 0, "value": 10, "op": operator}]))];
+        let rules = [conditional(
+            &json!([{"index": 0, "value": 10, "op": operator}]),
+        )];
         assert_eq!(answers(env, &rules, &[9, 10, 11]), expected, "{operator}");
     }
     let masked = json!([{"index": 0, "value": 0xf0, "valueTwo": 0x50, "op": "SCMP_CMP_MASKED_EQ"}]);
-    assert_eq!(answers(env, &[conditional(&masked)], &[0x5f, 0x51, 0x61, 0x50]), [77, 77, 0, 77]);
+    assert_eq!(
+        answers(env, &[conditional(&masked)], &[0x5f, 0x51, 0x61, 0x50]),
+        [77, 77, 0, 77]
+    );
 }
 
 fn values_are_64_bits_wide(env: &Env) {
     let high = 0x1_0000_0005_u64;
-    let rules = [conditional(&json!([{"index": 0, "value": 5, "op": "SCMP_CMP_EQ"}]))];
+    let rules = [conditional(
+        &json!([{"index": 0, "value": 5, "op": "SCMP_CMP_EQ"}]),
+    )];
     assert_eq!(answers(env, &rules, &[5, high]), [77, 0]);
-    let rules = [conditional(&json!([{"index": 0, "value": high, "op": "SCMP_CMP_EQ"}]))];
+    let rules = [conditional(
+        &json!([{"index": 0, "value": high, "op": "SCMP_CMP_EQ"}]),
+    )];
     assert_eq!(answers(env, &rules, &[5, high]), [0, 77]);
-    let rules = [conditional(&json!([{"index": 0, "value": high, "op": "SCMP_CMP_GT"}]))];
-    assert_eq!(answers(env, &rules, &[6, high, high + 1, 0x2_0000_0000]), [0, 0, 77, 77]);
-    let rules = [conditional(&json!([{"index": 0, "value": high, "op": "SCMP_CMP_LT"}]))];
-    assert_eq!(answers(env, &rules, &[6, high - 1, high, 0x2_0000_0000]), [77, 77, 0, 0]);
+    let rules = [conditional(
+        &json!([{"index": 0, "value": high, "op": "SCMP_CMP_GT"}]),
+    )];
+    assert_eq!(
+        answers(env, &rules, &[6, high, high + 1, 0x2_0000_0000]),
+        [0, 0, 77, 77]
+    );
+    let rules = [conditional(
+        &json!([{"index": 0, "value": high, "op": "SCMP_CMP_LT"}]),
+    )];
+    assert_eq!(
+        answers(env, &rules, &[6, high - 1, high, 0x2_0000_0000]),
+        [77, 77, 0, 0]
+    );
 }
 
 /// setpriority(2): three arguments; a higher nice value is always allowed.
@@ -216,11 +330,19 @@ fn priority(which: i64, nice: i64) -> String {
 
 fn all_arguments_must_match(env: &Env) {
     let mut bundle = env.bundle();
-    let conditions =
-        json!([{"index": 0, "value": 0, "op": "SCMP_CMP_EQ"}, {"index": 2, "value": 19, "op": "SCMP_CMP_EQ"}]);
-    deny(&mut bundle, &[json!({"names": ["setpriority"], "action": "SCMP_ACT_ERRNO", "errnoRet": 77, "args": conditions})]);
+    let conditions = json!([{"index": 0, "value": 0, "op": "SCMP_CMP_EQ"}, {"index": 2, "value": 19, "op": "SCMP_CMP_EQ"}]);
+    deny(
+        &mut bundle,
+        &[
+            json!({"names": ["setpriority"], "action": "SCMP_ACT_ERRNO", "errnoRet": 77, "args": conditions}),
+        ],
+    );
     let answers = bundle.attempts(&[&priority(0, 19), &priority(0, 18), &priority(2, 19)]);
-    assert_eq!([answers[0].0, answers[1].0, answers[2].0], [77, 0, 0], "{answers:?}");
+    assert_eq!(
+        [answers[0].0, answers[1].0, answers[2].0],
+        [77, 0, 0],
+        "{answers:?}"
+    );
 }
 
 fn conditions_on_one_argument_are_alternatives(env: &Env) {
@@ -259,21 +381,35 @@ fn needs_i386(env: &Env) {
 fn sub_architecture(env: &Env) {
     needs_i386(env);
     let mut bundle = env.bundle();
-    deny(&mut bundle, &[json!({"names": ["umask"], "action": "SCMP_ACT_ERRNO", "errnoRet": 77})]);
-    bundle.set("/linux/seccomp/architectures", json!(["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"]));
+    deny(
+        &mut bundle,
+        &[json!({"names": ["umask"], "action": "SCMP_ACT_ERRNO", "errnoRet": 77})],
+    );
+    bundle.set(
+        "/linux/seccomp/architectures",
+        json!(["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"]),
+    );
     let answers = bundle.attempts(&["i386:20:0", UMASK_I386, &umask(0)]);
-    assert_eq!([answers[0].0, answers[1].0, answers[2].0], [0, 77, 77], "numbers of the right table");
+    assert_eq!(
+        [answers[0].0, answers[1].0, answers[2].0],
+        [0, 77, 77],
+        "numbers of the right table"
+    );
 }
 
 fn architecture_not_listed_is_killed(env: &Env) {
     needs_i386(env);
     let mut bundle = env.bundle();
     deny(&mut bundle, &[rule("umask", "SCMP_ACT_ERRNO")]);
-    bundle.args(&["/bin/probe", "try", "i386:20:0"]).run().exits(128 + 31);
+    bundle
+        .args(&["/bin/probe", "try", "i386:20:0"])
+        .run()
+        .exits(128 + 31);
 }
 
 fn unknown_names_are_skipped(env: &Env) {
-    let rules = [json!({"names": ["not_a_call", "umask"], "action": "SCMP_ACT_ERRNO", "errnoRet": 9})];
+    let rules =
+        [json!({"names": ["not_a_call", "umask"], "action": "SCMP_ACT_ERRNO", "errnoRet": 9})];
     assert_eq!(answers(env, &rules, &[0]), [9]);
 }
 
@@ -290,7 +426,14 @@ fn unknown_words_are_refused(env: &Env) {
 }
 
 fn flags(env: &Env) {
-    for list in [json!([]), json!(["SECCOMP_FILTER_FLAG_LOG"]), json!(["SECCOMP_FILTER_FLAG_SPEC_ALLOW", "SECCOMP_FILTER_FLAG_TSYNC"])] {
+    for list in [
+        json!([]),
+        json!(["SECCOMP_FILTER_FLAG_LOG"]),
+        json!([
+            "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
+            "SECCOMP_FILTER_FLAG_TSYNC"
+        ]),
+    ] {
         let mut bundle = env.bundle();
         deny(&mut bundle, &[rule("umask", "SCMP_ACT_ERRNO")]);
         bundle.set("/linux/seccomp/flags", list);
@@ -301,32 +444,68 @@ fn flags(env: &Env) {
 fn unknown_flag_is_refused(env: &Env) {
     let mut bundle = env.bundle();
     deny(&mut bundle, &[rule("umask", "SCMP_ACT_ERRNO")]);
-    bundle.set("/linux/seccomp/flags", json!(["SECCOMP_FILTER_FLAG_NOPE"])).refused();
+    bundle
+        .set("/linux/seccomp/flags", json!(["SECCOMP_FILTER_FLAG_NOPE"]))
+        .refused();
 }
 
 fn exec_is_filtered_too(env: &Env) {
     let mut bundle = env.bundle();
     deny(&mut bundle, &[rule("umask", "SCMP_ACT_ERRNO")]);
-    assert_eq!(bundle.sleeper().exec_attempts(&[], &[&umask(0)])[0].0, EPERM);
+    assert_eq!(
+        bundle.sleeper().exec_attempts(&[], &[&umask(0)])[0].0,
+        EPERM
+    );
 }
 
 fn works_without_no_new_privileges(env: &Env) {
     let mut bundle = env.bundle();
     deny(&mut bundle, &[rule("umask", "SCMP_ACT_ERRNO")]);
     bundle.set("/process/noNewPrivileges", json!(false));
-    bundle.set("/process/user", json!({"uid": 1000, "gid": 1000})).set("/process/capabilities", json!({}));
+    bundle
+        .set("/process/user", json!({"uid": 1000, "gid": 1000}))
+        .set("/process/capabilities", json!({}));
     assert_eq!(bundle.attempts(&[&umask(0)])[0].0, EPERM);
 }
 
 fn the_runtimes_own_calls_are_not_filtered(env: &Env) {
     let names = [
-        "mount", "umount2", "pivot_root", "sethostname", "setgroups", "setuid", "setgid", "setresuid", "setresgid",
-        "capset", "keyctl", "mknodat", "chroot", "unshare", "setns", "move_mount", "open_tree", "fsopen", "chdir",
-        "fchdir", "openat2", "symlinkat", "mkdirat", "fchownat", "sched_setaffinity", "setpriority", "umask",
+        "mount",
+        "umount2",
+        "pivot_root",
+        "sethostname",
+        "setgroups",
+        "setuid",
+        "setgid",
+        "setresuid",
+        "setresgid",
+        "capset",
+        "keyctl",
+        "mknodat",
+        "chroot",
+        "unshare",
+        "setns",
+        "move_mount",
+        "open_tree",
+        "fsopen",
+        "chdir",
+        "fchdir",
+        "openat2",
+        "symlinkat",
+        "mkdirat",
+        "fchownat",
+        "sched_setaffinity",
+        "setpriority",
+        "umask",
     ];
     let mut bundle = env.bundle();
-    deny(&mut bundle, &[json!({"names": names, "action": "SCMP_ACT_ERRNO"})]);
-    bundle.set("/process/user", json!({"uid": 1000, "gid": 1000})).set("/process/cwd", json!("/tmp"));
+    deny(
+        &mut bundle,
+        &[json!({"names": names, "action": "SCMP_ACT_ERRNO"})],
+    );
+    bundle
+        .set("/process/user", json!({"uid": 1000, "gid": 1000}))
+        .set("/process/cwd", json!("/tmp"));
     assert_eq!(bundle.attempts(&[&umask(0)])[0].0, EPERM);
     let container = bundle.args(&["sleep", "1000"]).start();
     container.exec(&["true"]).ok();
@@ -334,7 +513,10 @@ fn the_runtimes_own_calls_are_not_filtered(env: &Env) {
 
 fn multiple_names_in_one_rule(env: &Env) {
     let mut bundle = env.bundle();
-    deny(&mut bundle, &[json!({"names": ["umask", "setpriority"], "action": "SCMP_ACT_ERRNO", "errnoRet": 8})]);
+    deny(
+        &mut bundle,
+        &[json!({"names": ["umask", "setpriority"], "action": "SCMP_ACT_ERRNO", "errnoRet": 8})],
+    );
     let answers = bundle.attempts(&[&umask(0), &priority(0, 19)]);
     assert_eq!([answers[0].0, answers[1].0], [8, 8]);
 }
@@ -375,7 +557,9 @@ fn listener_decides(env: &Env) {
 
 fn listener_gets_state_and_metadata(env: &Env) {
     let (mut bundle, socket) = with_listener(env);
-    bundle.set("/annotations", json!({"key": "value"})).args(&["sleep", "1000"]);
+    bundle
+        .set("/annotations", json!({"key": "value"}))
+        .args(&["sleep", "1000"]);
     let container = bundle.create();
     let (message, fds) = socket.next();
     assert_eq!(fds.len(), 1);
@@ -385,8 +569,14 @@ fn listener_gets_state_and_metadata(env: &Env) {
     assert_eq!(message["pid"], json!(container.pid()));
     assert_eq!(message["metadata"], "for the agent");
     let state = &message["state"];
-    assert_eq!((&state["id"], &state["status"]), (&json!(bundle.id), &json!("creating")));
-    assert_eq!((&state["bundle"], &state["annotations"]["key"]), (&json!(bundle.path), &json!("value")));
+    assert_eq!(
+        (&state["id"], &state["status"]),
+        (&json!(bundle.id), &json!("creating"))
+    );
+    assert_eq!(
+        (&state["bundle"], &state["annotations"]["key"]),
+        (&json!(bundle.path), &json!("value"))
+    );
 }
 
 fn listener_serves_exec(env: &Env) {
@@ -394,12 +584,17 @@ fn listener_serves_exec(env: &Env) {
     let container = bundle.sleeper();
     let (_, mut fds) = socket.next();
     serve(fds.remove(0));
-    let running = env.rt.spawn(container.exec_command(&[], &["/bin/probe", "try", &umask(44)]));
+    let running = env
+        .rt
+        .spawn(container.exec_command(&[], &["/bin/probe", "try", &umask(44)]));
     let (message, mut fds) = socket.next();
     let message: Value = serde_json::from_str(&message).unwrap();
     assert_eq!(message["state"]["status"], "running");
     serve(fds.remove(0));
-    assert_eq!(crate::harness::bundle::attempts(&env.rt.finish(running).ok().json())[0].0, 44);
+    assert_eq!(
+        crate::harness::bundle::attempts(&env.rt.finish(running).ok().json())[0].0,
+        44
+    );
 }
 
 fn notify_without_listener_is_refused(env: &Env) {
@@ -411,13 +606,21 @@ fn notify_without_listener_is_refused(env: &Env) {
 /// The runtime itself could not go on: write is what it needs to pass the listener.
 fn notify_on_write_is_refused(env: &Env) {
     let (mut bundle, _socket) = with_listener(env);
-    bundle.set("/linux/seccomp/syscalls", json!([rule("write", "SCMP_ACT_NOTIFY")]));
+    bundle.set(
+        "/linux/seccomp/syscalls",
+        json!([rule("write", "SCMP_ACT_NOTIFY")]),
+    );
     bundle.refused().says("write");
     bundle.set("/linux/seccomp/syscalls", json!([]));
-    bundle.set("/linux/seccomp/defaultAction", json!("SCMP_ACT_NOTIFY")).refused();
+    bundle
+        .set("/linux/seccomp/defaultAction", json!("SCMP_ACT_NOTIFY"))
+        .refused();
 }
 
 fn listener_that_does_not_exist_is_refused(env: &Env) {
     let (mut bundle, _socket) = with_listener(env);
-    bundle.set("/linux/seccomp/listenerPath", json!("/no/such/listener")).refused().says("/no/such/listener");
+    bundle
+        .set("/linux/seccomp/listenerPath", json!("/no/such/listener"))
+        .refused()
+        .says("/no/such/listener");
 }

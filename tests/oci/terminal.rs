@@ -52,10 +52,15 @@ fn console_socket_gets_the_master(env: &Env) {
     assert_eq!(fds.len(), 1, "one descriptor");
     assert!(!name.is_empty(), "with a name for humans");
     container.start();
-    let mut console = Console { master: std::fs::File::from(fds.into_iter().next().unwrap()) };
+    let mut console = Console {
+        master: std::fs::File::from(fds.into_iter().next().unwrap()),
+    };
     let text = console.read_to_end();
     assert!(text.starts_with("on a terminal"), "{text:?}");
-    assert!(text.contains("/dev/pts/0") || text.contains("/dev/console"), "{text:?}");
+    assert!(
+        text.contains("/dev/pts/0") || text.contains("/dev/console"),
+        "{text:?}"
+    );
 }
 
 fn container_owns_the_terminal(env: &Env) {
@@ -63,9 +68,16 @@ fn container_owns_the_terminal(env: &Env) {
         bundle.set("/process/user", json!({"uid": 1000, "gid": 1000}));
     });
     assert_eq!(facts["terminal"]["uid"], 1000);
-    assert_eq!(facts["terminal"]["gid"], 5, "the mount option gid=5 of devpts");
+    assert_eq!(
+        facts["terminal"]["gid"], 5,
+        "the mount option gid=5 of devpts"
+    );
     for number in ["0", "1", "2"] {
-        assert!(facts["fds"][number].as_str().unwrap().starts_with("/dev/"), "{}", facts["fds"]);
+        assert!(
+            facts["fds"][number].as_str().unwrap().starts_with("/dev/"),
+            "{}",
+            facts["fds"]
+        );
     }
 }
 
@@ -73,7 +85,10 @@ fn console_size(env: &Env) {
     let facts = facts_on_a_terminal(env, |bundle| {
         bundle.set("/process/consoleSize", json!({"height": 33, "width": 111}));
     });
-    assert_eq!((&facts["terminal"]["rows"], &facts["terminal"]["columns"]), (&json!(33), &json!(111)));
+    assert_eq!(
+        (&facts["terminal"]["rows"], &facts["terminal"]["columns"]),
+        (&json!(33), &json!(111))
+    );
 }
 
 fn size_can_be_changed_through_the_master(env: &Env) {
@@ -81,7 +96,12 @@ fn size_can_be_changed_through_the_master(env: &Env) {
     let container = bundle.create_with(&["--console-socket", socket.path()]);
     let mut console = Console::from_socket(&socket);
     container.start();
-    let size = rustix::termios::Winsize { ws_row: 44, ws_col: 123, ws_xpixel: 0, ws_ypixel: 0 };
+    let size = rustix::termios::Winsize {
+        ws_row: 44,
+        ws_col: 123,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
     rustix::termios::tcsetwinsize(&console.master, size).unwrap();
     console.type_in("\n");
     console.read_until("44 123");
@@ -97,7 +117,10 @@ fn input_reaches_the_process(env: &Env) {
 }
 
 fn interrupt_from_the_terminal(env: &Env) {
-    let (bundle, socket) = with_terminal(env, "trap 'echo interrupted; exit 5' INT; echo ready; while :; do sleep 0.1; done");
+    let (bundle, socket) = with_terminal(
+        env,
+        "trap 'echo interrupted; exit 5' INT; echo ready; while :; do sleep 0.1; done",
+    );
     let container = bundle.create_with(&["--console-socket", socket.path()]);
     let mut console = Console::from_socket(&socket);
     container.start();
@@ -110,28 +133,46 @@ fn interrupt_from_the_terminal(env: &Env) {
 fn console_is_mounted_on_dev_console(env: &Env) {
     let facts = facts_on_a_terminal(env, |_| {});
     let mounts = facts["mounts"].as_array().unwrap();
-    let console = mounts.iter().find(|m| m["target"] == "/dev/console").unwrap();
-    assert_eq!((&console["type"], &console["root"]), (&json!("devpts"), &json!("/0")));
+    let console = mounts
+        .iter()
+        .find(|m| m["target"] == "/dev/console")
+        .unwrap();
+    assert_eq!(
+        (&console["type"], &console["root"]),
+        (&json!("devpts"), &json!("/0"))
+    );
 }
 
 fn terminal_without_console_socket_is_refused(env: &Env) {
     let mut bundle = env.bundle();
-    bundle.set("/process/terminal", json!(true)).refused().says("console socket");
-    bundle.run_with(&["--detach"]).fails().says("console socket");
+    bundle
+        .set("/process/terminal", json!(true))
+        .refused()
+        .says("console socket");
+    bundle
+        .run_with(&["--detach"])
+        .fails()
+        .says("console socket");
 }
 
 fn console_socket_without_terminal_is_refused(env: &Env) {
     let socket = FdSocket::listen(&env.path("console"));
     let bundle = env.bundle();
     let command = bundle.command("create", &["--console-socket", socket.path()]);
-    env.rt.finish(env.rt.spawn(command)).fails().says("console socket");
+    env.rt
+        .finish(env.rt.spawn(command))
+        .fails()
+        .says("console socket");
     assert!(socket.is_silent());
 }
 
 fn missing_console_socket_is_refused(env: &Env) {
     let (bundle, _socket) = with_terminal(env, "true");
     let command = bundle.command("create", &["--console-socket", "/no/such/socket"]);
-    env.rt.finish(env.rt.spawn(command)).fails().says("/no/such/socket");
+    env.rt
+        .finish(env.rt.spawn(command))
+        .fails()
+        .says("/no/such/socket");
     assert!(!env.rt.root.join(&bundle.id).exists());
 }
 
@@ -147,7 +188,12 @@ fn exec_with_a_terminal(env: &Env) {
     let container = bundle.sleeper();
     let socket = FdSocket::listen(&env.path("console"));
     let flags = ["--tty", "--detach", "--console-socket", socket.path()];
-    container.exec_with(&flags, &["sh", "-c", "read line; echo got:$line; stty size"]).ok();
+    container
+        .exec_with(
+            &flags,
+            &["sh", "-c", "read line; echo got:$line; stty size"],
+        )
+        .ok();
     let mut console = Console::from_socket(&socket);
     console.type_in("typed\n");
     console.read_until("got:typed");
@@ -156,21 +202,42 @@ fn exec_with_a_terminal(env: &Env) {
 /// `run` with a terminal of the caller's own around it; what the caller sees on it.
 fn in_foreground(bundle: &Bundle<'_>, stdin: bool) -> String {
     let pty = nix::pty::openpty(None, None).unwrap();
-    let size = rustix::termios::Winsize { ws_row: 40, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0 };
+    let size = rustix::termios::Winsize {
+        ws_row: 40,
+        ws_col: 100,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
     rustix::termios::tcsetwinsize(&pty.master, size).unwrap();
     let inner = bundle.command("run", &[]);
     let slave = || std::process::Stdio::from(pty.slave.try_clone().unwrap());
     let mut command = std::process::Command::new("setsid");
     if stdin {
-        command.args(["--ctty", "--wait"]).arg(inner.get_program()).args(inner.get_args());
+        command
+            .args(["--ctty", "--wait"])
+            .arg(inner.get_program())
+            .args(inner.get_args());
     } else {
-        command.args(["--ctty", "--wait", "sh", "-c", "exec \"$0\" \"$@\" </dev/null"]);
+        command.args([
+            "--ctty",
+            "--wait",
+            "sh",
+            "-c",
+            "exec \"$0\" \"$@\" </dev/null",
+        ]);
         command.arg(inner.get_program()).args(inner.get_args());
     }
-    let mut child = command.stdin(slave()).stdout(slave()).stderr(slave()).spawn().unwrap();
+    let mut child = command
+        .stdin(slave())
+        .stdout(slave())
+        .stderr(slave())
+        .spawn()
+        .unwrap();
     drop(command);
     drop(pty.slave);
-    let mut console = Console { master: std::fs::File::from(pty.master) };
+    let mut console = Console {
+        master: std::fs::File::from(pty.master),
+    };
     let text = console.read_to_end();
     let status = child.wait().unwrap();
     assert!(status.success(), "{status}: {text:?}");
@@ -179,14 +246,22 @@ fn in_foreground(bundle: &Bundle<'_>, stdin: bool) -> String {
 
 fn foreground_on_a_terminal(env: &Env) {
     let mut bundle = env.bundle();
-    bundle.set("/process/terminal", json!(true)).sh("test -t 0 && test -t 1 && echo terminal; stty size");
-    assert_eq!(in_foreground(&bundle, true), "terminal\r\n40 100\r\n", "as large as the caller's");
+    bundle
+        .set("/process/terminal", json!(true))
+        .sh("test -t 0 && test -t 1 && echo terminal; stty size");
+    assert_eq!(
+        in_foreground(&bundle, true),
+        "terminal\r\n40 100\r\n",
+        "as large as the caller's"
+    );
 }
 
 /// Typical for CI: stdin is not the terminal, but there is one.
 fn foreground_with_stdin_from_elsewhere(env: &Env) {
     let mut bundle = env.bundle();
-    bundle.set("/process/terminal", json!(true)).sh("test -t 0 && echo terminal");
+    bundle
+        .set("/process/terminal", json!(true))
+        .sh("test -t 0 && echo terminal");
     assert_eq!(in_foreground(&bundle, false), "terminal\r\n");
 }
 

@@ -57,7 +57,12 @@ fn kill_by_name_and_number(env: &Env) {
     let mut bundle = env.bundle();
     let container = bundle.args(&["/bin/probe", "signals"]).start();
     container.wait_output("ready");
-    for (given, seen) in [("USR1", "SIGUSR1"), ("SIGUSR2", "SIGUSR2"), ("1", "SIGHUP"), ("sigint", "SIGINT")] {
+    for (given, seen) in [
+        ("USR1", "SIGUSR1"),
+        ("SIGUSR2", "SIGUSR2"),
+        ("1", "SIGHUP"),
+        ("sigint", "SIGINT"),
+    ] {
         container.kill(given);
         container.wait_output(seen);
     }
@@ -75,8 +80,14 @@ fn kill_defaults_to_term(env: &Env) {
 fn kill_of_a_stopped_container_is_refused(env: &Env) {
     let container = env.bundle().sleeper();
     container.stop();
-    env.rt.call(&["kill", &container.id, "TERM"]).fails().says("container not running");
-    env.rt.call(&["kill", "nobody", "TERM"]).fails().says("does not exist");
+    env.rt
+        .call(&["kill", &container.id, "TERM"])
+        .fails()
+        .says("container not running");
+    env.rt
+        .call(&["kill", "nobody", "TERM"])
+        .fails()
+        .says("does not exist");
 }
 
 fn kill_with_an_unknown_signal_is_refused(env: &Env) {
@@ -89,9 +100,17 @@ fn kill_with_an_unknown_signal_is_refused(env: &Env) {
 
 fn kill_all(env: &Env) {
     let mut bundle = env.bundle();
-    let container = bundle.without_namespace("pid").args(&["/bin/probe", "children", "5"]).start();
+    let container = bundle
+        .without_namespace("pid")
+        .args(&["/bin/probe", "children", "5"])
+        .start();
     container.wait_output("ready");
-    let sleeping = || process::all().iter().filter(|(_, state, what)| *state != 'Z' && what.contains("probe")).count();
+    let sleeping = || {
+        process::all()
+            .iter()
+            .filter(|(_, state, what)| *state != 'Z' && what.contains("probe"))
+            .count()
+    };
     assert_eq!(sleeping(), 6);
     env.rt.call(&["kill", "--all", &container.id, "KILL"]).ok();
     process::until("all six are dead", 5, || (sleeping() == 0).then_some(()));
@@ -123,12 +142,19 @@ fn delete_by_force(env: &Env) {
     let pid = container.pid();
     env.rt.call(&["delete", "--force", &container.id]).ok();
     container.verb("state").fails();
-    assert!(process::all().iter().all(|(p, state, _)| *p != pid || *state == 'Z'));
+    assert!(
+        process::all()
+            .iter()
+            .all(|(p, state, _)| *p != pid || *state == 'Z')
+    );
 }
 
 fn delete_by_force_of_nothing_succeeds(env: &Env) {
     env.rt.call(&["delete", "--force", "nobody"]).ok();
-    env.rt.call(&["delete", "nobody"]).fails().says("does not exist");
+    env.rt
+        .call(&["delete", "nobody"])
+        .fails()
+        .says("does not exist");
 }
 
 fn delete_of_a_created_container(env: &Env) {
@@ -156,7 +182,10 @@ fn same_id_twice_is_refused(env: &Env) {
     let container = bundle.sleeper();
     let mut other = env.bundle();
     other.id.clone_from(&bundle.id);
-    let output = env.rt.finish(env.rt.spawn(other.command("create", &[]))).fails();
+    let output = env
+        .rt
+        .finish(env.rt.spawn(other.command("create", &[])))
+        .fails();
     assert!(output.stderr.contains("exist"), "{output}");
     assert_eq!(container.status(), "running", "the first is not harmed");
     container.exec(&["true"]).ok();
@@ -164,7 +193,18 @@ fn same_id_twice_is_refused(env: &Env) {
 
 fn bad_ids_are_refused(env: &Env) {
     let mut bundle = env.bundle();
-    for bad in ["..", ".", "", "a/b", "../escape", "a b", "a\nb", "\u{e4}", "a;b", &"x".repeat(5000)] {
+    for bad in [
+        "..",
+        ".",
+        "",
+        "a/b",
+        "../escape",
+        "a b",
+        "a\nb",
+        "\u{e4}",
+        "a;b",
+        &"x".repeat(5000),
+    ] {
         bundle.id = bad.to_owned();
         let output = env.rt.finish(env.rt.spawn(bundle.command("create", &[])));
         assert_ne!(output.code, 0, "{bad:?}: {output}");
@@ -198,8 +238,14 @@ fn list_as_table_and_json(env: &Env) {
     let mut all = listed(env);
     all.sort_by_key(|c| c["id"].as_str().unwrap().to_owned());
     assert_eq!(all.len(), 2);
-    assert_eq!((&all[0]["id"], &all[0]["status"]), (&json!(running.id), &json!("running")));
-    assert_eq!((&all[1]["id"], &all[1]["status"]), (&json!(created.id), &json!("created")));
+    assert_eq!(
+        (&all[0]["id"], &all[0]["status"]),
+        (&json!(running.id), &json!("running"))
+    );
+    assert_eq!(
+        (&all[1]["id"], &all[1]["status"]),
+        (&json!(created.id), &json!("created"))
+    );
     assert_eq!(all[0]["pid"], json!(running.pid()));
     assert_eq!(all[0]["bundle"], json!(first.path));
     assert_eq!(all[0]["owner"], "root");
@@ -207,8 +253,14 @@ fn list_as_table_and_json(env: &Env) {
     let table = env.rt.call(&["list"]).ok().stdout;
     let mut lines = table.lines();
     let heading: Vec<&str> = lines.next().unwrap().split_whitespace().collect();
-    assert_eq!(heading, ["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"]);
-    assert!(lines.any(|l| l.starts_with(&running.id) && l.contains("running")), "{table}");
+    assert_eq!(
+        heading,
+        ["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"]
+    );
+    assert!(
+        lines.any(|l| l.starts_with(&running.id) && l.contains("running")),
+        "{table}"
+    );
     let quiet = env.rt.call(&["list", "--quiet"]).ok().stdout;
     let mut ids: Vec<&str> = quiet.lines().collect();
     ids.sort_unstable();
@@ -230,25 +282,42 @@ fn list_survives_a_broken_state(env: &Env) {
     let half = listed(env);
     std::fs::remove_dir_all(&broken).unwrap();
     for all in [empty, half] {
-        assert!(all.iter().any(|c| c["id"] == json!(container.id)), "the others are still shown");
+        assert!(
+            all.iter().any(|c| c["id"] == json!(container.id)),
+            "the others are still shown"
+        );
     }
 }
 
 fn ps_as_table_and_json(env: &Env) {
     let container = env.bundle().sleeper();
-    let pids = env.rt.call(&["ps", "--format", "json", &container.id]).ok().json();
+    let pids = env
+        .rt
+        .call(&["ps", "--format", "json", &container.id])
+        .ok()
+        .json();
     assert_eq!(pids, json!([container.pid()]));
     let table = env.rt.call(&["ps", &container.id]).ok().stdout;
     let lines: Vec<&str> = table.lines().collect();
     assert_eq!(lines.len(), 2, "{table}");
-    assert!(lines[0].contains("PID") && lines[1].contains("sleep 1000"), "{table}");
+    assert!(
+        lines[0].contains("PID") && lines[1].contains("sleep 1000"),
+        "{table}"
+    );
 }
 
 fn ps_with_arguments(env: &Env) {
     let container = env.bundle().sleeper();
-    let table = env.rt.call(&["ps", &container.id, "-o", "pid,comm"]).ok().stdout;
+    let table = env
+        .rt
+        .call(&["ps", &container.id, "-o", "pid,comm"])
+        .ok()
+        .stdout;
     let words: Vec<&str> = table.split_whitespace().collect();
-    assert_eq!(words, ["PID", "COMMAND", &container.pid().to_string(), "sleep"]);
+    assert_eq!(
+        words,
+        ["PID", "COMMAND", &container.pid().to_string(), "sleep"]
+    );
 }
 
 fn pause_and_resume(env: &Env) {
@@ -262,7 +331,9 @@ fn pause_and_resume(env: &Env) {
     assert_eq!(container.stdout().len(), before, "it still runs");
     container.verb("resume").ok();
     assert_eq!(container.status(), "running");
-    process::until("it goes on", 5, || (container.stdout().len() > before).then_some(()));
+    process::until("it goes on", 5, || {
+        (container.stdout().len() > before).then_some(())
+    });
 }
 
 fn pause_of_a_stopped_container_is_refused(env: &Env) {
@@ -280,8 +351,15 @@ fn events_stats(env: &Env) {
     let mut bundle = env.bundle();
     let container = bundle.args(&["/bin/probe", "memory", "20"]).start();
     container.wait_output("ready");
-    let event = env.rt.call(&["events", "--stats", &container.id]).ok().json();
-    assert_eq!((&event["type"], &event["id"]), (&json!("stats"), &json!(container.id)));
+    let event = env
+        .rt
+        .call(&["events", "--stats", &container.id])
+        .ok()
+        .json();
+    assert_eq!(
+        (&event["type"], &event["id"]),
+        (&json!("stats"), &json!(container.id))
+    );
     let memory = event["data"]["memory"]["usage"]["usage"].as_u64().unwrap();
     assert!((20 << 20..60 << 20).contains(&memory), "{memory}");
     assert_eq!(event["data"]["pids"]["current"], 1);
@@ -291,7 +369,10 @@ fn events_stats(env: &Env) {
 fn events_of_a_stopped_container_are_refused(env: &Env) {
     let container = env.bundle().sleeper();
     container.stop();
-    env.rt.call(&["events", "--stats", &container.id]).fails().says("not running");
+    env.rt
+        .call(&["events", "--stats", &container.id])
+        .fails()
+        .says("not running");
 }
 
 fn features_lists_what_works(env: &Env) {
@@ -301,19 +382,31 @@ fn features_lists_what_works(env: &Env) {
         let list = list.unwrap_or_else(|| panic!("no {pointer}: {features:#}"));
         assert!(list.contains(&json!(value)), "{pointer} lacks {value}");
     };
-    for hook in ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"] {
+    for hook in [
+        "prestart",
+        "createRuntime",
+        "createContainer",
+        "startContainer",
+        "poststart",
+        "poststop",
+    ] {
         has("/hooks", hook);
     }
     for option in ["ro", "rro", "rbind", "tmpcopyup", "rnosuid", "nosymfollow"] {
         has("/mountOptions", option);
     }
-    for kind in ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"] {
+    for kind in [
+        "cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts",
+    ] {
         has("/linux/namespaces", kind);
     }
     has("/linux/capabilities", "CAP_SYS_ADMIN");
     has("/linux/seccomp/actions", "SCMP_ACT_NOTIFY");
     has("/linux/seccomp/operators", "SCMP_CMP_MASKED_EQ");
-    assert_eq!(features.pointer("/linux/mountExtensions/idmap/enabled"), Some(&json!(true)));
+    assert_eq!(
+        features.pointer("/linux/mountExtensions/idmap/enabled"),
+        Some(&json!(true))
+    );
     has("/linux/seccomp/archs", "SCMP_ARCH_X86_64");
     assert_eq!(features.pointer("/linux/cgroup/v1"), Some(&json!(true)));
     assert_eq!(features.pointer("/linux/cgroup/v2"), Some(&json!(true)));
@@ -322,36 +415,64 @@ fn features_lists_what_works(env: &Env) {
 
 fn spec_writes_a_config_that_runs(env: &Env) {
     let mut bundle = env.bundle();
-    env.rt.call(&["spec", "--bundle", bundle.path.to_str().unwrap()]).ok();
+    env.rt
+        .call(&["spec", "--bundle", bundle.path.to_str().unwrap()])
+        .ok();
     let written: Value = serde_json::from_str(&read(bundle.path.join("config.json"))).unwrap();
     assert_eq!(written["process"]["args"], json!(["sh"]));
     assert_eq!(written["process"]["terminal"], true);
     assert_eq!(written["root"], json!({"path": "rootfs", "readonly": true}));
     for kind in ["pid", "network", "ipc", "uts", "mount"] {
-        assert!(written["linux"]["namespaces"].as_array().unwrap().contains(&json!({"type": kind})), "{kind}");
+        assert!(
+            written["linux"]["namespaces"]
+                .as_array()
+                .unwrap()
+                .contains(&json!({"type": kind})),
+            "{kind}"
+        );
     }
     bundle.spec = written;
-    bundle.set("/process/terminal", json!(false)).set("/linux/cgroupsPath", json!(format!("/{}/spec", env.tag)));
+    bundle
+        .set("/process/terminal", json!(false))
+        .set("/linux/cgroupsPath", json!(format!("/{}/spec", env.tag)));
     bundle.args(&["echo", "runs"]).run().ok().prints("runs");
     let rootless = env.directory("rootless");
-    env.rt.call(&["spec", "--rootless", "--bundle", rootless.to_str().unwrap()]).ok();
+    env.rt
+        .call(&["spec", "--rootless", "--bundle", rootless.to_str().unwrap()])
+        .ok();
     let written: Value = serde_json::from_str(&read(rootless.join("config.json"))).unwrap();
-    let kinds: Vec<&str> =
-        written["linux"]["namespaces"].as_array().unwrap().iter().map(|n| n["type"].as_str().unwrap()).collect();
-    assert!(kinds.contains(&"user") && !kinds.contains(&"network"), "{kinds:?}");
+    let kinds: Vec<&str> = written["linux"]["namespaces"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|n| n["type"].as_str().unwrap())
+        .collect();
+    assert!(
+        kinds.contains(&"user") && !kinds.contains(&"network"),
+        "{kinds:?}"
+    );
 }
 
 fn spec_does_not_overwrite(env: &Env) {
     let dir = env.directory("bundle");
     std::fs::write(dir.join("config.json"), "mine").unwrap();
-    env.rt.call(&["spec", "--bundle", dir.to_str().unwrap()]).fails().says("config.json");
+    env.rt
+        .call(&["spec", "--bundle", dir.to_str().unwrap()])
+        .fails()
+        .says("config.json");
     assert_eq!(read(dir.join("config.json")), "mine");
 }
 
 fn version_is_readable(env: &Env) {
     let output = env.rt.call(&["--version"]).ok();
-    assert!(output.stdout.contains("runc version ") || output.stdout.contains("rcrun version "), "{output}");
-    assert!(output.stdout.lines().any(|l| l.starts_with("spec: 1.")), "{output}");
+    assert!(
+        output.stdout.contains("runc version ") || output.stdout.contains("rcrun version "),
+        "{output}"
+    );
+    assert!(
+        output.stdout.lines().any(|l| l.starts_with("spec: 1.")),
+        "{output}"
+    );
 }
 
 fn pid_file(env: &Env) {
@@ -368,8 +489,15 @@ fn pidfd_socket(env: &Env) {
     let socket = FdSocket::listen(&env.path("pidfd"));
     let container = bundle.create_with(&["--pidfd-socket", socket.path()]);
     let (_, fds) = socket.next();
-    let info = read(format!("/proc/self/fdinfo/{}", std::os::fd::AsRawFd::as_raw_fd(&fds[0])));
-    let pid = info.lines().find_map(|l| l.strip_prefix("Pid:")).unwrap().trim();
+    let info = read(format!(
+        "/proc/self/fdinfo/{}",
+        std::os::fd::AsRawFd::as_raw_fd(&fds[0])
+    ));
+    let pid = info
+        .lines()
+        .find_map(|l| l.strip_prefix("Pid:"))
+        .unwrap()
+        .trim();
     assert_eq!(pid, container.pid().to_string());
 }
 
@@ -380,14 +508,21 @@ fn run_detached(env: &Env) {
     let state = env.rt.call(&["state", &bundle.id]).ok().json();
     assert_eq!(state["status"], "running");
     let pid = i32::try_from(state["pid"].as_i64().unwrap()).unwrap();
-    assert_eq!(process::status(pid, "PPid"), "1", "no process of the runtime stays");
+    assert_eq!(
+        process::status(pid, "PPid"),
+        "1",
+        "no process of the runtime stays"
+    );
     env.rt.call(&["delete", "--force", &bundle.id]).ok();
 }
 
 fn run_and_keep(env: &Env) {
     let mut bundle = env.bundle();
     bundle.sh("exit 3").run_with(&["--keep"]).exits(3);
-    assert_eq!(env.rt.call(&["state", &bundle.id]).ok().json()["status"], "stopped");
+    assert_eq!(
+        env.rt.call(&["state", &bundle.id]).ok().json()["status"],
+        "stopped"
+    );
     env.rt.call(&["delete", &bundle.id]).ok();
 }
 
@@ -403,14 +538,18 @@ fn flags_may_stand_after_the_id(env: &Env) {
     let mut bundle = env.bundle();
     bundle.args(&["sleep", "1000"]).write();
     let id = bundle.id.clone();
-    env.rt.call(&["create", &id, "--bundle", bundle.path.to_str().unwrap()]).ok();
+    env.rt
+        .call(&["create", &id, "--bundle", bundle.path.to_str().unwrap()])
+        .ok();
     env.rt.call(&["delete", &id, "--force"]).ok();
 }
 
 fn failing_call(env: &Env, format: &str) -> (String, String) {
     let path = env.path("log");
     let text = path.to_str().unwrap();
-    let output = env.rt.call(&["--log", text, "--log-format", format, "state", "nobody"]);
+    let output = env
+        .rt
+        .call(&["--log", text, "--log-format", format, "state", "nobody"]);
     assert_ne!(output.code, 0);
     (read(path), output.stderr)
 }
@@ -419,15 +558,24 @@ fn log_file_in_json(env: &Env) {
     let (log, _) = failing_call(env, "json");
     let entry: Value = serde_json::from_str(log.lines().last().unwrap()).unwrap();
     assert_eq!(entry["level"], "error");
-    assert!(entry["msg"].as_str().unwrap().contains("does not exist"), "{log}");
+    assert!(
+        entry["msg"].as_str().unwrap().contains("does not exist"),
+        "{log}"
+    );
     assert!(entry["time"].as_str().unwrap().contains('T'), "{log}");
 }
 
 fn log_file_in_text(env: &Env) {
     let (log, stderr) = failing_call(env, "text");
     let line = log.lines().last().unwrap();
-    assert!(line.starts_with("time=\"") && line.contains(" level=error msg=\""), "{line}");
-    assert!(stderr.contains("does not exist"), "also for the eye: {stderr}");
+    assert!(
+        line.starts_with("time=\"") && line.contains(" level=error msg=\""),
+        "{line}"
+    );
+    assert!(
+        stderr.contains("does not exist"),
+        "also for the eye: {stderr}"
+    );
     let output = env.rt.call(&["--log-format", "yaml", "list"]);
     output.fails();
 }
@@ -442,8 +590,23 @@ fn unknown_verb_and_flag_are_refused(env: &Env) {
 
 fn help_of_every_verb(env: &Env) {
     let verbs = [
-        "checkpoint", "create", "delete", "events", "exec", "kill", "list", "pause", "ps", "restore", "resume", "run",
-        "spec", "start", "state", "update", "features",
+        "checkpoint",
+        "create",
+        "delete",
+        "events",
+        "exec",
+        "kill",
+        "list",
+        "pause",
+        "ps",
+        "restore",
+        "resume",
+        "run",
+        "spec",
+        "start",
+        "state",
+        "update",
+        "features",
     ];
     let general = env.rt.call(&["--help"]).ok().stdout;
     for verb in verbs {
@@ -457,12 +620,21 @@ fn help_of_every_verb(env: &Env) {
 
 fn signals_are_forwarded_by_run(env: &Env) {
     let mut bundle = env.bundle();
-    let mut running = bundle.args(&["/bin/probe", "signals"]).run_in_background(&[]);
-    process::until("it is ready", 10, || running.read().0.contains("ready").then_some(()));
+    let mut running = bundle
+        .args(&["/bin/probe", "signals"])
+        .run_in_background(&[]);
+    process::until("it is ready", 10, || {
+        running.read().0.contains("ready").then_some(())
+    });
     let pid = nix::unistd::Pid::from_raw(running.pid());
-    for signal in [nix::sys::signal::Signal::SIGUSR1, nix::sys::signal::Signal::SIGHUP] {
+    for signal in [
+        nix::sys::signal::Signal::SIGUSR1,
+        nix::sys::signal::Signal::SIGHUP,
+    ] {
         nix::sys::signal::kill(pid, signal).unwrap();
-        process::until("it arrives", 5, || running.read().0.contains(signal.as_str()).then_some(()));
+        process::until("it arrives", 5, || {
+            running.read().0.contains(signal.as_str()).then_some(())
+        });
     }
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
     env.rt.finish(running).exits(7);
@@ -476,13 +648,20 @@ fn subreaper_gets_the_exit_status(env: &Env) {
     let pid = container.pid();
     container.start();
     let status = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None).unwrap();
-    assert_eq!(status, nix::sys::wait::WaitStatus::Exited(nix::unistd::Pid::from_raw(pid), 23));
+    assert_eq!(
+        status,
+        nix::sys::wait::WaitStatus::Exited(nix::unistd::Pid::from_raw(pid), 23)
+    );
     assert_eq!(container.status(), "stopped");
 }
 
 fn root_directory_is_private(env: &Env) {
     use std::os::unix::fs::PermissionsExt;
     let _container = env.bundle().sleeper();
-    let mode = std::fs::metadata(&env.rt.root).unwrap().permissions().mode() & 0o7777;
+    let mode = std::fs::metadata(&env.rt.root)
+        .unwrap()
+        .permissions()
+        .mode()
+        & 0o7777;
     assert_eq!(mode & 0o066, 0, "others may not look inside: {mode:o}");
 }

@@ -8,7 +8,12 @@ use std::os::unix::fs::MetadataExt;
 pub(crate) fn all() -> Value {
     let name = rustix::system::uname();
     let stat = read("/proc/self/stat");
-    let after: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
+    let after: Vec<&str> = stat
+        .rsplit(") ")
+        .next()
+        .unwrap_or_default()
+        .split(' ')
+        .collect();
     json!({
         "pid": std::process::id(),
         "session": after.get(3),
@@ -45,7 +50,9 @@ fn read(path: &str) -> String {
 fn status() -> Map<String, Value> {
     let text = read("/proc/self/status");
     let lines = text.lines().filter_map(|line| line.split_once(':'));
-    lines.map(|(key, value)| (key.to_owned(), json!(value.trim().replace('\t', " ")))).collect()
+    lines
+        .map(|(key, value)| (key.to_owned(), json!(value.trim().replace('\t', " "))))
+        .collect()
 }
 
 /// `/proc/self/limits`: name -> [soft, hard].
@@ -63,7 +70,10 @@ fn limits() -> Map<String, Value> {
 fn namespaces() -> Map<String, Value> {
     let kinds = ["cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts"];
     let link = |kind: &str| fs::read_link(format!("/proc/self/ns/{kind}")).ok();
-    kinds.iter().filter_map(|kind| Some((kind.to_string(), json!(link(kind)?)))).collect()
+    kinds
+        .iter()
+        .filter_map(|kind| Some((kind.to_string(), json!(link(kind)?))))
+        .collect()
 }
 
 fn mounts() -> Vec<Value> {
@@ -84,11 +94,18 @@ fn mounts() -> Vec<Value> {
 
 /// Open descriptors and what they are, without the one that lists them.
 fn descriptors() -> Map<String, Value> {
-    let Ok(entries) = fs::read_dir("/proc/self/fd") else { return Map::new() };
-    let numbers: Vec<String> =
-        entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+    let Ok(entries) = fs::read_dir("/proc/self/fd") else {
+        return Map::new();
+    };
+    let numbers: Vec<String> = entries
+        .flatten()
+        .map(|e| e.file_name().to_string_lossy().into_owned())
+        .collect();
     let link = |number: &String| fs::read_link(format!("/proc/self/fd/{number}")).ok();
-    numbers.iter().filter_map(|number| Some((number.clone(), json!(link(number)?)))).collect()
+    numbers
+        .iter()
+        .filter_map(|number| Some((number.clone(), json!(link(number)?))))
+        .collect()
 }
 
 fn terminal() -> Value {

@@ -11,11 +11,16 @@ use std::process::ExitCode;
 
 /// Whether this process was started as the probe.
 pub(crate) fn wanted() -> bool {
-    std::env::args_os().next().is_some_and(|name| name.to_string_lossy().rsplit('/').next() == Some("probe"))
+    std::env::args_os()
+        .next()
+        .is_some_and(|name| name.to_string_lossy().rsplit('/').next() == Some("probe"))
 }
 
 pub(crate) fn main() -> ExitCode {
-    let args: Vec<String> = std::env::args_os().skip(1).map(|a| a.to_string_lossy().into_owned()).collect();
+    let args: Vec<String> = std::env::args_os()
+        .skip(1)
+        .map(|a| a.to_string_lossy().into_owned())
+        .collect();
     let (verb, rest) = match args.split_first() {
         Some((verb, rest)) => (verb.as_str(), rest),
         None => ("facts", [].as_slice()),

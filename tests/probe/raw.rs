@@ -74,9 +74,22 @@ pub(crate) fn io_priority() -> Value {
 pub(crate) fn memory_policy() -> Value {
     let mut mode = 0_i32;
     let mut nodes = [0_u64; 16];
-    let result =
-        call(libc::SYS_get_mempolicy, [(&raw mut mode) as i64, nodes.as_mut_ptr() as i64, 1024, 0, 0, 0]);
-    if result < 0 { json!(result) } else { json!([mode, nodes[0]]) }
+    let result = call(
+        libc::SYS_get_mempolicy,
+        [
+            (&raw mut mode) as i64,
+            nodes.as_mut_ptr() as i64,
+            1024,
+            0,
+            0,
+            0,
+        ],
+    );
+    if result < 0 {
+        json!(result)
+    } else {
+        json!([mode, nodes[0]])
+    }
 }
 
 /// The description of the session keyring, or the negated errno.
@@ -84,10 +97,21 @@ pub(crate) fn session_keyring() -> Value {
     const KEYCTL_DESCRIBE: i64 = 6;
     const KEY_SPEC_SESSION_KEYRING: i64 = -3;
     let mut text = [0_u8; 256];
-    let length =
-        call(libc::SYS_keyctl, [KEYCTL_DESCRIBE, KEY_SPEC_SESSION_KEYRING, text.as_mut_ptr() as i64, 256, 0, 0]);
+    let length = call(
+        libc::SYS_keyctl,
+        [
+            KEYCTL_DESCRIBE,
+            KEY_SPEC_SESSION_KEYRING,
+            text.as_mut_ptr() as i64,
+            256,
+            0,
+            0,
+        ],
+    );
     match usize::try_from(length) {
-        Ok(length) => json!(String::from_utf8_lossy(&text[..length.saturating_sub(1).min(255)])),
+        Ok(length) => json!(String::from_utf8_lossy(
+            &text[..length.saturating_sub(1).min(255)]
+        )),
         Err(_) => json!(length),
     }
 }

@@ -17,7 +17,14 @@ fn say(text: &str) {
 pub(crate) fn signals() -> ExitCode {
     use nix::sys::signal::{SigSet, Signal};
     let mut set = SigSet::empty();
-    for signal in [Signal::SIGTERM, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGHUP, Signal::SIGINT, Signal::SIGWINCH] {
+    for signal in [
+        Signal::SIGTERM,
+        Signal::SIGUSR1,
+        Signal::SIGUSR2,
+        Signal::SIGHUP,
+        Signal::SIGINT,
+        Signal::SIGWINCH,
+    ] {
         set.add(signal);
     }
     if set.thread_block().is_err() {
@@ -83,7 +90,9 @@ pub(crate) fn exe_attack() -> ExitCode {
             let Ok(file) = File::open(&exe) else { continue };
             // The process may have executed something else in between: what was opened counts.
             let own = format!("/proc/self/fd/{}", file.as_raw_fd());
-            let Ok(target) = fs::read_link(own) else { continue };
+            let Ok(target) = fs::read_link(own) else {
+                continue;
+            };
             let target = target.to_string_lossy().into_owned();
             if !target.starts_with("/bin/") && held.len() < 200 {
                 say(&format!("saw {target}"));
@@ -92,7 +101,9 @@ pub(crate) fn exe_attack() -> ExitCode {
         }
         for (file, target) in &held {
             let again = format!("/proc/self/fd/{}", file.as_raw_fd());
-            let Ok(mut file) = OpenOptions::new().write(true).open(again) else { continue };
+            let Ok(mut file) = OpenOptions::new().write(true).open(again) else {
+                continue;
+            };
             if file.write_all(b"#!/pwned\n").is_ok() {
                 say(&format!("WROTE {target}"));
             }
@@ -118,13 +129,21 @@ pub(crate) fn fd_attack() -> ExitCode {
             }
             say(&format!("saw {}", before.trim()));
             // Root may list the numbers of any process with its uid; following one is what PTRACE_MODE_READ guards.
-            let mut fds = fs::read_dir(entry.path().join("fd")).into_iter().flatten().flatten();
-            let opened = fds.any(|fd| fs::read_link(fd.path()).is_ok() || File::open(fd.path()).is_ok());
+            let mut fds = fs::read_dir(entry.path().join("fd"))
+                .into_iter()
+                .flatten()
+                .flatten();
+            let opened =
+                fds.any(|fd| fs::read_link(fd.path()).is_ok() || File::open(fd.path()).is_ok());
             if opened && name() == before {
                 say(&format!("OPENED {}", before.trim()));
             }
             // The kernel asks for this the same right as for PTRACE_ATTACH, and nothing hangs on it.
-            let traced = OpenOptions::new().read(true).write(true).open(entry.path().join("mem")).is_ok();
+            let traced = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .open(entry.path().join("mem"))
+                .is_ok();
             if traced && name() == before {
                 say(&format!("TRACED {}", before.trim()));
             }

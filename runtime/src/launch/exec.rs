@@ -74,6 +74,7 @@ const STEPS: &[(Step, Action)] = &[
 
 /// Enters the container and becomes the program.
 pub fn run(process: &mut Process, setup: ExecSetup<'_>, wire: Wire) -> ! {
+    crate::sys::alloc_guard::forbid();
     let progress = Progress { wire, index: 0 };
     let mut exec = Exec {
         process,

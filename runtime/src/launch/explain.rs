@@ -267,7 +267,7 @@ pub fn hook_error(kind: &str, index: usize, status: i32, output: Option<(&str, &
         n if n >= 2 * SIGNALLED => (ErrorKind::Deadline, "timed out and was killed".to_owned()),
         n if n >= SIGNALLED => (
             ErrorKind::FailedPrecondition,
-            format!("signal: {}", crate::state::signal_name(n - SIGNALLED)),
+            format!("signal: {}", crate::state::signal_words(n - SIGNALLED)),
         ),
         n => (ErrorKind::FailedPrecondition, format!("exit status {n}")),
     };

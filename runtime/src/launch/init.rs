@@ -126,6 +126,7 @@ const STEPS: &[(Step, Action)] = &[
 
 /// Carries out `plan` and becomes the program.
 pub fn run(plan: &mut Plan, setup: InitSetup<'_>, wire: Wire) -> ! {
+    crate::sys::alloc_guard::forbid();
     let progress = Progress { wire, index: 0 };
     let mut init = Init {
         plan,

@@ -48,7 +48,10 @@ pub fn update(
         rdt.set_l3_cache_schema(l3_cache_schema.map(str::to_owned));
         rdt.set_mem_bw_schema(mem_bw_schema.map(str::to_owned));
         let group = record.rdt.as_ref().ok_or_else(|| {
-            Error::new(ErrorKind::FailedPrecondition, "the container has no Intel RDT group")
+            Error::new(
+                ErrorKind::FailedPrecondition,
+                "the container has no Intel RDT group",
+            )
         })?;
         crate::rdt::Resctrl::find()?.update(group, &rdt)?;
     }

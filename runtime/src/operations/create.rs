@@ -142,6 +142,9 @@ impl<'a> Launch<'a> {
             .iter()
             .flat_map(|f| &f.warnings)
             .for_each(|warning| tracing::warn!("{warning}"));
+        for method in crate::selfexe::methods() {
+            tracing::debug!("runc exeseal: using {method}");
+        }
         if let Some(filter) = &filter {
             tracing::debug!("seccomp filter flags: {}", filter.flags);
         }
@@ -252,7 +255,11 @@ impl<'a> Launch<'a> {
 
     /// Whether the child waits for the parent before it does anything.
     fn must_wait(&self) -> bool {
-        self.plan.namespaces.maps.is_some() || self.record.cgroup.unit.is_some()
+        // Behind an intermediate process the init shares its end of the wire: it keeps silent until
+        // its pid is known.
+        self.plan.namespaces.maps.is_some()
+            || self.plan.namespaces.needs_intermediate()
+            || self.record.cgroup.unit.is_some()
     }
 
     fn make_cgroup(&mut self) -> Result<Prepared> {
@@ -277,7 +284,9 @@ impl<'a> Launch<'a> {
 
     /// Network devices and Intel RDT: what needs the pid of an init that waits or works.
     fn equip(&mut self, pid: i32) -> Result<()> {
-        let Some(linux) = self.spec.linux().clone() else { return Ok(()) };
+        let Some(linux) = self.spec.linux().clone() else {
+            return Ok(());
+        };
         if let Some(rdt) = linux.intel_rdt() {
             let resctrl = crate::rdt::Resctrl::find()?;
             resctrl.check(rdt)?;
@@ -294,7 +303,12 @@ impl<'a> Launch<'a> {
             return Ok(());
         }
         devices.sort();
-        let joined = self.plan.namespaces.joins.iter().find(|join| join.name == "network");
+        let joined = self
+            .plan
+            .namespaces
+            .joins
+            .iter()
+            .find(|join| join.name == "network");
         let path = match joined {
             Some(join) => join.path.to_string_lossy().into_owned(),
             None => format!("/proc/{pid}/ns/net"),
@@ -313,15 +327,9 @@ impl<'a> Launch<'a> {
     }
 
     fn apply(&self, select: Select) -> Result<()> {
-        match self
-            .spec
-            .linux()
-            .as_ref()
-            .and_then(|l| l.resources().as_ref())
-        {
-            Some(resources) => self.record.cgroup.apply(resources, select),
-            None => Ok(()),
-        }
+        // Without any resources the rules for devices still are those of a container.
+        let resources = self.resources().unwrap_or_default();
+        self.record.cgroup.apply(&resources, select)
     }
 
     /// Where the master goes, and where it arrives when that is here.

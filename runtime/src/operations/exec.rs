@@ -58,6 +58,12 @@ pub fn exec(runtime: &Runtime, id: &str, options: &ExecOptions) -> Result<i32> {
     match job.release(&wire, pid, &pidfd) {
         Ok(()) => {}
         Err(error) => {
+            if let Some(socket) = &console_here
+                && let Ok(mut terminal) = open_terminal(socket)
+            {
+                // What the process said of its failure.
+                terminal.drain();
+            }
             let _ = pidfd_signal(pidfd.as_fd(), libc::SIGKILL);
             let _ = parent::reap(pidfd.as_fd());
             return Err(error);
@@ -236,7 +242,7 @@ impl<'a> Job<'a> {
     }
 
     fn settle(&self, wire: &Wire, pid: i32, pidfd: &OwnedFd) -> Result<()> {
-        tracing::debug!("init: closing the pipe to signal completion");
+        tracing::debug!("setns_init: about to exec");
         if let Some(path) = &self.options.pidfd_socket {
             let socket = terminal::connect(path, SocketType::STREAM)?;
             terminal::send(socket.as_fd(), c"pidfd", pidfd.as_fd())

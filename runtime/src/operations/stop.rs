@@ -29,7 +29,11 @@ pub fn kill(runtime: &Runtime, id: &str, signal: i32, all: bool) -> Result<()> {
     let record = load(&directory)?;
     if all {
         // Signalling nobody is no error here (runc's obsolete --all).
-        return if record.cgroup.exists() { kill_all(&record, signal) } else { Ok(()) };
+        return if record.cgroup.exists() {
+            kill_all(&record, signal)
+        } else {
+            Ok(())
+        };
     }
     let not_running = || Error::new(ErrorKind::FailedPrecondition, "container not running");
     let Some(init) = init_of(&record)? else {
@@ -57,6 +61,10 @@ pub fn kill(runtime: &Runtime, id: &str, signal: i32, all: bool) -> Result<()> {
 }
 
 fn kill_all(record: &Record, signal: i32) -> Result<()> {
+    if signal == 0 {
+        // Only asks whether signals could be sent.
+        return Ok(());
+    }
     match Signal::from_named_raw(signal) {
         Some(known) => record.cgroup.kill(known),
         None => Err(Error::invalid(format!(
