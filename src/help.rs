@@ -50,7 +50,7 @@ pub(crate) fn version() -> String {
 pub(crate) fn program() -> String {
     let about = ABOUT.replace('\n', "\n          ");
     let mut text = format!(
-        "NAME:\n   rcrun - {about}\n\nUSAGE:\n   rcrun [global options] [command [command options]]\n\n\
+        "NAME:\n   rcrun, in place of runc - {about}\n\nUSAGE:\n   rcrun [global options] [command [command options]]\n\n\
          VERSION:\n   {VERSION} (runc {COMPATIBLE_WITH})\n\nCOMMANDS:\n"
     );
     let shown: Vec<(&str, String)> = verbs::all()

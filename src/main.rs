@@ -12,6 +12,12 @@ mod verbs;
 
 use std::process::ExitCode;
 
+/// Debug builds, and so all tests, prove that a container's init allocates nothing.
+#[cfg(debug_assertions)]
+#[global_allocator]
+static ALLOCATOR: rcrun_runtime::sys::alloc_guard::Guarded =
+    rcrun_runtime::sys::alloc_guard::Guarded;
+
 use settings::{GLOBAL, Global};
 
 fn main() -> ExitCode {

@@ -138,8 +138,17 @@ pub fn kind_of(errno: rustix::io::Errno) -> ErrorKind {
 
 impl From<rustix::io::Errno> for Error {
     fn from(errno: rustix::io::Errno) -> Self {
-        Self::new(kind_of(errno), std::io::Error::from(errno).to_string())
+        Self::new(kind_of(errno), words(errno))
     }
+}
+
+/// The kernel's words for an errno value, as other runtimes print them and engines look for.
+pub fn words(errno: rustix::io::Errno) -> String {
+    let text = std::io::Error::from(errno).to_string();
+    text.split(" (os error")
+        .next()
+        .unwrap_or_default()
+        .to_lowercase()
 }
 
 impl From<nix::errno::Errno> for Error {
@@ -182,7 +191,7 @@ mod tests {
         assert_eq!(e.kind(), ErrorKind::PermissionDenied);
         assert_eq!(
             e.chain().to_string(),
-            "cannot mount: mount(\"proc\"): Operation not permitted (os error 1)"
+            "cannot mount: mount(\"proc\"): operation not permitted"
         );
     }
 }

@@ -29,7 +29,7 @@ impl Cgroup {
         let mut prepared = Prepared::default();
         for dir in self.dirs() {
             if let Err(error) = self.prepare_dir(dir, fresh, &mut prepared) {
-                if self.may_go_without(&error) {
+                if self.may_go_without(dir, &error) {
                     prepared.skipped.push(dir.to_owned());
                     continue;
                 }
@@ -56,14 +56,24 @@ impl Cgroup {
             return Ok(());
         }
         if self.paths.get("cpuset").is_some_and(|cpuset| cpuset == dir) {
-            fill_cpuset(dir, self.start.cpus.as_deref(), self.start.mems.as_deref())?;
+            fill_cpuset(
+                dir,
+                new,
+                self.start.cpus.as_deref(),
+                self.start.mems.as_deref(),
+            )?;
         }
         prepared.tasks.push(join::open_tasks(dir)?);
         Ok(())
     }
 
     /// Whether a container may live without this directory.
-    fn may_go_without(&self, error: &Error) -> bool {
+    fn may_go_without(&self, dir: &Path, error: &Error) -> bool {
+        // Beside v1 the cgroup2 hierarchy limits nothing; it only makes killing simpler.
+        let beside = self.hierarchy == Hierarchy::Hybrid && self.unified() == Some(dir);
+        if beside && error.kind() == ErrorKind::PermissionDenied {
+            return true;
+        }
         let wanted = self.hierarchy == Hierarchy::Unified && self.start.limits;
         let missing = matches!(
             error.kind(),
@@ -87,6 +97,35 @@ impl Cgroup {
                 .context(FAILED);
         }
         error.context(FAILED)
+    }
+}
+
+impl Cgroup {
+    /// Gives a v2 cgroup to the container's root user, so that it can make sub-cgroups: for a
+    /// container with its own user and cgroup namespaces and a writable /sys/fs/cgroup.
+    ///
+    /// Which files belong to a delegation the kernel says itself (cgroup-v2.rst, "Delegation").
+    pub fn delegate(&self, uid: u32) -> Result<()> {
+        let Some(dir) = self
+            .unified()
+            .filter(|_| self.hierarchy == Hierarchy::Unified)
+        else {
+            return Ok(());
+        };
+        let owner = rustix::process::Uid::from_raw(uid);
+        let files = file::read(Path::new("/sys/kernel/cgroup/delegate"))
+            .unwrap_or_else(|_| "cgroup.procs cgroup.subtree_control cgroup.threads".to_owned());
+        let paths = files.split_whitespace().map(|name| dir.join(name));
+        for path in std::iter::once(dir.to_owned()).chain(paths) {
+            match rustix::fs::chown(&path, Some(owner), None) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(errno) => {
+                    let what = format!("cannot give {} to user {uid}", path.display());
+                    return Err(file::error(what, errno));
+                }
+            }
+        }
+        Ok(())
     }
 }
 
@@ -127,10 +166,13 @@ pub(super) fn refuse_used(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Gives a new cpuset its CPUs and memory nodes, from its parent where none are asked for.
-fn fill_cpuset(dir: &Path, cpus: Option<&str>, mems: Option<&str>) -> Result<()> {
+/// Gives a cpuset without CPUs or memory nodes some: its parent's where none are asked for.
+fn fill_cpuset(dir: &Path, new: bool, cpus: Option<&str>, mems: Option<&str>) -> Result<()> {
     for (name, wanted) in [("cpuset.cpus", cpus), ("cpuset.mems", mems)] {
         let path = dir.join(name);
+        if wanted.is_none() && !new && !file::get_piece(&path)?.trim().is_empty() {
+            continue;
+        }
         if let Some(value) = wanted {
             if file::write(&path, value).is_ok() {
                 continue;
@@ -154,7 +196,7 @@ fn filled_by_parents(dir: Option<&Path>, name: &str) -> Result<String> {
         )));
     };
     let path = dir.join(name);
-    let own = file::get(&path)?;
+    let own = file::get_piece(&path)?;
     if !own.trim().is_empty() {
         return Ok(own);
     }
@@ -165,8 +207,8 @@ fn filled_by_parents(dir: Option<&Path>, name: &str) -> Result<String> {
 
 /// Enables all controllers of the root in each ancestor of `dir`, if `dir` lacks any.
 pub(super) fn hand_down_controllers(dir: &Path, domain: bool) -> Result<()> {
-    let all = file::get(&Path::new(ROOT).join("cgroup.controllers"))?;
-    if dir == Path::new(ROOT) || file::get(&dir.join("cgroup.controllers"))? == all {
+    let all = file::get_piece(&Path::new(ROOT).join("cgroup.controllers"))?;
+    if dir == Path::new(ROOT) || file::get_piece(&dir.join("cgroup.controllers"))? == all {
         return Ok(());
     }
     let all: Vec<String> = all
@@ -202,7 +244,7 @@ pub(super) fn hand_down_controllers(dir: &Path, domain: bool) -> Result<()> {
 /// A cgroup below one with processes, or a threaded one, can hold only threaded controllers.
 fn check_type(dir: &Path, domain: bool) -> Result<()> {
     let path = dir.join("cgroup.type");
-    let kind = file::read(&path).unwrap_or_default();
+    let kind = file::read_piece(&path).unwrap_or_default();
     let refuse = |how: &str| {
         Err(Error::new(
             ErrorKind::FailedPrecondition,

@@ -43,6 +43,18 @@ pub(super) fn read(path: &Path) -> Result<String, Errno> {
     String::from_utf8(buffer).map_err(|_| Errno::ILSEQ)
 }
 
+/// Reads a file that the kernel prints in one piece (a value, /proc/PID/cgroup): one `read`, unless
+/// the piece is longer than a page.
+pub(super) fn read_piece(path: &Path) -> Result<String, Errno> {
+    let fd = open(path, OFlags::RDONLY)?;
+    let mut buffer = [0; 4096];
+    let n = retry(|| rustix::io::read(&fd, &mut buffer))?;
+    if n == buffer.len() {
+        return read(path);
+    }
+    String::from_utf8(buffer[..n].to_vec()).map_err(|_| Errno::ILSEQ)
+}
+
 /// The error of a failed write, with the value and the path.
 pub(super) fn write_error(path: &Path, value: &str, errno: Errno) -> Error {
     error(
@@ -75,6 +87,11 @@ pub(super) fn set(path: &Path, value: &str) -> Result<()> {
     write(path, value).map_err(|errno| write_error(path, value, errno))
 }
 
+/// [`read_piece`] that names the file in the error.
+pub(super) fn get_piece(path: &Path) -> Result<String> {
+    read_piece(path).map_err(|errno| error(format!("cannot read {}", path.display()), errno))
+}
+
 /// Reads a file and names it in the error.
 pub(super) fn get(path: &Path) -> Result<String> {
     read(path).map_err(|errno| error(format!("cannot read {}", path.display()), errno))
@@ -92,26 +109,25 @@ pub(super) fn keyed(text: &str, key: &str) -> Option<u64> {
 }
 
 /// Makes a directory and its missing parents; the new ones are appended to `made`, outermost first.
+/// Says whether the directory itself is new.
 pub(super) fn make_dirs(path: &Path, made: &mut Vec<PathBuf>) -> Result<bool> {
-    let mode = Mode::from_raw_mode(0o755);
-    match retry(|| rustix::fs::mkdir(path, mode)) {
-        Ok(()) => {}
-        Err(Errno::EXIST) => return Ok(false),
-        Err(Errno::NOENT) => {
-            let Some(parent) = path.parent() else {
-                return Err(mkdir_error(path, Errno::NOENT));
-            };
-            make_dirs(parent, made)?;
-            match retry(|| rustix::fs::mkdir(path, mode)) {
-                Ok(()) => {}
-                Err(Errno::EXIST) => return Ok(false),
-                Err(errno) => return Err(mkdir_error(path, errno)),
+    // A parent may vanish between two calls, when the container that made it is rolled back.
+    let mut tries = 3;
+    loop {
+        match retry(|| rustix::fs::mkdir(path, Mode::from_raw_mode(0o755))) {
+            Ok(()) => {
+                made.push(path.to_owned());
+                return Ok(true);
             }
-        }
-        Err(errno) => return Err(mkdir_error(path, errno)),
+            Err(Errno::EXIST) => return Ok(false),
+            Err(Errno::NOENT) if tries > 0 => match path.parent() {
+                Some(parent) => make_dirs(parent, made)?,
+                None => return Err(mkdir_error(path, Errno::NOENT)),
+            },
+            Err(errno) => return Err(mkdir_error(path, errno)),
+        };
+        tries -= 1;
     }
-    made.push(path.to_owned());
-    Ok(true)
 }
 
 fn mkdir_error(path: &Path, errno: Errno) -> Error {

@@ -170,7 +170,7 @@ impl Cgroup {
 /// The pids whose processes are not yet dead: zombies wait for their parents, not for us.
 fn live(pids: &[i32]) -> Vec<i32> {
     let alive = |pid: &i32| {
-        let stat = file::read(Path::new(&format!("/proc/{pid}/stat"))).unwrap_or_default();
+        let stat = file::read_piece(Path::new(&format!("/proc/{pid}/stat"))).unwrap_or_default();
         let state = stat
             .rsplit_once(')')
             .map_or("", |(_, rest)| rest.trim_start());
@@ -190,7 +190,7 @@ fn signal_each(pids: &[i32], signal: Signal) {
 pub(super) fn is_frozen_dir(dir: &Path) -> Result<bool> {
     for (name, yes) in [("cgroup.freeze", "1"), ("freezer.self_freezing", "1")] {
         let path = dir.join(name);
-        match file::read(&path) {
+        match file::read_piece(&path) {
             Ok(text) => return Ok(text.trim() == yes),
             Err(Errno::NOENT | Errno::NODEV) => {}
             Err(errno) => {
@@ -216,7 +216,7 @@ fn freeze_v2(dir: &Path, limit: Duration) -> Result<()> {
     let deadline = Instant::now() + limit;
     let mut pause = Duration::from_micros(100);
     loop {
-        if file::keyed(&file::get(&path)?, "frozen") == Some(1) {
+        if file::keyed(&file::get_piece(&path)?, "frozen") == Some(1) {
             return Ok(());
         }
         if Instant::now() > deadline {
@@ -243,7 +243,7 @@ fn freeze_v1(dir: &Path, limit: Duration) -> Result<()> {
             // Not a matter of microseconds: do not take the processor from those that have to move.
             std::thread::sleep(Duration::from_millis(1));
         }
-        match file::get(&path)?.trim() {
+        match file::get_piece(&path)?.trim() {
             "FROZEN" => return Ok(()),
             "FREEZING" => {}
             other => {
@@ -262,10 +262,6 @@ fn freeze_v1(dir: &Path, limit: Duration) -> Result<()> {
 fn too_slow(dir: &Path, limit: Duration) -> Error {
     Error::new(
         ErrorKind::Deadline,
-        format!(
-            "unable to freeze {} in {} s",
-            dir.display(),
-            FREEZE_DEADLINE.as_secs()
-        ),
+        format!("unable to freeze {} within {limit:?}", dir.display()),
     )
 }

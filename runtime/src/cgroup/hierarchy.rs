@@ -58,7 +58,7 @@ pub(super) fn view() -> Result<&'static View> {
 }
 
 fn discover() -> Result<View> {
-    let own = file::get(Path::new("/proc/self/cgroup"))?;
+    let own = file::get_piece(Path::new("/proc/self/cgroup"))?;
     if is_unified() {
         return Ok(unified(&own));
     }
@@ -175,7 +175,7 @@ fn unescape(text: &str) -> String {
 
 /// The cgroup2 cgroup of a process, as the caller's cgroup namespace shows it.
 pub(super) fn unified_cgroup_of(pid: i32) -> Option<PathBuf> {
-    let text = file::read(Path::new(&format!("/proc/{pid}/cgroup"))).ok()?;
+    let text = file::read_piece(Path::new(&format!("/proc/{pid}/cgroup"))).ok()?;
     let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
     Some(Path::new(ROOT).join(path.trim_start_matches('/')))
 }

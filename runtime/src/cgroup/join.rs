@@ -144,19 +144,12 @@ impl Cgroup {
     }
 }
 
-/// Whether a v2 cgroup can hold processes: it has no controllers enabled for children
-/// (cgroup-v2.rst, "No Internal Process Constraint"), or it is the root or threaded.
+/// Whether a v2 cgroup can take another process: it has no controllers enabled for children, or it
+/// is the root (cgroup-v2.rst, "No Internal Process Constraint").
 fn takes_processes(dir: &Path) -> bool {
-    match file::read(&dir.join("cgroup.subtree_control")) {
-        Ok(enabled) => {
-            const THREADED: [&str; 4] = ["cpu", "cpuset", "perf_event", "pids"];
-            dir == Path::new(hierarchy::ROOT)
-                || enabled
-                    .split_whitespace()
-                    .all(|name| THREADED.contains(&name))
-        }
-        Err(_) => false,
-    }
+    dir == Path::new(hierarchy::ROOT)
+        || file::read_piece(&dir.join("cgroup.subtree_control"))
+            .is_ok_and(|enabled| enabled.trim().is_empty())
 }
 
 fn open_dir(dir: &Path) -> Result<OwnedFd> {

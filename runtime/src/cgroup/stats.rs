@@ -1,6 +1,6 @@
 //! Statistics in the shape that runc's `events --stats` prints, which shims and engines parse.
 //!
-//! v1 figures come through `cgroups-rs` ([`v1`]), v2 ones from its files ([`v2`]). Field names and
+//! v1 figures come through `cgroups-rs` (`stats/v1.rs`), v2 ones from its files (`stats/v2.rs`). Field names and
 //! which of them are left out when zero are part of the interface. Not here: Intel RDT, which the
 //! caller fills in, and network interfaces, which runc prints as null.
 

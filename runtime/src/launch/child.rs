@@ -28,6 +28,8 @@ pub struct Setup<'a> {
     pub tasks: &'a [OwnedFd],
     /// Where the terminal's master goes.
     pub console: Option<BorrowedFd<'a>>,
+    /// The master stays with our own parent, which wants output as the program wrote it.
+    pub raw_console: bool,
     /// Descriptors above stderr that stay open.
     pub preserve_fds: u32,
     /// Session keyring to join.
@@ -67,6 +69,26 @@ impl Setup<'_> {
             rustix::io::write(tasks, b"0").during(Detail::Write)?;
         }
         Ok(())
+    }
+
+    /// All processors of the cgroup, whatever rcrun itself was confined to. Where that is not allowed
+    /// the confinement stays.
+    pub fn reset_affinity() {
+        let _ = crate::sys::sched::set_affinity(0, &[u64::MAX; 128]);
+    }
+
+    /// While the init waits, perhaps for days, it holds nothing but what it needs: `keep` and the
+    /// preserved descriptors.
+    pub fn close_all_but(&self, keep: &mut [i32]) -> Result<(), Fail> {
+        keep.sort_unstable();
+        let mut first = 3 + self.preserve_fds;
+        for fd in keep.iter().filter_map(|fd| u32::try_from(*fd).ok()) {
+            if fd > first {
+                close_range(first, fd - 1)?;
+            }
+            first = first.max(fd + 1);
+        }
+        close_range(first, u32::MAX)
     }
 
     /// Nobody may trace this process, or reach its descriptors through /proc, until it executes the
@@ -143,6 +165,14 @@ impl Setup<'_> {
             }
         }
         Ok(())
+    }
+}
+
+fn close_range(first: u32, last: u32) -> Result<(), Fail> {
+    match crate::sys::process::close_range(first, last) {
+        // Before 5.9: they are closed by execve at the latest.
+        Err(Errno::NOSYS) => Ok(()),
+        answer => Ok(answer?),
     }
 }
 

@@ -40,11 +40,14 @@ type Action = fn(&mut Exec<'_>) -> Result<(), Fail>;
 
 const STEPS: &[(Step, Action)] = &[
     (Step::Scheduling, |exec| exec.initial_affinity()),
-    (Step::JoinCgroup, |exec| exec.setup.common.join_cgroups()),
+    (Step::JoinCgroup, |exec| exec.join_cgroups()),
     (Step::JoinNamespaces, |exec| exec.join_namespaces()),
     (Step::Session, |exec| exec.session()),
     (Step::Keyring, |exec| exec.setup.common.join_keyring()),
     (Step::Console, |exec| exec.console()),
+    (Step::Personality, |exec| {
+        personality(exec.process, &mut exec.progress)
+    }),
     (Step::Scheduling, |exec| scheduling(exec.process)),
     (Step::Labels, |exec| {
         labels(&exec.setup.common, exec.process)
@@ -55,18 +58,23 @@ const STEPS: &[(Step, Action)] = &[
     (Step::ChangeDirectory, |exec| {
         change_directory(exec.process, false)
     }),
+    (Step::Limits, |exec| {
+        raise_limits(exec.process, &exec.progress.wire)
+    }),
     (Step::Identity, |exec| exec.identity()),
     (Step::ChangeDirectory, |exec| {
         change_directory(exec.process, true)
     }),
     (Step::FindProgram, |exec| exec.find_program()),
     (Step::Wait, |exec| exec.await_start()),
+    (Step::Limits, |exec| lower_limits(exec.process)),
     (Step::Seccomp, |exec| exec.seccomp()),
     (Step::Exec, |exec| exec.execute()),
 ];
 
 /// Enters the container and becomes the program.
 pub fn run(process: &mut Process, setup: ExecSetup<'_>, wire: Wire) -> ! {
+    crate::sys::alloc_guard::forbid();
     let progress = Progress { wire, index: 0 };
     let mut exec = Exec {
         process,
@@ -89,6 +97,14 @@ impl Exec<'_> {
             Some(cpus) => Ok(crate::sys::sched::set_affinity(0, cpus)?),
             None => Ok(()),
         }
+    }
+
+    fn join_cgroups(&mut self) -> Result<(), Fail> {
+        self.setup.common.join_cgroups()?;
+        if self.process.affinity_initial.is_none() {
+            Setup::reset_affinity();
+        }
+        Ok(())
     }
 
     fn join_namespaces(&mut self) -> Result<(), Fail> {
@@ -152,7 +168,9 @@ impl Exec<'_> {
     fn execute(&mut self) -> Result<(), Fail> {
         let path = program::find(self.process)?;
         sys::restore_signals();
-        Err(program::execute(path, self.process, &mut self.missing))
+        let fail = program::execute(path, self.process, &mut self.missing);
+        program::complain(self.process, fail);
+        Err(fail)
     }
 }
 
@@ -166,7 +184,8 @@ pub fn open_terminal(
     let Some(socket) = setup.console.filter(|_| process.terminal) else {
         return Ok(());
     };
-    let (master, slave) = console::open(root, process.console_size, process.uid)?;
+    let (master, slave) =
+        console::open(root, process.console_size, process.uid, setup.raw_console)?;
     console::send(socket, c"/dev/ptmx", master.as_fd()).during(Detail::Write)?;
     if bind {
         console::bind_console(root, slave.as_fd())?;
@@ -175,6 +194,19 @@ pub fn open_terminal(
         sys::dup_onto(slave.as_fd(), stream)?;
     }
     Ok(sys::take_controlling_terminal()?)
+}
+
+/// Execution domain and memory policy.
+pub fn personality(process: &Process, progress: &mut Progress) -> Result<(), Fail> {
+    if let Some(domain) = process.personality {
+        crate::sys::sched::set_personality(domain)?;
+    }
+    progress.index = 1;
+    if let Some((mode, nodes)) = &process.memory_policy {
+        crate::sys::sched::set_memory_policy(*mode, nodes)?;
+    }
+    progress.index = 0;
+    Ok(())
 }
 
 /// Scheduling class, input/output priority and processors.
@@ -187,6 +219,34 @@ pub fn scheduling(process: &Process) -> Result<(), Fail> {
     }
     if let Some(cpus) = &process.affinity_final {
         crate::sys::sched::set_affinity(0, cpus).during(Detail::Attributes)?;
+    }
+    Ok(())
+}
+
+/// Raises the limits that are above the hard ones in force, while this process may, or has its parent
+/// do it.
+pub fn raise_limits(process: &Process, wire: &Wire) -> Result<(), Fail> {
+    for (index, (resource, soft, hard)) in process.rlimits.iter().enumerate() {
+        if *hard <= crate::sys::sched::hard_limit(*resource)? {
+            continue;
+        }
+        match crate::sys::sched::set_rlimit(0, *resource, *soft, *hard) {
+            Err(Errno::PERM) => {
+                let mut message = Message::new(Tag::Limit);
+                message.index = index as u32;
+                wire.send(&message)?;
+                wire.wait_go()?;
+            }
+            answer => answer?,
+        }
+    }
+    Ok(())
+}
+
+/// Sets the limits for good. Last, since low ones would hinder what comes before.
+pub fn lower_limits(process: &Process) -> Result<(), Fail> {
+    for (resource, soft, hard) in &process.rlimits {
+        crate::sys::sched::set_rlimit(0, *resource, *soft, *hard)?;
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! What a child's numbers mean: `(step, detail, errno, index)` and the plan -> one clear error.
 
-use crate::error::{Error, ErrorKind, kind_of};
+use crate::error::{Error, ErrorKind, kind_of, words};
 use crate::plan::{MountKind, Plan, Process};
 use crate::rootfs::Detail;
 
@@ -21,6 +21,12 @@ pub struct Subject<'a> {
 
 /// Words a failure.
 pub fn explain(message: &Message, subject: &Subject<'_>) -> Error {
+    let error = describe(message, subject);
+    let error = error.context("error during container init");
+    error.context("unable to start container process")
+}
+
+fn describe(message: &Message, subject: &Subject<'_>) -> Error {
     let errno = rustix::io::Errno::from_raw_os_error(message.errno);
     if message.detail == Detail::HookStatus {
         return hook(message, subject);
@@ -40,7 +46,9 @@ fn note(message: &Message) -> Option<&'static str> {
     Some(match message.detail {
         Detail::Source => "cannot open its source",
         Detail::Target => "cannot find or make its place in the container",
-        Detail::TargetIsLink => "its place in the container is reached through a symbolic link",
+        Detail::TargetIsLink => {
+            "filesystem must be mounted on ordinary directory: its path has a symbolic link"
+        }
         Detail::TargetNotDirectory => "its place in the container is not a directory",
         Detail::Attributes => "cannot set its attributes",
         Detail::Propagation => "cannot set its propagation",
@@ -125,6 +133,10 @@ fn what(message: &Message, subject: &Subject<'_>) -> String {
         Step::Scheduling => match message.detail {
             Detail::Write => "cannot set ioPriority".to_owned(),
             Detail::Attributes => "cannot set CPU affinity".to_owned(),
+            _ if message.errno == libc::EPERM => {
+                "cannot set scheduler (process scheduler can't be used together with AllowedCPUs)"
+                    .to_owned()
+            }
             _ => "cannot set scheduler".to_owned(),
         },
         Step::Labels => match (&subject.process.apparmor, &subject.process.selinux) {
@@ -140,6 +152,12 @@ fn what(message: &Message, subject: &Subject<'_>) -> String {
             _ => "cannot apply labels".to_owned(),
         },
         Step::NoNewPrivileges => "cannot set no_new_privs".to_owned(),
+        Step::Limits => match subject.process.rlimits.get(index) {
+            Some((resource, soft, hard)) => {
+                format!("error setting rlimit type {resource} to {soft}:{hard}")
+            }
+            None => "cannot set resource limits".to_owned(),
+        },
         Step::Identity => {
             format!(
                 "cannot become user {}:{}",
@@ -194,45 +212,39 @@ fn program(message: &Message, subject: &Subject<'_>) -> Error {
     let errno = rustix::io::Errno::from_raw_os_error(message.errno);
     let name = subject.process.program.to_string_lossy();
     let missing = String::from_utf8_lossy(message.text());
-    let cause = match message.detail {
-        Detail::NotInPath if errno == rustix::io::Errno::NOENT => {
-            Error::new(ErrorKind::NotFound, "executable file not found in $PATH")
-        }
-        Detail::IsDirectory => Error::new(ErrorKind::PermissionDenied, "is a directory"),
-        Detail::Interpreter => Error::new(
-            kind_of(errno),
+    let kind = kind_of(errno);
+    if message.step == Step::FindProgram {
+        let why = match message.detail {
+            Detail::NotInPath if errno == rustix::io::Errno::NOENT => {
+                "executable file not found in $PATH".to_owned()
+            }
+            Detail::IsDirectory => "is a directory".to_owned(),
+            _ if name.contains('/') && errno == rustix::io::Errno::NOENT => {
+                format!("stat {name}: {}", words(errno))
+            }
+            _ => words(errno),
+        };
+        return Error::new(kind, why).context(format!("exec: {name:?}"));
+    }
+    let why = match message.detail {
+        Detail::Interpreter => {
             format!(
-                "its interpreter {missing:?} (first line of the script): {}",
+                "{}: the interpreter {missing:?} that its first line names",
                 words(errno)
-            ),
-        ),
-        Detail::Loader => Error::new(
-            ErrorKind::NotFound,
-            format!(
-                "no such file or directory: the program exists, but its loader {missing:?} does not \
-                 (built for another C library or another image?)"
-            ),
-        ),
-        Detail::Architecture => Error::new(
-            ErrorKind::InvalidInput,
-            format!(
-                "exec format error: built for another architecture than {}",
-                std::env::consts::ARCH
-            ),
-        ),
-        _ if message.step == Step::FindProgram && name.contains('/') => {
-            Error::new(kind_of(errno), format!("stat {name}: {}", words(errno)))
+            )
         }
-        _ => Error::new(kind_of(errno), words(errno)),
+        Detail::Loader => format!(
+            "{}: the program is there, but its loader {missing:?} is not (built for another C \
+             library?)",
+            words(errno)
+        ),
+        Detail::Architecture => {
+            let native = std::env::consts::ARCH;
+            format!("exec format error: built for another architecture than {native}")
+        }
+        _ => words(errno),
     };
-    cause.context(format!("exec: {name:?}"))
-}
-
-/// The kernel's words without the number, as other runtimes print them and engines look for.
-fn words(errno: rustix::io::Errno) -> String {
-    let text = std::io::Error::from(errno).to_string();
-    let text = text.split(" (os error").next().unwrap_or_default();
-    text.to_lowercase()
+    Error::new(kind, format!("exec {name}: {why}"))
 }
 
 fn hook(message: &Message, subject: &Subject<'_>) -> Error {
@@ -255,7 +267,7 @@ pub fn hook_error(kind: &str, index: usize, status: i32, output: Option<(&str, &
         n if n >= 2 * SIGNALLED => (ErrorKind::Deadline, "timed out and was killed".to_owned()),
         n if n >= SIGNALLED => (
             ErrorKind::FailedPrecondition,
-            format!("signal: {}", crate::state::signal_name(n - SIGNALLED)),
+            format!("signal: {}", crate::state::signal_words(n - SIGNALLED)),
         ),
         n => (ErrorKind::FailedPrecondition, format!("exit status {n}")),
     };

@@ -14,6 +14,7 @@ use rustix::process::{WaitId, WaitIdOptions, WaitIdStatus};
 
 use crate::plan::Hook;
 use crate::rootfs::{Detail, Fail};
+use crate::sys::exec::Vector;
 use crate::sys::process::{CloneArgs, Cloned, SingleThreaded, clone, dup_onto, exit_now};
 use crate::sys::{exec, process as sys};
 
@@ -31,23 +32,30 @@ pub struct Streams<'a> {
     pub error: BorrowedFd<'a>,
 }
 
-/// Runs a hook to its end. `prepare` runs in the forked process before the hook does.
+/// Runs a hook to its end. A hook that configures no environment has `env`, or none at all; `prepare`
+/// runs in the forked process before the hook does.
 pub fn run(
     proof: SingleThreaded,
     hook: &Hook,
     streams: Streams<'_>,
+    env: Option<&Vector>,
     prepare: &dyn Fn() -> Result<(), Fail>,
 ) -> Result<(), Fail> {
     rustix::fs::seek(streams.state, SeekFrom::Start(0))?;
     rustix::fs::ftruncate(streams.output, 0)?;
     rustix::fs::ftruncate(streams.error, 0)?;
     match clone(proof, &CloneArgs::default())? {
-        Cloned::Child => become_hook(hook, streams, prepare),
+        Cloned::Child => become_hook(hook, streams, env, prepare),
         Cloned::Parent(_, pidfd) => wait(&pidfd, hook.timeout),
     }
 }
 
-fn become_hook(hook: &Hook, streams: Streams<'_>, prepare: &dyn Fn() -> Result<(), Fail>) -> ! {
+fn become_hook(
+    hook: &Hook,
+    streams: Streams<'_>,
+    env: Option<&Vector>,
+    prepare: &dyn Fn() -> Result<(), Fail>,
+) -> ! {
     let ready = dup_onto(streams.state, 0)
         .and_then(|()| dup_onto(streams.output, 1))
         .and_then(|()| dup_onto(streams.error, 2))
@@ -59,7 +67,10 @@ fn become_hook(hook: &Hook, streams: Streams<'_>, prepare: &dyn Fn() -> Result<(
     if ready {
         sys::restore_signals();
         let _ = rustix::process::setsid();
-        exec::execve(&hook.path, &hook.args, &hook.env);
+        let env = env
+            .filter(|_| hook.env.strings().is_empty())
+            .unwrap_or(&hook.env);
+        exec::execve(&hook.path, &hook.args, env);
         let _ = rustix::io::write(streams.error, b"cannot execute the hook's program");
     }
     exit_now(127)

@@ -7,7 +7,7 @@
 //! allow what setting up takes (a filter with a listener is loaded before, since the listener's
 //! owner expects it from `create`).
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 
 use nix::sched::CloneFlags;
@@ -39,6 +39,8 @@ pub struct InitSetup<'a> {
     pub wait_for_maps: bool,
     /// The mount that holds the root, to be made private.
     pub private_parent: Option<&'a CStr>,
+    /// Mounts of proc and sysfs that a moved root would leave reachable.
+    pub kernel_views: &'a [CString],
     /// Mounts of type cgroup.
     pub cgroup: &'a cgroup_mounts::View,
     /// The parent has hooks to run once the mounts are there.
@@ -66,7 +68,7 @@ pub struct Init<'a> {
 type Action = fn(&mut Init<'_>) -> Result<(), Fail>;
 
 const STEPS: &[(Step, Action)] = &[
-    (Step::JoinCgroup, |init| init.setup.common.join_cgroups()),
+    (Step::JoinCgroup, |init| init.join_cgroups()),
     (Step::JoinNamespaces, |init| init.join_namespaces()),
     (Step::BecomeRoot, |init| init.become_root()),
     (Step::Session, |init| init.session()),
@@ -87,7 +89,9 @@ const STEPS: &[(Step, Action)] = &[
     (Step::Console, |init| init.console()),
     (Step::Sysctl, |init| init.sysctls()),
     (Step::Protect, |init| init.protect()),
-    (Step::Personality, |init| init.personality()),
+    (Step::Personality, |init| {
+        super::exec::personality(&init.plan.process, &mut init.progress)
+    }),
     (Step::Scheduling, |init| {
         super::exec::scheduling(&init.plan.process)
     }),
@@ -101,21 +105,28 @@ const STEPS: &[(Step, Action)] = &[
     (Step::ChangeDirectory, |init| {
         super::exec::change_directory(&init.plan.process, false)
     }),
+    (Step::Limits, |init| {
+        super::exec::raise_limits(&init.plan.process, &init.progress.wire)
+    }),
     (Step::Identity, |init| init.identity()),
     (Step::ChangeDirectory, |init| {
         super::exec::change_directory(&init.plan.process, true)
     }),
     (Step::FindProgram, |init| init.find_program()),
     (Step::Wait, |init| init.await_start()),
+    (Step::Limits, |init| {
+        super::exec::lower_limits(&init.plan.process)
+    }),
+    (Step::Seccomp, |init| init.seccomp()),
     (Step::StartContainerHooks, |init| {
         init.start_container_hooks()
     }),
-    (Step::Seccomp, |init| init.seccomp()),
     (Step::Exec, |init| init.execute()),
 ];
 
 /// Carries out `plan` and becomes the program.
 pub fn run(plan: &mut Plan, setup: InitSetup<'_>, wire: Wire) -> ! {
+    crate::sys::alloc_guard::forbid();
     let progress = Progress { wire, index: 0 };
     let mut init = Init {
         plan,
@@ -170,6 +181,12 @@ impl Init<'_> {
             .has(oci_spec::runtime::LinuxNamespaceType::Mount)
     }
 
+    fn join_cgroups(&mut self) -> Result<(), Fail> {
+        self.setup.common.join_cgroups()?;
+        Setup::reset_affinity();
+        Ok(())
+    }
+
     fn join_namespaces(&mut self) -> Result<(), Fail> {
         for (index, (flag, fd)) in self.setup.joins.iter().enumerate() {
             self.progress.index = index as u32;
@@ -209,9 +226,21 @@ impl Init<'_> {
         };
         nix::sched::unshare(CloneFlags::from_bits_retain(libc::CLONE_NEWTIME))?;
         if !offsets.is_empty() {
-            self.setup
+            match self
+                .setup
                 .common
-                .write_proc(c"self/timens_offsets", offsets.to_bytes())?;
+                .write_proc(c"self/timens_offsets", offsets.to_bytes())
+            {
+                // Files of a process that nobody may trace belong to the host's root.
+                Err(Fail {
+                    errno: Errno::ACCESS,
+                    ..
+                }) => {
+                    self.progress.wire.send(&Message::new(Tag::TimeOffsets))?;
+                    self.progress.wire.wait_go()?;
+                }
+                answer => answer?,
+            }
         }
         // unshare only concerns children; entering it concerns this process.
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
@@ -242,11 +271,10 @@ impl Init<'_> {
     }
 
     fn prepare_root(&mut self) -> Result<(), Fail> {
-        if self.own_mounts() {
-            self.root = Some(pivot::prepare(
-                &self.plan.rootfs,
-                self.setup.private_parent,
-            )?);
+        let own = self.own_mounts();
+        let root = pivot::prepare(&self.plan.rootfs, own, self.setup.private_parent)?;
+        self.root = Some(root);
+        if own {
             if !self.plan.masked.is_empty() {
                 self.covers = Covers::prepare()?;
             }
@@ -335,20 +363,24 @@ impl Init<'_> {
         let Some(streams) = self.setup.hooks else {
             return Ok(());
         };
+        if self.plan.create_container.is_empty() {
+            return Ok(());
+        }
+        rustix::process::fchdir(self.root()?).during(Detail::Open)?;
         for (index, hook) in self.plan.create_container.iter().enumerate() {
             self.progress.index = index as u32;
-            hooks::run(self.setup.common.proof, hook, streams, &|| Ok(()))?;
+            hooks::run(self.setup.common.proof, hook, streams, None, &|| Ok(()))?;
         }
         Ok(())
     }
 
     fn switch_root(&mut self) -> Result<(), Fail> {
-        let Some(root) = &self.root else {
-            self.root = Some(pivot::change_root(&self.plan.rootfs.path)?);
-            return Ok(());
-        };
+        let root = self.root()?;
+        if !self.own_mounts() {
+            return pivot::change_root(root);
+        }
         if self.plan.rootfs.no_pivot {
-            pivot::move_root(root)
+            pivot::move_root(root, self.setup.kernel_views)
         } else {
             pivot::pivot(root)
         }
@@ -357,7 +389,7 @@ impl Init<'_> {
     fn console(&mut self) -> Result<(), Fail> {
         let process = &self.plan.process;
         let root = self.root()?;
-        super::exec::open_terminal(&self.setup.common, process, root, self.own_mounts())
+        super::exec::open_terminal(&self.setup.common, process, root, true)
     }
 
     fn sysctls(&mut self) -> Result<(), Fail> {
@@ -402,17 +434,6 @@ impl Init<'_> {
         }
     }
 
-    fn personality(&mut self) -> Result<(), Fail> {
-        if let Some(domain) = self.plan.personality {
-            crate::sys::sched::set_personality(domain)?;
-        }
-        self.progress.index = 1;
-        if let Some((mode, nodes)) = &self.plan.memory_policy {
-            crate::sys::sched::set_memory_policy(*mode, nodes)?;
-        }
-        Ok(())
-    }
-
     fn identity(&mut self) -> Result<(), Fail> {
         let process = &self.plan.process;
         if !process.terminal {
@@ -447,6 +468,19 @@ impl Init<'_> {
         let Some(listener) = self.setup.listener else {
             return Ok(self.progress.wire.wait_go()?);
         };
+        let mut keep = [-1; 5];
+        (keep[0], keep[1]) = (listener.as_raw_fd(), self.progress.wire.as_fd().as_raw_fd());
+        if let Some(streams) = self
+            .setup
+            .hooks
+            .filter(|_| !self.plan.start_container.is_empty())
+        {
+            keep[2] = streams.state.as_raw_fd();
+            keep[3] = streams.output.as_raw_fd();
+            keep[4] = streams.error.as_raw_fd();
+        }
+        self.setup.common.close_all_but(&mut keep)?;
+        crate::sys::process::end_on_signals();
         loop {
             let accepted = rustix::io::retry_on_intr(|| {
                 rustix::net::accept_with(listener, SocketFlags::CLOEXEC)
@@ -464,18 +498,10 @@ impl Init<'_> {
         let Some(streams) = self.setup.hooks else {
             return Ok(());
         };
-        let sets = self.plan.process.capabilities;
-        let keeps_admin = self.keeps_admin();
         for (index, hook) in self.plan.start_container.iter().enumerate() {
             self.progress.index = index as u32;
-            let give_up = || {
-                if keeps_admin {
-                    identity::settle(&sets, true)
-                } else {
-                    Ok(())
-                }
-            };
-            hooks::run(self.setup.common.proof, hook, streams, &give_up)?;
+            let env = Some(&self.plan.process.env);
+            hooks::run(self.setup.common.proof, hook, streams, env, &|| Ok(()))?;
         }
         Ok(())
     }
@@ -503,11 +529,9 @@ impl Init<'_> {
     fn execute(&mut self) -> Result<(), Fail> {
         let path = program::find(&self.plan.process)?;
         crate::sys::process::restore_signals();
-        Err(program::execute(
-            path,
-            &self.plan.process,
-            &mut self.missing,
-        ))
+        let fail = program::execute(path, &self.plan.process, &mut self.missing);
+        program::complain(&self.plan.process, fail);
+        Err(fail)
     }
 }
 

@@ -12,7 +12,7 @@ use rustix::process::{WaitId, WaitIdOptions, WaitIdStatus};
 use super::child::Progress;
 use super::steps::Step;
 use super::wire::{Message, Tag, Wire};
-use crate::error::{Context, Error, ErrorKind, Result, kind_of};
+use crate::error::{Context, Error, ErrorKind, Result};
 use crate::plan::Plan;
 use crate::plan::mounts::{Idmap, MountKind};
 use crate::plan::namespaces::{IdMaps, map_text};
@@ -107,14 +107,14 @@ fn run_helper(helper: &str, pid: i32, text: &str) -> Result<()> {
     ))
 }
 
-/// Limits that only the parent may raise, set when everything else is done.
-pub fn set_limits(pid: i32, process: &Process) -> Result<()> {
-    for (resource, soft, hard) in &process.rlimits {
-        crate::sys::sched::set_rlimit(pid, *resource, *soft, *hard).context(|| {
-            format!("error setting rlimit type {resource} (soft {soft}, hard {hard})")
-        })?;
-    }
-    Ok(())
+/// Sets a limit that the child has no right to raise.
+pub fn raise_limit(pid: i32, process: &Process, index: usize) -> Result<()> {
+    let limit = process.rlimits.get(index);
+    let (resource, soft, hard) =
+        limit.ok_or_else(|| Error::new(ErrorKind::Internal, "there is no such limit"))?;
+    crate::sys::sched::set_rlimit(pid, *resource, *soft, *hard).map(drop).context(|| {
+        format!("error setting rlimit type {resource} to {soft}:{hard} (raising it takes CAP_SYS_RESOURCE)")
+    })
 }
 
 /// The out-of-memory killer's preference.
@@ -244,7 +244,7 @@ fn source_error(message: &Message) -> Error {
         Detail::Open => "cannot enter the container's mount namespace",
         _ => "cannot open its source",
     };
-    Error::new(kind_of(errno), std::io::Error::from(errno).to_string()).context(doing)
+    Error::from(errno).context(doing)
 }
 
 fn map_ids(tree: OwnedFd, users: Option<&(OwnedFd, bool)>) -> Result<OwnedFd, Fail> {
@@ -301,6 +301,23 @@ pub fn mount_holding(path: &std::path::Path) -> Result<CString> {
         .filter(|point| path.starts_with(point))
         .max_by_key(|point| point.as_os_str().len());
     crate::plan::c_path(&holding.unwrap_or_else(|| "/".into()))
+}
+
+/// Mount points of proc and sysfs outside of `root`, outermost first.
+pub fn kernel_views(root: &std::path::Path) -> Result<Vec<CString>> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo")
+        .context(|| "cannot read /proc/self/mountinfo")?;
+    let view = |line: &str| {
+        let (mount, filesystem) = line.split_once(" - ")?;
+        let kind = filesystem.split(' ').next()?;
+        let point = unescape(mount.split(' ').nth(4)?);
+        (matches!(kind, "proc" | "sysfs") && !point.starts_with(root)).then_some(point)
+    };
+    table
+        .lines()
+        .filter_map(view)
+        .map(|point| crate::plan::c_path(&point))
+        .collect()
 }
 
 /// Undoes the kernel's `\040` for blanks.

@@ -125,6 +125,29 @@ pub fn execute(path: &CStr, process: &Process, missing: &mut [u8; 256]) -> Fail 
     })
 }
 
+/// Says on the program's own standard error that it could not be executed: of a detached container
+/// that is all its log will ever hold.
+pub fn complain(process: &Process, fail: Fail) {
+    let words: &[u8] = match fail.errno {
+        Errno::NOENT => b"no such file or directory",
+        Errno::ACCESS => b"permission denied",
+        Errno::NOEXEC => b"exec format error",
+        _ => b"cannot be executed",
+    };
+    let mut line = crate::rootfs::Text::<512>::new();
+    let name = process.program.to_bytes();
+    let written = line
+        .push(b"exec ")
+        .and_then(|l| l.push(&name[..name.len().min(400)]));
+    if written
+        .and_then(|l| l.push(b": ")?.push(words)?.push(b"\n"))
+        .is_ok()
+        && let Ok(stderr) = crate::sys::process::borrow_inherited(2)
+    {
+        let _ = rustix::io::write(stderr, line.as_bytes());
+    }
+}
+
 fn diagnose(path: &CStr, errno: Errno, missing: &mut [u8; 256]) -> Option<Fail> {
     if !matches!(
         errno,

@@ -55,6 +55,8 @@ pub enum Step {
     Labels,
     /// no_new_privs.
     NoNewPrivileges,
+    /// Resource limits.
+    Limits,
     /// User, groups, umask.
     Identity,
     /// Capability sets.
@@ -71,7 +73,7 @@ pub enum Step {
 
 impl Step {
     /// All, by number.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 32] = [
         Self::Wait,
         Self::JoinCgroup,
         Self::JoinNamespaces,
@@ -97,6 +99,7 @@ impl Step {
         Self::Scheduling,
         Self::Labels,
         Self::NoNewPrivileges,
+        Self::Limits,
         Self::Identity,
         Self::Capabilities,
         Self::FindProgram,

@@ -8,7 +8,7 @@ use std::path::Path;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use rustix::termios::{OptionalActions, OutputModes, Termios};
+use rustix::termios::{OptionalActions, Termios};
 
 use crate::error::{Context, Result};
 
@@ -78,10 +78,6 @@ pub struct Terminal {
 impl Terminal {
     /// Takes a master; puts the caller's terminal, if there is one, into raw mode.
     pub fn new(master: OwnedFd) -> Result<Self, Errno> {
-        // Output goes out as the program wrote it: the caller's terminal adds the carriage returns.
-        let mut modes = rustix::termios::tcgetattr(&master)?;
-        modes.output_modes.remove(OutputModes::ONLCR);
-        rustix::termios::tcsetattr(&master, OptionalActions::Now, &modes)?;
         let mut saved = None;
         let stdin = std::io::stdin();
         if stdin.is_terminal() {

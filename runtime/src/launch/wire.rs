@@ -26,6 +26,10 @@ pub enum Tag {
     Failed = 1,
     /// Child: it cannot open the source of mount `index`; a descriptor, please.
     Source,
+    /// Child: it may not raise resource limit `index` itself.
+    Limit,
+    /// Child: it may not write the offsets of its time namespace itself.
+    TimeOffsets,
     /// Child: mounts and devices are done; the runtime's hooks may run.
     Mounted,
     /// Intermediate process: the init has pid `value`; its pidfd comes along.
@@ -121,9 +125,11 @@ impl Message {
     }
 }
 
-const TAGS: [Tag; 7] = [
+const TAGS: [Tag; 9] = [
     Tag::Failed,
     Tag::Source,
+    Tag::Limit,
+    Tag::TimeOffsets,
     Tag::Mounted,
     Tag::Init,
     Tag::Listener,

@@ -44,9 +44,16 @@ pub fn update(
     let _lock = directory.lock()?;
     let record = require(&directory, &LIVE, "update")?;
     if l3_cache_schema.is_some() || mem_bw_schema.is_some() {
-        return Err(Error::unsupported(
-            "Intel RDT: l3 cache schema and memory bandwidth schema are not supported",
-        ));
+        let mut rdt = oci_spec::runtime::LinuxIntelRdt::default();
+        rdt.set_l3_cache_schema(l3_cache_schema.map(str::to_owned));
+        rdt.set_mem_bw_schema(mem_bw_schema.map(str::to_owned));
+        let group = record.rdt.as_ref().ok_or_else(|| {
+            Error::new(
+                ErrorKind::FailedPrecondition,
+                "the container has no Intel RDT group",
+            )
+        })?;
+        crate::rdt::Resctrl::find()?.update(group, &rdt)?;
     }
     let mut spec = crate::spec::load::spec(&directory.read_config()?)?.spec;
     let mut linux = spec.linux().clone().unwrap_or_default();

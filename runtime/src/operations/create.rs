@@ -142,6 +142,12 @@ impl<'a> Launch<'a> {
             .iter()
             .flat_map(|f| &f.warnings)
             .for_each(|warning| tracing::warn!("{warning}"));
+        for method in crate::selfexe::methods() {
+            tracing::debug!("runc exeseal: using {method}");
+        }
+        if let Some(filter) = &filter {
+            tracing::debug!("seccomp filter flags: {}", filter.flags);
+        }
         let annotations = spec.annotations().clone().unwrap_or_default();
         let cgroup = Cgroup::resolve(&Request {
             id,
@@ -163,6 +169,7 @@ impl<'a> Launch<'a> {
             created: state::now(),
             annotations: annotations.into_iter().collect(),
             cgroup,
+            rdt: None,
             namespaces: plan.namespaces.all,
             poststop: hook_list
                 .is_some_and(|h| h.poststop().as_ref().is_some_and(|l| !l.is_empty())),
@@ -225,9 +232,14 @@ impl<'a> Launch<'a> {
             listener.as_ref(),
         )?;
         drop((console, listener));
+        if systemd {
+            self.start_unit(pid)?;
+        }
         self.record.pid = pid;
         self.record.start_time = state::facts(pid).map_or(0, |facts| facts.start_time);
         self.directory.write_record(&self.record)?;
+        tracing::debug!("nsexec container setup: init has pid {pid}");
+        tracing::debug!("child process in init()");
         if self.must_wait() {
             if let Some(maps) = &self.plan.namespaces.maps {
                 parent::write_maps(&self.proc, pid, maps)?;
@@ -236,20 +248,75 @@ impl<'a> Launch<'a> {
                 .context(|| "cannot release the container's init")?;
         }
         parent::set_oom_score(&self.proc, pid, &self.plan.process)?;
+        self.equip(pid)?;
         self.converse(&wire, pid)?;
         Ok((wire, console_here))
     }
 
     /// Whether the child waits for the parent before it does anything.
     fn must_wait(&self) -> bool {
-        self.plan.namespaces.maps.is_some() || self.record.cgroup.unit.is_some()
+        // Behind an intermediate process the init shares its end of the wire: it keeps silent until
+        // its pid is known.
+        self.plan.namespaces.maps.is_some()
+            || self.plan.namespaces.needs_intermediate()
+            || self.record.cgroup.unit.is_some()
     }
 
     fn make_cgroup(&mut self) -> Result<Prepared> {
-        self.cgroup_made = true;
+        // A cgroup that was there before, and the processes in it, are not ours to undo.
         let prepared = self.record.cgroup.create()?;
+        self.cgroup_made = true;
         self.apply(Select::EARLY)?;
         Ok(prepared)
+    }
+
+    /// systemd moves the waiting init into the unit's cgroup; hierarchies that are not systemd's are
+    /// left to us.
+    fn start_unit(&mut self, pid: i32) -> Result<()> {
+        let resources = self.resources();
+        let left = self.record.cgroup.start_unit(pid, resources.as_ref())?;
+        self.cgroup_made = true;
+        if !left.tasks.is_empty() {
+            self.record.cgroup.attach(pid)?;
+        }
+        self.apply(Select::EARLY)
+    }
+
+    /// Network devices and Intel RDT: what needs the pid of an init that waits or works.
+    fn equip(&mut self, pid: i32) -> Result<()> {
+        let Some(linux) = self.spec.linux().clone() else {
+            return Ok(());
+        };
+        if let Some(rdt) = linux.intel_rdt() {
+            let resctrl = crate::rdt::Resctrl::find()?;
+            resctrl.check(rdt)?;
+            self.record.rdt = Some(resctrl.join(rdt, &self.record.id, pid.unsigned_abs())?);
+            self.directory.write_record(&self.record)?;
+        }
+        let mut devices: Vec<(String, String)> = linux
+            .net_devices()
+            .iter()
+            .flatten()
+            .map(|(host, device)| (host.clone(), device.name().clone().unwrap_or_default()))
+            .collect();
+        if devices.is_empty() {
+            return Ok(());
+        }
+        devices.sort();
+        let joined = self
+            .plan
+            .namespaces
+            .joins
+            .iter()
+            .find(|join| join.name == "network");
+        let path = match joined {
+            Some(join) => join.path.to_string_lossy().into_owned(),
+            None => format!("/proc/{pid}/ns/net"),
+        };
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let namespace = rustix::fs::open(&path, flags, Mode::empty())
+            .context(|| format!("cannot open {path}"))?;
+        crate::netdev::move_devices(&devices, namespace.as_fd())
     }
 
     fn resources(&self) -> Option<oci_spec::runtime::LinuxResources> {
@@ -260,15 +327,9 @@ impl<'a> Launch<'a> {
     }
 
     fn apply(&self, select: Select) -> Result<()> {
-        match self
-            .spec
-            .linux()
-            .as_ref()
-            .and_then(|l| l.resources().as_ref())
-        {
-            Some(resources) => self.record.cgroup.apply(resources, select),
-            None => Ok(()),
-        }
+        // Without any resources the rules for devices still are those of a container.
+        let resources = self.resources().unwrap_or_default();
+        self.record.cgroup.apply(&resources, select)
     }
 
     /// Where the master goes, and where it arrives when that is here.
@@ -336,6 +397,10 @@ impl<'a> Launch<'a> {
         let private_parent = (shared && namespaces.is_new(LinuxNamespaceType::Mount))
             .then(|| parent::mount_holding(&self.record.rootfs))
             .transpose()?;
+        let kernel_views = match self.options.no_pivot {
+            true => parent::kernel_views(&self.record.rootfs)?,
+            false => Vec::new(),
+        };
         let view = self.cgroup_view()?;
         let keyring = (!self.options.no_new_keyring)
             .then(|| crate::plan::c_string(&format!("_ses.{}", self.record.id)))
@@ -374,6 +439,7 @@ impl<'a> Launch<'a> {
                 proc: self.proc.as_fd(),
                 tasks: &prepared.tasks,
                 console: console.map(|fd| fd.as_fd()),
+                raw_console: self.options.console_socket.is_none(),
                 preserve_fds: self.options.preserve_fds + listen_fds().unwrap_or(0),
                 keyring: keyring.as_deref(),
                 seccomp: self.filter.as_ref(),
@@ -381,6 +447,7 @@ impl<'a> Launch<'a> {
             joins: if intermediate { &[] } else { &joins },
             wait_for_maps,
             private_parent: private_parent.as_deref(),
+            kernel_views: &kernel_views,
             cgroup: &view,
             sync_mounted,
             hooks: self.hooks.as_ref().map(Files::streams),
@@ -434,6 +501,18 @@ impl<'a> Launch<'a> {
             match message.tag {
                 Tag::Failed => return Err(self.explain(&message)),
                 Tag::Source => self.answer_source(wire, pid, message.index as usize)?,
+                Tag::TimeOffsets => {
+                    let offsets = self.plan.namespaces.new_time.as_deref().unwrap_or_default();
+                    parent::write_of(&self.proc, pid, "timens_offsets", offsets.to_bytes())
+                        .context(|| "cannot set the offsets of the time namespace")?;
+                    wire.send(&Message::new(Tag::Go))
+                        .context(|| "cannot release the init")?;
+                }
+                Tag::Limit => {
+                    parent::raise_limit(pid, &self.plan.process, message.index as usize)?;
+                    wire.send(&Message::new(Tag::Go))
+                        .context(|| "cannot release the init")?;
+                }
                 Tag::Mounted => {
                     self.run_early_hooks()?;
                     wire.send(&Message::new(Tag::Go))
@@ -480,14 +559,19 @@ impl<'a> Launch<'a> {
         };
         files.set_state(&self.record, Status::Creating)?;
         let prestart = hooks::prestart(hooks);
-        files.run(self.proof, "prestart", Some(&prestart))?;
-        files.run(self.proof, "createRuntime", hooks.create_runtime().as_ref())?;
+        files.run(self.proof, &self.record.bundle, "prestart", Some(&prestart))?;
+        files.run(
+            self.proof,
+            &self.record.bundle,
+            "createRuntime",
+            hooks.create_runtime().as_ref(),
+        )?;
         files.set_state(&self.record, Status::Creating)
     }
 
     /// The last of what only the parent may do.
     fn settle(&self, pid: i32) -> Result<()> {
-        parent::set_limits(pid, &self.plan.process)?;
+        tracing::debug!("init: closing the pipe to signal completion");
         self.apply(Select::MEMORY)?;
         if let Some(files) = &self.hooks {
             files.set_state(&self.record, Status::Created)?;
@@ -545,6 +629,9 @@ impl<'a> Launch<'a> {
             let _ = crate::sys::process::pidfd_signal(child.as_fd(), libc::SIGKILL);
             let _ = parent::reap(child.as_fd());
         }
+        if let Some(group) = &self.record.rdt {
+            let _ = group.destroy();
+        }
         if self.cgroup_made {
             let _ = self.record.cgroup.kill(rustix::process::Signal::KILL);
             let _ = self.record.cgroup.remove();
@@ -554,7 +641,12 @@ impl<'a> Launch<'a> {
         }
         if cloned && let (Some(files), Some(hooks)) = (&self.hooks, self.spec.hooks()) {
             let _ = files.set_state(&self.record, Status::Stopped);
-            let _ = files.run(self.proof, "poststop", hooks.poststop().as_ref());
+            let _ = files.run(
+                self.proof,
+                &self.record.bundle,
+                "poststop",
+                hooks.poststop().as_ref(),
+            );
         }
         let _ = self.directory.remove();
     }

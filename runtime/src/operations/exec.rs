@@ -58,6 +58,12 @@ pub fn exec(runtime: &Runtime, id: &str, options: &ExecOptions) -> Result<i32> {
     match job.release(&wire, pid, &pidfd) {
         Ok(()) => {}
         Err(error) => {
+            if let Some(socket) = &console_here
+                && let Ok(mut terminal) = open_terminal(socket)
+            {
+                // What the process said of its failure.
+                terminal.drain();
+            }
             let _ = pidfd_signal(pidfd.as_fd(), libc::SIGKILL);
             let _ = parent::reap(pidfd.as_fd());
             return Err(error);
@@ -92,7 +98,8 @@ impl<'a> Job<'a> {
         let description = describe(&spec, options)?;
         let selinux = description.selinux_label().is_some() && validate::selinux_enabled();
         validate::process(&description, selinux)?;
-        let mut process = Process::plan(&description, listen_fds())?;
+        let linux = spec.linux().clone().unwrap_or_default();
+        let mut process = Process::plan(&description, &linux, listen_fds())?;
         for name in &options.caps {
             process.capabilities.add(name)?;
         }
@@ -159,6 +166,7 @@ impl<'a> Job<'a> {
                     proc: self.proc.as_fd(),
                     tasks: &prepared.tasks,
                     console: console.map(|fd| fd.as_fd()),
+                    raw_console: self.options.console_socket.is_none(),
                     preserve_fds: self.options.preserve_fds + listen_fds().unwrap_or(0),
                     keyring: keyring.as_deref(),
                     seccomp: self.filter.as_ref(),
@@ -181,7 +189,18 @@ impl<'a> Job<'a> {
 
     /// Sees the process through to its `execve`.
     fn release(&self, wire: &Wire, pid: i32, pidfd: &OwnedFd) -> Result<()> {
+        tracing::debug!("nsexec container setup: process has pid {pid}");
+        tracing::debug!("child process in init()");
+        if let Some(mask) = &self.process.affinity_initial {
+            tracing::debug!(
+                "nsexec[{pid}]: affinity: {:#x}",
+                mask.first().copied().unwrap_or(0)
+            );
+        }
         parent::set_oom_score(&self.proc, pid, &self.process)?;
+        if let Some(group) = &self.record.rdt {
+            crate::rdt::Resctrl::find()?.add(group, pid.unsigned_abs())?;
+        }
         let mut released = false;
         loop {
             let received = wire.receive().context(|| "cannot hear from the process")?;
@@ -195,6 +214,11 @@ impl<'a> Job<'a> {
                 };
             };
             match message.tag {
+                Tag::Limit => {
+                    parent::raise_limit(pid, &self.process, message.index as usize)?;
+                    wire.send(&Message::new(Tag::Go))
+                        .context(|| "cannot release the process")?;
+                }
                 Tag::Ready => {
                     self.settle(wire, pid, pidfd)?;
                     released = true;
@@ -218,7 +242,7 @@ impl<'a> Job<'a> {
     }
 
     fn settle(&self, wire: &Wire, pid: i32, pidfd: &OwnedFd) -> Result<()> {
-        parent::set_limits(pid, &self.process)?;
+        tracing::debug!("setns_init: about to exec");
         if let Some(path) = &self.options.pidfd_socket {
             let socket = terminal::connect(path, SocketType::STREAM)?;
             terminal::send(socket.as_fd(), c"pidfd", pidfd.as_fd())

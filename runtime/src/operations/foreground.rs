@@ -30,7 +30,8 @@ pub fn run(runtime: &Runtime, id: &str, options: &CreateOptions) -> Result<i32> 
         adopt_orphans()?;
     }
     let created = create(runtime, id, options, Start::Now)?;
-    let result = begin(&created).and_then(|()| match &signals {
+    let begun = begin(&created).inspect_err(|_| show_last_words(&created));
+    let result = begun.and_then(|()| match &signals {
         None => Ok(0),
         Some(signals) => wait(&created, signals),
     });
@@ -44,6 +45,15 @@ pub fn run(runtime: &Runtime, id: &str, options: &CreateOptions) -> Result<i32> 
             cleaned?;
             Ok(code)
         }
+    }
+}
+
+/// A program that could not be executed said so on its terminal, which nobody else reads.
+fn show_last_words(created: &Created) {
+    if let Some(socket) = &created.console
+        && let Ok(mut terminal) = open_terminal(socket)
+    {
+        terminal.drain();
     }
 }
 
@@ -91,7 +101,12 @@ fn begin(created: &Created) -> Result<()> {
         (Some(files), Some(hooks)) if hooks.poststart().is_some() => {
             let proof = super::create::prove_single_threaded()?;
             files.set_state(&created.record, Status::Running)?;
-            files.run(proof, "poststart", hooks.poststart().as_ref())
+            files.run(
+                proof,
+                &created.record.bundle,
+                "poststart",
+                hooks.poststart().as_ref(),
+            )
         }
         _ => Ok(()),
     }

@@ -95,11 +95,17 @@ impl Files {
     pub fn run(
         &self,
         proof: SingleThreaded,
+        bundle: &std::path::Path,
         kind: &str,
         hooks: Option<&Vec<oci::Hook>>,
     ) -> Result<()> {
         for (index, hook) in plan::plan(kind, hooks)?.iter().enumerate() {
-            run(proof, hook, self.streams(), &|| Ok(())).map_err(|fail| {
+            // As other runtimes have it: hooks of the runtime namespace start in the bundle.
+            let enter = || {
+                let _ = rustix::process::chdir(bundle);
+                Ok(())
+            };
+            run(proof, hook, self.streams(), None, &enter).map_err(|fail| {
                 let (stdout, stderr) = self.printed();
                 hook_error(
                     kind,

@@ -82,7 +82,12 @@ pub fn start(runtime: &Runtime, id: &str) -> Result<()> {
         let proof = super::create::prove_single_threaded()?;
         let files = Files::new()?;
         files.set_state(&record, Status::Running)?;
-        if let Err(error) = files.run(proof, "poststart", hooks.poststart().as_ref()) {
+        if let Err(error) = files.run(
+            proof,
+            &record.bundle,
+            "poststart",
+            hooks.poststart().as_ref(),
+        ) {
             super::stop::kill_init(&record)?;
             return Err(error);
         }

@@ -4,6 +4,7 @@ use std::os::fd::AsFd as _;
 use std::time::Duration;
 
 use rustix::io::Errno;
+use rustix::mount::UnmountFlags;
 use rustix::process::Signal;
 
 use super::hooks::Files;
@@ -17,6 +18,8 @@ use crate::sys::process::pidfd_signal;
 /// sleep cannot be waited for without end.
 const KILL_TIME: Duration = Duration::from_secs(10);
 
+/// `CLONE_NEWNS`.
+const MOUNT_NAMESPACE: u64 = libc::CLONE_NEWNS as u64;
 /// `CLONE_NEWPID`.
 const PID_NAMESPACE: u64 = libc::CLONE_NEWPID as u64;
 
@@ -25,7 +28,12 @@ pub fn kill(runtime: &Runtime, id: &str, signal: i32, all: bool) -> Result<()> {
     let directory = Directory::open(&runtime.root, id)?;
     let record = load(&directory)?;
     if all {
-        return kill_all(&record, signal);
+        // Signalling nobody is no error here (runc's obsolete --all).
+        return if record.cgroup.exists() {
+            kill_all(&record, signal)
+        } else {
+            Ok(())
+        };
     }
     let not_running = || Error::new(ErrorKind::FailedPrecondition, "container not running");
     let Some(init) = init_of(&record)? else {
@@ -53,6 +61,10 @@ pub fn kill(runtime: &Runtime, id: &str, signal: i32, all: bool) -> Result<()> {
 }
 
 fn kill_all(record: &Record, signal: i32) -> Result<()> {
+    if signal == 0 {
+        // Only asks whether signals could be sent.
+        return Ok(());
+    }
     match Signal::from_named_raw(signal) {
         Some(known) => record.cgroup.kill(known),
         None => Err(Error::invalid(format!(
@@ -128,6 +140,19 @@ pub fn destroy(directory: &Directory, record: &Record) -> Result<()> {
         record.cgroup.kill(Signal::KILL)?;
     }
     record.cgroup.remove()?;
+    if let Some(group) = &record.rdt {
+        group.destroy()?;
+    }
+    if record.namespaces & MOUNT_NAMESPACE == 0 {
+        // What was mounted below the root is mounted at the host.
+        match rustix::mount::unmount(&record.rootfs, UnmountFlags::DETACH) {
+            Ok(()) | Err(Errno::INVAL | Errno::NOENT) => {}
+            Err(errno) => {
+                return Err(errno)
+                    .context(|| format!("cannot unmount {}", record.rootfs.display()));
+            }
+        }
+    }
     let hooks = if record.poststop {
         run_poststop(directory, record)
     } else {
@@ -146,5 +171,5 @@ fn run_poststop(directory: &Directory, record: &Record) -> Result<()> {
     };
     let files = Files::new()?;
     files.set_state(record, Status::Stopped)?;
-    files.run(proof, "poststop", hooks.poststop().as_ref())
+    files.run(proof, &record.bundle, "poststop", hooks.poststop().as_ref())
 }

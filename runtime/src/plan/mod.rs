@@ -46,10 +46,6 @@ pub struct Plan {
     pub hostname: Option<CString>,
     /// NIS domain name in a new uts namespace.
     pub domainname: Option<CString>,
-    /// Execution domain.
-    pub personality: Option<u32>,
-    /// `(mode with flags, node mask)`.
-    pub memory_policy: Option<(i32, Vec<u64>)>,
     /// Hooks that the init runs before the root is switched.
     pub create_container: Vec<Hook>,
     /// Hooks that the init runs before the program.
@@ -95,8 +91,13 @@ impl Plan {
         let linux = spec.linux().as_ref().unwrap_or(&empty);
         let namespaces = Namespaces::plan(linux)?;
         let mount_label = linux.mount_label().clone().filter(|l| !l.is_empty());
+        let root = spec
+            .root()
+            .as_ref()
+            .map(|root| facts.bundle.join(root.path()));
         let context = mounts::MountContext {
             bundle: facts.bundle,
+            root: root.as_deref().unwrap_or(Path::new("/")),
             label: mount_label.as_deref(),
         };
         let entries = spec.mounts().as_deref().unwrap_or_default();
@@ -121,7 +122,7 @@ impl Plan {
             },
             populate_dev: !bound_dev,
             masked: if own_mounts {
-                c_list(linux.masked_paths())?
+                masked(linux)?
             } else {
                 Vec::new()
             },
@@ -133,12 +134,6 @@ impl Plan {
             sysctls: sysctls(linux)?,
             hostname: name(spec.hostname(), uts)?,
             domainname: name(spec.domainname(), uts)?,
-            personality: linux.personality().as_ref().map(personality).transpose()?,
-            memory_policy: linux
-                .memory_policy()
-                .as_ref()
-                .map(memory_policy)
-                .transpose()?,
             create_container: hooks::plan(
                 "createContainer",
                 hooks.and_then(|h| h.create_container().as_ref()),
@@ -148,7 +143,7 @@ impl Plan {
                 hooks.and_then(|h| h.start_container().as_ref()),
             )?,
             mount_label,
-            process: Process::plan(process, facts.listen_fds)?,
+            process: Process::plan(process, linux, facts.listen_fds)?,
             loopback: namespaces.is_new(LinuxNamespaceType::Network),
             namespaces,
             mounts,
@@ -237,46 +232,12 @@ fn name(text: &Option<String>, uts: bool) -> Result<Option<CString>> {
     }
 }
 
-fn personality(personality: &oci::LinuxPersonality) -> Result<u32> {
-    if personality
-        .flags()
-        .as_ref()
-        .is_some_and(|flags| !flags.is_empty())
-    {
-        return Err(Error::invalid(
-            "linux.personality.flags: no flags are defined",
-        ));
-    }
-    Ok(match personality.domain() {
-        oci::LinuxPersonalityDomain::PerLinux => 0,
-        oci::LinuxPersonalityDomain::PerLinux32 => 8,
-    })
-}
-
-fn memory_policy(policy: &oci::LinuxMemoryPolicy) -> Result<(i32, Vec<u64>)> {
-    use oci::{MemoryPolicyFlagType as F, MemoryPolicyModeType as M};
-    let mode = match policy.mode() {
-        M::MpolDefault => 0,
-        M::MpolPreferred => 1,
-        M::MpolBind => 2,
-        M::MpolInterleave => 3,
-        M::MpolLocal => 4,
-        M::MpolPreferredMany => 5,
-        M::MpolWeightedInterleave => 6,
-    };
-    let flags = policy.flags().iter().flatten().fold(0, |flags, flag| {
-        flags
-            | match flag {
-                F::MpolFStaticNodes => 1 << 15,
-                F::MpolFRelativeNodes => 1 << 14,
-                F::MpolFNumaBalancing => 1 << 13,
-            }
-    });
-    let nodes = match policy.nodes().as_deref() {
-        None | Some("") => Vec::new(),
-        Some(list) => bit_list(list).map_err(|e| e.context("linux.memoryPolicy.nodes"))?,
-    };
-    Ok((mode | flags, nodes))
+/// Each once: a second mask would hide nothing more.
+fn masked(linux: &Linux) -> Result<Vec<CString>> {
+    let mut seen = std::collections::HashSet::new();
+    let mut paths = c_list(linux.masked_paths())?;
+    paths.retain(|path| seen.insert(path.clone()));
+    Ok(paths)
 }
 
 fn c_list(paths: &Option<Vec<String>>) -> Result<Vec<CString>> {

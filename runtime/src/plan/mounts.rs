@@ -24,6 +24,9 @@ pub struct MountStep {
     pub kind: MountKind,
     /// Attributes of this mount alone.
     pub attr: MountAttr,
+    /// Attributes that are cleared as well, unless they are locked: what a bind mount with options
+    /// does not name.
+    pub unnamed: u64,
     /// Attributes of this mount and everything below (`rro`, `rnosuid`, ...).
     pub recursive: MountAttr,
     /// `MS_SHARED` and its like, with `MS_REC` for the recursive forms, in the order given.
@@ -143,7 +146,7 @@ const OPTIONS: &[(&str, Meaning)] = &[
     ("nosuid", Set(libc::MS_NOSUID)),
     ("nosymfollow", Set(libc::MS_NOSYMFOLLOW)),
     ("private", Propagation(libc::MS_PRIVATE)),
-    ("ratime", Recursive(0, attr::NOATIME)),
+    ("ratime", Recursive(0, attr::ATIME)),
     ("rbind", Set(libc::MS_BIND | libc::MS_REC)),
     ("rdev", Recursive(0, attr::NODEV)),
     ("rdiratime", Recursive(0, attr::NODIRATIME)),
@@ -155,8 +158,8 @@ const OPTIONS: &[(&str, Meaning)] = &[
     ("rnodev", Recursive(attr::NODEV, 0)),
     ("rnodiratime", Recursive(attr::NODIRATIME, 0)),
     ("rnoexec", Recursive(attr::NOEXEC, 0)),
-    ("rnorelatime", Recursive(0, 0)),
-    ("rnostrictatime", Recursive(0, attr::STRICTATIME)),
+    ("rnorelatime", Recursive(0, attr::ATIME)),
+    ("rnostrictatime", Recursive(0, attr::ATIME)),
     ("rnosuid", Recursive(attr::NOSUID, 0)),
     ("rnosymfollow", Recursive(attr::NOSYMFOLLOW, 0)),
     ("ro", Set(libc::MS_RDONLY)),
@@ -224,6 +227,10 @@ pub fn parse_options<S: AsRef<str>>(words: &[S]) -> Options {
     options
 }
 
+/// Attributes that a remount sets anew; access times are not among them.
+const BIND_ATTRIBUTES: u64 =
+    attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC | attr::NOSYMFOLLOW;
+
 const FLAG_ATTRIBUTES: &[(u64, u64)] = &[
     (libc::MS_RDONLY, attr::RDONLY),
     (libc::MS_NOSUID, attr::NOSUID),
@@ -249,9 +256,12 @@ pub fn attributes(set: u64, cleared: u64) -> MountAttr {
     } else if set & libc::MS_STRICTATIME != 0 {
         result.set |= attr::STRICTATIME;
     }
-    let atime = libc::MS_NOATIME | libc::MS_STRICTATIME | libc::MS_RELATIME;
-    if set & atime != 0 || cleared & (libc::MS_NOATIME | libc::MS_STRICTATIME) != 0 {
-        result.clear |= attr::ATIME;
+    // Only setting one of the modes changes the mode: that is how remounting behaves.
+    let atime = libc::MS_NOATIME | libc::MS_STRICTATIME | libc::MS_RELATIME | libc::MS_NODIRATIME;
+    if set & atime != 0 {
+        result.clear |= attr::ATIME | (attr::NODIRATIME & !result.set);
+    } else {
+        result.clear &= !attr::NODIRATIME;
     }
     result
 }
@@ -261,6 +271,8 @@ pub fn attributes(set: u64, cleared: u64) -> MountAttr {
 pub struct MountContext<'a> {
     /// Relative sources of bind mounts start here.
     pub bundle: &'a Path,
+    /// Absolute path of the root file system: a destination may be given as a path below it.
+    pub root: &'a Path,
     /// SELinux context for new file systems.
     pub label: Option<&'a str>,
 }
@@ -278,13 +290,21 @@ pub fn plan(mounts: &[Mount], context: &MountContext<'_>) -> Result<Vec<MountSte
 
 fn step(index: usize, mount: &Mount, context: &MountContext<'_>) -> Result<MountStep> {
     // A relative destination is taken from / (runtime-spec before 1.1 allowed it).
-    let destination = Path::new("/").join(mount.destination());
+    let inside = mount.destination().strip_prefix(context.root);
+    let inside = inside.ok().filter(|_| context.root != Path::new("/"));
+    let destination = Path::new("/").join(inside.unwrap_or(mount.destination()));
     let words = mount.options().as_deref().unwrap_or_default();
     let options = parse_options(words);
     let fstype = mount.typ().as_deref().unwrap_or_default();
     let is_bind = fstype == "bind" || options.flags & libc::MS_BIND != 0;
     let mut attr = attributes(options.flags, options.cleared);
+    let mut unnamed = 0;
     let kind = if is_bind {
+        // mount(8) would do it in two steps, the second of which sets all flags anew; without any
+        // flag there is no second step.
+        if (options.flags & !(libc::MS_BIND | libc::MS_REC)) | options.cleared != 0 {
+            unnamed = BIND_ATTRIBUTES & !attr.set & !attr.clear;
+        }
         MountKind::Bind(bind(mount, &options, context)?)
     } else {
         let filesystem = filesystem(mount, &options, &destination, context)?;
@@ -311,6 +331,7 @@ fn step(index: usize, mount: &Mount, context: &MountContext<'_>) -> Result<Mount
         target: c_path(&destination)?,
         kind,
         attr,
+        unnamed,
         recursive: options.recursive,
         propagation: options.propagation,
     })
@@ -427,9 +448,11 @@ mod tests {
     #[test]
     fn access_time_modes_replace_each_other() {
         let noatime = attributes(libc::MS_NOATIME, 0);
-        assert_eq!((noatime.set, noatime.clear), (attr::NOATIME, attr::ATIME));
+        let all = attr::ATIME | attr::NODIRATIME;
+        assert_eq!((noatime.set, noatime.clear), (attr::NOATIME, all));
         let relatime = attributes(libc::MS_RELATIME, 0);
-        assert_eq!((relatime.set, relatime.clear), (0, attr::ATIME));
+        assert_eq!((relatime.set, relatime.clear), (0, all));
+        assert!(attributes(0, libc::MS_NOATIME | libc::MS_NODIRATIME).is_empty());
         assert!(attributes(0, 0).is_empty());
     }
 
@@ -437,6 +460,7 @@ mod tests {
         let mount: Mount = serde_json::from_value(json).unwrap();
         let context = MountContext {
             bundle: Path::new("/bundle"),
+            root: Path::new("/bundle/rootfs"),
             label: None,
         };
         step(0, &mount, &context)

@@ -60,6 +60,10 @@ pub struct Process {
     pub affinity_initial: Option<Vec<u64>>,
     /// Processors of the program itself (`exec` only).
     pub affinity_final: Option<Vec<u64>>,
+    /// Execution domain.
+    pub personality: Option<u32>,
+    /// `(mode with flags, node mask)`.
+    pub memory_policy: Option<(i32, Vec<u64>)>,
     /// A pseudo-terminal becomes the standard streams.
     pub terminal: bool,
     /// `(rows, columns)` of the terminal.
@@ -83,23 +87,37 @@ pub struct Capabilities {
 
 impl Capabilities {
     fn plan(sets: &oci::LinuxCapabilities) -> Result<Self> {
-        Ok(Self {
+        let mut result = Self {
             bounding: mask(sets.bounding().as_ref())?,
             effective: mask(sets.effective().as_ref())?,
             permitted: mask(sets.permitted().as_ref())?,
             inheritable: mask(sets.inheritable().as_ref())?,
             ambient: mask(sets.ambient().as_ref())?,
-        })
+        };
+        // The kernel's condition; to lack a convenience is no reason not to run.
+        let possible = result.ambient & result.permitted & result.inheritable;
+        for capability in caps::all() {
+            if (result.ambient & !possible) & capability.bitmask() != 0 {
+                tracing::warn!(
+                    "can't raise ambient capability {capability}: it is not both permitted and \
+                     inheritable"
+                );
+            }
+        }
+        result.ambient = possible;
+        Ok(result)
     }
 
-    /// Adds one capability to the sets that make it usable (`exec --cap`). Never inheritable or
-    /// ambient: a program without file capabilities must not gain it by execve (CVE-2022-29162).
+    /// Adds one capability to the sets that make it usable (`exec --cap`). Never inheritable: a
+    /// program without file capabilities must not gain it by execve (CVE-2022-29162). Ambient only
+    /// where the configuration made it inheritable itself.
     pub fn add(&mut self, name: &str) -> Result<()> {
         let bit = capability_bit(name)
             .ok_or_else(|| Error::invalid(format!("unknown capability {name:?}")))?;
         for set in [&mut self.bounding, &mut self.effective, &mut self.permitted] {
             *set |= bit;
         }
+        self.ambient |= bit & self.inheritable;
         Ok(())
     }
 }
@@ -123,7 +141,11 @@ fn mask(set: Option<&oci::Capabilities>) -> Result<u64> {
 impl Process {
     /// Decides for the `process` section. `preserved` is how many descriptors beyond stderr the
     /// program inherits as LISTEN_FDS, if that protocol is in use.
-    pub fn plan(process: &oci::Process, listen_fds: Option<u32>) -> Result<Self> {
+    pub fn plan(
+        process: &oci::Process,
+        linux: &oci::Linux,
+        listen_fds: Option<u32>,
+    ) -> Result<Self> {
         let args = process.args().as_deref().unwrap_or_default();
         let program = args.first().filter(|a| !a.is_empty());
         let program = program.ok_or_else(|| Error::invalid("process.args must not be empty"))?;
@@ -166,6 +188,12 @@ impl Process {
                 .transpose()?,
             affinity_initial: cpus(affinity.and_then(|a| a.initial().as_deref()))?,
             affinity_final: cpus(affinity.and_then(|a| a.cpu_affinity_final().as_deref()))?,
+            personality: linux.personality().as_ref().map(personality).transpose()?,
+            memory_policy: linux
+                .memory_policy()
+                .as_ref()
+                .map(memory_policy)
+                .transpose()?,
             terminal: process.terminal().unwrap_or(false),
             console_size: process.console_size().as_ref().map(|size| {
                 let clamp = |n: u64| u16::try_from(n).unwrap_or(u16::MAX);
@@ -312,6 +340,48 @@ fn io_priority(priority: &oci::LinuxIOPriority) -> Result<(u32, u32)> {
     Ok((class, level))
 }
 
+fn personality(personality: &oci::LinuxPersonality) -> Result<u32> {
+    if personality
+        .flags()
+        .as_ref()
+        .is_some_and(|flags| !flags.is_empty())
+    {
+        return Err(Error::invalid(
+            "linux.personality.flags: no flags are defined",
+        ));
+    }
+    Ok(match personality.domain() {
+        oci::LinuxPersonalityDomain::PerLinux => 0,
+        oci::LinuxPersonalityDomain::PerLinux32 => 8,
+    })
+}
+
+fn memory_policy(policy: &oci::LinuxMemoryPolicy) -> Result<(i32, Vec<u64>)> {
+    use oci::{MemoryPolicyFlagType as F, MemoryPolicyModeType as M};
+    let mode = match policy.mode() {
+        M::MpolDefault => 0,
+        M::MpolPreferred => 1,
+        M::MpolBind => 2,
+        M::MpolInterleave => 3,
+        M::MpolLocal => 4,
+        M::MpolPreferredMany => 5,
+        M::MpolWeightedInterleave => 6,
+    };
+    let flags = policy.flags().iter().flatten().fold(0, |flags, flag| {
+        flags
+            | match flag {
+                F::MpolFStaticNodes => 1 << 15,
+                F::MpolFRelativeNodes => 1 << 14,
+                F::MpolFNumaBalancing => 1 << 13,
+            }
+    });
+    let nodes = match policy.nodes().as_deref() {
+        None | Some("") => Vec::new(),
+        Some(list) => super::bit_list(list).map_err(|e| e.context("linux.memoryPolicy.nodes"))?,
+    };
+    Ok((mode | flags, nodes))
+}
+
 fn cpus(list: Option<&str>) -> Result<Option<Vec<u64>>> {
     list.filter(|l| !l.is_empty())
         .map(super::bit_list)
@@ -323,7 +393,11 @@ mod tests {
     use super::*;
 
     fn plan(json: serde_json::Value) -> Result<Process> {
-        Process::plan(&serde_json::from_value(json).unwrap(), None)
+        Process::plan(
+            &serde_json::from_value(json).unwrap(),
+            &oci::Linux::default(),
+            None,
+        )
     }
 
     fn minimal() -> serde_json::Value {

@@ -22,7 +22,14 @@ use super::{Detail, During as _, Fail, Root};
 const SLAVE_MAJORS: std::ops::RangeInclusive<u32> = 136..=143;
 
 /// Opens a new pseudo-terminal below the root; returns master and slave.
-pub fn open(root: &Root, size: Option<(u16, u16)>, uid: u32) -> Result<(OwnedFd, OwnedFd), Fail> {
+///
+/// With `raw`, line feeds are not turned into carriage return and line feed.
+pub fn open(
+    root: &Root,
+    size: Option<(u16, u16)>,
+    uid: u32,
+    raw: bool,
+) -> Result<(OwnedFd, OwnedFd), Fail> {
     let flags = OFlags::RDWR | OFlags::NOCTTY;
     let master = root
         .open(c"/dev/pts/ptmx", flags, Links::Follow)
@@ -45,6 +52,13 @@ pub fn open(root: &Root, size: Option<(u16, u16)>, uid: u32) -> Result<(OwnedFd,
             errno: Errno::NOTTY,
             detail: Detail::Mismatch,
         });
+    }
+    if raw {
+        let mut modes = rustix::termios::tcgetattr(&slave)?;
+        modes
+            .output_modes
+            .remove(rustix::termios::OutputModes::ONLCR);
+        rustix::termios::tcsetattr(&slave, rustix::termios::OptionalActions::Now, &modes)?;
     }
     if let Some((rows, columns)) = size {
         let size = rustix::termios::Winsize {

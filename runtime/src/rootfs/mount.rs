@@ -98,7 +98,10 @@ fn attach_configured(
     target: BorrowedFd<'_>,
     step: &MountStep,
 ) -> Result<(), Fail> {
-    let early = !step.attr.is_empty() || !step.recursive.is_empty() || !step.propagation.is_empty();
+    let early = !step.attr.is_empty()
+        || step.unnamed != 0
+        || !step.recursive.is_empty()
+        || !step.propagation.is_empty();
     let late = match mount_setattr(tree, c"", false, &MountAttr::default()) {
         Err(Errno::NOSYS) if early => true,
         _ => false,
@@ -111,8 +114,33 @@ fn attach_configured(
 }
 
 fn configure(mounted: BorrowedFd<'_>, step: &MountStep) -> Result<(), Fail> {
-    if !step.attr.is_empty() {
-        set_attributes(mounted, &step.attr, false).during(Detail::Attributes)?;
+    let all = MountAttr {
+        clear: step.attr.clear | step.unnamed,
+        ..step.attr
+    };
+    if !all.is_empty() {
+        match set_attributes(mounted, &all, false) {
+            // Some are locked by the host: what was asked for must be had, the others need not.
+            Err(Errno::PERM) if step.unnamed != 0 => {
+                if !step.attr.is_empty() {
+                    set_attributes(mounted, &step.attr, false).during(Detail::Attributes)?;
+                }
+                for bit in (0..64)
+                    .map(|n| 1u64 << n)
+                    .filter(|bit| step.unnamed & bit != 0)
+                {
+                    let _ = set_attributes(
+                        mounted,
+                        &MountAttr {
+                            clear: bit,
+                            ..MountAttr::default()
+                        },
+                        false,
+                    );
+                }
+            }
+            answer => answer.during(Detail::Attributes)?,
+        }
     }
     configure_rest(mounted, step)
 }

@@ -1,6 +1,6 @@
 //! Making the root file system the process's root: pivot_root(2), or MS_MOVE and chroot(2).
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -15,12 +15,14 @@ use crate::sys::mount::MountAttr;
 const NONE: Option<&CStr> = None;
 const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
-/// Sets the propagation of all mounts of the new namespace, then makes the root file system a mount
-/// of its own, so that it can become the root. `private_parent` is the mount that holds it, when the
+/// Sets the propagation of all mounts of a new namespace (`own`), then makes the root file system a
+/// mount of its own, so that it can become the root. `private_parent` is the mount that holds it, when the
 /// container's mounts are to be shared: the root must not show up at the host.
-pub fn prepare(rootfs: &Rootfs, private_parent: Option<&CStr>) -> Result<Root, Fail> {
-    let flags = MsFlags::from_bits_retain(rootfs.propagation);
-    mount(NONE, c"/", NONE, flags, NONE).during(Detail::Propagation)?;
+pub fn prepare(rootfs: &Rootfs, own: bool, private_parent: Option<&CStr>) -> Result<Root, Fail> {
+    if own {
+        let flags = MsFlags::from_bits_retain(rootfs.propagation);
+        mount(NONE, c"/", NONE, flags, NONE).during(Detail::Propagation)?;
+    }
     if let Some(parent) = private_parent {
         mount(NONE, parent, NONE, MsFlags::MS_PRIVATE, NONE).during(Detail::Propagation)?;
     }
@@ -67,9 +69,28 @@ pub fn pivot(root: &Root) -> Result<(), Fail> {
 }
 
 /// `--no-pivot`, for roots on the initial ramfs: moves the root file system over `/` and changes the
-/// root. The host's other mounts stay in the namespace, covered; proc and sysfs among them are
-/// unmounted or covered first, since a container could otherwise see them again.
-pub fn move_root(root: &Root) -> Result<(), Fail> {
+/// root. The host's other mounts stay in the namespace, covered; its proc and sysfs (`kernel_views`)
+/// are unmounted first, or covered where that is forbidden, since the container could mount its own
+/// unrestricted ones otherwise.
+pub fn move_root(root: &Root, kernel_views: &[CString]) -> Result<(), Fail> {
+    for point in kernel_views.iter().rev() {
+        mount(
+            NONE,
+            point.as_c_str(),
+            NONE,
+            MsFlags::MS_SLAVE | MsFlags::MS_REC,
+            NONE,
+        )
+        .during(Detail::Propagation)?;
+        match umount2(point.as_c_str(), MntFlags::MNT_DETACH) {
+            Err(nix::errno::Errno::EINVAL | nix::errno::Errno::EPERM) => {
+                let tmpfs = Some(c"tmpfs");
+                mount(tmpfs, point.as_c_str(), tmpfs, MsFlags::empty(), NONE)
+                    .during(Detail::Attach)?;
+            }
+            answer => answer.during(Detail::Attach)?,
+        }
+    }
     rustix::process::fchdir(root)?;
     mount(Some(c"."), c"/", NONE, MsFlags::MS_MOVE, NONE).during(Detail::Attach)?;
     rustix::process::chroot(c".")?;
@@ -78,11 +99,10 @@ pub fn move_root(root: &Root) -> Result<(), Fail> {
 }
 
 /// Changes only the root directory: containers without a mount namespace of their own.
-pub fn change_root(rootfs: &CStr) -> Result<Root, Fail> {
-    let root = rustix::fs::open(rootfs, DIRECTORY, Mode::empty()).during(Detail::Open)?;
-    rustix::process::fchdir(&root)?;
+pub fn change_root(root: &Root) -> Result<(), Fail> {
+    rustix::process::fchdir(root)?;
     rustix::process::chroot(c".")?;
-    Ok(Root::new(root))
+    Ok(rustix::process::chdir(c"/")?)
 }
 
 /// The root's propagation at the end, if the configuration asks for one.

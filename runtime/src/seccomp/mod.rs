@@ -12,7 +12,8 @@ mod program;
 mod rules;
 mod table;
 // The expected numbers are those of one native architecture.
-#[cfg(all(test, target_arch = "x86_64"))]
+#[cfg(test)]
+#[cfg(target_arch = "x86_64")]
 mod tests;
 
 use std::path::PathBuf;

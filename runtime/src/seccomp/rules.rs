@@ -252,7 +252,7 @@ impl Profile {
 
     fn new_rule(&mut self, rule: Rule) -> Result<u16> {
         let id = u16::try_from(self.rules.len())
-            .map_err(|_| Error::invalid("seccomp profile has more than 65536 conditional rules"))?;
+            .map_err(|_| Error::invalid("seccomp profile has more than 65536 rules"))?;
         self.rules.push(rule);
         Ok(id)
     }

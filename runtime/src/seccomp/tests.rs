@@ -3,6 +3,7 @@
 mod interpreter;
 mod kernel;
 mod oracle;
+mod profiles;
 mod semantics;
 
 use oci_spec::runtime::LinuxSeccomp;

@@ -88,9 +88,22 @@ const READ_FLAGS: OFlags = OFlags::RDONLY
     .union(OFlags::NONBLOCK)
     .union(OFlags::NOCTTY);
 
+/// A file that the caller of a verb names; a shell's `<(...)` makes that a pipe.
 fn read_path(path: &Path) -> Result<Vec<u8>> {
     let text = || format!("open {}", path.display());
-    read(rustix::fs::open(path, READ_FLAGS, Mode::empty()).context(text)?).context(text)
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY;
+    let file = rustix::fs::open(path, flags, Mode::empty()).context(text)?;
+    let stat = rustix::fs::fstat(&file).context(text)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Fifo {
+        return read(file).context(text);
+    }
+    let mut raw = Vec::new();
+    let limit = u64::try_from(SIZE_LIMIT).unwrap_or(u64::MAX);
+    std::fs::File::from(file)
+        .take(limit)
+        .read_to_end(&mut raw)
+        .context(text)?;
+    Ok(raw)
 }
 
 fn read(file: OwnedFd) -> Result<Vec<u8>> {
@@ -116,8 +129,8 @@ fn spec_owned(raw: Vec<u8>) -> Result<Loaded> {
     if raw.trim_ascii() == b"null" {
         return Err(Error::invalid("config cannot be null"));
     }
-    let (mut spec, warnings) = parse::<Spec>(&raw, repair::spec)?;
-    repair::normalise(&mut spec);
+    let (mut spec, mut warnings) = parse::<Spec>(&raw, repair::spec)?;
+    repair::normalise(&mut spec, &mut warnings);
     drop_unset_pids_limit(&mut spec, &raw);
     if names_vtpms(&raw) {
         let message = "linux.resources.vtpms: virtual TPMs are not supported";
@@ -234,13 +247,10 @@ fn patient<T: DeserializeOwned>(mut value: Value) -> Result<T, Vec<String>> {
         if let Some(field) = missing {
             // A field that was taken out a moment ago has been reported already.
             if !removed.has_key(&steps, field) {
-                problems.push(format!(
-                    "{}: missing",
-                    join(&removed.original(&steps), field)
-                ));
+                problems.push(word(&join(&removed.original(&steps), field), "missing"));
             }
         } else {
-            problems.push(format!("{}: {cause}", show(&removed.original(&steps))));
+            problems.push(word(&show(&removed.original(&steps)), &cause));
         }
         if problems.len() >= PROBLEM_LIMIT {
             return Err(problems);
@@ -253,6 +263,16 @@ fn patient<T: DeserializeOwned>(mut value: Value) -> Result<T, Vec<String>> {
         }
     }
     Err(problems)
+}
+
+/// A problem in words; where engines know a text of runc for a property, it goes along.
+fn word(path: &str, cause: &str) -> String {
+    let known = match path.strip_prefix("linux.memoryPolicy.") {
+        Some("mode") => "invalid memory policy mode: ",
+        Some(rest) if rest.starts_with("flags") => "invalid memory policy flag: ",
+        _ => "",
+    };
+    format!("{path}: {known}{cause}")
 }
 
 /// Puts something of the right type where a field is missing, so that the rest can be looked at.

@@ -329,3 +329,21 @@ fn the_place_of_a_wrong_type_is_told() {
     visit(&whole, "", &whole, &mut told);
     assert!(told > 80, "{told}");
 }
+
+#[test]
+fn meaningless_letters_of_access_are_left_out() {
+    let rules = json!([{"allow": true, "access": "rwa"}, {"allow": true, "access": "m"}]);
+    let loaded = good(&json!({"linux": {"resources": {"devices": rules}}}));
+    let expected = "linux.resources.devices[0].access: reading \"rwa\" as \"rw\"";
+    assert_eq!(loaded.warnings, [expected]);
+    let linux = loaded.spec.linux().as_ref().unwrap();
+    let rules = linux
+        .resources()
+        .as_ref()
+        .unwrap()
+        .devices()
+        .as_ref()
+        .unwrap();
+    assert_eq!(rules[0].access().as_deref(), Some("rw"));
+    assert_eq!(rules[1].access().as_deref(), Some("m"));
+}

@@ -78,7 +78,9 @@ pub(super) fn resources(value: &mut Value, _: &mut Vec<String>) {
 }
 
 /// Empty strings that mean "not set" in Go's reading become so in ours.
-pub(super) fn normalise(spec: &mut Spec) {
+///
+/// Letters of a device rule's access that mean nothing are left out, as runc does, if others remain.
+pub(super) fn normalise(spec: &mut Spec, warnings: &mut Vec<String>) {
     let empty = |text: &Option<String>| text.as_deref() == Some("");
     if empty(spec.hostname()) {
         spec.set_hostname(None);
@@ -117,6 +119,20 @@ pub(super) fn normalise(spec: &mut Spec) {
             .is_some_and(|path| path.as_os_str().is_empty())
         {
             namespace.set_path(None);
+        }
+    }
+    let rules = linux
+        .resources_mut()
+        .as_mut()
+        .and_then(|r| r.devices_mut().as_mut());
+    for (index, rule) in rules.into_iter().flatten().enumerate() {
+        let given = rule.access().as_deref().unwrap_or_default();
+        let known: String = given.chars().filter(|c| "rwm".contains(*c)).collect();
+        if known != given && !known.is_empty() {
+            warnings.push(format!(
+                "linux.resources.devices[{index}].access: reading {given:?} as {known:?}"
+            ));
+            rule.set_access(Some(known));
         }
     }
 }

@@ -11,6 +11,6 @@ mod record;
 mod time;
 
 pub use directory::{Directory, check_id, list_ids};
-pub use process::{facts, signal_name};
+pub use process::{facts, signal_name, signal_words};
 pub use record::{Record, VERSION};
 pub use time::now;

@@ -33,6 +33,29 @@ fn parse(text: &[u8]) -> Option<ProcessFacts> {
     })
 }
 
+/// What a shell says of a process that a signal ended; engines show it.
+pub fn signal_words(signal: i32) -> String {
+    use nix::sys::signal::Signal as S;
+    let words = match S::try_from(signal) {
+        Ok(S::SIGHUP) => "hangup",
+        Ok(S::SIGINT) => "interrupt",
+        Ok(S::SIGQUIT) => "quit",
+        Ok(S::SIGILL) => "illegal instruction",
+        Ok(S::SIGTRAP) => "trace/breakpoint trap",
+        Ok(S::SIGABRT) => "aborted",
+        Ok(S::SIGBUS) => "bus error",
+        Ok(S::SIGFPE) => "floating point exception",
+        Ok(S::SIGKILL) => "killed",
+        Ok(S::SIGSEGV) => "segmentation fault",
+        Ok(S::SIGPIPE) => "broken pipe",
+        Ok(S::SIGALRM) => "alarm clock",
+        Ok(S::SIGTERM) => "terminated",
+        Ok(S::SIGSYS) => "bad system call",
+        _ => return signal_name(signal),
+    };
+    words.to_owned()
+}
+
 /// `SIGKILL` and its like, for messages.
 pub fn signal_name(signal: i32) -> String {
     match nix::sys::signal::Signal::try_from(signal) {

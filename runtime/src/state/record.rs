@@ -36,6 +36,9 @@ pub struct Record {
     pub annotations: BTreeMap<String, String>,
     /// Where its cgroup is.
     pub cgroup: Cgroup,
+    /// Intel RDT group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rdt: Option<crate::rdt::Group>,
     /// `CLONE_NEW*` of all namespaces that `exec` enters.
     pub namespaces: u64,
     /// There are poststop hooks.

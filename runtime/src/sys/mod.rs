@@ -3,6 +3,7 @@
 //!
 //! Everything in here may be called by the container's init between `clone3` and `execve`.
 
+pub mod alloc_guard;
 pub mod bpf;
 pub mod exec;
 pub mod keyring;

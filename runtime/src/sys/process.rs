@@ -63,7 +63,12 @@ pub fn clone(_proof: SingleThreaded, args: &CloneArgs<'_>) -> Result<Cloned, Err
     let mut raw = RawCloneArgs {
         flags,
         pidfd: &raw mut pidfd as u64,
-        exit_signal: libc::SIGCHLD as u64,
+        // With CLONE_PARENT the kernel takes the caller's own.
+        exit_signal: if flags & libc::CLONE_PARENT as u64 == 0 {
+            libc::SIGCHLD as u64
+        } else {
+            0
+        },
         ..RawCloneArgs::default()
     };
     let mut size = 64; // CLONE_ARGS_SIZE_VER0: all kernels that have clone3
@@ -225,6 +230,13 @@ pub fn close_range_cloexec(first: u32) -> Result<(), Errno> {
     .map(drop)
 }
 
+/// Closes descriptors by number. Only for a process that will drop none of their owners any more:
+/// one that ends in `execve` or `_exit`.
+pub fn close_range(first: u32, last: u32) -> Result<(), Errno> {
+    // SAFETY: plain integers; see above for the owners.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) }).map(drop)
+}
+
 /// Sets or clears close-on-exec by number, for descriptors that are not ours to own.
 pub fn set_cloexec(fd: RawFd, on: bool) -> Result<(), Errno> {
     let flag = if on { libc::FD_CLOEXEC } else { 0 };
@@ -264,6 +276,41 @@ pub fn take_controlling_terminal() -> Result<(), Errno> {
         libc::ioctl(0, libc::TIOCSCTTY, 0)
     }))
     .map(drop)
+}
+
+extern "C" fn end_at_once(signal: libc::c_int) {
+    // SAFETY: _exit is async-signal-safe and does not return.
+    unsafe { libc::_exit(128 + signal) }
+}
+
+/// Makes this process end on every signal whose default is to end it. The first process of a pid
+/// namespace is spared from defaults, but a container that only waits must be stoppable. `execve`
+/// gives all handled signals their default back.
+pub fn end_on_signals() {
+    let spared = [
+        libc::SIGKILL,
+        libc::SIGSTOP,
+        libc::SIGCHLD,
+        libc::SIGCONT,
+        libc::SIGTSTP,
+        libc::SIGTTIN,
+        libc::SIGTTOU,
+        libc::SIGURG,
+        libc::SIGWINCH,
+        libc::SIGPIPE,
+    ];
+    for signal in (1..=64).filter(|signal| !spared.contains(signal)) {
+        let handler = end_at_once as extern "C" fn(libc::c_int);
+        // SAFETY: the handler only calls _exit. Numbers that cannot be handled are refused (EINVAL),
+        // which is fine. What the caller ignores becomes handled, and default after execve; it is set
+        // back below.
+        unsafe {
+            let before = libc::signal(signal, handler as libc::sighandler_t);
+            if before == libc::SIG_IGN {
+                libc::signal(signal, libc::SIG_IGN);
+            }
+        }
+    }
 }
 
 /// Gives SIGPIPE its default disposition back (the Rust runtime ignores it) and unblocks all signals.

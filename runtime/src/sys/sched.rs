@@ -69,8 +69,14 @@ pub fn set_memory_policy(mode: i32, nodes: &[u64]) -> Result<(), Errno> {
     } else {
         nodes.len() * 64 + 1
     };
-    // SAFETY: the mask is valid for `bits` - 1 bits (the kernel subtracts one) and outlives the call.
-    check(unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, nodes.as_ptr(), bits) }).map(drop)
+    let mask = if nodes.is_empty() {
+        std::ptr::null()
+    } else {
+        nodes.as_ptr()
+    };
+    // SAFETY: the mask is null, or valid for `bits` - 1 bits (the kernel subtracts one) and outlives
+    // the call.
+    check(unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, mask, bits) }).map(drop)
 }
 
 /// `sched_setaffinity(pid, cpus)`; `cpus` is a bit mask of any length, pid 0 is the caller.
@@ -87,7 +93,7 @@ pub fn set_affinity(pid: i32, cpus: &[u64]) -> Result<(), Errno> {
     .map(drop)
 }
 
-/// `prlimit(pid, resource, {soft, hard})`.
+/// `prlimit(pid, resource, {soft, hard})`; pid 0 is the caller.
 pub fn set_rlimit(pid: i32, resource: u32, soft: u64, hard: u64) -> Result<(), Errno> {
     let limit = libc::rlimit64 {
         rlim_cur: soft,
@@ -98,4 +104,17 @@ pub fn set_rlimit(pid: i32, resource: u32, soft: u64, hard: u64) -> Result<(), E
         libc::prlimit64(pid, resource, &raw const limit, std::ptr::null_mut())
     }))
     .map(drop)
+}
+
+/// The caller's hard limit of a resource.
+pub fn hard_limit(resource: u32) -> Result<u64, Errno> {
+    let mut limit = libc::rlimit64 {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: the structure is valid for the kernel to write to.
+    check(libc::c_long::from(unsafe {
+        libc::prlimit64(0, resource, std::ptr::null(), &raw mut limit)
+    }))
+    .map(|_| limit.rlim_max)
 }

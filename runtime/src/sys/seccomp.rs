@@ -59,7 +59,9 @@ pub fn load(program: &[SockFilter], flags: u32) -> Result<Option<OwnedFd>, Errno
     };
     match ret {
         -1 => Err(Errno::from_raw_os_error(
-            std::io::Error::last_os_error().raw_os_error().unwrap_or(0),
+            std::io::Error::last_os_error()
+                .raw_os_error()
+                .unwrap_or(libc::EIO),
         )),
         0 if flags & FLAG_NEW_LISTENER == 0 => Ok(None),
         fd if flags & FLAG_NEW_LISTENER != 0 => {

@@ -117,7 +117,6 @@ impl crate::verbs::Run for Checkpoint {
     fn run(self, settings: &Settings) -> Result<u8> {
         let common = self.criu.options(settings)?;
         let parent_path = given(self.parent_path);
-        prepare_images(&common.image_path, parent_path.as_deref())?;
         let page_server = self.page_server.filter(|text| !text.is_empty());
         let options = CheckpointOptions {
             common,
@@ -129,6 +128,8 @@ impl crate::verbs::Run for Checkpoint {
             page_server: page_server.as_deref().map(self::page_server).transpose()?,
             pre_dump: self.pre_dump,
         };
+        let parent_path = options.parent_path.as_deref();
+        prepare_images(&options.common.image_path, parent_path)?;
         settings.runtime.checkpoint(&self.id, &options)?;
         Ok(0)
     }

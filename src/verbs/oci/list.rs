@@ -1,7 +1,7 @@
 //! `rcrun list`.
 
 use rcrun_runtime::container::StateReport;
-use rcrun_runtime::error::Error;
+use rcrun_runtime::error::{Context, Error};
 
 use super::state::Record;
 use crate::output;
@@ -38,9 +38,14 @@ impl crate::verbs::Run for List {
 }
 
 fn reports(settings: &Settings) -> Result<Vec<StateReport>, Error> {
-    if !settings.root_given && !settings.runtime.root.exists() {
-        return Ok(Vec::new());
-    }
+    let root = &settings.runtime.root;
+    match root.metadata() {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound && !settings.root_given => {
+            // No container has been made yet.
+            return Ok(Vec::new());
+        }
+        found => found.context(|| format!("open {}", root.display()))?,
+    };
     settings.runtime.list(&mut |id, error| {
         tracing::error!("load container {id}: {}", error.chain());
     })

@@ -319,7 +319,7 @@ impl Bus {
                 Err(e) if matches!(e.kind(), IoKind::WouldBlock | IoKind::TimedOut) => {
                     return Err(late());
                 }
-                Err(e) => return Err(e.into()),
+                Err(e) => return Err(Error::new(ErrorKind::Unavailable, e.to_string())),
             }
         }
         Ok(())

@@ -30,7 +30,7 @@ impl Random {
 /// Name in profiles, audit token, column, word size, number of the first call, socketcall and ipc.
 type Arch = (&'static str, u32, usize, u32, u32, Option<(u32, u32)>);
 
-const ARCHES: [Arch; 12] = [
+static ARCHES: [Arch; 12] = [
     ("SCMP_ARCH_X86_64", 0xc000_003e, 0, 64, 0, None),
     ("SCMP_ARCH_X86", 0x4000_0003, 1, 32, 0, Some((102, 117))),
     ("SCMP_ARCH_X32", 0xc000_003e, 2, 32, X32_BIT, None),
@@ -118,19 +118,24 @@ fn holds(arg: &LinuxSeccompArg, bits: u32, args: &[u64; 6]) -> bool {
     }
 }
 
-/// The actions a call may meet: one, or several where rules overlap.
-fn judge(p: &LinuxSeccomp, data: &Data) -> Vec<u32> {
+/// The architecture whose rules apply, among those that are listed.
+fn arch_of(p: &LinuxSeccomp, data: &Data) -> Option<&'static Arch> {
     let listed = p.architectures().as_deref().unwrap_or(&[]);
     let listed: Vec<String> = listed.iter().map(ToString::to_string).collect();
     let x32 = listed.iter().any(|l| l == "SCMP_ARCH_X32");
-    let arch = ARCHES.iter().find(|a| {
-        let bit = a.0 == "SCMP_ARCH_X32";
+    let marked = data.nr & X32_BIT != 0 && (data.nr != u32::MAX || x32);
+    ARCHES.iter().find(|a| {
         a.1 == data.arch
-            && (a.1 != 0xc000_003e
-                || bit == (data.nr & X32_BIT != 0 && (data.nr != u32::MAX || x32)))
+            && (a.1 != 0xc000_003e || (a.0 == "SCMP_ARCH_X32") == marked)
             && (a.0 == "SCMP_ARCH_X86_64" || listed.iter().any(|l| l == a.0))
-    });
-    let Some(arch) = arch else { return vec![0] };
+    })
+}
+
+/// The actions a call may meet: one, or several where rules overlap.
+fn judge(p: &LinuxSeccomp, data: &Data) -> Vec<u32> {
+    let Some(arch) = arch_of(p, data) else {
+        return vec![0];
+    };
     let default = action(&p.default_action().to_string(), p.default_errno_ret());
     let (mut newest, mut unconditional, mut matching) = (0, None, Vec::new());
     // ARM's own calls have numbers far above; they exist where the profile names one.

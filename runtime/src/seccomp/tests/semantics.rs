@@ -1,19 +1,18 @@
-//! Tables of single properties.
+//! What rules mean: tables of actions, operators, precedence, architectures.
 
 use serde_json::{Value, json};
 
 use super::super::arch::{AUDIT_X86_64, X32_BIT};
 use super::interpreter::{Data, run, verify};
-use super::{Filter, compile, default_profile, filter, profile, refused};
-use crate::sys::seccomp as sys;
+use super::{Filter, filter, refused};
 
-const I386: u32 = 0x4000_0003;
-const ARM: u32 = 0x4000_0028;
-const ALLOW: u32 = 0x7fff_0000;
-const ERRNO: u32 = 0x0005_0000;
-const KILL: u32 = 0;
+pub(super) const I386: u32 = 0x4000_0003;
+pub(super) const ARM: u32 = 0x4000_0028;
+pub(super) const ALLOW: u32 = 0x7fff_0000;
+pub(super) const ERRNO: u32 = 0x0005_0000;
+pub(super) const KILL: u32 = 0;
 
-fn decide(filter: &Filter, arch: u32, nr: u32, args: [u64; 6]) -> u32 {
+pub(super) fn decide(filter: &Filter, arch: u32, nr: u32, args: [u64; 6]) -> u32 {
     verify(&filter.program);
     run(
         &filter.program,
@@ -27,7 +26,7 @@ fn decide(filter: &Filter, arch: u32, nr: u32, args: [u64; 6]) -> u32 {
     .0
 }
 
-fn x86_64(filter: &Filter, nr: u32, args: [u64; 6]) -> u32 {
+pub(super) fn x86_64(filter: &Filter, nr: u32, args: [u64; 6]) -> u32 {
     decide(filter, AUDIT_X86_64, nr, args)
 }
 
@@ -95,7 +94,15 @@ fn errno_is_refused_where_it_has_no_meaning() {
 #[test]
 fn operators_compare_64_bits() {
     const BIG: u64 = 0x1_0000_0005;
-    let cases: [(&str, u64, Option<u64>, &[u64], &[u64]); 14] = [
+    /// Operator, value, second value, what matches, what does not.
+    type Case = (
+        &'static str,
+        u64,
+        Option<u64>,
+        &'static [u64],
+        &'static [u64],
+    );
+    let cases: [Case; 14] = [
         ("EQ", 5, None, &[5], &[4, 6, BIG, 5 << 32]),
         (
             "EQ",
@@ -111,7 +118,7 @@ fn operators_compare_64_bits() {
             "LT",
             BIG,
             None,
-            &[0, 5, u64::from(u32::MAX), BIG - 1],
+            &[0, 5, 0xffff_ffff, BIG - 1],
             &[BIG, BIG + 1, 2 << 32],
         ),
         ("LE", 5, None, &[0, 5], &[6, 1 << 32, u64::MAX]),
@@ -123,7 +130,7 @@ fn operators_compare_64_bits() {
             BIG,
             None,
             &[BIG, 2 << 32, u64::MAX],
-            &[6, BIG - 1, u64::from(u32::MAX)],
+            &[6, BIG - 1, 0xffff_ffff],
         ),
         (
             "MASKED_EQ",
@@ -215,15 +222,15 @@ fn all_arguments_of_a_rule_must_match_unless_one_repeats() {
     );
 }
 
+/// A rule for getpid.
+fn rule(action: &str, args: &[(u32, &str, u64)]) -> Value {
+    let arg = |(i, op, v): &(u32, &str, u64)| json!({"index": i, "op": format!("SCMP_CMP_{op}"), "value": v});
+    let args: Vec<_> = args.iter().map(arg).collect();
+    json!({"names": ["getpid"], "action": format!("SCMP_ACT_{action}"), "args": args})
+}
+
 #[test]
 fn which_of_several_rules_wins() {
-    let rule = |action: &str, args: &[(u32, &str, u64)]| {
-        let args: Vec<_> = args
-            .iter()
-            .map(|(i, op, v)| json!({"index": i, "op": format!("SCMP_CMP_{op}"), "value": v}))
-            .collect();
-        json!({"names": ["getpid"], "action": format!("SCMP_ACT_{action}"), "args": args})
-    };
     let trap = 0x0003_0000;
     let log = 0x7ffc_0000;
     let cases: Vec<(&str, Vec<Value>, [u64; 2], u32)> = vec![
@@ -392,138 +399,5 @@ fn multiplexed_calls_are_covered() {
     ] {
         let args = [args[0], args[1], 0, 0, 0, 0];
         assert_eq!(decide(&f, I386, nr, args), want, "{nr} {args:?}");
-    }
-}
-
-#[test]
-fn notifications_need_a_listener_and_a_way_out() {
-    let with = |names: &[&str], path: Option<&str>| {
-        json!({"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": path, "listenerMetadata": "m",
-            "syscalls": [{"names": names, "action": "SCMP_ACT_NOTIFY"}]})
-    };
-    let f = filter(with(&["mkdir", "read"], Some("/run/agent.sock")));
-    assert_eq!(f.flags, sys::FLAG_SPEC_ALLOW | sys::FLAG_NEW_LISTENER);
-    let notify = f.notify.as_ref().unwrap();
-    assert_eq!(notify.listener_path.to_str(), Some("/run/agent.sock"));
-    assert_eq!(notify.metadata.as_deref(), Some("m"));
-    assert_eq!(x86_64(&f, 83, [0; 6]), 0x7fc0_0000);
-    assert_eq!(
-        refused(with(&["mkdir"], None)),
-        "seccomp listenerPath is not set"
-    );
-    assert_eq!(
-        refused(with(&["mkdir"], Some(""))),
-        "seccomp listenerPath is not set"
-    );
-    for call in ["write", "sendmsg"] {
-        assert_eq!(
-            refused(with(&["mkdir", call], Some("/s"))),
-            format!("SCMP_ACT_NOTIFY cannot be used for the {call} syscall")
-        );
-    }
-    assert_eq!(
-        refused(json!({"defaultAction": "SCMP_ACT_NOTIFY", "listenerPath": "/s"})),
-        "SCMP_ACT_NOTIFY cannot be used as default action"
-    );
-}
-
-#[test]
-fn flags() {
-    let with =
-        |flags: Value| filter(json!({"defaultAction": "SCMP_ACT_ERRNO", "flags": flags})).flags;
-    assert_eq!(with(Value::Null), 4);
-    assert_eq!(with(json!([])), 0);
-    assert_eq!(with(json!(["SECCOMP_FILTER_FLAG_TSYNC"])), 0);
-    assert_eq!(
-        with(json!([
-            "SECCOMP_FILTER_FLAG_LOG",
-            "SECCOMP_FILTER_FLAG_SPEC_ALLOW"
-        ])),
-        6
-    );
-    assert_eq!(with(json!(["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"])), 32);
-}
-
-#[test]
-fn odd_profiles() {
-    assert_eq!(
-        compile(&profile(json!({"defaultAction": "SCMP_ACT_ALLOW"}))).unwrap(),
-        None
-    );
-    assert_eq!(
-        compile(&profile(
-            json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": []})
-        ))
-        .unwrap(),
-        None
-    );
-    let f = filter(json!({"defaultAction": "SCMP_ACT_KILL_PROCESS"}));
-    assert_eq!(x86_64(&f, 39, [0; 6]), 0x8000_0000);
-    assert_eq!(decide(&f, I386, 39, [0; 6]), KILL);
-    let f = filter(json!({"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [
-        {"names": ["no_such", "getpid", "set_tls"], "action": "SCMP_ACT_ALLOW"}]}));
-    assert_eq!(f.warnings, ["unknown seccomp syscall \"no_such\" ignored"]);
-    assert_eq!(x86_64(&f, 39, [0; 6]), ALLOW);
-    assert_eq!(
-        refused(json!({"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [
-            {"names": [""], "action": "SCMP_ACT_ALLOW"}]})),
-        "empty string is not a valid syscall"
-    );
-}
-
-#[test]
-fn too_long_programs_are_refused() {
-    let rules: Vec<_> = (0..2000)
-        .map(|v| {
-            json!({"names": ["getpid"], "action": "SCMP_ACT_ALLOW", "args": [
-                {"index": 0, "value": v * 3, "op": "SCMP_CMP_EQ"}, {"index": 1, "value": v, "op": "SCMP_CMP_GT"}]})
-        })
-        .collect();
-    let with = |n: usize| json!({"defaultAction": "SCMP_ACT_ERRNO", "syscalls": rules[..n]});
-    assert!(refused(with(2000)).contains("the kernel takes at most 4096"));
-    // Long enough for every kind of far jump, and still right.
-    let f = filter(with(400));
-    assert!(f.program.len() > 2000);
-    for (a, b, want) in [
-        (0, 1, ALLOW),
-        (300, 101, ALLOW),
-        (300, 100, ERRNO | 1),
-        (1197, 9999, ALLOW),
-        (1, 9999, ERRNO | 1),
-    ] {
-        assert_eq!(x86_64(&f, 39, [a, b, 0, 0, 0, 0]), want, "{a} {b}");
-    }
-}
-
-#[test]
-fn the_default_profile_is_small_and_shallow() {
-    let f = compile(&default_profile()).unwrap().unwrap();
-    verify(&f.program);
-    assert_eq!(f.warnings, [] as [String; 0]);
-    assert!(f.program.len() < 450, "{} instructions", f.program.len());
-    for nr in 0..480 {
-        let data = Data {
-            nr,
-            arch: AUDIT_X86_64,
-            args: [0; 6],
-            big: false,
-        };
-        let (_, steps) = run(&f.program, &data);
-        assert!(steps < 40, "call {nr} takes {steps} steps");
-    }
-    for (nr, args, want) in [
-        (0, [0; 6], ALLOW),
-        (56, [0x11, 0, 0, 0, 0, 0], ALLOW),
-        (56, [0x1000_0000, 0, 0, 0, 0, 0], ERRNO | 1),
-        (435, [0; 6], ERRNO | 38),
-        (41, [1, 0, 0, 0, 0, 0], ALLOW),
-        (41, [38, 0, 0, 0, 0, 0], ERRNO | 1),
-        (41, [40, 0, 0, 0, 0, 0], ERRNO | 1),
-        (165, [0; 6], ERRNO | 1),
-        (135, [0xffff_ffff, 0, 0, 0, 0, 0], ALLOW),
-        (135, [1, 0, 0, 0, 0, 0], ERRNO | 1),
-        (900, [0; 6], ERRNO | 38),
-    ] {
-        assert_eq!(x86_64(&f, nr, args), want, "{nr} {args:x?}");
     }
 }

@@ -303,7 +303,10 @@ fn memory_policy(linux: &Linux, found: &mut Found) {
     });
     match policy.mode() {
         Mode::MpolDefault | Mode::MpolLocal => found.require(nodes.is_empty(), path, || {
-            format!("memory policy mode requires 0 nodes but got {nodes:?}")
+            let count = crate::plan::bit_list(nodes)
+                .map(|mask| mask.iter().map(|word| word.count_ones()).sum::<u32>());
+            let count = count.map_or_else(|_| format!("{nodes:?}"), |count| count.to_string());
+            format!("memory policy mode requires 0 nodes but got {count}")
         }),
         Mode::MpolBind
         | Mode::MpolInterleave

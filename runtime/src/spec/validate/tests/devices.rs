@@ -37,8 +37,8 @@ fn device_rules() {
             ),
             row(
                 rule(json!({"allow": true, "type": "c", "access": "rwm"})),
-                rule(json!({"allow": true, "type": "c", "access": "rx"})),
-                "linux.resources.devices[0].access: \"rx\" has other letters",
+                rule(json!({"allow": true, "type": "c", "access": "x"})),
+                "linux.resources.devices[0].access: \"x\" has other letters",
             ),
             row(
                 rule(json!({"allow": true, "type": "a"})),
