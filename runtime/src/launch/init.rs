@@ -309,9 +309,10 @@ impl Init<'_> {
         };
         // Modes are given exactly.
         rustix::process::umask(Mode::empty());
+        let mut maker = device::Maker::default();
         for (index, node) in self.plan.devices.iter().enumerate() {
             self.progress.index = index as u32;
-            device::make(root, node, self.setup.bind_devices)?;
+            maker.make(root, node, self.setup.bind_devices)?;
         }
         rustix::process::umask(Mode::from_raw_mode(0o022));
         self.progress.index = u32::MAX;

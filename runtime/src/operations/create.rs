@@ -197,10 +197,7 @@ impl<'a> Launch<'a> {
             cgroup_made: false,
             child: None,
         };
-        let recorded = launch
-            .directory
-            .write_record(&launch.record)
-            .and_then(|()| launch.directory.write_config(&loaded.raw));
+        let recorded = launch.directory.begin(&launch.record, &loaded.raw);
         match recorded {
             Ok(()) => Ok(launch),
             Err(error) => {

@@ -142,15 +142,25 @@ impl Directory {
         Ok(lock)
     }
 
+    /// Writes down what is going to be made, before any of it is: the record, not yet with a pid, and
+    /// the configuration. No renaming: nobody relies on either while there is no `state.json`, and
+    /// some file systems write to the disk whenever a file is replaced.
+    pub fn begin(&self, record: &Record, config: &[u8]) -> Result<()> {
+        let text = encode(record)?;
+        let create = |name: &CStr, text: &[u8]| {
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+            self.write(name, flags, text).context(|| {
+                let name = name.to_str().unwrap_or_default();
+                format!("cannot write {}", self.path().join(name).display())
+            })
+        };
+        create(c"creating.json", &text)?;
+        create(c"config.json", config)
+    }
+
     /// Writes the record in one piece.
     pub fn write_record(&self, record: &Record) -> Result<()> {
-        let text = serde_json::to_vec(record).map_err(|e| {
-            Error::new(
-                ErrorKind::Internal,
-                format!("cannot encode state.json: {e}"),
-            )
-        })?;
-        self.replace(c"state.json", &text)
+        self.replace(c"state.json", &encode(record)?)
     }
 
     /// Reads the record; a directory without one belongs to a `create` that has not come that far or
@@ -158,9 +168,14 @@ impl Directory {
     pub fn read_record(&self) -> Result<Option<Record>> {
         let path = self.path().join("state.json");
         let text = match self.read(c"state.json") {
-            Err(Errno::NOENT) => return Ok(None),
-            other => other.context(|| format!("cannot read {}", path.display()))?,
+            Err(Errno::NOENT) => match self.read(c"creating.json") {
+                Ok(text) => return Ok(serde_json::from_slice(&text).ok()),
+                Err(Errno::NOENT) => return Ok(None),
+                Err(errno) => Err(errno),
+            },
+            other => other,
         };
+        let text = text.context(|| format!("cannot read {}", path.display()))?;
         let corrupt =
             |why: String| Error::new(ErrorKind::Corrupt, format!("{}: {why}", path.display()));
         let record: Record = serde_json::from_slice(&text).map_err(|e| corrupt(e.to_string()))?;
@@ -173,7 +188,7 @@ impl Directory {
         Ok(Some(record))
     }
 
-    /// Keeps the configuration for `exec`, `update` and poststop hooks.
+    /// Replaces the configuration that was kept for `exec`, `update` and poststop hooks.
     pub fn write_config(&self, text: &[u8]) -> Result<()> {
         self.replace(c"config.json", text)
     }
@@ -197,24 +212,34 @@ impl Directory {
 
     fn replace(&self, name: &CStr, text: &[u8]) -> Result<()> {
         let write = || -> Result<(), Errno> {
-            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
-            let mode = Mode::from_raw_mode(0o600);
-            let new = c".new";
-            let file = rustix::fs::openat(&self.fd, new, flags | OFlags::NOFOLLOW, mode)?;
-            let mut rest = text;
-            while !rest.is_empty() {
-                let written = rustix::io::retry_on_intr(|| rustix::io::write(&file, rest))?;
-                rest = &rest[written..];
-            }
-            rustix::fs::renameat(&self.fd, new, &self.fd, name)
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC;
+            self.write(c".new", flags, text)?;
+            rustix::fs::renameat(&self.fd, c".new", &self.fd, name)
         };
         let name = || self.path().join(name.to_str().unwrap_or_default());
         write().context(|| format!("cannot write {}", name().display()))
     }
 
+    fn write(&self, name: &CStr, flags: OFlags, text: &[u8]) -> Result<(), Errno> {
+        let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let file = rustix::fs::openat(&self.fd, name, flags, Mode::from_raw_mode(0o600))?;
+        let mut rest = text;
+        while !rest.is_empty() {
+            let written = rustix::io::retry_on_intr(|| rustix::io::write(&file, rest))?;
+            rest = &rest[written..];
+        }
+        Ok(())
+    }
+
     /// Gives the ID free.
     pub fn remove(&self) -> Result<()> {
-        for name in [c"start.sock", c"config.json", c".new", c"state.json"] {
+        for name in [
+            c"start.sock",
+            c"config.json",
+            c".new",
+            c"state.json",
+            c"creating.json",
+        ] {
             match rustix::fs::unlinkat(&self.fd, name, AtFlags::empty()) {
                 Ok(()) | Err(Errno::NOENT) => {}
                 Err(errno) => {
@@ -234,6 +259,15 @@ impl AsFd for Directory {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+fn encode(record: &Record) -> Result<Vec<u8>> {
+    serde_json::to_vec(record).map_err(|e| {
+        Error::new(
+            ErrorKind::Internal,
+            format!("cannot encode the state record: {e}"),
+        )
+    })
 }
 
 fn missing() -> Error {
