@@ -17,7 +17,7 @@ use crate::sys::process as sys;
 
 /// What only `exec` needs.
 #[derive(Debug)]
-pub struct ExecSetup<'a> {
+pub(crate) struct ExecSetup<'a> {
     /// The part shared with the init.
     pub common: Setup<'a>,
     /// The container's init.
@@ -73,7 +73,7 @@ const STEPS: &[(Step, Action)] = &[
 ];
 
 /// Enters the container and becomes the program.
-pub fn run(process: &mut Process, setup: ExecSetup<'_>, wire: Wire) -> ! {
+pub(crate) fn run(process: &mut Process, setup: ExecSetup<'_>, wire: Wire) -> ! {
     crate::sys::alloc_guard::forbid();
     let progress = Progress { wire, index: 0 };
     let mut exec = Exec {
@@ -175,7 +175,7 @@ impl Exec<'_> {
 }
 
 /// Opens the terminal and makes it the standard streams; `bind` puts it at /dev/console.
-pub fn open_terminal(
+pub(crate) fn open_terminal(
     setup: &Setup<'_>,
     process: &Process,
     root: &Root,
@@ -197,7 +197,7 @@ pub fn open_terminal(
 }
 
 /// Execution domain and memory policy.
-pub fn personality(process: &Process, progress: &mut Progress) -> Result<(), Fail> {
+pub(crate) fn personality(process: &Process, progress: &mut Progress) -> Result<(), Fail> {
     if let Some(domain) = process.personality {
         crate::sys::sched::set_personality(domain)?;
     }
@@ -210,7 +210,7 @@ pub fn personality(process: &Process, progress: &mut Progress) -> Result<(), Fai
 }
 
 /// Scheduling class, input/output priority and processors.
-pub fn scheduling(process: &Process) -> Result<(), Fail> {
+pub(crate) fn scheduling(process: &Process) -> Result<(), Fail> {
     if let Some(attr) = &process.scheduler {
         crate::sys::sched::set_scheduler(attr)?;
     }
@@ -225,7 +225,7 @@ pub fn scheduling(process: &Process) -> Result<(), Fail> {
 
 /// Raises the limits that are above the hard ones in force, while this process may, or has its parent
 /// do it.
-pub fn raise_limits(process: &Process, wire: &Wire) -> Result<(), Fail> {
+pub(crate) fn raise_limits(process: &Process, wire: &Wire) -> Result<(), Fail> {
     for (index, (resource, soft, hard)) in process.rlimits.iter().enumerate() {
         if *hard <= crate::sys::sched::hard_limit(*resource)? {
             continue;
@@ -244,7 +244,7 @@ pub fn raise_limits(process: &Process, wire: &Wire) -> Result<(), Fail> {
 }
 
 /// Sets the limits for good. Last, since low ones would hinder what comes before.
-pub fn lower_limits(process: &Process) -> Result<(), Fail> {
+pub(crate) fn lower_limits(process: &Process) -> Result<(), Fail> {
     for (resource, soft, hard) in &process.rlimits {
         crate::sys::sched::set_rlimit(0, *resource, *soft, *hard)?;
     }
@@ -252,7 +252,7 @@ pub fn lower_limits(process: &Process) -> Result<(), Fail> {
 }
 
 /// AppArmor profile and SELinux label of the program, in force from its `execve`.
-pub fn labels(setup: &Setup<'_>, process: &Process) -> Result<(), Fail> {
+pub(crate) fn labels(setup: &Setup<'_>, process: &Process) -> Result<(), Fail> {
     if let Some(profile) = &process.apparmor {
         let mut command = Text::<1024>::new();
         command.push(b"exec ")?.push(profile.to_bytes())?;
@@ -275,7 +275,7 @@ pub fn labels(setup: &Setup<'_>, process: &Process) -> Result<(), Fail> {
 }
 
 /// Set-user-ID programs and file capabilities give nothing from here on.
-pub fn no_new_privileges(process: &Process) -> Result<(), Fail> {
+pub(crate) fn no_new_privileges(process: &Process) -> Result<(), Fail> {
     if process.no_new_privs {
         rustix::thread::set_no_new_privs(true)?;
     }
@@ -285,7 +285,7 @@ pub fn no_new_privileges(process: &Process) -> Result<(), Fail> {
 /// Enters the working directory, as root and once more as the user (`again`): either may be the
 /// only one that can. It has to lie inside the container: a descriptor that leaked from the host
 /// would otherwise serve as a way out (CVE-2024-21626).
-pub fn change_directory(process: &Process, again: bool) -> Result<(), Fail> {
+pub(crate) fn change_directory(process: &Process, again: bool) -> Result<(), Fail> {
     match rustix::process::chdir(process.cwd.as_c_str()) {
         Err(Errno::ACCESS | Errno::PERM) if !again => return Ok(()),
         // As root it could be entered: that counts.

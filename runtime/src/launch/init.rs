@@ -30,7 +30,7 @@ use crate::rootfs::{console, device, pivot};
 
 /// What only an init needs.
 #[derive(Debug)]
-pub struct InitSetup<'a> {
+pub(crate) struct InitSetup<'a> {
     /// The part shared with `exec`.
     pub common: Setup<'a>,
     /// Existing namespaces to enter, opened.
@@ -55,7 +55,7 @@ pub struct InitSetup<'a> {
 
 /// The init on its way.
 #[derive(Debug)]
-pub struct Init<'a> {
+pub(crate) struct Init<'a> {
     plan: &'a mut Plan,
     setup: InitSetup<'a>,
     progress: Progress,
@@ -125,7 +125,7 @@ const STEPS: &[(Step, Action)] = &[
 ];
 
 /// Carries out `plan` and becomes the program.
-pub fn run(plan: &mut Plan, setup: InitSetup<'_>, wire: Wire) -> ! {
+pub(crate) fn run(plan: &mut Plan, setup: InitSetup<'_>, wire: Wire) -> ! {
     crate::sys::alloc_guard::forbid();
     let progress = Progress { wire, index: 0 };
     let mut init = Init {
@@ -537,7 +537,7 @@ impl Init<'_> {
 }
 
 /// Loads a filter; a listener stays open until the parent took it over.
-pub fn load_filter(filter: &crate::seccomp::Filter, wire: &Wire) -> Result<(), Fail> {
+pub(crate) fn load_filter(filter: &crate::seccomp::Filter, wire: &Wire) -> Result<(), Fail> {
     let listener = crate::sys::seccomp::load(&filter.program, filter.flags)?;
     let Some(listener) = listener else {
         return Ok(());

@@ -17,7 +17,7 @@ use crate::sys::exec;
 const PASSWD_MAX: usize = 16 << 20;
 
 /// The first candidate that can be executed.
-pub fn find(process: &Process) -> Result<&CStr, Fail> {
+pub(crate) fn find(process: &Process) -> Result<&CStr, Fail> {
     let mut worst = Fail {
         errno: Errno::NOENT,
         detail: Detail::NotInPath,
@@ -55,7 +55,7 @@ fn executable(path: &CStr) -> Result<(), Fail> {
 
 /// Sets HOME from the container's own passwd file where the configuration does not; `/` if the user
 /// is not in it.
-pub fn set_home(process: &mut Process, root: &Root) -> Result<(), Fail> {
+pub(crate) fn set_home(process: &mut Process, root: &Root) -> Result<(), Fail> {
     if !process.env.has_slot() {
         return Ok(());
     }
@@ -117,7 +117,7 @@ fn home_in(line: &[u8], uid: u32, home: &mut [u8; HOME_MAX]) -> Option<usize> {
 }
 
 /// Executes the program; on failure says what is missing, and its name in `missing`.
-pub fn execute(path: &CStr, process: &Process, missing: &mut [u8; 256]) -> Fail {
+pub(crate) fn execute(path: &CStr, process: &Process, missing: &mut [u8; 256]) -> Fail {
     let errno = exec::execve(path, &process.args, &process.env);
     diagnose(path, errno, missing).unwrap_or(Fail {
         errno,
@@ -127,7 +127,7 @@ pub fn execute(path: &CStr, process: &Process, missing: &mut [u8; 256]) -> Fail 
 
 /// Says on the program's own standard error that it could not be executed: of a detached container
 /// that is all its log will ever hold.
-pub fn complain(process: &Process, fail: Fail) {
+pub(crate) fn complain(process: &Process, fail: Fail) {
     let words: &[u8] = match fail.errno {
         Errno::NOENT => b"no such file or directory",
         Errno::ACCESS => b"permission denied",

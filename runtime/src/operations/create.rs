@@ -30,7 +30,7 @@ use crate::sys::process::{CloneArgs, Cloned, SingleThreaded, clone};
 
 /// Who lets the program start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Start {
+pub(crate) enum Start {
     /// `start`, some day.
     Later,
     /// This process, at once.
@@ -39,7 +39,7 @@ pub enum Start {
 
 /// A container whose init is ready.
 #[derive(Debug)]
-pub struct Created {
+pub(crate) struct Created {
     /// Its record, as written.
     pub record: Record,
     /// Its directory.
@@ -76,7 +76,7 @@ struct Launch<'a> {
 }
 
 /// Makes a container.
-pub fn create(
+pub(crate) fn create(
     runtime: &Runtime,
     id: &str,
     options: &CreateOptions,
@@ -93,7 +93,7 @@ pub fn create(
 }
 
 /// The proof that every operation that clones needs.
-pub fn prove_single_threaded() -> Result<SingleThreaded> {
+pub(crate) fn prove_single_threaded() -> Result<SingleThreaded> {
     SingleThreaded::prove().ok_or_else(|| {
         Error::new(
             ErrorKind::Internal,
@@ -666,7 +666,7 @@ fn check_terminal(plan: &Plan, options: &CreateOptions, start: Start) -> Result<
 }
 
 /// How many descriptors the caller hands down by the protocol of sd_listen_fds(3).
-pub fn listen_fds() -> Option<u32> {
+pub(crate) fn listen_fds() -> Option<u32> {
     std::env::var("LISTEN_FDS")
         .ok()?
         .parse()
@@ -675,7 +675,7 @@ pub fn listen_fds() -> Option<u32> {
 }
 
 /// Writes a pid so that a reader never sees half of it.
-pub fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
+pub(crate) fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
     let mut name = std::ffi::OsString::from(".");
     name.push(path.file_name().unwrap_or_default());
     name.push(format!(".{}", std::process::id()));
@@ -689,7 +689,7 @@ pub fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
 }
 
 /// Fetches a seccomp listener from the process that loaded the filter, and hands it to its agent.
-pub fn send_listener(
+pub(crate) fn send_listener(
     pidfd: BorrowedFd<'_>,
     message: &Message,
     filter: Option<&Filter>,

@@ -37,7 +37,7 @@ struct Job<'a> {
 }
 
 /// Runs a process; returns its exit code, or 0 when detached.
-pub fn exec(runtime: &Runtime, id: &str, options: &ExecOptions) -> Result<i32> {
+pub(crate) fn exec(runtime: &Runtime, id: &str, options: &ExecOptions) -> Result<i32> {
     let mut job = Job::decide(runtime, id, options)?;
     let signals = if options.detach {
         None

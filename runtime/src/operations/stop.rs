@@ -24,7 +24,7 @@ const MOUNT_NAMESPACE: u64 = libc::CLONE_NEWNS as u64;
 const PID_NAMESPACE: u64 = libc::CLONE_NEWPID as u64;
 
 /// Sends a signal to the init, or to all processes.
-pub fn kill(runtime: &Runtime, id: &str, signal: i32, all: bool) -> Result<()> {
+pub(crate) fn kill(runtime: &Runtime, id: &str, signal: i32, all: bool) -> Result<()> {
     let directory = Directory::open(&runtime.root, id)?;
     let record = load(&directory)?;
     if all {
@@ -74,7 +74,7 @@ fn kill_all(record: &Record, signal: i32) -> Result<()> {
 }
 
 /// Removes a container.
-pub fn delete(runtime: &Runtime, id: &str, force: bool) -> Result<()> {
+pub(crate) fn delete(runtime: &Runtime, id: &str, force: bool) -> Result<()> {
     let directory = match Directory::open(&runtime.root, id) {
         Err(error) if force && error.kind() == ErrorKind::NotFound => return Ok(()),
         other => other?,
@@ -110,7 +110,7 @@ pub fn delete(runtime: &Runtime, id: &str, force: bool) -> Result<()> {
 }
 
 /// Kills the init and waits until it is gone.
-pub fn kill_init(record: &Record) -> Result<()> {
+pub(crate) fn kill_init(record: &Record) -> Result<()> {
     let Some(init) = init_of(record)? else {
         return Ok(());
     };
@@ -135,7 +135,7 @@ pub fn kill_init(record: &Record) -> Result<()> {
 
 /// Removes what is left of a container whose init is gone: other processes, the cgroup, poststop
 /// hooks, the record.
-pub fn destroy(directory: &Directory, record: &Record) -> Result<()> {
+pub(crate) fn destroy(directory: &Directory, record: &Record) -> Result<()> {
     if record.namespaces & PID_NAMESPACE == 0 {
         record.cgroup.kill(Signal::KILL)?;
     }

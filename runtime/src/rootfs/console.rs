@@ -24,7 +24,7 @@ const SLAVE_MAJORS: std::ops::RangeInclusive<u32> = 136..=143;
 /// Opens a new pseudo-terminal below the root; returns master and slave.
 ///
 /// With `raw`, line feeds are not turned into carriage return and line feed.
-pub fn open(
+pub(crate) fn open(
     root: &Root,
     size: Option<(u16, u16)>,
     uid: u32,
@@ -75,7 +75,7 @@ pub fn open(
 }
 
 /// Puts the slave at /dev/console.
-pub fn bind_console(root: &Root, slave: BorrowedFd<'_>) -> Result<(), Fail> {
+pub(crate) fn bind_console(root: &Root, slave: BorrowedFd<'_>) -> Result<(), Fail> {
     let (target, _) = root
         .ensure(c"/dev/console", Want::File, Links::Refuse)
         .during(Detail::Target)?;
@@ -84,7 +84,11 @@ pub fn bind_console(root: &Root, slave: BorrowedFd<'_>) -> Result<(), Fail> {
 }
 
 /// Sends the master, with `name` as the message, to a console socket.
-pub fn send(socket: BorrowedFd<'_>, name: &CStr, master: BorrowedFd<'_>) -> Result<(), Errno> {
+pub(crate) fn send(
+    socket: BorrowedFd<'_>,
+    name: &CStr,
+    master: BorrowedFd<'_>,
+) -> Result<(), Errno> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     let fds = [master];
@@ -95,7 +99,7 @@ pub fn send(socket: BorrowedFd<'_>, name: &CStr, master: BorrowedFd<'_>) -> Resu
 
 /// Gives the standard streams to the program's user, as far as they are pipes or terminals that
 /// root owns; /dev/null and files that others share are left alone.
-pub fn own_streams(uid: u32) -> Result<(), Errno> {
+pub(crate) fn own_streams(uid: u32) -> Result<(), Errno> {
     let null = rustix::fs::statat(rustix::fs::CWD, c"/dev/null", AtFlags::empty()).ok();
     for number in 0..=2 {
         let Ok(stream) = crate::sys::process::borrow_inherited(number) else {

@@ -14,14 +14,14 @@ use crate::plan::devices::Link;
 
 /// Makes devices; most of them lie in the same directory, which is looked up once.
 #[derive(Debug, Default)]
-pub struct Maker<'p> {
+pub(crate) struct Maker<'p> {
     directory: Option<(OwnedFd, &'p [u8])>,
 }
 
 impl<'p> Maker<'p> {
     /// Makes one device, with a umask of 0. `bind` says that nodes cannot be made here (user
     /// namespaces).
-    pub fn make(&mut self, root: &Root, device: &'p Device, bind: bool) -> Result<(), Fail> {
+    pub(crate) fn make(&mut self, root: &Root, device: &'p Device, bind: bool) -> Result<(), Fail> {
         if bind && device.kind != libc::S_IFIFO {
             return bind_node(root, device);
         }
@@ -45,9 +45,17 @@ impl<'p> Maker<'p> {
     }
 
     fn place(&mut self, root: &Root, path: &'p CStr) -> Result<(BorrowedFd<'_>, &'p CStr), Errno> {
-        let end = path.to_bytes().iter().rposition(|b| *b == b'/').unwrap_or(0);
+        let end = path
+            .to_bytes()
+            .iter()
+            .rposition(|b| *b == b'/')
+            .unwrap_or(0);
         let above = &path.to_bytes()[..end];
-        if self.directory.as_ref().is_none_or(|(_, known)| *known != above) {
+        if self
+            .directory
+            .as_ref()
+            .is_none_or(|(_, known)| *known != above)
+        {
             self.directory = Some((root.parent(path)?.0, above));
         }
         let name = CStr::from_bytes_with_nul(&path.to_bytes_with_nul()[end + 1..]);
@@ -87,7 +95,7 @@ fn bind_node(root: &Root, device: &Device) -> Result<(), Fail> {
 }
 
 /// Makes one link; a link that is there already and says the same is fine.
-pub fn link(root: &Root, link: &Link) -> Result<(), Fail> {
+pub(crate) fn link(root: &Root, link: &Link) -> Result<(), Fail> {
     let (directory, name) = root.parent(link.path).during(Detail::Target)?;
     match rustix::fs::symlinkat(link.target, &directory, name) {
         // Whatever the image has there is the image's business.
@@ -97,7 +105,7 @@ pub fn link(root: &Root, link: &Link) -> Result<(), Fail> {
 }
 
 /// Makes /dev/ptmx the container's own multiplexer, replacing what is there.
-pub fn ptmx(root: &Root, link: &Link) -> Result<(), Fail> {
+pub(crate) fn ptmx(root: &Root, link: &Link) -> Result<(), Fail> {
     let (directory, name) = root.parent(link.path).during(Detail::Target)?;
     match rustix::fs::unlinkat(&directory, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => {}

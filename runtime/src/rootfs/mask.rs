@@ -17,7 +17,7 @@ use super::{Detail, During as _, Fail, Root};
 /// Something to cover masked paths with: a tree that is attached at its first use, and bound from
 /// there at the following ones (kernels before 6.15 cannot clone what is not attached).
 #[derive(Debug, Default)]
-pub struct Covers {
+pub(crate) struct Covers {
     null: Option<OwnedFd>,
     null_attached: bool,
     empty: Option<OwnedFd>,
@@ -25,7 +25,7 @@ pub struct Covers {
 
 impl Covers {
     /// Takes /dev/null, which is verified; to be called while the host's is still there.
-    pub fn prepare() -> Result<Self, Fail> {
+    pub(crate) fn prepare() -> Result<Self, Fail> {
         let null = clone_tree(rustix::fs::CWD, c"/dev/null", false).during(Detail::Source)?;
         let stat = rustix::fs::fstat(&null).during(Detail::Source)?;
         let is_null = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
@@ -43,7 +43,7 @@ impl Covers {
     }
 
     /// Makes `path` empty and unwritable; a missing path needs no mask.
-    pub fn mask(&mut self, root: &Root, path: &CStr) -> Result<(), Fail> {
+    pub(crate) fn mask(&mut self, root: &Root, path: &CStr) -> Result<(), Fail> {
         let target = match root.find(path) {
             Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) => return Ok(()),
             answer => answer.during(Detail::Target)?,
@@ -97,7 +97,7 @@ fn empty_directory() -> Result<OwnedFd, Errno> {
 }
 
 /// Makes `path` and everything mounted below it read-only; a missing path is none.
-pub fn readonly(root: &Root, path: &CStr) -> Result<(), Fail> {
+pub(crate) fn readonly(root: &Root, path: &CStr) -> Result<(), Fail> {
     let target = match root.find(path) {
         Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
         answer => answer.during(Detail::Target)?,
