@@ -84,13 +84,27 @@ impl Snapshot {
 /// What no container may change: the owner of shared devices, settings of the kernel, the caller's own place.
 fn host() -> BTreeSet<String> {
     let mut found = BTreeSet::new();
-    for name in ["null", "zero", "full", "random", "urandom", "tty", "console", "ptmx"] {
+    for name in [
+        "null", "zero", "full", "random", "urandom", "tty", "console", "ptmx",
+    ] {
         if let Ok(data) = fs::metadata(format!("/dev/{name}")) {
-            found.insert(format!("/dev/{name} {:o} {}:{}", data.mode(), data.uid(), data.gid()));
+            found.insert(format!(
+                "/dev/{name} {:o} {}:{}",
+                data.mode(),
+                data.uid(),
+                data.gid()
+            ));
         }
     }
-    for path in ["/proc/sys/kernel/core_pattern", "/proc/sys/kernel/hostname", "/proc/self/cgroup"] {
-        found.insert(format!("{path} {}", fs::read_to_string(path).unwrap_or_default()));
+    for path in [
+        "/proc/sys/kernel/core_pattern",
+        "/proc/sys/kernel/hostname",
+        "/proc/self/cgroup",
+    ] {
+        found.insert(format!(
+            "{path} {}",
+            fs::read_to_string(path).unwrap_or_default()
+        ));
     }
     found
 }

@@ -238,12 +238,18 @@ fn null_device_of_the_host_keeps_its_owner(env: &Env) {
     };
     let before = owner();
     let mut bundle = env.bundle();
-    bundle.userns().set("/process/user", json!({"uid": 7, "gid": 7}));
+    bundle
+        .userns()
+        .set("/process/user", json!({"uid": 7, "gid": 7}));
     let mut command = bundle.args(&["sleep", "1000"]).command("create", &[]);
-    command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+    command
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null());
     assert!(command.status().unwrap().success());
     env.rt.call(&["start", &bundle.id]).ok();
-    let mut exec = env.rt.command(&["exec", "--user", "9:9", &bundle.id, "true"]);
+    let mut exec = env
+        .rt
+        .command(&["exec", "--user", "9:9", &bundle.id, "true"]);
     assert!(exec.status().unwrap().success());
     env.rt.call(&["delete", "--force", &bundle.id]).ok();
     let after = owner();
