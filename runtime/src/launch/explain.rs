@@ -22,6 +22,7 @@ pub struct Subject<'a> {
 /// Words a failure.
 pub fn explain(message: &Message, subject: &Subject<'_>) -> Error {
     let error = describe(message, subject);
+    let error = if message.step == Step::Exec { error.told() } else { error };
     let error = error.context("error during container init");
     error.context("unable to start container process")
 }
