@@ -49,7 +49,7 @@ pub(crate) fn until<T>(what: &str, seconds: u64, mut ask: impl FnMut() -> Option
             return answer;
         }
         assert!(Instant::now() < deadline, "not within {seconds} s: {what}");
-        std::thread::sleep(Duration::from_millis(3));
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
