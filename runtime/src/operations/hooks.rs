@@ -134,6 +134,5 @@ pub(crate) fn any(hooks: &oci::Hooks) -> bool {
 
 /// The deprecated prestart hooks.
 pub(crate) fn prestart(hooks: &oci::Hooks) -> Vec<oci::Hook> {
-    #[expect(deprecated, reason = "configurations still have them")]
     hooks.prestart().clone().unwrap_or_default()
 }

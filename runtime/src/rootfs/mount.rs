@@ -236,11 +236,6 @@ pub(crate) fn make_readonly(mounted: BorrowedFd<'_>, recursive: bool) -> Result<
     set_attributes(mounted, &change, recursive)
 }
 
-/// Opens the mount that covers a place after something was mounted there.
-pub(crate) fn reopen(root: &Root, path: &CStr) -> Result<OwnedFd, Errno> {
-    root.find(path)
-}
-
 /// A directory opened for reading from an `O_PATH` descriptor.
 pub(crate) fn readable(directory: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;

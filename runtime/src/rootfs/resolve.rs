@@ -8,7 +8,7 @@
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::Text;
@@ -332,11 +332,6 @@ impl Walk {
             None => rustix::fs::openat(root, c".", PLACE, Mode::empty()),
         }
     }
-}
-
-/// Whether `name` in `directory` exists, without following it.
-pub(crate) fn exists(directory: BorrowedFd<'_>, name: &CStr) -> bool {
-    rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW).is_ok()
 }
 
 #[cfg(test)]
