@@ -40,6 +40,14 @@ pub(crate) fn wait_pid(pid: i32, limit: Duration) -> io::Result<bool> {
     }
 }
 
+/// SIGKILL for one process that a runtime named: 0 would be this test's whole group, and 1 its init.
+#[track_caller]
+pub(crate) fn kill(pid: i32) {
+    assert!(pid > 1, "the runtime says that its process is {pid}");
+    let pid = nix::unistd::Pid::from_raw(pid);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+}
+
 /// Repeats a question until its answer is `Some`; panics with `what` when the time is over.
 #[track_caller]
 pub(crate) fn until<T>(what: &str, seconds: u64, mut ask: impl FnMut() -> Option<T>) -> T {

@@ -43,6 +43,9 @@ pub(crate) fn main(tests: fn() -> Vec<Test>) -> Option<ExitCode> {
 
 fn isolate() -> ExitCode {
     use CloneFlags as F;
+    // A session of its own: a signal to the process group, by whatever mistake, ends at this test.
+    nix::unistd::setsid().unwrap();
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).unwrap();
     unshare(F::CLONE_NEWNS | F::CLONE_NEWNET | F::CLONE_NEWPID | F::CLONE_NEWUTS | F::CLONE_NEWIPC)
         .unwrap();
     let none: Option<&str> = None;

@@ -62,6 +62,7 @@ impl Suite {
         let is_rcrun = runtime.file_name().is_some_and(|name| name == "rcrun");
         let top = std::env::temp_dir();
         remove_stale(&top);
+        cgroup::remove_stale();
         let dir = top.join(format!("rcrun-tests-{}", std::process::id()));
         let make = || -> std::io::Result<()> {
             fs::create_dir(&dir)?;

@@ -72,11 +72,7 @@ fn run_returns_128_plus_signal(env: &Env) {
         let state: serde_json::Value = serde_json::from_slice(&state.stdout).ok()?;
         (running.read().0 == "up\n").then(|| state["pid"].as_i64())?
     });
-    nix::sys::signal::kill(
-        nix::unistd::Pid::from_raw(pid as i32),
-        nix::sys::signal::Signal::SIGKILL,
-    )
-    .unwrap();
+    process::kill(i32::try_from(pid).unwrap());
     env.rt.finish(running).exits(137);
 }
 

@@ -337,11 +337,7 @@ fn wiped_state_root(env: &Env) {
     fs::remove_dir_all(&env.rt.root).unwrap();
     env.rt.call(&["state", &container.id]).fails();
     env.rt.call(&["delete", "--force", &container.id]).ok();
-    nix::sys::signal::kill(
-        nix::unistd::Pid::from_raw(pid),
-        nix::sys::signal::Signal::SIGKILL,
-    )
-    .unwrap();
+    process::kill(pid);
     process::wait_pid(pid, Duration::from_secs(5)).unwrap();
     process::until("its cgroups can go", 5, || {
         cgroup::remove(&env.tag).is_empty().then_some(())
