@@ -33,6 +33,7 @@ struct Exec<'a> {
     setup: ExecSetup<'a>,
     progress: Progress,
     root: Option<Root>,
+    program: usize,
     missing: [u8; 256],
 }
 
@@ -81,6 +82,7 @@ pub(crate) fn run(process: &mut Process, setup: ExecSetup<'_>, wire: Wire) -> ! 
         setup,
         progress,
         root: None,
+        program: 0,
         missing: [0; 256],
     };
     for (step, action) in STEPS {
@@ -149,7 +151,8 @@ impl Exec<'_> {
     fn find_program(&mut self) -> Result<(), Fail> {
         let root = self.root.as_ref().ok_or(Errno::NOENT)?;
         program::set_home(self.process, root)?;
-        program::find(self.process).map(drop)
+        self.program = program::find(self.process)?;
+        Ok(())
     }
 
     fn await_start(&mut self) -> Result<(), Fail> {
@@ -159,6 +162,7 @@ impl Exec<'_> {
     }
 
     fn seccomp(&mut self) -> Result<(), Fail> {
+        sys::restore_signals();
         if let Some(filter) = self.setup.common.seccomp {
             load_filter(filter, &self.progress.wire)?;
         }
@@ -166,9 +170,7 @@ impl Exec<'_> {
     }
 
     fn execute(&mut self) -> Result<(), Fail> {
-        let path = program::find(self.process)?;
-        sys::restore_signals();
-        let fail = program::execute(path, self.process, &mut self.missing);
+        let fail = program::execute(self.program, self.process, &mut self.missing);
         program::complain(self.process, fail);
         Err(fail)
     }

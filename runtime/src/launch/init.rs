@@ -61,6 +61,8 @@ pub(crate) struct Init<'a> {
     progress: Progress,
     root: Option<Root>,
     covers: Covers,
+    /// Which candidate is the program.
+    program: usize,
     /// Holds the message's text when the program cannot be executed.
     missing: [u8; 256],
 }
@@ -134,6 +136,7 @@ pub(crate) fn run(plan: &mut Plan, setup: InitSetup<'_>, wire: Wire) -> ! {
         progress,
         root: None,
         covers: Covers::default(),
+        program: 0,
         missing: [0; 256],
     };
     for (step, action) in STEPS {
@@ -460,7 +463,8 @@ impl Init<'_> {
     fn find_program(&mut self) -> Result<(), Fail> {
         let root = self.root.as_ref().ok_or(Errno::NOENT)?;
         program::set_home(&mut self.plan.process, root)?;
-        program::find(&self.plan.process).map(drop)
+        self.program = program::find(&self.plan.process)?;
+        Ok(())
     }
 
     fn await_start(&mut self) -> Result<(), Fail> {
@@ -518,6 +522,8 @@ impl Init<'_> {
     }
 
     fn seccomp(&mut self) -> Result<(), Fail> {
+        // After the filter only what gives up privileges, and execve.
+        crate::sys::process::restore_signals();
         let keeps_admin = self.keeps_admin();
         if self.late_filter()
             && let Some(filter) = self.setup.common.seccomp
@@ -528,9 +534,7 @@ impl Init<'_> {
     }
 
     fn execute(&mut self) -> Result<(), Fail> {
-        let path = program::find(&self.plan.process)?;
-        crate::sys::process::restore_signals();
-        let fail = program::execute(path, &self.plan.process, &mut self.missing);
+        let fail = program::execute(self.program, &self.plan.process, &mut self.missing);
         program::complain(&self.plan.process, fail);
         Err(fail)
     }

@@ -16,15 +16,15 @@ use crate::sys::exec;
 /// Most bytes of the container's passwd file that are looked at: it may be hostile.
 const PASSWD_MAX: usize = 16 << 20;
 
-/// The first candidate that can be executed.
-pub(crate) fn find(process: &Process) -> Result<&CStr, Fail> {
+/// Number of the first candidate that can be executed.
+pub(crate) fn find(process: &Process) -> Result<usize, Fail> {
     let mut worst = Fail {
         errno: Errno::NOENT,
         detail: Detail::NotInPath,
     };
-    for path in &process.candidates {
+    for (number, path) in process.candidates.iter().enumerate() {
         let problem = match executable(path) {
-            Ok(()) => return Ok(path),
+            Ok(()) => return Ok(number),
             Err(problem) => problem,
         };
         if process.program.to_bytes().contains(&b'/') {
@@ -117,7 +117,10 @@ fn home_in(line: &[u8], uid: u32, home: &mut [u8; HOME_MAX]) -> Option<usize> {
 }
 
 /// Executes the program; on failure says what is missing, and its name in `missing`.
-pub(crate) fn execute(path: &CStr, process: &Process, missing: &mut [u8; 256]) -> Fail {
+pub(crate) fn execute(number: usize, process: &Process, missing: &mut [u8; 256]) -> Fail {
+    let Some(path) = process.candidates.get(number) else {
+        return Errno::NOENT.into();
+    };
     let errno = exec::execve(path, &process.args, &process.env);
     diagnose(path, errno, missing).unwrap_or(Fail {
         errno,
