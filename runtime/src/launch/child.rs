@@ -66,7 +66,7 @@ impl Setup<'_> {
     /// no lock that waits for an RCU grace period, which writing a pid to cgroup.procs does.
     pub(crate) fn join_cgroups(&self) -> Result<(), Fail> {
         for tasks in self.tasks {
-            rustix::io::write(tasks, b"0").during(Detail::Write)?;
+            rustix::io::retry_on_intr(|| rustix::io::write(tasks, b"0")).during(Detail::Write)?;
         }
         Ok(())
     }

@@ -55,6 +55,7 @@ fn note(message: &Message) -> Option<&'static str> {
             "filesystem must be mounted on ordinary directory: its path has a symbolic link"
         }
         Detail::TargetNotDirectory => "its place in the container is not a directory",
+        Detail::InsideProc => "it cannot be mounted because it is inside /proc",
         Detail::Attributes => "cannot set its attributes",
         Detail::Propagation => "cannot set its propagation",
         Detail::Attach => "cannot attach it",

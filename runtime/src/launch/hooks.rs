@@ -71,7 +71,8 @@ fn become_hook(
             .filter(|_| hook.env.strings().is_empty())
             .unwrap_or(&hook.env);
         exec::execve(&hook.path, &hook.args, env);
-        let _ = rustix::io::write(streams.error, b"cannot execute the hook's program");
+        let _ = rustix::io::write(streams.error, b"cannot execute ");
+        let _ = rustix::io::write(streams.error, hook.path.to_bytes());
     }
     exit_now(127)
 }

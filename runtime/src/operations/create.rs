@@ -72,6 +72,8 @@ struct Launch<'a> {
     proc: OwnedFd,
     /// Set once they exist, for the undoing.
     cgroup_made: bool,
+    /// The init was not born in its cgroup.
+    outside: bool,
     child: Option<OwnedFd>,
 }
 
@@ -111,6 +113,7 @@ impl<'a> Launch<'a> {
         start: Start,
     ) -> Result<Self> {
         state::check_id(id)?;
+        check_preserved(options.preserve_fds)?;
         let proof = prove_single_threaded()?;
         let loaded = crate::spec::load::load(&options.bundle)?;
         let spec = loaded.spec;
@@ -195,6 +198,7 @@ impl<'a> Launch<'a> {
             hooks,
             proc,
             cgroup_made: false,
+            outside: false,
             child: None,
         };
         let recorded = launch.directory.begin(&launch.record, &loaded.raw);
@@ -232,6 +236,9 @@ impl<'a> Launch<'a> {
         if systemd {
             self.start_unit(pid)?;
         }
+        if self.outside {
+            self.record.cgroup.attach(pid)?;
+        }
         self.record.pid = pid;
         self.record.start_time = state::facts(pid).map_or(0, |facts| facts.start_time);
         self.directory.write_record(&self.record)?;
@@ -254,7 +261,8 @@ impl<'a> Launch<'a> {
     fn must_wait(&self) -> bool {
         // Behind an intermediate process the init shares its end of the wire: it keeps silent until
         // its pid is known.
-        self.plan.namespaces.maps.is_some()
+        self.outside
+            || self.plan.namespaces.maps.is_some()
             || self.plan.namespaces.needs_intermediate()
             || self.record.cgroup.unit.is_some()
     }
@@ -357,7 +365,11 @@ impl<'a> Launch<'a> {
                     .as_c_str()
                     .to_string_lossy()
             );
-            rustix::net::bind(&socket, &SocketAddrUnix::new(path.as_str())?)?;
+            let before = rustix::process::umask(Mode::from_raw_mode(0o177));
+            let bound = SocketAddrUnix::new(path.as_str())
+                .and_then(|address| rustix::net::bind(&socket, &address));
+            rustix::process::umask(before);
+            bound?;
             rustix::net::listen(&socket, 16)?;
             Ok(socket)
         };
@@ -416,7 +428,30 @@ impl<'a> Launch<'a> {
         } else {
             args
         };
-        let cloned = clone(proof, &first).map_err(|errno| clone_error(errno, namespaces))?;
+        let mut outside = false;
+        let cloned = match clone(proof, &first) {
+            // Before 5.7, or behind a filter that hides clone3: the child is moved afterwards.
+            Err(Errno::NOSYS) if first.cgroup.is_some() => {
+                outside = true;
+                let first = CloneArgs {
+                    cgroup: None,
+                    ..first
+                };
+                clone(proof, &first)
+            }
+            other => other,
+        };
+        let cloned = cloned.map_err(|errno| clone_error(errno, namespaces))?;
+        let args = if outside {
+            CloneArgs {
+                cgroup: None,
+                ..args
+            }
+        } else {
+            args
+        };
+        let wait_for_maps = wait_for_maps || outside;
+        self.outside = outside;
         if let Cloned::Parent(pid, pidfd) = cloned {
             drop(theirs);
             if !intermediate {
@@ -663,6 +698,19 @@ fn check_terminal(plan: &Plan, options: &CreateOptions, start: Start) -> Result<
         )),
         _ => Ok(()),
     }
+}
+
+/// A number that is not open would be taken by a descriptor of ours.
+pub(crate) fn check_preserved(count: u32) -> Result<()> {
+    for fd in 3..3 + count {
+        let number = i32::try_from(fd).unwrap_or(-1);
+        if crate::sys::process::borrow_inherited(number).is_err() {
+            return Err(Error::invalid(format!(
+                "--preserve-fds {count}: descriptor {fd} is not open"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// How many descriptors the caller hands down by the protocol of sd_listen_fds(3).

@@ -20,6 +20,7 @@ use crate::sys::process::pidfd_signal;
 
 /// Creates, starts and, unless detached, waits.
 pub(crate) fn run(runtime: &Runtime, id: &str, options: &CreateOptions) -> Result<i32> {
+    super::create::check_preserved(options.preserve_fds)?;
     // Before the first clone: a signal that arrives in between is not lost.
     let signals = if options.detach {
         None

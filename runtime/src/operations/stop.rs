@@ -92,6 +92,7 @@ pub(crate) fn delete(runtime: &Runtime, id: &str, force: bool) -> Result<()> {
     };
     match status_of(&directory, &record)? {
         Status::Stopped => {}
+        Status::Creating if record.pid == 0 => await_orphan(&record)?,
         Status::Created | Status::Creating => kill_init(&record)?,
         _ if force => kill_init(&record)?,
         status => {
@@ -106,6 +107,22 @@ pub(crate) fn delete(runtime: &Runtime, id: &str, force: bool) -> Result<()> {
     }
     destroy(&directory, &record)?;
     drop(lock);
+    Ok(())
+}
+
+/// How long a child lives whose parent was killed before it wrote down the child's pid.
+const ORPHAN_TIME: Duration = Duration::from_secs(5);
+
+/// Such a child ends by itself at its next word to its parent. It is not killed through the cgroup,
+/// which need not be ours: another container's, whose processes made `create` fail.
+fn await_orphan(record: &Record) -> Result<()> {
+    let deadline = std::time::Instant::now() + ORPHAN_TIME;
+    while record.cgroup.exists() && !record.cgroup.processes()?.is_empty() {
+        if std::time::Instant::now() > deadline {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
     Ok(())
 }
 
@@ -153,16 +170,15 @@ pub(crate) fn destroy(directory: &Directory, record: &Record) -> Result<()> {
             }
         }
     }
-    let hooks = if record.poststop {
-        run_poststop(directory, record)
-    } else {
-        Ok(())
-    };
-    directory.remove()?;
-    hooks
+    // Whatever they do, the container is gone (runtime-spec runtime.md, "Lifecycle", 13).
+    if record.poststop
+        && let Err(error) = run_poststop(directory, record)
+    {
+        tracing::warn!("{}", error.chain());
+    }
+    directory.remove()
 }
 
-/// Poststop hooks cannot keep the container from going: their failure is reported afterwards.
 fn run_poststop(directory: &Directory, record: &Record) -> Result<()> {
     let proof = super::create::prove_single_threaded()?;
     let config = crate::spec::load::spec(&directory.read_config()?)?;

@@ -66,7 +66,11 @@ impl Covers {
         match &self.empty {
             Some(empty) => cover(empty.as_fd(), true, target),
             None => {
-                let empty = empty_directory().during(Detail::Source)?;
+                let empty = match empty_directory() {
+                    // Before 5.2, or behind a filter that hides it: one tmpfs for each.
+                    Err(Errno::NOSYS) => return mount_empty(target),
+                    other => other.during(Detail::Source)?,
+                };
                 cover(empty.as_fd(), false, target)?;
                 self.empty = Some(empty);
                 Ok(())
@@ -81,6 +85,16 @@ fn cover(tree: BorrowedFd<'_>, attached: bool, target: BorrowedFd<'_>) -> Result
     }
     let copy = clone_tree(tree, c"", false).during(Detail::Source)?;
     attach(copy.as_fd(), target).during(Detail::Attach)
+}
+
+fn mount_empty(target: BorrowedFd<'_>) -> Result<(), Fail> {
+    use nix::mount::MsFlags;
+    rustix::process::fchdir(target).during(Detail::Target)?;
+    let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    let name = Some(c"tmpfs");
+    nix::mount::mount(name, c".", name, flags, Some(c"nr_blocks=1,nr_inodes=1"))
+        .during(Detail::Attach)?;
+    Ok(rustix::process::chdir(c"/")?)
 }
 
 fn empty_directory() -> Result<OwnedFd, Errno> {

@@ -34,6 +34,8 @@ pub(crate) enum Detail {
     TargetIsLink,
     /// The place is not a directory and must be.
     TargetNotDirectory,
+    /// The place lies inside /proc.
+    InsideProc,
     /// Changing the attributes of the mount.
     Attributes,
     /// Changing its propagation.
@@ -70,12 +72,13 @@ pub(crate) enum Detail {
 
 impl Detail {
     /// All, by number.
-    pub(crate) const ALL: [Self; 21] = [
+    pub(crate) const ALL: [Self; 22] = [
         Self::Call,
         Self::Source,
         Self::Target,
         Self::TargetIsLink,
         Self::TargetNotDirectory,
+        Self::InsideProc,
         Self::Attributes,
         Self::Propagation,
         Self::Attach,

@@ -81,6 +81,7 @@ pub(crate) fn bind(
     let (target, _) = root
         .ensure(&step.target, want, Links::Follow)
         .map_err(|errno| target_fail(errno, want))?;
+    refuse_proc(target.as_fd(), step)?;
     match opened {
         Some(tree) => attach_configured(tree.as_fd(), target.as_fd(), step),
         None => {
@@ -94,6 +95,20 @@ pub(crate) fn bind(
             configure(mounted.as_fd(), step)
         }
     }
+}
+
+/// Links in the image can lead any destination below /proc.
+fn refuse_proc(target: BorrowedFd<'_>, step: &MountStep) -> Result<(), Fail> {
+    const PROC_SUPER_MAGIC: i64 = 0x9fa0;
+    if !step.inside_proc
+        && rustix::fs::fstatfs(target).during(Detail::Target)?.f_type == PROC_SUPER_MAGIC
+    {
+        return Err(Fail {
+            errno: Errno::PERM,
+            detail: Detail::InsideProc,
+        });
+    }
+    Ok(())
 }
 
 /// Configures while nobody can see the tree; kernels that cannot do that are told afterwards.
@@ -184,6 +199,9 @@ pub(crate) fn filesystem(root: &Root, step: &MountStep, fs: &Filesystem) -> Resu
     let (target, made) = root
         .ensure(&step.target, Want::Directory, links)
         .map_err(|errno| target_fail(errno, Want::Directory))?;
+    if !kernel_view {
+        refuse_proc(target.as_fd(), step)?;
+    }
     let mut data = Text::<DATA_MAX>::new();
     if fs.inherit_mode && !made {
         let mode = rustix::fs::fstat(&target).during(Detail::Target)?.st_mode & 0o7777;
