@@ -134,8 +134,11 @@ impl<'a> Launch<'a> {
             no_pivot: options.no_pivot,
             listen_fds: listen_fds(),
         };
-        let plan = Plan::from_spec(&spec, &facts)?;
+        let mut plan = Plan::from_spec(&spec, &facts)?;
         check_terminal(&plan, options, start)?;
+        if options.console_socket.is_none() {
+            plan.process.console_size = plan.process.console_size.or_else(terminal::callers_size);
+        }
         let linux = spec.linux().as_ref();
         let filter = match linux.and_then(|l| l.seccomp().as_ref()) {
             Some(seccomp) => seccomp::compile(seccomp)?,
@@ -462,6 +465,9 @@ impl<'a> Launch<'a> {
             self.child = Some(pidfd);
             return Ok(pid);
         }
+        // The parent's end must not live on here: its closing is how the child learns of the
+        // parent's death.
+        wire.close_in_child();
         if intermediate {
             intermediate::run(proof, &joins, &args, &theirs);
         }
@@ -673,12 +679,7 @@ impl<'a> Launch<'a> {
         }
         if cloned && let (Some(files), Some(hooks)) = (&self.hooks, self.spec.hooks()) {
             let _ = files.set_state(&self.record, Status::Stopped);
-            let _ = files.run(
-                self.proof,
-                &self.record.bundle,
-                "poststop",
-                hooks.poststop().as_ref(),
-            );
+            files.run_poststop(self.proof, &self.record.bundle, hooks);
         }
         let _ = self.directory.remove();
     }

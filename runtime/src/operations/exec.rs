@@ -54,7 +54,7 @@ pub(crate) fn exec(runtime: &Runtime, id: &str, options: &ExecOptions) -> Result
         .exec_target(&options.cgroup, job.record.pid)?;
     let (console, console_here) = job.open_console()?;
     let (wire, theirs) = Wire::pair().context(|| "cannot create a socket pair")?;
-    let (pid, pidfd) = job.clone_process(&prepared, theirs, console.as_ref())?;
+    let (pid, pidfd) = job.clone_process(&prepared, &wire, theirs, console.as_ref())?;
     drop((console, prepared));
     match job.release(&wire, pid, &pidfd) {
         Ok(()) => {}
@@ -105,6 +105,9 @@ impl<'a> Job<'a> {
             process.capabilities.add(name)?;
         }
         check_terminal(&process, options)?;
+        if options.console_socket.is_none() {
+            process.console_size = process.console_size.or_else(terminal::callers_size);
+        }
         let seccomp = spec.linux().as_ref().and_then(|l| l.seccomp().as_ref());
         let filter = match seccomp {
             Some(seccomp) => seccomp::compile(seccomp)?,
@@ -138,6 +141,7 @@ impl<'a> Job<'a> {
     fn clone_process(
         &mut self,
         prepared: &Prepared,
+        wire: &Wire,
         theirs: Wire,
         console: Option<&OwnedFd>,
     ) -> Result<(i32, OwnedFd)> {
@@ -189,6 +193,7 @@ impl<'a> Job<'a> {
                 namespaces: namespaces & !PID_NAMESPACE,
             },
         };
+        wire.close_in_child();
         exec::run(&mut self.process, setup, theirs)
     }
 
