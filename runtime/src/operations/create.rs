@@ -133,9 +133,11 @@ impl<'a> Launch<'a> {
             bundle: &options.bundle,
             no_pivot: options.no_pivot,
             listen_fds: listen_fds(),
+            selinux: validate::selinux_enabled(),
         };
         let mut plan = Plan::from_spec(&spec, &facts)?;
         check_terminal(&plan, options, start)?;
+        drop_missing_profile(&mut plan.process);
         if options.console_socket.is_none() {
             plan.process.console_size = plan.process.console_size.or_else(terminal::callers_size);
         }
@@ -595,9 +597,11 @@ impl<'a> Launch<'a> {
         let (Some(files), Some(hooks)) = (&self.hooks, self.spec.hooks()) else {
             return Ok(());
         };
-        files.set_state(&self.record, Status::Creating)?;
+        // Deprecated hooks are part of `start`: for them the container has been created.
+        files.set_state(&self.record, Status::Created)?;
         let prestart = hooks::prestart(hooks);
         files.run(self.proof, &self.record.bundle, "prestart", Some(&prestart))?;
+        files.set_state(&self.record, Status::Creating)?;
         files.run(
             self.proof,
             &self.record.bundle,
@@ -698,6 +702,17 @@ fn check_terminal(plan: &Plan, options: &CreateOptions, start: Start) -> Result<
             "cannot allocate tty if runc will detach without setting console socket",
         )),
         _ => Ok(()),
+    }
+}
+
+/// Kernels without AppArmor have no profiles: engines name one all the same.
+pub(crate) fn drop_missing_profile(process: &mut crate::plan::Process) {
+    let enabled = || {
+        std::fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|y| y.starts_with(b"Y"))
+    };
+    if let Some(profile) = process.apparmor.take_if(|_| !enabled()) {
+        let profile = profile.to_string_lossy();
+        tracing::warn!("AppArmor is not enabled in this kernel: profile {profile} is not applied");
     }
 }
 

@@ -105,6 +105,7 @@ impl<'a> Job<'a> {
             process.capabilities.add(name)?;
         }
         check_terminal(&process, options)?;
+        super::create::drop_missing_profile(&mut process);
         if options.console_socket.is_none() {
             process.console_size = process.console_size.or_else(terminal::callers_size);
         }
