@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::hooks::{self, Files};
-use crate::cgroup::{Cgroup, Prepared, Request, Select};
+use crate::cgroup::{self, Cgroup, Prepared, Request, Select};
 use crate::container::{CreateOptions, Runtime, Status};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::launch::child::Setup;
@@ -120,7 +120,7 @@ impl<'a> Launch<'a> {
         let caller = validate::Caller {
             no_pivot: options.no_pivot,
             rootless_cgroups: runtime.is_rootless(),
-            cgroup2: false,
+            cgroup2: cgroup::is_unified(),
         };
         let facts = validate::Facts::gather(&spec, &options.bundle, caller);
         let warnings = validate::validate(&spec, &facts)?;
@@ -246,6 +246,9 @@ impl<'a> Launch<'a> {
         }
         self.record.pid = pid;
         self.record.start_time = state::facts(pid).map_or(0, |facts| facts.start_time);
+        if let Some(owner) = self.cgroup_owner() {
+            self.record.cgroup.delegate(owner)?;
+        }
         self.directory.write_record(&self.record)?;
         tracing::debug!("nsexec container setup: init has pid {pid}");
         tracing::debug!("child process in init()");
@@ -327,6 +330,20 @@ impl<'a> Launch<'a> {
         let namespace = rustix::fs::open(&path, flags, Mode::empty())
             .context(|| format!("cannot open {path}"))?;
         crate::netdev::move_devices(&devices, namespace.as_fd())
+    }
+
+    /// The container's own user, where the container may manage its cgroup: config-linux.md, "Cgroup
+    /// ownership".
+    fn cgroup_owner(&self) -> Option<u32> {
+        let namespaces = &self.plan.namespaces;
+        let managed = namespaces.is_new(LinuxNamespaceType::Cgroup)
+            && self.plan.mounts.iter().any(|m| {
+                matches!(m.kind, crate::plan::MountKind::Cgroup)
+                    && m.target.as_c_str() == c"/sys/fs/cgroup"
+                    && m.attr.set & crate::sys::mount::attr::RDONLY == 0
+            });
+        let uid = self.spec.process().as_ref()?.user().uid();
+        managed.then(|| namespaces.host_uid(uid)).flatten()
     }
 
     fn resources(&self) -> Option<oci_spec::runtime::LinuxResources> {
@@ -435,8 +452,9 @@ impl<'a> Launch<'a> {
         };
         let mut outside = false;
         let cloned = match clone(proof, &first) {
-            // Before 5.7, or behind a filter that hides clone3: the child is moved afterwards.
-            Err(Errno::NOSYS) if first.cgroup.is_some() => {
+            // Before 5.7, behind a filter that hides clone3, or into a cgroup that takes no process:
+            // the child is moved afterwards, or that says why not.
+            Err(_) if first.cgroup.is_some() => {
                 outside = true;
                 let first = CloneArgs {
                     cgroup: None,
