@@ -1,6 +1,7 @@
 //! The OCI runtime, one module per area that a user can name.
 
 mod cgroups_v1;
+mod checkpoint;
 mod cves;
 mod devices;
 mod errors;
@@ -25,6 +26,7 @@ use crate::harness::{Env, Test, selftest, test};
 /// Modules and their tests. `no_file_is_forgotten` compares this list with the directory.
 const MODULES: &[(&str, fn() -> Vec<Test>)] = &[
     ("cgroups_v1", cgroups_v1::tests),
+    ("checkpoint", checkpoint::tests),
     ("cves", cves::tests),
     ("devices", devices::tests),
     ("errors", errors::tests),

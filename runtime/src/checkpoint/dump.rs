@@ -8,7 +8,7 @@ use rustix::fs::{FileType, Mode, OFlags};
 
 use super::images::{self, Directories, bytes};
 use super::rpc::{Kind, Options, Version};
-use super::swrk::{self, Criu, Start};
+use super::swrk::{self, Criu, Failure, Start};
 use super::{CheckpointOptions, PageServer};
 use crate::cgroup::Hierarchy;
 use crate::container::{Runtime, Status};
@@ -28,7 +28,7 @@ const FREEZER_V2: Version = Version(31_400);
 const STATUS_READY: Version = Version(31_500);
 
 /// Saves a container.
-pub fn checkpoint(runtime: &Runtime, id: &str, options: &CheckpointOptions) -> Result<()> {
+pub(super) fn checkpoint(runtime: &Runtime, id: &str, options: &CheckpointOptions) -> Result<()> {
     if runtime.is_rootless() {
         tracing::warn!("rcrun checkpoint is untested with rootless containers");
     }
@@ -37,7 +37,10 @@ pub fn checkpoint(runtime: &Runtime, id: &str, options: &CheckpointOptions) -> R
     let record = load(&directory)?;
     let status = status_of(&directory, &record)?;
     if !matches!(status, Status::Running | Status::Paused) {
-        let text = format!("Container cannot be checkpointed in {} state", status.as_str());
+        let text = format!(
+            "Container cannot be checkpointed in {} state",
+            status.as_str()
+        );
         return Err(Error::new(ErrorKind::FailedPrecondition, text));
     }
     let status_fd = options.status_fd.filter(|_| options.common.lazy_pages);
@@ -72,7 +75,7 @@ pub fn checkpoint(runtime: &Runtime, id: &str, options: &CheckpointOptions) -> R
     } else {
         Kind::Dump
     };
-    dump(criu, kind, request, ready).map_err(|error| places.explain(error))?;
+    dump(criu, kind, request, ready).map_err(|failure| places.explain(failure))?;
     if !options.leave_running && !options.pre_dump {
         stop::kill_init(&record)?;
         stop::destroy(&directory, &record)?;
@@ -94,12 +97,12 @@ fn writable(number: i32) -> Result<Ready> {
     Ok((number, fd))
 }
 
-fn dump(criu: Criu, kind: Kind, mut request: Options, ready: Option<Ready>) -> Result<()> {
+fn dump(criu: Criu, kind: Kind, mut request: Options, ready: Option<Ready>) -> Result<(), Failure> {
     // Before that version criu writes to the descriptor itself.
     let by_criu = criu.version < STATUS_READY;
     request.status_fd = ready.map(|(number, _)| number).filter(|_| by_criu);
     let mut ready = ready;
-    let answered = criu.carry_out(kind, &request, &mut |script, _, _| {
+    criu.carry_out(kind, &request, &mut |script, _, _| {
         let due = by_criu || script == "status-ready";
         if let Some((number, fd)) = ready.take_if(|_| due) {
             if !by_criu {
@@ -109,8 +112,7 @@ fn dump(criu: Criu, kind: Kind, mut request: Options, ready: Option<Ready>) -> R
             swrk::close_inherited(number);
         }
         Ok(())
-    });
-    answered.map(drop)
+    })
 }
 
 fn common_request(
@@ -120,7 +122,10 @@ fn common_request(
     options: &CheckpointOptions,
 ) -> Options {
     let frozen_by_criu = record.cgroup.hierarchy == Hierarchy::Unified && criu.version < FREEZER_V2;
-    let freezer = record.cgroup.controller("freezer").filter(|_| !frozen_by_criu);
+    let freezer = record
+        .cgroup
+        .controller("freezer")
+        .filter(|_| !frozen_by_criu);
     let page_server = |server: &PageServer| (server.address.clone(), server.port);
     Options {
         pid: Some(record.pid),
@@ -184,7 +189,10 @@ fn external_mounts(plan: &Plan, record: &Record) -> Result<Vec<(Vec<u8>, Vec<u8>
     let root = rustix::fs::open(&path, flags, Mode::empty())
         .map(Root::new)
         .context(|| format!("cannot open {path}"))?;
-    let masked = plan.masked.iter().filter(|path| is_masked_file(&root, path));
+    let masked = plan
+        .masked
+        .iter()
+        .filter(|path| is_masked_file(&root, path));
     pairs.extend(masked.map(|path| (path.to_bytes().to_vec(), b"/dev/null".to_vec())));
     Ok(pairs)
 }

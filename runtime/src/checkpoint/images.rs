@@ -14,7 +14,7 @@ use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::rpc::{Options, Version};
-use super::swrk::Criu;
+use super::swrk::{self, Criu, Failure};
 use super::{CgroupMode, CriuOptions};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::plan::{MountKind, Plan};
@@ -36,7 +36,9 @@ const EXTERNAL_NETWORK: Version = Version(31_100);
 
 /// The directories that criu works in.
 #[derive(Debug)]
-pub struct Directories {
+pub(super) struct Directories {
+    paths: Vec<PathBuf>,
+    /// The image directory and, if there is one, the work directory.
     images: OwnedFd,
     work: Option<OwnedFd>,
     log: PathBuf,
@@ -44,7 +46,8 @@ pub struct Directories {
 
 fn open_directory(path: &Path) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::open(path, flags, Mode::empty()).context(|| format!("cannot open {}", path.display()))
+    rustix::fs::open(path, flags, Mode::empty())
+        .context(|| format!("cannot open {}", path.display()))
 }
 
 /// Makes a directory unless it is there.
@@ -57,7 +60,7 @@ fn make_directory(path: &Path) -> Result<()> {
 
 impl Directories {
     /// Opens them; the work directory is made if it is missing.
-    pub fn open(options: &CriuOptions, log: &str) -> Result<Self> {
+    pub(super) fn open(options: &CriuOptions, log: &str) -> Result<Self> {
         let images = open_directory(&options.image_path)?;
         let work = match &options.work_path {
             None => None,
@@ -67,15 +70,33 @@ impl Directories {
             }
         };
         let place = options.work_path.as_ref().unwrap_or(&options.image_path);
+        let paths = [Some(&options.image_path), options.work_path.as_ref()];
         Ok(Self {
+            paths: paths.into_iter().flatten().cloned().collect(),
             images,
             work,
             log: place.join(log),
         })
     }
 
+    /// Their paths.
+    pub(super) fn paths(&self) -> Vec<&Path> {
+        self.paths.iter().map(PathBuf::as_path).collect()
+    }
+
+    /// Uses other descriptors for the same paths, opened in criu's mount namespace.
+    pub(super) fn exchange(&mut self, opened: Vec<OwnedFd>) {
+        let mut opened = opened.into_iter();
+        if let Some(images) = opened.next() {
+            self.images = images;
+        }
+        if let Some(work) = opened.next() {
+            self.work = Some(work);
+        }
+    }
+
     /// What dump and restore have in common.
-    pub fn options(&self, options: &CriuOptions, log: &'static str) -> Options {
+    pub(super) fn options(&self, options: &CriuOptions, log: &'static str) -> Options {
         Options {
             images_dir_fd: self.images.as_raw_fd(),
             work_dir_fd: self.work.as_ref().map(|fd| fd.as_raw_fd()),
@@ -99,35 +120,45 @@ impl Directories {
         }
     }
 
-    /// Adds to an error what criu's log says about it, and where it is.
-    pub fn explain(&self, error: Error) -> Error {
+    /// The error for a failed request: what criu's log says about it, and where that is.
+    pub(super) fn explain(&self, failure: Failure) -> Error {
+        let (what, reason, kind) = match failure {
+            Failure::Ours(error) => return error,
+            Failure::Refused(response) => {
+                let kind = ErrorKind::Internal;
+                (swrk::refusal(&response), response.message, kind)
+            }
+            Failure::Broken(error) => (error.chain().to_string(), None, error.kind()),
+        };
         let log = self.log.display();
-        let Ok(text) = self.read_log() else {
-            return Error::new(error.kind(), format!("{} (no log in {log})", error.chain()));
+        let text = self.read_log();
+        let lines = text.as_deref().map(error_lines).unwrap_or_default();
+        let reason = match (lines.as_slice(), &reason) {
+            ([], None) => String::new(),
+            ([], Some(reason)) => format!(": {}", reason.trim()),
+            (lines, _) => format!(": {}", lines.join("; ")),
         };
-        let lines = error_lines(&text);
-        let quoted = if lines.is_empty() {
-            String::new()
-        } else {
-            format!(": {}", lines.join("; "))
-        };
-        Error::new(error.kind(), format!("{}: log file {log}{quoted}", error.chain()))
+        Error::new(kind, format!("{what} (log file: {log}){reason}"))
     }
 
     fn read_log(&self) -> Result<String, Errno> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = rustix::fs::open(&self.log, flags, Mode::empty())?;
         let size = rustix::fs::fstat(&file)?.st_size as u64;
-        rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(size.saturating_sub(READ_MAX)))?;
+        rustix::fs::seek(
+            &file,
+            rustix::fs::SeekFrom::Start(size.saturating_sub(READ_MAX)),
+        )?;
         read_all(file)
     }
 
     /// Keeps the names of the streams.
-    pub fn write_descriptors(&self, names: &[String]) -> Result<()> {
+    pub(super) fn write_descriptors(&self, names: &[String]) -> Result<()> {
         let write = || -> Result<(), Errno> {
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW;
             let mode = Mode::from_raw_mode(0o600);
-            let file = rustix::fs::openat(&self.images, DESCRIPTORS, flags | OFlags::CLOEXEC, mode)?;
+            let file =
+                rustix::fs::openat(&self.images, DESCRIPTORS, flags | OFlags::CLOEXEC, mode)?;
             let text = serde_json::json!(names).to_string();
             match rustix::io::retry_on_intr(|| rustix::io::write(&file, text.as_bytes()))? {
                 length if length == text.len() => Ok(()),
@@ -139,13 +170,16 @@ impl Directories {
 
     /// The names of the streams, three at most: what follows would name descriptors that are not the
     /// container's.
-    pub fn read_descriptors(&self) -> Result<Vec<String>> {
+    pub(super) fn read_descriptors(&self) -> Result<Vec<String>> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let text = rustix::fs::openat(&self.images, DESCRIPTORS, flags, Mode::empty())
             .and_then(read_all)
             .context(|| format!("cannot read {DESCRIPTORS} of the image directory"))?;
         let mut names: Vec<String> = serde_json::from_str(&text).map_err(|error| {
-            Error::new(ErrorKind::Corrupt, format!("{DESCRIPTORS} of the image directory: {error}"))
+            Error::new(
+                ErrorKind::Corrupt,
+                format!("{DESCRIPTORS} of the image directory: {error}"),
+            )
         })?;
         names.truncate(3);
         Ok(names)
@@ -168,8 +202,12 @@ fn read_all(file: OwnedFd) -> Result<String, Errno> {
 
 /// The last errors of a log, without their times.
 fn error_lines(log: &str) -> Vec<&str> {
-    let message = |line: &'_ str| line.find("Error").is_some();
-    let mut lines: Vec<&str> = log.lines().rev().filter(|line| message(line)).take(LINES_MAX).collect();
+    let mut lines: Vec<&str> = log
+        .lines()
+        .rev()
+        .filter(|line| line.contains("Error"))
+        .take(LINES_MAX)
+        .collect();
     lines.reverse();
     for line in &mut lines {
         if let Some(rest) = line.strip_prefix('(').and_then(|rest| rest.split_once(')')) {
@@ -190,14 +228,16 @@ fn cgroup_mode(mode: CgroupMode) -> u64 {
 }
 
 /// The file with more options: an annotation names it, or, when empty, that there is none.
-pub fn config_file(annotations: &std::collections::BTreeMap<String, String>) -> Option<Vec<u8>> {
+pub(super) fn config_file(
+    annotations: &std::collections::BTreeMap<String, String>,
+) -> Option<Vec<u8>> {
     let named = annotations.get("org.criu.config").map(String::as_str);
     let name = named.unwrap_or(CONFIG_FILE);
     (!name.is_empty()).then(|| name.as_bytes().to_vec())
 }
 
 /// Names of a process's standard streams, as /proc has them; empty for one that is closed.
-pub fn streams_of(process: &str) -> Vec<String> {
+pub(super) fn streams_of(process: &str) -> Vec<String> {
     let name = |number: u32| {
         std::fs::read_link(format!("/proc/{process}/fd/{number}"))
             .map(|target| target.to_string_lossy().into_owned())
@@ -208,7 +248,7 @@ pub fn streams_of(process: &str) -> Vec<String> {
 
 /// Something that is mounted from outside.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct External {
+pub(super) struct External {
     /// In the container.
     pub place: PathBuf,
     /// Outside.
@@ -217,7 +257,7 @@ pub struct External {
 
 /// Mounts whose source is outside the container, and devices, which are bound where they may not be
 /// made. `resolve` follows the links of a place inside the container's root.
-pub fn external_mounts(
+pub(super) fn external_mounts(
     plan: &Plan,
     cgroups: &View,
     resolve: &dyn Fn(&Path) -> PathBuf,
@@ -255,7 +295,7 @@ pub fn external_mounts(
 
 /// Follows links of `place` as far as it exists below `root`, never leaving that. Only for names:
 /// what the result is used for must not depend on its truth.
-pub fn resolve(root: &Path, place: &Path) -> PathBuf {
+pub(super) fn resolve(root: &Path, place: &Path) -> PathBuf {
     const LINKS_MAX: usize = 255;
     let mut done = PathBuf::from("/");
     let mut rest: Vec<OsString> = names(place);
@@ -296,12 +336,12 @@ fn names(path: &Path) -> Vec<OsString> {
 }
 
 /// Key and value as criu takes them.
-pub fn bytes(path: &Path) -> Vec<u8> {
+pub(super) fn bytes(path: &Path) -> Vec<u8> {
     path.as_os_str().as_bytes().to_vec()
 }
 
 /// What criu calls a kind of namespace.
-pub fn namespace_name(name: &str) -> &str {
+pub(super) fn namespace_name(name: &'static str) -> &'static str {
     match name {
         "network" => "net",
         "mount" => "mnt",
@@ -311,7 +351,7 @@ pub fn namespace_name(name: &str) -> &str {
 
 /// The key of a namespace that the container got from outside; `None` for kinds that criu cannot
 /// leave outside.
-pub fn namespace_key(criu: &Criu, name: &str) -> Result<Option<&'static str>> {
+pub(super) fn namespace_key(criu: &Criu, name: &str) -> Result<Option<&'static str>> {
     match name {
         "network" => {
             criu.require(EXTERNAL_NETWORK, "a network namespace from outside")?;
@@ -326,8 +366,11 @@ pub fn namespace_key(criu: &Criu, name: &str) -> Result<Option<&'static str>> {
 }
 
 /// Whether the container sees its cgroup as the root of the hierarchy.
-pub fn cgroup_view(plan: &Plan, cgroup: &crate::cgroup::Cgroup) -> Result<View> {
-    let mounted = plan.mounts.iter().any(|m| matches!(m.kind, MountKind::Cgroup));
+pub(super) fn cgroup_view(plan: &Plan, cgroup: &crate::cgroup::Cgroup) -> Result<View> {
+    let mounted = plan
+        .mounts
+        .iter()
+        .any(|m| matches!(m.kind, MountKind::Cgroup));
     if !mounted {
         return Ok(View::default());
     }
@@ -342,16 +385,25 @@ mod tests {
     #[test]
     fn errors_are_picked_from_a_log() {
         let log = "(00.01) fine\n(00.02) Error (criu/a.c:1): one\nWarn x\n(00.03) Error (b): two\n";
-        assert_eq!(error_lines(log), ["Error (criu/a.c:1): one", "Error (b): two"]);
+        assert_eq!(
+            error_lines(log),
+            ["Error (criu/a.c:1): one", "Error (b): two"]
+        );
         let many = "Error 1\nError 2\nError 3\nError 4\nError 5\n";
-        assert_eq!(error_lines(many), ["Error 2", "Error 3", "Error 4", "Error 5"]);
+        assert_eq!(
+            error_lines(many),
+            ["Error 2", "Error 3", "Error 4", "Error 5"]
+        );
         assert!(error_lines("all is well\n").is_empty());
     }
 
     #[test]
     fn annotation_names_the_file_of_options() {
         let with = |value: &str| [("org.criu.config".to_owned(), value.to_owned())].into();
-        assert_eq!(config_file(&[].into()).as_deref(), Some(b"/etc/criu/runc.conf".as_slice()));
+        assert_eq!(
+            config_file(&[].into()).as_deref(),
+            Some(b"/etc/criu/runc.conf".as_slice())
+        );
         assert_eq!(config_file(&with("/x")).as_deref(), Some(b"/x".as_slice()));
         assert_eq!(config_file(&with("")), None);
     }
@@ -400,7 +452,10 @@ mod tests {
         assert_eq!(all[0], pair("/real/vol", "/b/data"));
         assert_eq!(
             all[1],
-            pair("/sys/fs/cgroup/cpu,cpuacct", "/sys/fs/cgroup/cpu,cpuacct/c1")
+            pair(
+                "/sys/fs/cgroup/cpu,cpuacct",
+                "/sys/fs/cgroup/cpu,cpuacct/c1"
+            )
         );
         assert!(all.contains(&pair("/dev/null", "/dev/null")));
         view.namespaced = true;
@@ -421,12 +476,26 @@ mod tests {
         ] {
             std::os::unix::fs::symlink(target, root.join(link)).unwrap();
         }
-        let found: Vec<_> = ["/conf", "/conf/x/y", "/up/passwd", "/a/../b", "/relative", "/loop"]
-            .iter()
-            .map(|place| resolve(&root, Path::new(place)))
-            .collect();
+        let found: Vec<_> = [
+            "/conf",
+            "/conf/x/y",
+            "/up/passwd",
+            "/a/../b",
+            "/relative",
+            "/loop",
+        ]
+        .iter()
+        .map(|place| resolve(&root, Path::new(place)))
+        .collect();
         std::fs::remove_dir_all(&dir).unwrap();
-        let expected = ["/real/conf", "/real/conf/x/y", "/etc/passwd", "/b", "/real/conf", "/loop"];
+        let expected = [
+            "/real/conf",
+            "/real/conf/x/y",
+            "/etc/passwd",
+            "/b",
+            "/real/conf",
+            "/loop",
+        ];
         assert_eq!(found, expected.map(PathBuf::from));
     }
 

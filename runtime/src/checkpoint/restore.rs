@@ -22,7 +22,9 @@ use crate::container::{Runtime, Status};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::launch::parent::reap;
 use crate::launch::terminal::{self, Terminal};
-use crate::operations::create::{Start as When, check_terminal, prove_single_threaded, write_pid_file};
+use crate::operations::create::{
+    Start as When, check_terminal, prove_single_threaded, write_pid_file,
+};
 use crate::operations::foreground::{adopt_orphans, attend, block_signals};
 use crate::operations::hooks::{self, Files};
 use crate::operations::stop;
@@ -52,7 +54,7 @@ struct Restore<'a> {
 }
 
 /// Makes a container from images; without `detach` waits for its end.
-pub fn restore(runtime: &Runtime, id: &str, options: &RestoreOptions) -> Result<i32> {
+pub(super) fn restore(runtime: &Runtime, id: &str, options: &RestoreOptions) -> Result<i32> {
     if runtime.is_rootless() {
         tracing::warn!("rcrun restore is untested with rootless containers");
     }
@@ -75,12 +77,19 @@ pub fn restore(runtime: &Runtime, id: &str, options: &RestoreOptions) -> Result<
     let Some(signals) = signals else {
         return Ok(0);
     };
+    // They lie in criu's mount namespace, which shall not live on.
+    let Restore {
+        record,
+        directory,
+        places,
+        ..
+    } = restore;
+    drop(places);
     let terminal = console.map(Terminal::new).transpose();
     let result = terminal
         .context(|| "cannot set up the container's terminal")
-        .and_then(|mut terminal| attend(restore.record.pid, &init, &signals, terminal.as_mut()));
-    let cleaned = stop::kill_init(&restore.record)
-        .and_then(|()| stop::destroy(&restore.directory, &restore.record));
+        .and_then(|mut terminal| attend(record.pid, &init, &signals, terminal.as_mut()));
+    let cleaned = stop::kill_init(&record).and_then(|()| stop::destroy(&directory, &record));
     let code = result?;
     cleaned?;
     Ok(code)
@@ -151,10 +160,10 @@ impl<'a> Restore<'a> {
         // criu pivots into the root only when it makes a mount namespace.
         let covered = absolute(&self.directory.path())?;
         let root = match self.plan.namespaces.is_new(Type::Mount) {
-            true => Some(Root::plan(&self.plan, &covered)?),
+            true => Some(Root::plan(&self.plan, &covered, &self.places.paths())?),
             false => None,
         };
-        let criu = Criu::start(
+        let mut criu = Criu::start(
             self.proof,
             &Start {
                 program: self.options.common.criu.as_deref(),
@@ -163,6 +172,7 @@ impl<'a> Restore<'a> {
                 root: root.as_ref(),
             },
         )?;
+        self.places.exchange(std::mem::take(&mut criu.directories));
         self.check_versions(&criu, &names)?;
         self.make_cgroup(criu.pid)?;
         let mut request = self.request(criu.pid)?;
@@ -176,24 +186,22 @@ impl<'a> Restore<'a> {
             }
         }
         let mut master = None;
-        let done = criu.carry_out(Kind::Restore, &request, &mut |script, pid, fd| {
-            match (script, pid, fd) {
-                ("setup-namespaces", Some(pid), _) => self.run_hooks(pid),
-                ("post-restore", Some(pid), _) => self.settle(pid),
-                ("orphan-pts-master", _, Some(fd)) => match &console {
-                    Some(socket) => {
-                        terminal::send(socket.as_fd(), c"orphan-pts-master", fd.as_fd())
-                            .context(|| "cannot send the terminal to the console socket")
-                    }
-                    None => {
-                        master = Some(fd);
-                        Ok(())
-                    }
-                },
-                _ => Ok(()),
-            }
+        let done = criu.carry_out(Kind::Restore, &request, &mut |script, pid, fd| match (
+            script, pid, fd,
+        ) {
+            ("setup-namespaces", Some(pid), _) => self.run_hooks(pid),
+            ("post-restore", Some(pid), _) => self.settle(pid),
+            ("orphan-pts-master", _, Some(fd)) => match &console {
+                Some(socket) => terminal::send(socket.as_fd(), c"orphan-pts-master", fd.as_fd())
+                    .context(|| "cannot send the terminal to the console socket"),
+                None => {
+                    master = Some(fd);
+                    Ok(())
+                }
+            },
+            _ => Ok(()),
         });
-        done.map_err(|error| self.places.explain(error))?;
+        done.map_err(|failure| self.places.explain(failure))?;
         if let Some(path) = &self.options.container.pid_file {
             write_pid_file(path, self.record.pid)?;
         }
@@ -207,8 +215,10 @@ impl<'a> Restore<'a> {
             if matches!(join.name, "network" | "pid") {
                 let path = join.path.to_string_lossy();
                 let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-                let fd = rustix::fs::open(join.path.as_c_str(), flags, Mode::empty())
-                    .context(|| format!("Requested {} namespace {path} does not exist", join.name))?;
+                let fd =
+                    rustix::fs::open(join.path.as_c_str(), flags, Mode::empty()).context(|| {
+                        format!("Requested {} namespace {path} does not exist", join.name)
+                    })?;
                 all.push((join.name, fd));
             }
         }
@@ -253,7 +263,8 @@ impl<'a> Restore<'a> {
         let common = &self.options.common;
         let names = self.places.read_descriptors()?;
         let pipe = |(fd, name): (usize, String)| {
-            name.contains("pipe:").then(|| (name, i32::try_from(fd).unwrap_or(-1)))
+            name.contains("pipe:")
+                .then(|| (name, i32::try_from(fd).unwrap_or(-1)))
         };
         Ok(Options {
             evasive_devices: true,
@@ -274,7 +285,7 @@ impl<'a> Restore<'a> {
         let resolve = |place: &Path| images::resolve(&self.record.rootfs, place);
         let mut pairs: Vec<_> = images::external_mounts(&self.plan, &view, &resolve)
             .iter()
-            .map(|external| (bytes(&external.place), bytes(&external.source)))
+            .map(|external| (bytes(&external.place), bytes(&real(&external.source))))
             .collect();
         if !self.plan.masked.is_empty() {
             pairs.push((b"/dev/null".to_vec(), b"/dev/null".to_vec()));
@@ -294,10 +305,7 @@ impl<'a> Restore<'a> {
                     ));
                 }
                 name => {
-                    let name = match name {
-                        "mount" => "mnt",
-                        other => other,
-                    };
+                    let name = images::namespace_name(name);
                     all.push((name, join.path.to_bytes().to_vec()));
                 }
             }
@@ -319,7 +327,12 @@ impl<'a> Restore<'a> {
         let prestart = hooks::prestart(list);
         let bundle = &self.record.bundle;
         files.run(self.proof, bundle, "prestart", Some(&prestart))?;
-        files.run(self.proof, bundle, "createRuntime", list.create_runtime().as_ref())
+        files.run(
+            self.proof,
+            bundle,
+            "createRuntime",
+            list.create_runtime().as_ref(),
+        )
     }
 
     /// The processes are there and do not run yet.
@@ -350,10 +363,18 @@ impl<'a> Restore<'a> {
             let _ = self.record.cgroup.kill(rustix::process::Signal::KILL);
             let _ = self.record.cgroup.remove();
         }
-        if let Some(path) = self.options.container.pid_file.as_ref().filter(|_| self.init.is_some()) {
+        if let Some(path) = self
+            .options
+            .container
+            .pid_file
+            .as_ref()
+            .filter(|_| self.init.is_some())
+        {
             let _ = std::fs::remove_file(path);
         }
-        if self.hooked && let (Some(files), Some(list)) = (&self.hooks, self.spec.hooks()) {
+        if self.hooked
+            && let (Some(files), Some(list)) = (&self.hooks, self.spec.hooks())
+        {
             let _ = files.set_state(&self.record, Status::Stopped);
             let poststop = list.poststop().as_ref();
             let _ = files.run(self.proof, &self.record.bundle, "poststop", poststop);
@@ -408,11 +429,18 @@ fn parse_cgroups(text: &str) -> Vec<(String, String)> {
     for line in text.lines() {
         let mut fields = line.splitn(3, ':').skip(1);
         if let (Some(controllers), Some(path)) = (fields.next(), fields.next()) {
-            let each = controllers.split(',').map(|c| (c.to_owned(), path.to_owned()));
+            let each = controllers
+                .split(',')
+                .map(|c| (c.to_owned(), path.to_owned()));
             roots.extend(each);
         }
     }
     roots
+}
+
+/// criu climbs from a source to the mount that holds it, and stumbles over `.`, `..` and links.
+fn real(source: &Path) -> PathBuf {
+    source.canonicalize().unwrap_or_else(|_| source.to_owned())
 }
 
 fn time_namespace(process: &str) -> Option<PathBuf> {
@@ -421,7 +449,8 @@ fn time_namespace(process: &str) -> Option<PathBuf> {
 
 /// As criu sees it, whose working directory is another.
 fn absolute(path: &Path) -> Result<PathBuf> {
-    path.canonicalize().context(|| format!("cannot resolve {}", path.display()))
+    path.canonicalize()
+        .context(|| format!("cannot resolve {}", path.display()))
 }
 
 #[cfg(test)]

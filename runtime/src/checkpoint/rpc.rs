@@ -9,7 +9,7 @@ use crate::error::{Error, ErrorKind, Result};
 /// `criu_req_type`, the ones in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u64)]
-pub enum Kind {
+pub(super) enum Kind {
     /// Save the processes.
     Dump = 1,
     /// Make them anew.
@@ -25,7 +25,7 @@ pub enum Kind {
 }
 
 /// What criu calls a request, for messages.
-pub fn kind_name(kind: u64) -> &'static str {
+pub(super) fn kind_name(kind: u64) -> &'static str {
     const NAMES: [&str; 14] = [
         "EMPTY",
         "DUMP",
@@ -48,7 +48,7 @@ pub fn kind_name(kind: u64) -> &'static str {
 
 /// `criu_opts`. `None`, `false` and empty lists are not sent.
 #[derive(Debug, Clone, Default)]
-pub struct Options {
+pub(super) struct Options {
     /// Descriptor, in the requesting process, of the image directory.
     pub images_dir_fd: i32,
     /// First process of what is dumped.
@@ -121,7 +121,7 @@ pub struct Options {
 
 /// `criu_features`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Features {
+pub(super) struct Features {
     /// Changes of memory can be tracked.
     pub mem_track: bool,
     /// Pages can be restored on demand.
@@ -130,7 +130,7 @@ pub struct Features {
 
 /// `criu_resp`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Response {
+pub(super) struct Response {
     /// `criu_req_type`.
     pub kind: u64,
     /// Whether the request was carried out.
@@ -151,7 +151,7 @@ pub struct Response {
 
 /// A version as a number that can be compared: 31500 is 3.15.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub struct Version(pub u64);
+pub(super) struct Version(pub u64);
 
 impl std::fmt::Display for Version {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -164,7 +164,7 @@ impl std::fmt::Display for Version {
 }
 
 /// A question without options; `keep_open` lets another request follow on the same connection.
-pub fn question(kind: Kind) -> Vec<u8> {
+pub(super) fn question(kind: Kind) -> Vec<u8> {
     let mut request = Encoder::default();
     request.number(1, kind as u64);
     request.flag(4, true);
@@ -178,7 +178,7 @@ pub fn question(kind: Kind) -> Vec<u8> {
 }
 
 /// Dump, pre-dump or restore.
-pub fn request(kind: Kind, options: &Options) -> Vec<u8> {
+pub(super) fn request(kind: Kind, options: &Options) -> Vec<u8> {
     let mut request = Encoder::default();
     request.number(1, kind as u64);
     request.bytes(2, &options.encode());
@@ -186,7 +186,7 @@ pub fn request(kind: Kind, options: &Options) -> Vec<u8> {
 }
 
 /// The answer to a notification.
-pub fn acknowledge(success: bool) -> Vec<u8> {
+pub(super) fn acknowledge(success: bool) -> Vec<u8> {
     let mut request = Encoder::default();
     request.number(1, Kind::Notify as u64);
     request.number(3, u64::from(success));
@@ -364,7 +364,10 @@ fn fields(mut rest: &[u8]) -> impl Iterator<Item = Result<(u64, Value<'_>)>> {
             rest = &[];
         }
         Some(field.ok_or_else(|| {
-            Error::new(ErrorKind::Internal, "criu's answer is not a protobuf message")
+            Error::new(
+                ErrorKind::Internal,
+                "criu's answer is not a protobuf message",
+            )
         }))
     })
 }
@@ -405,7 +408,7 @@ fn varint(rest: &mut &[u8]) -> Option<u64> {
 
 impl Response {
     /// Reads an answer.
-    pub fn decode(bytes: &[u8]) -> Result<Self> {
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self> {
         let mut response = Self::default();
         for field in fields(bytes) {
             let (number, value) = field?;
@@ -419,8 +422,7 @@ impl Response {
                 }
                 7 => response.errno = value.int(),
                 8 => {
-                    let flag =
-                        |n| Ok::<_, Error>(find(value, n)?.is_some_and(|v| v.number() != 0));
+                    let flag = |n| Ok::<_, Error>(find(value, n)?.is_some_and(|v| v.number() != 0));
                     response.features = Some(Features {
                         mem_track: flag(1)?,
                         lazy_pages: flag(2)?,
@@ -470,7 +472,10 @@ mod tests {
             (1, vec![1]),
             (127, vec![0x7f]),
             (150, vec![0x96, 0x01]),
-            (u64::MAX, vec![0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01]),
+            (
+                u64::MAX,
+                vec![0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01],
+            ),
         ] {
             let mut encoder = Encoder::default();
             encoder.varint(value);
@@ -504,7 +509,7 @@ mod tests {
             ..Options::default()
         };
         let expected = [
-            &[0x08, 1, 0x12, 51, 0x08, 5, 0x10, 0xac, 0x02][..],
+            &[0x08, 1, 0x12, 48, 0x08, 5, 0x10, 0xac, 0x02][..],
             &[0xaa, 0x03, 1, b'x'],
             &[0xc0, 0x01, 1, 0x90, 0x02, 0],
             &[0xba, 0x01, 8, 0x0a, 2, b'/', b'a', 0x12, 2, b'/', b'b'],
@@ -554,7 +559,10 @@ mod tests {
         };
         assert_eq!(decode(&[0x08, 3, 0x10, 17, 0x20, 1]), Version(31_701));
         assert_eq!(decode(&[0x08, 4, 0x10, 2]), Version(40_200));
-        assert_eq!(decode(&[0x08, 3, 0x10, 14, 0x1a, 1, b'g', 0x20, 9]), Version(31_500));
+        assert_eq!(
+            decode(&[0x08, 3, 0x10, 14, 0x1a, 1, b'g', 0x20, 9]),
+            Version(31_500)
+        );
         assert_eq!(Version(31_701).to_string(), "3.17.1");
         assert_eq!(Version(40_200).to_string(), "4.2");
     }
@@ -576,12 +584,14 @@ mod tests {
     #[test]
     fn broken_answers_are_refused() {
         for bytes in [
-            &[0x08][..],                       // no value
-            &[0x0a, 5, 1],                     // shorter than it says
-            &[0x0b],                           // a group
-            &[0xff; 11],                       // an endless number
-            &[0x2a, 2, 0x0a, 9],               // broken inside
-            &[0x0a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01],
+            &[0x08][..],         // no value
+            &[0x0a, 5, 1],       // shorter than it says
+            &[0x0b],             // a group
+            &[0xff; 11],         // an endless number
+            &[0x2a, 2, 0x0a, 9], // broken inside
+            &[
+                0x0a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01,
+            ],
         ] {
             assert!(Response::decode(bytes).is_err(), "{bytes:?}");
         }
@@ -590,7 +600,9 @@ mod tests {
         for _ in 0..20_000 {
             let bytes: Vec<u8> = (0..24)
                 .map(|_| {
-                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    state = state
+                        .wrapping_mul(6_364_136_223_846_793_005)
+                        .wrapping_add(1);
                     (state >> 33) as u8
                 })
                 .collect();

@@ -41,7 +41,7 @@ const END_TIME: Duration = Duration::from_secs(10);
 
 /// How criu is started.
 #[derive(Debug)]
-pub struct Start<'a> {
+pub(super) struct Start<'a> {
     /// `--criu`.
     pub program: Option<&'a Path>,
     /// criu's standard streams are the caller's, and with them those of what it restores.
@@ -52,23 +52,36 @@ pub struct Start<'a> {
     pub root: Option<&'a Root>,
 }
 
+/// Why a request was not carried out.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// criu says so; its log knows why.
+    Refused(Response),
+    /// criu ended, or cannot be understood; its log may know why.
+    Broken(Error),
+    /// What was to be done at a notification.
+    Ours(Error),
+}
+
 /// A running criu.
 #[derive(Debug)]
-pub struct Criu {
+pub(super) struct Criu {
     socket: OwnedFd,
     process: Option<OwnedFd>,
     /// Its pid.
     pub pid: i32,
     /// Its version.
     pub version: Version,
+    /// The directories of [`Start::root`], opened in criu's mount namespace.
+    pub directories: Vec<OwnedFd>,
 }
 
 /// Answers criu's notifications: what happened, the process concerned, a descriptor that came along.
-pub type Notify<'a> = dyn FnMut(&str, Option<i32>, Option<OwnedFd>) -> Result<()> + 'a;
+pub(super) type Notify<'a> = dyn FnMut(&str, Option<i32>, Option<OwnedFd>) -> Result<()> + 'a;
 
 impl Criu {
     /// Starts criu and asks for its version.
-    pub fn start(proof: SingleThreaded, start: &Start<'_>) -> Result<Self> {
+    pub(super) fn start(proof: SingleThreaded, start: &Start<'_>) -> Result<Self> {
         let path = find(start.program)?;
         let flags = SocketFlags::CLOEXEC;
         let kind = SocketType::SEQPACKET;
@@ -93,8 +106,7 @@ impl Criu {
                     wire: child_wire,
                     index: 0,
                 };
-                let prepared = prepare(start, &theirs, null.as_ref(), &mut progress.index);
-                if let Err(fail) = prepared {
+                if let Err(fail) = prepare(start, &theirs, null.as_ref(), &mut progress) {
                     progress.fail(Step::Mounts, fail, b"");
                 }
                 let errno = exec::execve(&path, &arguments, &environment);
@@ -107,10 +119,17 @@ impl Criu {
             process: Some(process),
             pid,
             version: Version::default(),
+            directories: Vec::new(),
         };
         // The child's end closes when criu is executed.
-        if let Some((message, _)) = wire.receive().context(|| "cannot hear from criu's process")? {
-            return Err(start_error(&message, start, &path));
+        while let Some((message, fd)) = wire
+            .receive()
+            .context(|| "cannot hear from criu's process")?
+        {
+            match fd {
+                Some(fd) => criu.directories.push(fd),
+                None => return Err(start_error(&message, start, &path)),
+            }
         }
         let answer = criu.ask(Kind::Version)?;
         criu.version = answer.version.unwrap_or_default();
@@ -120,7 +139,7 @@ impl Criu {
     }
 
     /// An error when this criu is older than `wanted`.
-    pub fn require(&self, wanted: Version, purpose: &str) -> Result<()> {
+    pub(super) fn require(&self, wanted: Version, purpose: &str) -> Result<()> {
         if self.version >= wanted {
             return Ok(());
         }
@@ -132,7 +151,7 @@ impl Criu {
     }
 
     /// Which features this criu and this kernel have together.
-    pub fn features(&mut self) -> Result<Features> {
+    pub(super) fn features(&mut self) -> Result<Features> {
         Ok(self.ask(Kind::FeatureCheck)?.features.unwrap_or_default())
     }
 
@@ -140,64 +159,73 @@ impl Criu {
         self.send(&rpc::question(kind))?;
         let (response, _) = self.receive()?;
         if !response.success {
-            return Err(failed(&response));
+            let reason = response.message.as_deref().unwrap_or_default();
+            let text = format!("{}: {reason}", refusal(&response));
+            return Err(Error::new(ErrorKind::Internal, text));
         }
         Ok(response)
     }
 
     /// Carries out a request, answering what criu asks meanwhile, and waits for criu's end.
     ///
-    /// When `notify` fails, criu is told so and undoes what it did; that first error is returned.
-    pub fn carry_out(
+    /// When `notify` fails, criu is told so and undoes what it did.
+    pub(super) fn carry_out(
         mut self,
         kind: Kind,
         options: &Options,
         notify: &mut Notify<'_>,
-    ) -> Result<Response> {
+    ) -> Result<(), Failure> {
         tracing::debug!("criu request {kind:?}: {options:?}");
-        self.send(&rpc::request(kind, options))?;
+        self.send(&rpc::request(kind, options))
+            .map_err(Failure::Broken)?;
         let mut first = None;
-        let response = loop {
-            let (response, fd) = match self.receive() {
-                Ok(answer) => answer,
-                Err(error) => return Err(first.unwrap_or(error)),
-            };
+        let result = self.converse(notify, &mut first);
+        match first {
+            Some(error) => return Err(Failure::Ours(error)),
+            None => result?,
+        }
+        let _ = rustix::net::shutdown(&self.socket, Shutdown::Write);
+        let Some(process) = self.process.take() else {
+            return Ok(());
+        };
+        let status = reap(process.as_fd())
+            .context(|| "cannot wait for criu")
+            .map_err(Failure::Broken)?;
+        // After a pre-dump criu waits for the dump proper, and does not like that none comes.
+        if kind == Kind::PreDump || status.exit_status() == Some(0) {
+            return Ok(());
+        }
+        let code = crate::launch::parent::exit_code(&status);
+        let text = format!("criu failed: exit status {code}");
+        Err(Failure::Broken(Error::new(ErrorKind::Internal, text)))
+    }
+
+    /// Until the request is answered. `first` is the first error of `notify`.
+    fn converse(&self, notify: &mut Notify<'_>, first: &mut Option<Error>) -> Result<(), Failure> {
+        loop {
+            let (response, fd) = self.receive().map_err(Failure::Broken)?;
             if !response.success {
-                return Err(first.unwrap_or_else(|| failed(&response)));
+                return Err(Failure::Refused(response));
             }
             let Some((script, pid)) = &response.notify else {
-                break response;
+                return Ok(());
             };
             tracing::debug!("notify: {script}");
             let result = notify(script, *pid, fd);
-            self.send(&rpc::acknowledge(result.is_ok()))?;
+            self.send(&rpc::acknowledge(result.is_ok()))
+                .map_err(Failure::Broken)?;
             if let Err(error) = result {
                 first.get_or_insert(error);
             }
-        };
-        if let Some(error) = first {
-            return Err(error);
         }
-        let _ = rustix::net::shutdown(&self.socket, Shutdown::Write);
-        let status = match self.process.take() {
-            Some(process) => reap(process.as_fd()).context(|| "cannot wait for criu")?,
-            None => return Ok(response),
-        };
-        // After a pre-dump criu waits for the dump proper, and does not like that none comes.
-        if kind == Kind::PreDump || status.exit_status() == Some(0) {
-            return Ok(response);
-        }
-        let code = crate::launch::parent::exit_code(&status);
-        Err(Error::new(
-            ErrorKind::Internal,
-            format!("criu failed: exit status {code}"),
-        ))
     }
 
     fn send(&self, message: &[u8]) -> Result<()> {
-        rustix::net::send(&self.socket, message, SendFlags::NOSIGNAL)
-            .map(drop)
-            .context(|| "cannot send a request to criu")
+        match rustix::net::send(&self.socket, message, SendFlags::NOSIGNAL) {
+            Ok(_) => Ok(()),
+            Err(Errno::PIPE | Errno::CONNRESET) => Err(ended()),
+            Err(errno) => Err(errno).context(|| "cannot send a request to criu"),
+        }
     }
 
     fn receive(&self) -> Result<(Response, Option<OwnedFd>)> {
@@ -206,12 +234,20 @@ impl Criu {
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let message = rustix::io::retry_on_intr(|| {
             let mut parts = [IoSliceMut::new(&mut bytes)];
-            rustix::net::recvmsg(&self.socket, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC)
-        })
-        .context(|| "cannot hear from criu")?;
+            rustix::net::recvmsg(
+                &self.socket,
+                &mut parts,
+                &mut control,
+                RecvFlags::CMSG_CLOEXEC,
+            )
+        });
+        let message = match message {
+            // criu may be gone with requests unread.
+            Err(Errno::CONNRESET) => return Err(ended()),
+            other => other.context(|| "cannot hear from criu")?,
+        };
         if message.bytes == 0 {
-            let text = "criu failed: it ended without an answer";
-            return Err(Error::new(ErrorKind::Unavailable, text));
+            return Err(ended());
         }
         if message.flags.contains(ReturnFlags::TRUNC) {
             let text = format!("criu's answer is longer than {ANSWER_MAX} bytes");
@@ -239,15 +275,22 @@ impl Drop for Criu {
     }
 }
 
+fn ended() -> Error {
+    Error::new(
+        ErrorKind::Unavailable,
+        "criu failed: it ended without an answer",
+    )
+}
+
 /// Between fork and execve: allocates nothing.
 fn prepare(
     start: &Start<'_>,
     socket: &OwnedFd,
     null: Option<&OwnedFd>,
-    index: &mut u32,
+    progress: &mut Progress,
 ) -> Result<(), Fail> {
     if let Some(root) = start.root {
-        root.prepare(index)?;
+        root.prepare(&progress.wire, &mut progress.index)?;
     }
     if let Some(null) = null {
         for number in 0..=2 {
@@ -332,28 +375,20 @@ fn is_program(path: &Path) -> bool {
 }
 
 /// criu's refusal, in the words that other runtimes use.
-fn failed(response: &Response) -> Error {
-    let mut text = format!(
-        "criu failed: type {} errno {}",
-        rpc::kind_name(response.kind),
-        response.errno
-    );
-    if let Some(message) = &response.message {
-        text.push_str(": ");
-        text.push_str(message.trim());
-    }
-    Error::new(ErrorKind::Internal, text)
+pub(super) fn refusal(response: &Response) -> String {
+    let kind = rpc::kind_name(response.kind);
+    format!("criu failed: type {kind} errno {}", response.errno)
 }
 
 /// Tells whoever waits at the other end of `fd` that pages are served.
-pub fn tell_ready(fd: BorrowedFd<'_>) {
+pub(super) fn tell_ready(fd: BorrowedFd<'_>) {
     if let Err(errno) = rustix::io::write(fd, &[0]) {
         tracing::warn!("cannot write to --status-fd: {errno}");
     }
 }
 
 /// Ends the caller's copy of a descriptor that was handed down by number.
-pub fn close_inherited(fd: i32) {
+pub(super) fn close_inherited(fd: i32) {
     if let Ok(fd) = u32::try_from(fd) {
         let _ = sys::close_range(fd, fd);
     }
@@ -376,21 +411,23 @@ mod tests {
     fn a_missing_criu_is_one_error_with_a_remedy() {
         let error = find(Some(Path::new("/nonexistent/criu"))).unwrap_err();
         let text = error.chain().to_string();
-        assert!(text.contains("/nonexistent/criu") && text.contains("install it"), "{text}");
-        assert!(find(Some(Path::new("/etc"))).is_err(), "a directory is no program");
+        assert!(
+            text.contains("/nonexistent/criu") && text.contains("install it"),
+            "{text}"
+        );
+        assert!(
+            find(Some(Path::new("/etc"))).is_err(),
+            "a directory is no program"
+        );
     }
 
     #[test]
-    fn refusals_name_type_errno_and_reason() {
+    fn refusals_name_type_and_errno() {
         let response = Response {
             kind: 1,
             errno: 22,
-            message: Some("Error (x): y\n".into()),
             ..Response::default()
         };
-        assert_eq!(
-            failed(&response).to_string(),
-            "criu failed: type DUMP errno 22: Error (x): y"
-        );
+        assert_eq!(refusal(&response), "criu failed: type DUMP errno 22");
     }
 }
