@@ -5,7 +5,7 @@
 //! to a limit.
 
 use std::ffi::OsString;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Component, Path, PathBuf};
 
@@ -99,7 +99,7 @@ impl Directories {
     pub(super) fn options(&self, options: &CriuOptions, log: &'static str) -> Options {
         Options {
             images_dir_fd: self.images.as_raw_fd(),
-            work_dir_fd: self.work.as_ref().map(|fd| fd.as_raw_fd()),
+            work_dir_fd: self.work.as_ref().map(AsRawFd::as_raw_fd),
             log_level: Some(4),
             log_file: Some(log),
             cgroup_mode: Some(cgroup_mode(options.cgroup_mode)),

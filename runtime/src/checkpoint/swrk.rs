@@ -8,7 +8,7 @@ use std::ffi::{CString, OsString};
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt as _;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -341,7 +341,7 @@ fn environment() -> Result<Vec<CString>> {
 fn find(program: Option<&Path>) -> Result<CString> {
     let name = program.unwrap_or(Path::new("criu"));
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = candidates(name, path.into_vec())
+    let found = candidates(name, path.as_bytes())
         .into_iter()
         .find(|path| is_program(path));
     match found {
@@ -357,7 +357,7 @@ fn find(program: Option<&Path>) -> Result<CString> {
     }
 }
 
-fn candidates(name: &Path, path: Vec<u8>) -> Vec<PathBuf> {
+fn candidates(name: &Path, path: &[u8]) -> Vec<PathBuf> {
     if name.as_os_str().as_encoded_bytes().contains(&b'/') {
         return vec![name.to_owned()];
     }
@@ -400,8 +400,8 @@ mod tests {
 
     #[test]
     fn programs_are_looked_up_like_a_shell_does() {
-        let path = || b"/a::/b".to_vec();
-        let names = |name: &str| candidates(Path::new(name), path());
+        let path = b"/a::/b";
+        let names = |name: &str| candidates(Path::new(name), path);
         assert_eq!(names("criu"), [Path::new("/a/criu"), Path::new("/b/criu")]);
         assert_eq!(names("./criu"), [Path::new("./criu")]);
         assert_eq!(names("/x/criu"), [Path::new("/x/criu")]);
