@@ -182,6 +182,7 @@ impl<'a> Launch<'a> {
             poststop: hook_list
                 .is_some_and(|h| h.poststop().as_ref().is_some_and(|l| !l.is_empty())),
             no_new_keyring: options.no_new_keyring,
+            descriptors: crate::checkpoint::own_streams(),
             owner: rustix::process::geteuid().as_raw(),
             unknown: serde_json::Map::new(),
         };
@@ -707,7 +708,8 @@ impl<'a> Launch<'a> {
     }
 }
 
-fn check_terminal(plan: &Plan, options: &CreateOptions, start: Start) -> Result<()> {
+/// Refuses a terminal that nobody shows, and a console socket that nothing is sent to.
+pub(crate) fn check_terminal(plan: &Plan, options: &CreateOptions, start: Start) -> Result<()> {
     let detached = start == Start::Later || options.detach;
     match (&options.console_socket, plan.process.terminal) {
         (Some(_), true) if !detached => Err(Error::invalid(
