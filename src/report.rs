@@ -57,10 +57,13 @@ pub(crate) fn unknown_topic(name: &str, code: u8) -> ExitCode {
 
 /// A verb that failed.
 pub(crate) fn failed(verb: &Verb, error: &Error, elsewhere: bool) -> ExitCode {
-    log_error(
-        &format!("{}{}", verb.failure_prefix, error.chain()),
-        elsewhere,
-    );
+    let waits = ["run", "exec"].contains(&verb.name);
+    if !(waits && error.was_told() && !elsewhere && !std::io::stderr().is_terminal()) {
+        log_error(
+            &format!("{}{}", verb.failure_prefix, error.chain()),
+            elsewhere,
+        );
+    }
     if std::io::stderr().is_terminal()
         && let Some(hint) = hint(error.kind(), verb.name)
     {

@@ -216,8 +216,9 @@ impl Runtime {
 
     /// Whether rights over cgroups are not to be expected.
     pub fn is_rootless(&self) -> bool {
-        self.rootless
-            .unwrap_or_else(|| !rustix::process::geteuid().is_root() || in_user_namespace())
+        static FOUND: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+        let find = || !rustix::process::geteuid().is_root() || in_user_namespace();
+        self.rootless.unwrap_or_else(|| *FOUND.get_or_init(find))
     }
 }
 

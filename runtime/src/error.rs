@@ -46,6 +46,7 @@ pub enum ErrorKind {
 struct Inner {
     kind: ErrorKind,
     message: String,
+    told: bool,
     #[source]
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
@@ -61,6 +62,7 @@ impl Error {
         Self(Box::new(Inner {
             kind,
             message: message.into(),
+            told: false,
             source: None,
         }))
     }
@@ -87,8 +89,22 @@ impl Error {
         Self(Box::new(Inner {
             kind,
             message: message.into(),
+            told: self.0.told,
             source: Some(Box::new(self)),
         }))
+    }
+
+    /// Marks that the container's own standard error already says what went wrong.
+    #[must_use]
+    pub fn told(mut self) -> Self {
+        self.0.told = true;
+        self
+    }
+
+    /// Whether the caller's standard error already says so: then it is repeated, in more words, to a
+    /// person or a log file only.
+    pub fn was_told(&self) -> bool {
+        self.0.told
     }
 
     /// The message and all causes, joined by `: `.

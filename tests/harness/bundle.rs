@@ -197,6 +197,15 @@ impl<'e> Bundle<'e> {
         self.run_with(&[])
     }
 
+    /// Runs a process and sees that it ran: a runtime that does nothing must not pass.
+    #[track_caller]
+    pub(crate) fn runs(&mut self) {
+        self.args(&["/bin/busybox", "echo", "it ran"])
+            .run()
+            .ok()
+            .prints("it ran");
+    }
+
     #[track_caller]
     pub(crate) fn run_with(&self, extra: &[&str]) -> Output {
         self.env

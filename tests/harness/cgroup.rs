@@ -1,6 +1,5 @@
 //! The cgroup hierarchies of this machine, as seen by the host: finding, reading, and cleaning up.
 
-use super::process;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -100,6 +99,24 @@ fn collect(dir: &Path, into: &mut Vec<PathBuf>) {
     }
 }
 
+/// Removes what a runner that was killed has left: its cgroups are named after its pid.
+pub(crate) fn remove_stale() {
+    for (point, ..) in hierarchies() {
+        for entry in fs::read_dir(point).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let pid = name
+                .strip_prefix("rt")
+                .and_then(|rest| rest.split('-').next());
+            let Some(pid) = pid.and_then(|pid| pid.parse::<u32>().ok()) else {
+                continue;
+            };
+            if !Path::new(&format!("/proc/{pid}")).exists() {
+                remove(&name);
+            }
+        }
+    }
+}
+
 /// Lets frozen processes of a test go on, so that they can die.
 pub(crate) fn thaw(tag: &str) {
     for dir in children(tag) {
@@ -126,12 +143,4 @@ pub(crate) fn remove(tag: &str) -> Vec<PathBuf> {
         thaw(tag);
         std::thread::sleep(Duration::from_millis(20));
     }
-}
-
-/// Waits until the file of a container's cgroup has this value.
-#[track_caller]
-pub(crate) fn wait_value(controller: &str, tag: &str, id: &str, file: &str, wanted: &str) {
-    process::until(&format!("{file} is {wanted}"), 5, || {
-        (value(controller, tag, id, file) == wanted).then_some(())
-    });
 }

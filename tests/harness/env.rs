@@ -64,13 +64,6 @@ impl Env {
         self.dir.parent().unwrap().join("base")
     }
 
-    pub(crate) fn is_rcrun(&self) -> bool {
-        self.rt
-            .path()
-            .file_name()
-            .is_some_and(|name| name == "rcrun")
-    }
-
     /// Ends the test as not runnable here.
     pub(crate) fn skip(&self, reason: impl Into<String>) -> ! {
         std::panic::resume_unwind(Box::new(Skip(reason.into())))

@@ -1,46 +1,95 @@
 //! Faults injected into the runtime's own system calls with strace.
 
-use super::runtime::Running;
-use super::{Env, Output};
+use super::{Env, Output, process};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
-/// The command, with this `inject=` expression applied to it and all its children.
-fn traced(inner: &Command, inject: &str) -> Command {
-    let mut command = Command::new("strace");
-    command.args(["-f", "-o", "/dev/null", "-e", &format!("inject={inject}")]);
-    command.arg(inner.get_program()).args(inner.get_args());
-    command.stdin(std::process::Stdio::null());
-    command
-}
-
-/// Runs a command of the runtime with faults.
+/// Runs a command of the runtime with this `inject=` expression applied to it and all its children.
 #[track_caller]
 pub(crate) fn run(env: &Env, inner: &Command, inject: &str) -> Output {
-    let running: Running = env.rt.spawn(traced(inner, inject));
-    env.rt.finish_within(running, Duration::from_secs(60))
+    let calls = inject.split(':').next().unwrap_or_default();
+    let (mut output, pid, text) = traced(
+        env,
+        inner,
+        &[
+            "-e",
+            &format!("trace={calls}"),
+            "-e",
+            &format!("inject={inject}"),
+        ],
+    );
+    // "PID +++ exited with 1 +++" or "PID +++ killed by SIGKILL +++", written when strace itself ends.
+    let prefix = format!("{pid} ");
+    let mut lines = text.lines();
+    if let Some(end) = lines.find_map(|l| l.strip_prefix(&prefix)?.trim().strip_prefix("+++ ")) {
+        output.code = end
+            .split(' ')
+            .nth(2)
+            .and_then(|n| n.parse().ok())
+            .unwrap_or(137);
+    }
+    output
+}
+
+/// Runs a command under strace: its output, its pid (0 if it was never seen), and what strace wrote.
+///
+/// strace waits for every process that it follows, and a created container waits for its start: so it is
+/// ended as soon as the command itself has, and lets go of the others.
+#[track_caller]
+fn traced(env: &Env, inner: &Command, flags: &[&str]) -> (Output, i32, String) {
+    let log = env.path("strace.log");
+    let mut command = Command::new("strace");
+    // By default a strace that writes to a file blocks the signal which ends it (-I 3).
+    command
+        .args(["-I", "2", "-f"])
+        .args(flags)
+        .arg("-o")
+        .arg(&log);
+    command.arg(inner.get_program()).args(inner.get_args());
+    command.stdin(std::process::Stdio::null());
+    let mut running = env.rt.spawn(command);
+    let tracer = running.pid();
+    let mut seen = None;
+    process::until(&format!("end of the command with {flags:?}"), 40, || {
+        seen = seen.or_else(|| child_of(tracer, &env.rt.path()));
+        let ended = seen.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists());
+        (ended || running.child.try_wait().unwrap().is_some()).then_some(())
+    });
+    let _ = kill(Pid::from_raw(tracer), Signal::SIGTERM);
+    let output = env.rt.finish(running);
+    (
+        output,
+        seen.unwrap_or(0),
+        std::fs::read_to_string(&log).unwrap(),
+    )
+}
+
+/// The process that strace has started and that has become the runtime; strace first tries itself on others.
+fn child_of(tracer: i32, program: &Path) -> Option<i32> {
+    let path = format!("/proc/{tracer}/task/{tracer}/children");
+    let children = std::fs::read_to_string(path).ok()?;
+    let mut children = children
+        .split_whitespace()
+        .filter_map(|pid| pid.parse::<i32>().ok());
+    children.find(|pid| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.split(|byte| *byte == 0).next() == Some(program.as_os_str().as_encoded_bytes())
+    })
 }
 
 /// Names and counts of the system calls that the command and its children make, up to execve of the container.
 #[track_caller]
 pub(crate) fn calls(env: &Env, inner: &Command) -> Vec<(String, usize)> {
-    let path = env.path("strace.txt");
-    let mut command = Command::new("strace");
-    command
-        .args(["-f", "-c", "-S", "calls", "-U", "name,calls", "-o"])
-        .arg(&path);
-    command.arg(inner.get_program()).args(inner.get_args());
-    command.stdin(std::process::Stdio::null());
-    let running = env.rt.spawn(command);
-    env.rt.finish_within(running, Duration::from_secs(60)).ok();
-    let text = std::fs::read_to_string(path).unwrap();
+    let (_, _, text) = traced(env, inner, &["-c", "-S", "calls", "-U", "name,calls"]);
     let mut found = Vec::new();
     for line in text.lines().skip(2) {
         let mut words = line.split_whitespace();
-        if let (Some(name), Some(Ok(count))) = (words.next(), words.next().map(str::parse)) {
-            if name != "total" {
-                found.push((name.to_owned(), count));
-            }
+        match (words.next(), words.next().map(str::parse)) {
+            (Some("total"), _) => {}
+            (Some(name), Some(Ok(count))) => found.push((name.to_owned(), count)),
+            _ => {}
         }
     }
     assert!(!found.is_empty(), "strace said nothing:\n{text}");

@@ -3,6 +3,7 @@
 use super::{Env, cgroup, process};
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,7 @@ const GRACE: Duration = Duration::from_secs(3);
 pub(crate) struct Snapshot {
     mounts: BTreeSet<String>,
     places: BTreeSet<String>,
+    host: BTreeSet<String>,
 }
 
 impl Snapshot {
@@ -24,6 +26,7 @@ impl Snapshot {
         Self {
             mounts: mounts(),
             places: places(env),
+            host: host(),
         }
     }
 
@@ -69,8 +72,41 @@ impl Snapshot {
                 .difference(&self.places)
                 .map(|p| format!("file: {p}")),
         );
+        found.extend(
+            host()
+                .difference(&self.host)
+                .map(|what| format!("host: {what}")),
+        );
         found
     }
+}
+
+/// What no container may change: the owner of shared devices, settings of the kernel, the caller's own place.
+fn host() -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for name in [
+        "null", "zero", "full", "random", "urandom", "tty", "console", "ptmx",
+    ] {
+        if let Ok(data) = fs::metadata(format!("/dev/{name}")) {
+            found.insert(format!(
+                "/dev/{name} {:o} {}:{}",
+                data.mode(),
+                data.uid(),
+                data.gid()
+            ));
+        }
+    }
+    for path in [
+        "/proc/sys/kernel/core_pattern",
+        "/proc/sys/kernel/hostname",
+        "/proc/self/cgroup",
+    ] {
+        found.insert(format!(
+            "{path} {}",
+            fs::read_to_string(path).unwrap_or_default()
+        ));
+    }
+    found
 }
 
 /// Mount points with type and source; ids and peer groups differ from run to run.

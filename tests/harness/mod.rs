@@ -33,8 +33,6 @@ pub(crate) enum Need {
     V1(&'static str),
     /// A program on the PATH.
     Program(&'static str),
-    /// At least this many CPUs.
-    Cpus(usize),
     /// The runtime under test lists this under a dotted path of `features` as true or non-empty.
     Feature(&'static str),
 }

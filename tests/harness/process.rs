@@ -40,6 +40,14 @@ pub(crate) fn wait_pid(pid: i32, limit: Duration) -> io::Result<bool> {
     }
 }
 
+/// SIGKILL for one process that a runtime named: 0 would be this test's whole group, and 1 its init.
+#[track_caller]
+pub(crate) fn kill(pid: i32) {
+    assert!(pid > 1, "the runtime says that its process is {pid}");
+    let pid = nix::unistd::Pid::from_raw(pid);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+}
+
 /// Repeats a question until its answer is `Some`; panics with `what` when the time is over.
 #[track_caller]
 pub(crate) fn until<T>(what: &str, seconds: u64, mut ask: impl FnMut() -> Option<T>) -> T {
@@ -49,7 +57,7 @@ pub(crate) fn until<T>(what: &str, seconds: u64, mut ask: impl FnMut() -> Option
             return answer;
         }
         assert!(Instant::now() < deadline, "not within {seconds} s: {what}");
-        std::thread::sleep(Duration::from_millis(3));
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
@@ -98,6 +106,18 @@ pub(crate) fn table() -> String {
         format!("{pid} {state} {what} [{place}]\n")
     };
     all().into_iter().map(line).collect()
+}
+
+/// Waits until the process has executed what this command line says.
+#[track_caller]
+pub(crate) fn becomes(pid: impl std::fmt::Display, words: &[&str]) {
+    let wanted: String = words.iter().map(|word| format!("{word}\0")).collect();
+    let path = format!("/proc/{pid}/cmdline");
+    until(&format!("{path} is {words:?}"), 5, || {
+        fs::read_to_string(&path)
+            .is_ok_and(|line| line == wanted)
+            .then_some(())
+    });
 }
 
 /// A namespace of a process, as the kernel names it: `net:[4026531840]`.

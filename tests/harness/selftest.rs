@@ -20,7 +20,7 @@ pub(crate) fn tests() -> Vec<Test> {
 fn isolated_from_the_host(env: &Env) {
     let init = fs::read_link("/proc/1/ns/mnt").unwrap();
     assert_eq!(init, fs::read_link("/proc/self/ns/mnt").unwrap());
-    assert_eq!(fs::read_dir("/sys/class/net").unwrap().count() > 0, true);
+    assert!(fs::read_dir("/sys/class/net").unwrap().count() > 0);
     assert!(
         fs::read_to_string("/proc/net/dev").unwrap().lines().count() <= 3,
         "only lo in a fresh network namespace"

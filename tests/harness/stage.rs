@@ -43,6 +43,9 @@ pub(crate) fn main(tests: fn() -> Vec<Test>) -> Option<ExitCode> {
 
 fn isolate() -> ExitCode {
     use CloneFlags as F;
+    // A session of its own: a signal to the process group, by whatever mistake, ends at this test.
+    nix::unistd::setsid().unwrap();
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).unwrap();
     unshare(F::CLONE_NEWNS | F::CLONE_NEWNET | F::CLONE_NEWPID | F::CLONE_NEWUTS | F::CLONE_NEWIPC)
         .unwrap();
     let none: Option<&str> = None;
@@ -59,6 +62,10 @@ fn init() -> ExitCode {
 }
 
 /// Starts the next stage and reaps every child until it ends, whatever else was handed to this process.
+#[allow(
+    clippy::zombie_processes,
+    reason = "wait() below reaps it with all others"
+)]
 fn spawn(stage: &str) -> ExitCode {
     let child = Command::new(std::env::current_exe().unwrap())
         .env(STAGE, stage)

@@ -62,6 +62,7 @@ impl Suite {
         let is_rcrun = runtime.file_name().is_some_and(|name| name == "rcrun");
         let top = std::env::temp_dir();
         remove_stale(&top);
+        cgroup::remove_stale();
         let dir = top.join(format!("rcrun-tests-{}", std::process::id()));
         let make = || -> std::io::Result<()> {
             fs::create_dir(&dir)?;
@@ -152,10 +153,6 @@ impl Suite {
             Need::Program(name) => process::which(Path::new(name))
                 .is_none()
                 .then(|| format!("{name} is not installed")),
-            Need::Cpus(count) => {
-                let have = std::thread::available_parallelism().map_or(1, usize::from);
-                (have < count).then(|| format!("{count} CPUs needed, {have} here"))
-            }
             Need::Feature(path) => (!self.has_feature(path))
                 .then(|| format!("the runtime does not list {path} among its features")),
         }

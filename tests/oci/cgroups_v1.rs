@@ -123,6 +123,7 @@ fn default_path(env: &Env) {
 }
 
 fn path_with_dotdot_stays_below(env: &Env) {
+    env.bundle().runs();
     let mut bundle = env.bundle();
     bundle.set(
         "/linux/cgroupsPath",

@@ -287,7 +287,7 @@ fn pid_file(env: &Env) {
         )
         .ok();
     let pid: i32 = read(&path).parse().expect("a number without a line feed");
-    assert_eq!(read(format!("/proc/{pid}/cmdline")), "sleep\0999\0");
+    process::becomes(pid, &["sleep", "999"]);
     assert_eq!(
         process::namespace(pid, "pid"),
         process::namespace(container.pid(), "pid")
@@ -479,9 +479,7 @@ fn pidfd_socket(env: &Env) {
         .find_map(|l| l.strip_prefix("Pid:"))
         .unwrap()
         .trim();
-    process::until("it is the process", 5, || {
-        (read(format!("/proc/{pid}/cmdline")) == "sleep\0999\0").then_some(())
-    });
+    process::becomes(pid, &["sleep", "999"]);
 }
 
 fn without_arguments_is_refused(env: &Env) {

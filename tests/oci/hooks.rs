@@ -133,7 +133,7 @@ fn hooks_of_one_kind_in_order(env: &Env) {
             );
         }
     }
-    bundle.run().ok();
+    bundle.runs();
     let expected =
         "createRuntime1\ncreateRuntime2\ncreateRuntime3\npoststop1\npoststop2\npoststop3\n";
     assert_eq!(read(&path), expected);
@@ -176,7 +176,7 @@ fn state_on_stdin(env: &Env) {
         match kind {
             "poststop" => {}
             "startContainer" | "createContainer" => {
-                assert!(state["pid"].as_i64().unwrap() > 0, "{kind}: {state}")
+                assert!(state["pid"].as_i64().unwrap() > 0, "{kind}: {state}");
             }
             _ => assert_eq!(state["pid"], json!(pid), "{kind}"),
         }
@@ -249,7 +249,7 @@ fn environment_is_only_the_hooks(env: &Env) {
     ] {
         add(&mut bundle, kind, value.clone());
     }
-    bundle.run().ok();
+    bundle.runs();
     let text = read(&path);
     let mut lines: Vec<&str> = text
         .lines()
@@ -273,7 +273,7 @@ fn arguments_start_with_argv_0(env: &Env) {
         "createRuntime",
         json!({"path": "/bin/sh", "args": ["my name", "-c", code, "zero", "a b"]}),
     );
-    bundle.run().ok();
+    bundle.runs();
     let text = read(&path);
     assert!(
         text.starts_with("my name|-c|") && text.ends_with("|zero|a b|"),
@@ -317,7 +317,7 @@ fn start_container_runs_inside(env: &Env) {
         "startContainer",
         hook(Path::new("/hook.sh"), &[]),
     );
-    bundle.run().ok();
+    bundle.runs();
     assert_eq!(read(&path), "box\nfrom the container's root\n");
 }
 
@@ -334,7 +334,7 @@ fn large_state_on_stdin(env: &Env) {
             &[],
         ),
     );
-    bundle.run().ok();
+    bundle.runs();
     let state: Value = serde_json::from_str(&read(&path)).unwrap();
     assert_eq!(state["annotations"]["big"], json!(big));
 }
@@ -345,7 +345,7 @@ fn stdin_need_not_be_read(env: &Env) {
     for kind in ["createRuntime", "poststop"] {
         add(&mut bundle, kind, json!({"path": "/bin/true"}));
     }
-    bundle.run().ok();
+    bundle.runs();
 }
 
 fn failure_before_start_stops_the_container(env: &Env) {
@@ -466,7 +466,7 @@ fn descriptors_of(env: &Env, kinds: &[&str]) -> Vec<String> {
             json!({"path": "/bin/sh", "args": ["sh", "-c", code]}),
         );
     }
-    bundle.run().ok();
+    bundle.runs();
     read(&path).lines().map(str::to_owned).collect()
 }
 

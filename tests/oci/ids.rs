@@ -22,6 +22,8 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(unmapped_user_is_refused),
         test!(overlapping_maps_are_refused),
         test!(files_of_the_root_file_system_keep_their_owner),
+        test!(standard_streams_belong_to_the_user),
+        test!(null_device_of_the_host_keeps_its_owner),
         test!(exec_has_the_same_maps),
         test!(setgroups_works_in_a_privileged_map),
         test!(home_is_taken_from_passwd),
@@ -215,6 +217,46 @@ fn files_of_the_root_file_system_keep_their_owner(env: &Env) {
     );
     assert_eq!(answers[2].0, 0);
     assert_eq!(bundle.rootfs("made").metadata().unwrap().uid(), 100_000);
+}
+
+/// A process must be able to reopen /dev/stdout, whoever it runs as.
+fn standard_streams_belong_to_the_user(env: &Env) {
+    let mut bundle = env.bundle();
+    bundle.set("/process/user", json!({"uid": 1000, "gid": 1000}));
+    bundle.sh("echo again > /proc/self/fd/1; echo again > /dev/stderr");
+    let container = bundle.create();
+    container.start();
+    container.wait_stopped();
+    assert_eq!(container.stdout(), "again\n");
+}
+
+/// The streams are given to the user, but not when they are a device that everybody shares.
+fn null_device_of_the_host_keeps_its_owner(env: &Env) {
+    let owner = || {
+        let data = std::fs::metadata("/dev/null").unwrap();
+        (data.uid(), data.gid(), data.mode())
+    };
+    let before = owner();
+    let mut bundle = env.bundle();
+    bundle
+        .userns()
+        .set("/process/user", json!({"uid": 7, "gid": 7}));
+    let mut command = bundle.args(&["sleep", "1000"]).command("create", &[]);
+    command
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null());
+    assert!(command.status().unwrap().success());
+    env.rt.call(&["start", &bundle.id]).ok();
+    let mut exec = env
+        .rt
+        .command(&["exec", "--user", "9:9", &bundle.id, "true"]);
+    assert!(exec.status().unwrap().success());
+    env.rt.call(&["delete", "--force", &bundle.id]).ok();
+    let after = owner();
+    if after != before {
+        std::os::unix::fs::chown("/dev/null", Some(before.0), Some(before.1)).unwrap();
+    }
+    assert_eq!(after, before, "uid, gid and mode of the host's /dev/null");
 }
 
 fn exec_has_the_same_maps(env: &Env) {

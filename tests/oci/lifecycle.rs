@@ -53,10 +53,7 @@ fn state_has_what_the_spec_demands(env: &Env) {
     assert_eq!(state["status"], "running");
     assert_eq!(state["bundle"], json!(bundle.path));
     assert_eq!(state["annotations"], json!({"org.example.key": "value"}));
-    assert_eq!(
-        read(format!("/proc/{}/comm", container.pid())).trim(),
-        "sleep"
-    );
+    process::becomes(container.pid(), &["sleep", "1000"]);
 }
 
 fn run_returns_the_exit_code(env: &Env) {
@@ -75,17 +72,13 @@ fn run_returns_128_plus_signal(env: &Env) {
         let state: serde_json::Value = serde_json::from_slice(&state.stdout).ok()?;
         (running.read().0 == "up\n").then(|| state["pid"].as_i64())?
     });
-    nix::sys::signal::kill(
-        nix::unistd::Pid::from_raw(pid as i32),
-        nix::sys::signal::Signal::SIGKILL,
-    )
-    .unwrap();
+    process::kill(i32::try_from(pid).unwrap());
     env.rt.finish(running).exits(137);
 }
 
 fn run_leaves_no_state(env: &Env) {
-    let bundle = env.bundle();
-    bundle.run().ok();
+    let mut bundle = env.bundle();
+    bundle.runs();
     env.rt.call(&["state", &bundle.id]).fails();
     assert!(!env.rt.root.join(&bundle.id).exists());
 }

@@ -3,45 +3,64 @@
 mod cgroups_v1;
 mod checkpoint;
 mod cves;
+mod cves_escape;
+mod cves_identity;
 mod devices;
 mod errors;
 mod exec;
+mod faults;
 mod hooks;
 mod ids;
 mod lifecycle;
+mod limits;
+mod mount_options;
 mod mounts;
 mod namespaces;
 mod network_devices;
 mod process;
+mod races;
 mod reliability;
+mod reports;
 mod rollback;
 mod rootfs;
 mod seccomp;
+mod seccomp_listener;
 mod sysctl;
 mod terminal;
 mod verbs;
 
 use crate::harness::{Env, Test, selftest, test};
 
+/// A file here, and the function that lists its tests.
+type Module = (&'static str, fn() -> Vec<Test>);
+
 /// Modules and their tests. `no_file_is_forgotten` compares this list with the directory.
-const MODULES: &[(&str, fn() -> Vec<Test>)] = &[
+const MODULES: &[Module] = &[
     ("cgroups_v1", cgroups_v1::tests),
     ("checkpoint", checkpoint::tests),
     ("cves", cves::tests),
+    ("cves_escape", cves_escape::tests),
+    ("cves_identity", cves_identity::tests),
     ("devices", devices::tests),
     ("errors", errors::tests),
     ("exec", exec::tests),
+    ("faults", faults::tests),
     ("hooks", hooks::tests),
     ("ids", ids::tests),
     ("lifecycle", lifecycle::tests),
+    ("limits", limits::tests),
+    ("mount_options", mount_options::tests),
     ("mounts", mounts::tests),
     ("namespaces", namespaces::tests),
     ("network_devices", network_devices::tests),
     ("process", process::tests),
+    ("races", races::tests),
     ("reliability", reliability::tests),
+    ("reports", reports::tests),
     ("rollback", rollback::tests),
     ("rootfs", rootfs::tests),
     ("seccomp", seccomp::tests),
+    ("seccomp_listener", seccomp_listener::tests),
     ("sysctl", sysctl::tests),
     ("terminal", terminal::tests),
     ("verbs", verbs::tests),

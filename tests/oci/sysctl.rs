@@ -153,6 +153,6 @@ fn the_host_keeps_its_values(env: &Env) {
         "/linux/sysctl",
         json!({"net.ipv4.ip_forward": "1", "kernel.shm_rmid_forced": "1", "kernel.msgmax": "4321"}),
     );
-    bundle.run().ok();
+    bundle.runs();
     assert_eq!(read(), before);
 }

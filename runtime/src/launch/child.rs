@@ -19,7 +19,7 @@ use crate::sys::process::SingleThreaded;
 
 /// Descriptors and facts that the parent laid out for its child.
 #[derive(Debug)]
-pub struct Setup<'a> {
+pub(crate) struct Setup<'a> {
     /// Held by the child as well: it has one thread, like its parent.
     pub proof: SingleThreaded,
     /// The host's /proc, verified.
@@ -40,7 +40,7 @@ pub struct Setup<'a> {
 
 /// A child process on its way: where it is and how to say what went wrong.
 #[derive(Debug)]
-pub struct Progress {
+pub(crate) struct Progress {
     /// To the parent; after `start` connected, to that process.
     pub wire: Wire,
     /// Which of several objects a step is at.
@@ -49,7 +49,7 @@ pub struct Progress {
 
 impl Progress {
     /// Tells the other side what failed and ends the process.
-    pub fn fail(&self, step: Step, fail: Fail, text: &[u8]) -> ! {
+    pub(crate) fn fail(&self, step: Step, fail: Fail, text: &[u8]) -> ! {
         let mut message = Message::new(Tag::Failed);
         message.step = step;
         message.detail = fail.detail;
@@ -64,22 +64,22 @@ impl Progress {
 impl Setup<'_> {
     /// Moves the calling process into its v1 cgroups. Writing `0`, that is oneself, to `tasks` takes
     /// no lock that waits for an RCU grace period, which writing a pid to cgroup.procs does.
-    pub fn join_cgroups(&self) -> Result<(), Fail> {
+    pub(crate) fn join_cgroups(&self) -> Result<(), Fail> {
         for tasks in self.tasks {
-            rustix::io::write(tasks, b"0").during(Detail::Write)?;
+            rustix::io::retry_on_intr(|| rustix::io::write(tasks, b"0")).during(Detail::Write)?;
         }
         Ok(())
     }
 
     /// All processors of the cgroup, whatever rcrun itself was confined to. Where that is not allowed
     /// the confinement stays.
-    pub fn reset_affinity() {
+    pub(crate) fn reset_affinity() {
         let _ = crate::sys::sched::set_affinity(0, &[u64::MAX; 128]);
     }
 
     /// While the init waits, perhaps for days, it holds nothing but what it needs: `keep` and the
     /// preserved descriptors.
-    pub fn close_all_but(&self, keep: &mut [i32]) -> Result<(), Fail> {
+    pub(crate) fn close_all_but(&self, keep: &mut [i32]) -> Result<(), Fail> {
         keep.sort_unstable();
         let mut first = 3 + self.preserve_fds;
         for fd in keep.iter().filter_map(|fd| u32::try_from(*fd).ok()) {
@@ -93,13 +93,13 @@ impl Setup<'_> {
 
     /// Nobody may trace this process, or reach its descriptors through /proc, until it executes the
     /// program (CVE-2016-9962).
-    pub fn hide(&self) -> Result<(), Fail> {
+    pub(crate) fn hide(&self) -> Result<(), Fail> {
         rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
         Ok(())
     }
 
     /// Joins the container's session keyring. Kernels without keyrings have none to protect.
-    pub fn join_keyring(&self) -> Result<(), Fail> {
+    pub(crate) fn join_keyring(&self) -> Result<(), Fail> {
         let Some(name) = self.keyring else {
             return Ok(());
         };
@@ -114,7 +114,7 @@ impl Setup<'_> {
     }
 
     /// Writes a file below the host's /proc, never through a link or into another file system.
-    pub fn write_proc(&self, path: &CStr, value: &[u8]) -> Result<(), Fail> {
+    pub(crate) fn write_proc(&self, path: &CStr, value: &[u8]) -> Result<(), Fail> {
         let file = self.open_proc(path).during(Detail::Open)?;
         let written = rustix::io::retry_on_intr(|| rustix::io::write(&file, value));
         match written.during(Detail::Write)? {
@@ -136,7 +136,7 @@ impl Setup<'_> {
     }
 
     /// Only the standard streams and the preserved descriptors survive `execve`.
-    pub fn close_descriptors(&self) -> Result<(), Fail> {
+    pub(crate) fn close_descriptors(&self) -> Result<(), Fail> {
         let first = 3 + self.preserve_fds;
         match crate::sys::process::close_range_cloexec(first) {
             Err(Errno::NOSYS | Errno::INVAL) => self.close_one_by_one(first)?,

@@ -17,7 +17,7 @@ use crate::sys::process as sys;
 
 /// What only `exec` needs.
 #[derive(Debug)]
-pub struct ExecSetup<'a> {
+pub(crate) struct ExecSetup<'a> {
     /// The part shared with the init.
     pub common: Setup<'a>,
     /// The container's init.
@@ -33,6 +33,7 @@ struct Exec<'a> {
     setup: ExecSetup<'a>,
     progress: Progress,
     root: Option<Root>,
+    program: usize,
     missing: [u8; 256],
 }
 
@@ -73,7 +74,7 @@ const STEPS: &[(Step, Action)] = &[
 ];
 
 /// Enters the container and becomes the program.
-pub fn run(process: &mut Process, setup: ExecSetup<'_>, wire: Wire) -> ! {
+pub(crate) fn run(process: &mut Process, setup: ExecSetup<'_>, wire: Wire) -> ! {
     crate::sys::alloc_guard::forbid();
     let progress = Progress { wire, index: 0 };
     let mut exec = Exec {
@@ -81,6 +82,7 @@ pub fn run(process: &mut Process, setup: ExecSetup<'_>, wire: Wire) -> ! {
         setup,
         progress,
         root: None,
+        program: 0,
         missing: [0; 256],
     };
     for (step, action) in STEPS {
@@ -149,7 +151,8 @@ impl Exec<'_> {
     fn find_program(&mut self) -> Result<(), Fail> {
         let root = self.root.as_ref().ok_or(Errno::NOENT)?;
         program::set_home(self.process, root)?;
-        program::find(self.process).map(drop)
+        self.program = program::find(self.process)?;
+        Ok(())
     }
 
     fn await_start(&mut self) -> Result<(), Fail> {
@@ -159,6 +162,7 @@ impl Exec<'_> {
     }
 
     fn seccomp(&mut self) -> Result<(), Fail> {
+        sys::restore_signals();
         if let Some(filter) = self.setup.common.seccomp {
             load_filter(filter, &self.progress.wire)?;
         }
@@ -166,16 +170,14 @@ impl Exec<'_> {
     }
 
     fn execute(&mut self) -> Result<(), Fail> {
-        let path = program::find(self.process)?;
-        sys::restore_signals();
-        let fail = program::execute(path, self.process, &mut self.missing);
+        let fail = program::execute(self.program, self.process, &mut self.missing);
         program::complain(self.process, fail);
         Err(fail)
     }
 }
 
 /// Opens the terminal and makes it the standard streams; `bind` puts it at /dev/console.
-pub fn open_terminal(
+pub(crate) fn open_terminal(
     setup: &Setup<'_>,
     process: &Process,
     root: &Root,
@@ -197,7 +199,7 @@ pub fn open_terminal(
 }
 
 /// Execution domain and memory policy.
-pub fn personality(process: &Process, progress: &mut Progress) -> Result<(), Fail> {
+pub(crate) fn personality(process: &Process, progress: &mut Progress) -> Result<(), Fail> {
     if let Some(domain) = process.personality {
         crate::sys::sched::set_personality(domain)?;
     }
@@ -210,7 +212,7 @@ pub fn personality(process: &Process, progress: &mut Progress) -> Result<(), Fai
 }
 
 /// Scheduling class, input/output priority and processors.
-pub fn scheduling(process: &Process) -> Result<(), Fail> {
+pub(crate) fn scheduling(process: &Process) -> Result<(), Fail> {
     if let Some(attr) = &process.scheduler {
         crate::sys::sched::set_scheduler(attr)?;
     }
@@ -225,7 +227,7 @@ pub fn scheduling(process: &Process) -> Result<(), Fail> {
 
 /// Raises the limits that are above the hard ones in force, while this process may, or has its parent
 /// do it.
-pub fn raise_limits(process: &Process, wire: &Wire) -> Result<(), Fail> {
+pub(crate) fn raise_limits(process: &Process, wire: &Wire) -> Result<(), Fail> {
     for (index, (resource, soft, hard)) in process.rlimits.iter().enumerate() {
         if *hard <= crate::sys::sched::hard_limit(*resource)? {
             continue;
@@ -244,7 +246,7 @@ pub fn raise_limits(process: &Process, wire: &Wire) -> Result<(), Fail> {
 }
 
 /// Sets the limits for good. Last, since low ones would hinder what comes before.
-pub fn lower_limits(process: &Process) -> Result<(), Fail> {
+pub(crate) fn lower_limits(process: &Process) -> Result<(), Fail> {
     for (resource, soft, hard) in &process.rlimits {
         crate::sys::sched::set_rlimit(0, *resource, *soft, *hard)?;
     }
@@ -252,7 +254,7 @@ pub fn lower_limits(process: &Process) -> Result<(), Fail> {
 }
 
 /// AppArmor profile and SELinux label of the program, in force from its `execve`.
-pub fn labels(setup: &Setup<'_>, process: &Process) -> Result<(), Fail> {
+pub(crate) fn labels(setup: &Setup<'_>, process: &Process) -> Result<(), Fail> {
     if let Some(profile) = &process.apparmor {
         let mut command = Text::<1024>::new();
         command.push(b"exec ")?.push(profile.to_bytes())?;
@@ -274,8 +276,10 @@ pub fn labels(setup: &Setup<'_>, process: &Process) -> Result<(), Fail> {
     }
 }
 
-/// Set-user-ID programs and file capabilities give nothing from here on.
-pub fn no_new_privileges(process: &Process) -> Result<(), Fail> {
+/// The program's umask; and set-user-ID programs and file capabilities give nothing from here on.
+pub(crate) fn no_new_privileges(process: &Process) -> Result<(), Fail> {
+    // Here since from the next step on a filter may be in force.
+    rustix::process::umask(Mode::from_raw_mode(process.umask));
     if process.no_new_privs {
         rustix::thread::set_no_new_privs(true)?;
     }
@@ -285,7 +289,7 @@ pub fn no_new_privileges(process: &Process) -> Result<(), Fail> {
 /// Enters the working directory, as root and once more as the user (`again`): either may be the
 /// only one that can. It has to lie inside the container: a descriptor that leaked from the host
 /// would otherwise serve as a way out (CVE-2024-21626).
-pub fn change_directory(process: &Process, again: bool) -> Result<(), Fail> {
+pub(crate) fn change_directory(process: &Process, again: bool) -> Result<(), Fail> {
     match rustix::process::chdir(process.cwd.as_c_str()) {
         Err(Errno::ACCESS | Errno::PERM) if !again => return Ok(()),
         // As root it could be entered: that counts.

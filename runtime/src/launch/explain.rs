@@ -10,7 +10,7 @@ use super::wire::Message;
 
 /// What the child was made from.
 #[derive(Debug, Clone, Copy)]
-pub struct Subject<'a> {
+pub(crate) struct Subject<'a> {
     /// The container's plan; none for `exec`.
     pub plan: Option<&'a Plan>,
     /// The program.
@@ -20,8 +20,13 @@ pub struct Subject<'a> {
 }
 
 /// Words a failure.
-pub fn explain(message: &Message, subject: &Subject<'_>) -> Error {
+pub(crate) fn explain(message: &Message, subject: &Subject<'_>) -> Error {
     let error = describe(message, subject);
+    let error = if message.step == Step::Exec {
+        error.told()
+    } else {
+        error
+    };
     let error = error.context("error during container init");
     error.context("unable to start container process")
 }
@@ -50,6 +55,7 @@ fn note(message: &Message) -> Option<&'static str> {
             "filesystem must be mounted on ordinary directory: its path has a symbolic link"
         }
         Detail::TargetNotDirectory => "its place in the container is not a directory",
+        Detail::InsideProc => "it cannot be mounted because it is inside /proc",
         Detail::Attributes => "cannot set its attributes",
         Detail::Propagation => "cannot set its propagation",
         Detail::Attach => "cannot attach it",
@@ -261,7 +267,12 @@ fn hook(message: &Message, subject: &Subject<'_>) -> Error {
 }
 
 /// The error of a hook that did not end well (the text of runc, which engines show).
-pub fn hook_error(kind: &str, index: usize, status: i32, output: Option<(&str, &str)>) -> Error {
+pub(crate) fn hook_error(
+    kind: &str,
+    index: usize,
+    status: i32,
+    output: Option<(&str, &str)>,
+) -> Error {
     let (stdout, stderr) = output.unwrap_or_default();
     let (error_kind, status) = match status {
         n if n >= 2 * SIGNALLED => (ErrorKind::Deadline, "timed out and was killed".to_owned()),

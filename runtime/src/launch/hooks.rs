@@ -19,11 +19,11 @@ use crate::sys::process::{CloneArgs, Cloned, SingleThreaded, clone, dup_onto, ex
 use crate::sys::{exec, process as sys};
 
 /// Added to a signal number to tell it from an exit code in [`Fail::errno`].
-pub const SIGNALLED: i32 = 256;
+pub(crate) const SIGNALLED: i32 = 256;
 
 /// What a hook's three streams are.
 #[derive(Debug, Clone, Copy)]
-pub struct Streams<'a> {
+pub(crate) struct Streams<'a> {
     /// A file that holds the state.
     pub state: BorrowedFd<'a>,
     /// Receives standard output.
@@ -34,7 +34,7 @@ pub struct Streams<'a> {
 
 /// Runs a hook to its end. A hook that configures no environment has `env`, or none at all; `prepare`
 /// runs in the forked process before the hook does.
-pub fn run(
+pub(crate) fn run(
     proof: SingleThreaded,
     hook: &Hook,
     streams: Streams<'_>,
@@ -71,7 +71,8 @@ fn become_hook(
             .filter(|_| hook.env.strings().is_empty())
             .unwrap_or(&hook.env);
         exec::execve(&hook.path, &hook.args, env);
-        let _ = rustix::io::write(streams.error, b"cannot execute the hook's program");
+        let _ = rustix::io::write(streams.error, b"cannot execute ");
+        let _ = rustix::io::write(streams.error, hook.path.to_bytes());
     }
     exit_now(127)
 }
@@ -105,7 +106,7 @@ fn reap(pidfd: &OwnedFd) -> Result<Option<WaitIdStatus>, Errno> {
 }
 
 /// Waits until the process is gone; false when the time is up.
-pub fn ends_within(pidfd: &OwnedFd, time: Duration) -> Result<bool, Errno> {
+pub(crate) fn ends_within(pidfd: &OwnedFd, time: Duration) -> Result<bool, Errno> {
     let deadline = std::time::Instant::now() + time;
     loop {
         let left = deadline.saturating_duration_since(std::time::Instant::now());

@@ -1,6 +1,5 @@
 //! User, groups and capability sets of the program (capabilities(7), credentials(7)).
 
-use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 
@@ -13,7 +12,7 @@ use crate::sys::process as sys;
 const SYS_ADMIN: u64 = 1 << 21;
 
 /// Becomes uid 0 of a user namespace whose maps were just written.
-pub fn become_root() -> Result<(), Fail> {
+pub(crate) fn become_root() -> Result<(), Fail> {
     match rustix::thread::set_thread_groups(&[]) {
         // setgroups is denied where an ordinary user wrote the map.
         Ok(()) | Err(Errno::PERM) => {}
@@ -30,8 +29,7 @@ pub fn become_root() -> Result<(), Fail> {
 }
 
 /// Groups, group, user and umask of the program, keeping the permitted capabilities.
-pub fn assume(process: &Process) -> Result<(), Fail> {
-    rustix::process::umask(Mode::from_raw_mode(process.umask));
+pub(crate) fn assume(process: &Process) -> Result<(), Fail> {
     match rustix::thread::set_thread_groups(&process.groups) {
         Err(Errno::PERM) if process.groups.is_empty() => {}
         answer => answer.during(Detail::Owner)?,
@@ -45,7 +43,7 @@ pub fn assume(process: &Process) -> Result<(), Fail> {
 }
 
 /// Drops what the bounding set must not have. Needs CAP_SETPCAP, so it comes before [`assume`].
-pub fn limit(sets: &Capabilities) -> Result<(), Fail> {
+pub(crate) fn limit(sets: &Capabilities) -> Result<(), Fail> {
     for capability in 0..64 {
         if sets.bounding & (1 << capability) != 0 {
             continue;
@@ -60,7 +58,7 @@ pub fn limit(sets: &Capabilities) -> Result<(), Fail> {
 }
 
 /// Sets the capability sets; `loading` keeps CAP_SYS_ADMIN until [`settle`].
-pub fn restrict(sets: &Capabilities, loading: bool) -> Result<(), Fail> {
+pub(crate) fn restrict(sets: &Capabilities, loading: bool) -> Result<(), Fail> {
     let extra = if loading { SYS_ADMIN } else { 0 };
     sys::set_capabilities(
         sets.effective | extra,
@@ -71,7 +69,7 @@ pub fn restrict(sets: &Capabilities, loading: bool) -> Result<(), Fail> {
 }
 
 /// Gives up what [`restrict`] kept, and raises the ambient set.
-pub fn settle(sets: &Capabilities, loaded: bool) -> Result<(), Fail> {
+pub(crate) fn settle(sets: &Capabilities, loaded: bool) -> Result<(), Fail> {
     if loaded {
         sys::set_capabilities(sets.effective, sets.permitted, sets.inheritable)?;
     }

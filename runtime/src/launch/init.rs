@@ -30,7 +30,7 @@ use crate::rootfs::{console, device, pivot};
 
 /// What only an init needs.
 #[derive(Debug)]
-pub struct InitSetup<'a> {
+pub(crate) struct InitSetup<'a> {
     /// The part shared with `exec`.
     pub common: Setup<'a>,
     /// Existing namespaces to enter, opened.
@@ -55,12 +55,14 @@ pub struct InitSetup<'a> {
 
 /// The init on its way.
 #[derive(Debug)]
-pub struct Init<'a> {
+pub(crate) struct Init<'a> {
     plan: &'a mut Plan,
     setup: InitSetup<'a>,
     progress: Progress,
     root: Option<Root>,
     covers: Covers,
+    /// Which candidate is the program.
+    program: usize,
     /// Holds the message's text when the program cannot be executed.
     missing: [u8; 256],
 }
@@ -125,7 +127,7 @@ const STEPS: &[(Step, Action)] = &[
 ];
 
 /// Carries out `plan` and becomes the program.
-pub fn run(plan: &mut Plan, setup: InitSetup<'_>, wire: Wire) -> ! {
+pub(crate) fn run(plan: &mut Plan, setup: InitSetup<'_>, wire: Wire) -> ! {
     crate::sys::alloc_guard::forbid();
     let progress = Progress { wire, index: 0 };
     let mut init = Init {
@@ -134,6 +136,7 @@ pub fn run(plan: &mut Plan, setup: InitSetup<'_>, wire: Wire) -> ! {
         progress,
         root: None,
         covers: Covers::default(),
+        program: 0,
         missing: [0; 256],
     };
     for (step, action) in STEPS {
@@ -275,7 +278,7 @@ impl Init<'_> {
         let root = pivot::prepare(&self.plan.rootfs, own, self.setup.private_parent)?;
         self.root = Some(root);
         if own {
-            if !self.plan.masked.is_empty() {
+            if !self.plan.masked.is_empty() || !self.plan.readonly.is_empty() {
                 self.covers = Covers::prepare()?;
             }
         }
@@ -309,9 +312,10 @@ impl Init<'_> {
         };
         // Modes are given exactly.
         rustix::process::umask(Mode::empty());
+        let mut maker = device::Maker::default();
         for (index, node) in self.plan.devices.iter().enumerate() {
             self.progress.index = index as u32;
-            device::make(root, node, self.setup.bind_devices)?;
+            maker.make(root, node, self.setup.bind_devices)?;
         }
         rustix::process::umask(Mode::from_raw_mode(0o022));
         self.progress.index = u32::MAX;
@@ -375,6 +379,10 @@ impl Init<'_> {
     }
 
     fn switch_root(&mut self) -> Result<(), Fail> {
+        if self.own_mounts() && self.covers.is_early() {
+            self.hide_paths()?;
+            self.progress.index = 0;
+        }
         let root = self.root()?;
         if !self.own_mounts() {
             return pivot::change_root(root);
@@ -402,6 +410,21 @@ impl Init<'_> {
         Ok(())
     }
 
+    /// Read-only and masked paths.
+    fn hide_paths(&mut self) -> Result<(), Fail> {
+        let root = self.root.as_ref().ok_or(Errno::NOENT)?;
+        for (index, path) in self.plan.readonly.iter().enumerate() {
+            self.progress.index = 1 + index as u32;
+            mask::readonly(root, path)?;
+        }
+        let before = 1 + self.plan.readonly.len();
+        for (index, path) in self.plan.masked.iter().enumerate() {
+            self.progress.index = (before + index) as u32;
+            self.covers.mask(root, path)?;
+        }
+        Ok(())
+    }
+
     fn protect(&mut self) -> Result<(), Fail> {
         if !self.own_mounts() {
             return Ok(());
@@ -418,15 +441,10 @@ impl Init<'_> {
         if self.plan.rootfs.readonly {
             mount::make_readonly(root.as_fd(), false).during(Detail::Attributes)?;
         }
-        for (index, path) in self.plan.readonly.iter().enumerate() {
-            self.progress.index = 1 + index as u32;
-            mask::readonly(root, path)?;
+        if !self.covers.is_early() {
+            self.hide_paths()?;
         }
-        let before = 1 + self.plan.readonly.len();
-        for (index, path) in self.plan.masked.iter().enumerate() {
-            self.progress.index = (before + index) as u32;
-            self.covers.mask(root, path)?;
-        }
+        let root = self.root.as_ref().ok_or(Errno::NOENT)?;
         self.progress.index = 0;
         match self.plan.rootfs.final_propagation {
             Some(flags) => pivot::propagate(root, flags),
@@ -459,7 +477,8 @@ impl Init<'_> {
     fn find_program(&mut self) -> Result<(), Fail> {
         let root = self.root.as_ref().ok_or(Errno::NOENT)?;
         program::set_home(&mut self.plan.process, root)?;
-        program::find(&self.plan.process).map(drop)
+        self.program = program::find(&self.plan.process)?;
+        Ok(())
     }
 
     fn await_start(&mut self) -> Result<(), Fail> {
@@ -517,6 +536,8 @@ impl Init<'_> {
     }
 
     fn seccomp(&mut self) -> Result<(), Fail> {
+        // After the filter only what gives up privileges, and execve.
+        crate::sys::process::restore_signals();
         let keeps_admin = self.keeps_admin();
         if self.late_filter()
             && let Some(filter) = self.setup.common.seccomp
@@ -527,16 +548,14 @@ impl Init<'_> {
     }
 
     fn execute(&mut self) -> Result<(), Fail> {
-        let path = program::find(&self.plan.process)?;
-        crate::sys::process::restore_signals();
-        let fail = program::execute(path, &self.plan.process, &mut self.missing);
+        let fail = program::execute(self.program, &self.plan.process, &mut self.missing);
         program::complain(&self.plan.process, fail);
         Err(fail)
     }
 }
 
 /// Loads a filter; a listener stays open until the parent took it over.
-pub fn load_filter(filter: &crate::seccomp::Filter, wire: &Wire) -> Result<(), Fail> {
+pub(crate) fn load_filter(filter: &crate::seccomp::Filter, wire: &Wire) -> Result<(), Fail> {
     let listener = crate::sys::seccomp::load(&filter.program, filter.flags)?;
     let Some(listener) = listener else {
         return Ok(());

@@ -13,7 +13,12 @@ use crate::rootfs::{Detail, During as _, Fail};
 use crate::sys::process::{CloneArgs, Cloned, SingleThreaded, clone, exit_now};
 
 /// Returns only in the init.
-pub fn run(proof: SingleThreaded, joins: &[(u64, OwnedFd)], args: &CloneArgs<'_>, wire: &Wire) {
+pub(crate) fn run(
+    proof: SingleThreaded,
+    joins: &[(u64, OwnedFd)],
+    args: &CloneArgs<'_>,
+    wire: &Wire,
+) {
     let mut index = 0;
     let fail = |step, index, fail| -> ! {
         let wire = wire.as_fd().try_clone_to_owned();

@@ -1,15 +1,15 @@
 //! From a plan to a running process: what the parent does ([`parent`]) and what the container's init
 //! does ([`child`]), the same way for `create`, `run` and `exec`.
 
-pub mod child;
-pub mod exec;
-pub mod explain;
-pub mod hooks;
-pub mod identity;
-pub mod init;
-pub mod intermediate;
-pub mod parent;
-pub mod program;
-pub mod steps;
-pub mod terminal;
-pub mod wire;
+pub(crate) mod child;
+pub(crate) mod exec;
+pub(crate) mod explain;
+pub(crate) mod hooks;
+pub(crate) mod identity;
+pub(crate) mod init;
+pub(crate) mod intermediate;
+pub(crate) mod parent;
+pub(crate) mod program;
+pub(crate) mod steps;
+pub(crate) mod terminal;
+pub(crate) mod wire;

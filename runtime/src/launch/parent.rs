@@ -27,7 +27,7 @@ use crate::sys::process::{CloneArgs, Cloned, SingleThreaded, clone, exit_now};
 const PROC_SUPER_MAGIC: i64 = 0x9fa0;
 
 /// The host's /proc, checked to be procfs: all writes below it on behalf of containers start here.
-pub fn open_proc() -> Result<OwnedFd> {
+pub(crate) fn open_proc() -> Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let proc = rustix::fs::open(c"/proc", flags, Mode::empty()).context(|| "cannot open /proc")?;
     let magic = rustix::fs::fstatfs(&proc)
@@ -42,7 +42,7 @@ pub fn open_proc() -> Result<OwnedFd> {
 }
 
 /// Writes `/proc/PID/NAME`.
-pub fn write_of(proc: &OwnedFd, pid: i32, name: &str, text: &[u8]) -> Result<(), Errno> {
+pub(crate) fn write_of(proc: &OwnedFd, pid: i32, name: &str, text: &[u8]) -> Result<(), Errno> {
     let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let file = rustix::fs::openat(proc, format!("{pid}/{name}"), flags, Mode::empty())?;
     match rustix::io::retry_on_intr(|| rustix::io::write(&file, text))? {
@@ -53,7 +53,7 @@ pub fn write_of(proc: &OwnedFd, pid: i32, name: &str, text: &[u8]) -> Result<(),
 
 /// Writes the maps of a new user namespace: directly where the caller may, else through newuidmap(1)
 /// and newgidmap(1).
-pub fn write_maps(proc: &OwnedFd, pid: i32, maps: &IdMaps) -> Result<()> {
+pub(crate) fn write_maps(proc: &OwnedFd, pid: i32, maps: &IdMaps) -> Result<()> {
     let root = rustix::process::geteuid().is_root();
     write_map(proc, pid, "uid_map", &maps.uids, root, "newuidmap")?;
     if !root && maps.gid_list.len() == 1 && maps.gid_list[0].size() == 1 {
@@ -108,7 +108,7 @@ fn run_helper(helper: &str, pid: i32, text: &str) -> Result<()> {
 }
 
 /// Sets a limit that the child has no right to raise.
-pub fn raise_limit(pid: i32, process: &Process, index: usize) -> Result<()> {
+pub(crate) fn raise_limit(pid: i32, process: &Process, index: usize) -> Result<()> {
     let limit = process.rlimits.get(index);
     let (resource, soft, hard) =
         limit.ok_or_else(|| Error::new(ErrorKind::Internal, "there is no such limit"))?;
@@ -118,7 +118,7 @@ pub fn raise_limit(pid: i32, process: &Process, index: usize) -> Result<()> {
 }
 
 /// The out-of-memory killer's preference.
-pub fn set_oom_score(proc: &OwnedFd, pid: i32, process: &Process) -> Result<()> {
+pub(crate) fn set_oom_score(proc: &OwnedFd, pid: i32, process: &Process) -> Result<()> {
     let Some(score) = process.oom_score_adj else {
         return Ok(());
     };
@@ -128,7 +128,7 @@ pub fn set_oom_score(proc: &OwnedFd, pid: i32, process: &Process) -> Result<()> 
 }
 
 /// Waits for a process that was cloned.
-pub fn reap(pidfd: BorrowedFd<'_>) -> Result<WaitIdStatus, Errno> {
+pub(crate) fn reap(pidfd: BorrowedFd<'_>) -> Result<WaitIdStatus, Errno> {
     loop {
         match rustix::process::waitid(WaitId::PidFd(pidfd), WaitIdOptions::EXITED) {
             Ok(Some(status)) => return Ok(status),
@@ -139,7 +139,7 @@ pub fn reap(pidfd: BorrowedFd<'_>) -> Result<WaitIdStatus, Errno> {
 }
 
 /// Exit code as a shell has it: 128 and the signal for a killed process.
-pub fn exit_code(status: &WaitIdStatus) -> i32 {
+pub(crate) fn exit_code(status: &WaitIdStatus) -> i32 {
     match (status.exit_status(), status.terminating_signal()) {
         (Some(code), _) => code,
         (None, Some(signal)) => 128 + signal,
@@ -148,7 +148,7 @@ pub fn exit_code(status: &WaitIdStatus) -> i32 {
 }
 
 /// The error of a child that vanished without a word.
-pub fn vanished(pidfd: BorrowedFd<'_>, limited: bool) -> Error {
+pub(crate) fn vanished(pidfd: BorrowedFd<'_>, limited: bool) -> Error {
     let how = match reap(pidfd) {
         Ok(status) => match status.terminating_signal() {
             Some(libc::SIGKILL) if limited => "was killed (memory limit too low?)".to_owned(),
@@ -165,7 +165,7 @@ pub fn vanished(pidfd: BorrowedFd<'_>, limited: bool) -> Error {
 
 /// Fetches the source of a mount that the init may not open: clones the tree in the init's own mount
 /// namespace, with the caller's rights, and maps its ids.
-pub fn fetch_source(
+pub(crate) fn fetch_source(
     proof: SingleThreaded,
     plan: &Plan,
     init: i32,
@@ -289,7 +289,7 @@ fn user_namespace(proof: SingleThreaded, maps: &IdMaps) -> Result<OwnedFd> {
 }
 
 /// The mount that holds `path`, from /proc/self/mountinfo: the longest mount point above it.
-pub fn mount_holding(path: &std::path::Path) -> Result<CString> {
+pub(crate) fn mount_holding(path: &std::path::Path) -> Result<CString> {
     let table = std::fs::read_to_string("/proc/self/mountinfo")
         .context(|| "cannot read /proc/self/mountinfo")?;
     let path =
@@ -304,7 +304,7 @@ pub fn mount_holding(path: &std::path::Path) -> Result<CString> {
 }
 
 /// Mount points of proc and sysfs outside of `root`, outermost first.
-pub fn kernel_views(root: &std::path::Path) -> Result<Vec<CString>> {
+pub(crate) fn kernel_views(root: &std::path::Path) -> Result<Vec<CString>> {
     let table = std::fs::read_to_string("/proc/self/mountinfo")
         .context(|| "cannot read /proc/self/mountinfo")?;
     let view = |line: &str| {

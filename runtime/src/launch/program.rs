@@ -16,15 +16,15 @@ use crate::sys::exec;
 /// Most bytes of the container's passwd file that are looked at: it may be hostile.
 const PASSWD_MAX: usize = 16 << 20;
 
-/// The first candidate that can be executed.
-pub fn find(process: &Process) -> Result<&CStr, Fail> {
+/// Number of the first candidate that can be executed.
+pub(crate) fn find(process: &Process) -> Result<usize, Fail> {
     let mut worst = Fail {
         errno: Errno::NOENT,
         detail: Detail::NotInPath,
     };
-    for path in &process.candidates {
+    for (number, path) in process.candidates.iter().enumerate() {
         let problem = match executable(path) {
-            Ok(()) => return Ok(path),
+            Ok(()) => return Ok(number),
             Err(problem) => problem,
         };
         if process.program.to_bytes().contains(&b'/') {
@@ -55,7 +55,7 @@ fn executable(path: &CStr) -> Result<(), Fail> {
 
 /// Sets HOME from the container's own passwd file where the configuration does not; `/` if the user
 /// is not in it.
-pub fn set_home(process: &mut Process, root: &Root) -> Result<(), Fail> {
+pub(crate) fn set_home(process: &mut Process, root: &Root) -> Result<(), Fail> {
     if !process.env.has_slot() {
         return Ok(());
     }
@@ -117,7 +117,10 @@ fn home_in(line: &[u8], uid: u32, home: &mut [u8; HOME_MAX]) -> Option<usize> {
 }
 
 /// Executes the program; on failure says what is missing, and its name in `missing`.
-pub fn execute(path: &CStr, process: &Process, missing: &mut [u8; 256]) -> Fail {
+pub(crate) fn execute(number: usize, process: &Process, missing: &mut [u8; 256]) -> Fail {
+    let Some(path) = process.candidates.get(number) else {
+        return Errno::NOENT.into();
+    };
     let errno = exec::execve(path, &process.args, &process.env);
     diagnose(path, errno, missing).unwrap_or(Fail {
         errno,
@@ -127,7 +130,7 @@ pub fn execute(path: &CStr, process: &Process, missing: &mut [u8; 256]) -> Fail 
 
 /// Says on the program's own standard error that it could not be executed: of a detached container
 /// that is all its log will ever hold.
-pub fn complain(process: &Process, fail: Fail) {
+pub(crate) fn complain(process: &Process, fail: Fail) {
     let words: &[u8] = match fail.errno {
         Errno::NOENT => b"no such file or directory",
         Errno::ACCESS => b"permission denied",

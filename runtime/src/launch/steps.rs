@@ -4,7 +4,7 @@
 /// A step of the container's init, or of the process of `exec`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Step {
+pub(crate) enum Step {
     /// Wait for the parent.
     Wait = 0,
     /// Move itself into its v1 cgroups.
@@ -73,7 +73,7 @@ pub enum Step {
 
 impl Step {
     /// All, by number.
-    pub const ALL: [Self; 32] = [
+    pub(crate) const ALL: [Self; 32] = [
         Self::Wait,
         Self::JoinCgroup,
         Self::JoinNamespaces,

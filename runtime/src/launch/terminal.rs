@@ -13,7 +13,7 @@ use rustix::termios::{OptionalActions, Termios};
 use crate::error::{Context, Result};
 
 /// Connects to a stream socket; works for paths longer than sun_path.
-pub fn connect(path: &Path, kind: SocketType) -> Result<OwnedFd> {
+pub(crate) fn connect(path: &Path, kind: SocketType) -> Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC;
     let open = || -> Result<OwnedFd, Errno> {
         let socket = rustix::net::socket_with(AddressFamily::UNIX, kind, flags, None)?;
@@ -31,7 +31,7 @@ pub fn connect(path: &Path, kind: SocketType) -> Result<OwnedFd> {
 }
 
 /// Both ends of a socket that takes a master.
-pub fn socket_pair() -> Result<(OwnedFd, OwnedFd), Errno> {
+pub(crate) fn socket_pair() -> Result<(OwnedFd, OwnedFd), Errno> {
     rustix::net::socketpair(
         AddressFamily::UNIX,
         SocketType::STREAM,
@@ -41,7 +41,7 @@ pub fn socket_pair() -> Result<(OwnedFd, OwnedFd), Errno> {
 }
 
 /// Receives a descriptor.
-pub fn receive(socket: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+pub(crate) fn receive(socket: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -56,7 +56,7 @@ pub fn receive(socket: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
 }
 
 /// Sends a descriptor with a few bytes of text.
-pub fn send(
+pub(crate) fn send(
     socket: BorrowedFd<'_>,
     text: &std::ffi::CStr,
     fd: BorrowedFd<'_>,
@@ -64,9 +64,18 @@ pub fn send(
     crate::rootfs::console::send(socket, text, fd)
 }
 
+/// Rows and columns of the caller's terminal.
+pub(crate) fn callers_size() -> Option<(u16, u16)> {
+    let (stdin, stdout) = (std::io::stdin(), std::io::stdout());
+    [stdin.as_fd(), stdout.as_fd()].iter().find_map(|stream| {
+        let size = rustix::termios::tcgetwinsize(stream).ok()?;
+        (size.ws_row != 0).then_some((size.ws_row, size.ws_col))
+    })
+}
+
 /// A master and the caller's terminal, which gets its modes back in the end.
 #[derive(Debug)]
-pub struct Terminal {
+pub(crate) struct Terminal {
     master: OwnedFd,
     saved: Option<Termios>,
     /// Bytes read from the caller and not yet taken by the container.
@@ -77,7 +86,7 @@ pub struct Terminal {
 
 impl Terminal {
     /// Takes a master; puts the caller's terminal, if there is one, into raw mode.
-    pub fn new(master: OwnedFd) -> Result<Self, Errno> {
+    pub(crate) fn new(master: OwnedFd) -> Result<Self, Errno> {
         let mut saved = None;
         let stdin = std::io::stdin();
         if stdin.is_terminal() {
@@ -99,7 +108,7 @@ impl Terminal {
     }
 
     /// Gives the container's terminal the size of the caller's.
-    pub fn resize(&self) {
+    pub(crate) fn resize(&self) {
         for stream in [std::io::stdin().as_fd(), std::io::stdout().as_fd()] {
             if let Ok(size) = rustix::termios::tcgetwinsize(stream)
                 && size.ws_row != 0
@@ -112,7 +121,7 @@ impl Terminal {
 
     /// What the poll loop waits for: the caller's input, the container's output, room for pending
     /// input.
-    pub fn interests(&self) -> (bool, bool, bool) {
+    pub(crate) fn interests(&self) -> (bool, bool, bool) {
         (
             self.input_open && self.pending.is_empty(),
             self.output_open,
@@ -121,12 +130,12 @@ impl Terminal {
     }
 
     /// The container's end.
-    pub fn master(&self) -> BorrowedFd<'_> {
+    pub(crate) fn master(&self) -> BorrowedFd<'_> {
         self.master.as_fd()
     }
 
     /// Takes input from the caller; at its end the container gets an end-of-file character.
-    pub fn read_input(&mut self) {
+    pub(crate) fn read_input(&mut self) {
         let mut bytes = [0u8; 4096];
         match rustix::io::read(std::io::stdin(), &mut bytes) {
             Ok(0) | Err(Errno::IO | Errno::BADF) => {
@@ -140,14 +149,14 @@ impl Terminal {
     }
 
     /// Passes on what the container has room for.
-    pub fn write_input(&mut self) {
+    pub(crate) fn write_input(&mut self) {
         if let Ok(written) = rustix::io::write(&self.master, &self.pending) {
             self.pending.drain(..written);
         }
     }
 
     /// Passes on the container's output; EIO means that nobody holds the slave any more.
-    pub fn copy_output(&mut self) {
+    pub(crate) fn copy_output(&mut self) {
         let mut bytes = [0u8; 32 << 10];
         match rustix::io::read(&self.master, &mut bytes) {
             Ok(0) | Err(Errno::IO) => self.output_open = false,
@@ -163,7 +172,7 @@ impl Terminal {
     }
 
     /// Passes on what is left after the container's end.
-    pub fn drain(&mut self) {
+    pub(crate) fn drain(&mut self) {
         use rustix::event::{PollFd, PollFlags, Timespec};
         let now = Timespec {
             tv_sec: 0,

@@ -21,7 +21,7 @@ const LENGTH: usize = 32 + TEXT_MAX;
 /// What a message says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Tag {
+pub(crate) enum Tag {
     /// Child: a step failed; it ends now.
     Failed = 1,
     /// Child: it cannot open the source of mount `index`; a descriptor, please.
@@ -44,7 +44,7 @@ pub enum Tag {
 
 /// One message.
 #[derive(Debug, Clone, Copy)]
-pub struct Message {
+pub(crate) struct Message {
     /// What it says.
     pub tag: Tag,
     /// The step that failed.
@@ -62,7 +62,7 @@ pub struct Message {
 
 impl Message {
     /// A message that is nothing but its tag.
-    pub fn new(tag: Tag) -> Self {
+    pub(crate) fn new(tag: Tag) -> Self {
         Self {
             tag,
             step: Step::Wait,
@@ -75,13 +75,13 @@ impl Message {
     }
 
     /// Adds text, cut to what fits.
-    pub fn set_text(&mut self, text: &[u8]) {
+    pub(crate) fn set_text(&mut self, text: &[u8]) {
         let length = text.len().min(TEXT_MAX);
         self.text[..length].copy_from_slice(&text[..length]);
     }
 
     /// The text, without the padding.
-    pub fn text(&self) -> &[u8] {
+    pub(crate) fn text(&self) -> &[u8] {
         let end = self.text.iter().position(|b| *b == 0).unwrap_or(TEXT_MAX);
         &self.text[..end]
     }
@@ -139,29 +139,38 @@ const TAGS: [Tag; 9] = [
 
 /// One end.
 #[derive(Debug)]
-pub struct Wire(OwnedFd);
+pub(crate) struct Wire(OwnedFd);
 
 impl Wire {
     /// Both ends.
-    pub fn pair() -> Result<(Self, Self), Errno> {
+    pub(crate) fn pair() -> Result<(Self, Self), Errno> {
         let flags = SocketFlags::CLOEXEC;
         let (a, b) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
         Ok((Self(a), Self(b)))
     }
 
+    /// Closes this end in a freshly cloned process, where it belongs to the other side. The owner is
+    /// never dropped there: the process ends in `execve` or `_exit`.
+    pub(crate) fn close_in_child(&self) {
+        use std::os::fd::AsRawFd as _;
+        if let Ok(number) = u32::try_from(self.0.as_raw_fd()) {
+            let _ = crate::sys::process::close_range(number, number);
+        }
+    }
+
     /// Takes over a connected SEQPACKET socket.
-    pub fn from_fd(fd: OwnedFd) -> Self {
+    pub(crate) fn from_fd(fd: OwnedFd) -> Self {
         Self(fd)
     }
 
     /// Sends a message with write(2), the call that every seccomp profile allows.
-    pub fn send(&self, message: &Message) -> Result<(), Errno> {
+    pub(crate) fn send(&self, message: &Message) -> Result<(), Errno> {
         rustix::io::retry_on_intr(|| rustix::io::write(&self.0, &message.encode())).map(drop)
     }
 
     /// Sends a message with a descriptor.
-    pub fn send_with(&self, message: &Message, fd: BorrowedFd<'_>) -> Result<(), Errno> {
+    pub(crate) fn send_with(&self, message: &Message, fd: BorrowedFd<'_>) -> Result<(), Errno> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         let fds = [fd];
@@ -175,7 +184,7 @@ impl Wire {
     }
 
     /// Receives a message and the descriptor that came with it; `None` when the other end is gone.
-    pub fn receive(&self) -> Result<Option<(Message, Option<OwnedFd>)>, Errno> {
+    pub(crate) fn receive(&self) -> Result<Option<(Message, Option<OwnedFd>)>, Errno> {
         let mut bytes = [0; LENGTH];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -198,7 +207,7 @@ impl Wire {
     }
 
     /// Waits for the other side's `Go`; EPIPE when it is gone.
-    pub fn wait_go(&self) -> Result<(), Errno> {
+    pub(crate) fn wait_go(&self) -> Result<(), Errno> {
         match self.receive()? {
             Some((message, _)) if message.tag == Tag::Go => Ok(()),
             Some(_) => Err(Errno::PROTO),

@@ -11,7 +11,7 @@ use crate::state::Directory;
 const LIVE: [Status; 3] = [Status::Created, Status::Running, Status::Paused];
 
 /// Freezes.
-pub fn pause(runtime: &Runtime, id: &str) -> Result<()> {
+pub(crate) fn pause(runtime: &Runtime, id: &str) -> Result<()> {
     let directory = Directory::open(&runtime.root, id)?;
     let _lock = directory.lock()?;
     let record = require(&directory, &[Status::Created, Status::Running], "pause")?;
@@ -19,7 +19,7 @@ pub fn pause(runtime: &Runtime, id: &str) -> Result<()> {
 }
 
 /// Thaws.
-pub fn resume(runtime: &Runtime, id: &str) -> Result<()> {
+pub(crate) fn resume(runtime: &Runtime, id: &str) -> Result<()> {
     let directory = Directory::open(&runtime.root, id)?;
     let _lock = directory.lock()?;
     let record = require(&directory, &LIVE, "resume")?;
@@ -33,7 +33,7 @@ pub fn resume(runtime: &Runtime, id: &str) -> Result<()> {
 }
 
 /// Changes limits, and the configuration that later updates start from.
-pub fn update(
+pub(crate) fn update(
     runtime: &Runtime,
     id: &str,
     resources: &LinuxResources,
@@ -68,7 +68,7 @@ pub fn update(
 }
 
 /// Statistics.
-pub fn stats(runtime: &Runtime, id: &str) -> Result<stats::Stats> {
+pub(crate) fn stats(runtime: &Runtime, id: &str) -> Result<stats::Stats> {
     let directory = Directory::open(&runtime.root, id)?;
     require(&directory, &LIVE, "read statistics of")?
         .cgroup
@@ -76,7 +76,7 @@ pub fn stats(runtime: &Runtime, id: &str) -> Result<stats::Stats> {
 }
 
 /// Out-of-memory kills.
-pub fn oom_watch(runtime: &Runtime, id: &str) -> Result<oom::Watch> {
+pub(crate) fn oom_watch(runtime: &Runtime, id: &str) -> Result<oom::Watch> {
     let directory = Directory::open(&runtime.root, id)?;
     require(&directory, &LIVE, "watch")?.cgroup.oom_watch()
 }

@@ -30,7 +30,7 @@ use crate::sys::process::{CloneArgs, Cloned, SingleThreaded, clone};
 
 /// Who lets the program start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Start {
+pub(crate) enum Start {
     /// `start`, some day.
     Later,
     /// This process, at once.
@@ -39,7 +39,7 @@ pub enum Start {
 
 /// A container whose init is ready.
 #[derive(Debug)]
-pub struct Created {
+pub(crate) struct Created {
     /// Its record, as written.
     pub record: Record,
     /// Its directory.
@@ -72,11 +72,13 @@ struct Launch<'a> {
     proc: OwnedFd,
     /// Set once they exist, for the undoing.
     cgroup_made: bool,
+    /// The init was not born in its cgroup.
+    outside: bool,
     child: Option<OwnedFd>,
 }
 
 /// Makes a container.
-pub fn create(
+pub(crate) fn create(
     runtime: &Runtime,
     id: &str,
     options: &CreateOptions,
@@ -93,7 +95,7 @@ pub fn create(
 }
 
 /// The proof that every operation that clones needs.
-pub fn prove_single_threaded() -> Result<SingleThreaded> {
+pub(crate) fn prove_single_threaded() -> Result<SingleThreaded> {
     SingleThreaded::prove().ok_or_else(|| {
         Error::new(
             ErrorKind::Internal,
@@ -111,6 +113,7 @@ impl<'a> Launch<'a> {
         start: Start,
     ) -> Result<Self> {
         state::check_id(id)?;
+        check_preserved(options.preserve_fds)?;
         let proof = prove_single_threaded()?;
         let loaded = crate::spec::load::load(&options.bundle)?;
         let spec = loaded.spec;
@@ -131,8 +134,11 @@ impl<'a> Launch<'a> {
             no_pivot: options.no_pivot,
             listen_fds: listen_fds(),
         };
-        let plan = Plan::from_spec(&spec, &facts)?;
+        let mut plan = Plan::from_spec(&spec, &facts)?;
         check_terminal(&plan, options, start)?;
+        if options.console_socket.is_none() {
+            plan.process.console_size = plan.process.console_size.or_else(terminal::callers_size);
+        }
         let linux = spec.linux().as_ref();
         let filter = match linux.and_then(|l| l.seccomp().as_ref()) {
             Some(seccomp) => seccomp::compile(seccomp)?,
@@ -196,12 +202,10 @@ impl<'a> Launch<'a> {
             hooks,
             proc,
             cgroup_made: false,
+            outside: false,
             child: None,
         };
-        let recorded = launch
-            .directory
-            .write_record(&launch.record)
-            .and_then(|()| launch.directory.write_config(&loaded.raw));
+        let recorded = launch.directory.begin(&launch.record, &loaded.raw);
         match recorded {
             Ok(()) => Ok(launch),
             Err(error) => {
@@ -236,6 +240,9 @@ impl<'a> Launch<'a> {
         if systemd {
             self.start_unit(pid)?;
         }
+        if self.outside {
+            self.record.cgroup.attach(pid)?;
+        }
         self.record.pid = pid;
         self.record.start_time = state::facts(pid).map_or(0, |facts| facts.start_time);
         self.directory.write_record(&self.record)?;
@@ -258,7 +265,8 @@ impl<'a> Launch<'a> {
     fn must_wait(&self) -> bool {
         // Behind an intermediate process the init shares its end of the wire: it keeps silent until
         // its pid is known.
-        self.plan.namespaces.maps.is_some()
+        self.outside
+            || self.plan.namespaces.maps.is_some()
             || self.plan.namespaces.needs_intermediate()
             || self.record.cgroup.unit.is_some()
     }
@@ -361,7 +369,11 @@ impl<'a> Launch<'a> {
                     .as_c_str()
                     .to_string_lossy()
             );
-            rustix::net::bind(&socket, &SocketAddrUnix::new(path.as_str())?)?;
+            let before = rustix::process::umask(Mode::from_raw_mode(0o177));
+            let bound = SocketAddrUnix::new(path.as_str())
+                .and_then(|address| rustix::net::bind(&socket, &address));
+            rustix::process::umask(before);
+            bound?;
             rustix::net::listen(&socket, 16)?;
             Ok(socket)
         };
@@ -420,7 +432,30 @@ impl<'a> Launch<'a> {
         } else {
             args
         };
-        let cloned = clone(proof, &first).map_err(|errno| clone_error(errno, namespaces))?;
+        let mut outside = false;
+        let cloned = match clone(proof, &first) {
+            // Before 5.7, or behind a filter that hides clone3: the child is moved afterwards.
+            Err(Errno::NOSYS) if first.cgroup.is_some() => {
+                outside = true;
+                let first = CloneArgs {
+                    cgroup: None,
+                    ..first
+                };
+                clone(proof, &first)
+            }
+            other => other,
+        };
+        let cloned = cloned.map_err(|errno| clone_error(errno, namespaces))?;
+        let args = if outside {
+            CloneArgs {
+                cgroup: None,
+                ..args
+            }
+        } else {
+            args
+        };
+        let wait_for_maps = wait_for_maps || outside;
+        self.outside = outside;
         if let Cloned::Parent(pid, pidfd) = cloned {
             drop(theirs);
             if !intermediate {
@@ -431,6 +466,9 @@ impl<'a> Launch<'a> {
             self.child = Some(pidfd);
             return Ok(pid);
         }
+        // The parent's end must not live on here: its closing is how the child learns of the
+        // parent's death.
+        wire.close_in_child();
         if intermediate {
             intermediate::run(proof, &joins, &args, &theirs);
         }
@@ -642,12 +680,7 @@ impl<'a> Launch<'a> {
         }
         if cloned && let (Some(files), Some(hooks)) = (&self.hooks, self.spec.hooks()) {
             let _ = files.set_state(&self.record, Status::Stopped);
-            let _ = files.run(
-                self.proof,
-                &self.record.bundle,
-                "poststop",
-                hooks.poststop().as_ref(),
-            );
+            files.run_poststop(self.proof, &self.record.bundle, hooks);
         }
         let _ = self.directory.remove();
     }
@@ -670,8 +703,21 @@ pub fn check_terminal(plan: &Plan, options: &CreateOptions, start: Start) -> Res
     }
 }
 
+/// A number that is not open would be taken by a descriptor of ours.
+pub(crate) fn check_preserved(count: u32) -> Result<()> {
+    for fd in 3..3 + count {
+        let number = i32::try_from(fd).unwrap_or(-1);
+        if crate::sys::process::borrow_inherited(number).is_err() {
+            return Err(Error::invalid(format!(
+                "--preserve-fds {count}: descriptor {fd} is not open"
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// How many descriptors the caller hands down by the protocol of sd_listen_fds(3).
-pub fn listen_fds() -> Option<u32> {
+pub(crate) fn listen_fds() -> Option<u32> {
     std::env::var("LISTEN_FDS")
         .ok()?
         .parse()
@@ -680,7 +726,7 @@ pub fn listen_fds() -> Option<u32> {
 }
 
 /// Writes a pid so that a reader never sees half of it.
-pub fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
+pub(crate) fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
     let mut name = std::ffi::OsString::from(".");
     name.push(path.file_name().unwrap_or_default());
     name.push(format!(".{}", std::process::id()));
@@ -694,7 +740,7 @@ pub fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
 }
 
 /// Fetches a seccomp listener from the process that loaded the filter, and hands it to its agent.
-pub fn send_listener(
+pub(crate) fn send_listener(
     pidfd: BorrowedFd<'_>,
     message: &Message,
     filter: Option<&Filter>,

@@ -37,7 +37,8 @@ struct Job<'a> {
 }
 
 /// Runs a process; returns its exit code, or 0 when detached.
-pub fn exec(runtime: &Runtime, id: &str, options: &ExecOptions) -> Result<i32> {
+pub(crate) fn exec(runtime: &Runtime, id: &str, options: &ExecOptions) -> Result<i32> {
+    super::create::check_preserved(options.preserve_fds)?;
     let mut job = Job::decide(runtime, id, options)?;
     let signals = if options.detach {
         None
@@ -53,7 +54,7 @@ pub fn exec(runtime: &Runtime, id: &str, options: &ExecOptions) -> Result<i32> {
         .exec_target(&options.cgroup, job.record.pid)?;
     let (console, console_here) = job.open_console()?;
     let (wire, theirs) = Wire::pair().context(|| "cannot create a socket pair")?;
-    let (pid, pidfd) = job.clone_process(&prepared, theirs, console.as_ref())?;
+    let (pid, pidfd) = job.clone_process(&prepared, &wire, theirs, console.as_ref())?;
     drop((console, prepared));
     match job.release(&wire, pid, &pidfd) {
         Ok(()) => {}
@@ -104,6 +105,9 @@ impl<'a> Job<'a> {
             process.capabilities.add(name)?;
         }
         check_terminal(&process, options)?;
+        if options.console_socket.is_none() {
+            process.console_size = process.console_size.or_else(terminal::callers_size);
+        }
         let seccomp = spec.linux().as_ref().and_then(|l| l.seccomp().as_ref());
         let filter = match seccomp {
             Some(seccomp) => seccomp::compile(seccomp)?,
@@ -137,6 +141,7 @@ impl<'a> Job<'a> {
     fn clone_process(
         &mut self,
         prepared: &Prepared,
+        wire: &Wire,
         theirs: Wire,
         console: Option<&OwnedFd>,
     ) -> Result<(i32, OwnedFd)> {
@@ -157,9 +162,22 @@ impl<'a> Job<'a> {
             flags: 0,
             cgroup: prepared.unified.as_ref().map(|fd| fd.as_fd()),
         };
-        let cloned = clone(self.proof, &args).context(|| "cannot create the process")?;
+        let mut outside = false;
+        let cloned = match clone(self.proof, &args) {
+            Err(rustix::io::Errno::NOSYS) if args.cgroup.is_some() => {
+                outside = true;
+                clone(self.proof, &CloneArgs::default())
+            }
+            other => other,
+        };
+        let cloned = cloned.context(|| "cannot create the process")?;
         let setup = match cloned {
-            Cloned::Parent(pid, pidfd) => return Ok((pid, pidfd)),
+            Cloned::Parent(pid, pidfd) => {
+                if outside {
+                    self.record.cgroup.attach_unified(prepared, pid)?;
+                }
+                return Ok((pid, pidfd));
+            }
             Cloned::Child => ExecSetup {
                 common: Setup {
                     proof: self.proof,
@@ -175,6 +193,7 @@ impl<'a> Job<'a> {
                 namespaces: namespaces & !PID_NAMESPACE,
             },
         };
+        wire.close_in_child();
         exec::run(&mut self.process, setup, theirs)
     }
 
@@ -273,10 +292,38 @@ fn check_terminal(process: &Process, options: &ExecOptions) -> Result<()> {
     ))
 }
 
+/// What a process description leaves open is as for the container's own program.
+fn complete(mut process: oci::Process, spec: &oci::Spec) -> oci::Process {
+    let Some(own) = spec.process() else {
+        return process;
+    };
+    if process.capabilities().is_none() {
+        process.set_capabilities(own.capabilities().clone());
+    }
+    if process.rlimits().as_ref().is_none_or(Vec::is_empty) {
+        process.set_rlimits(own.rlimits().clone());
+    }
+    if process
+        .apparmor_profile()
+        .as_ref()
+        .is_none_or(String::is_empty)
+    {
+        process.set_apparmor_profile(own.apparmor_profile().clone());
+    }
+    if process
+        .selinux_label()
+        .as_ref()
+        .is_none_or(String::is_empty)
+    {
+        process.set_selinux_label(own.selinux_label().clone());
+    }
+    process
+}
+
 /// The container's own process description with what the options change.
 fn describe(spec: &oci::Spec, options: &ExecOptions) -> Result<oci::Process> {
     let mut process = match &options.process {
-        Some(process) => process.clone(),
+        Some(process) => complete(process.clone(), spec),
         None => {
             let mut process = spec
                 .process()

@@ -19,7 +19,8 @@ use crate::launch::wire::{Message, Tag};
 use crate::sys::process::pidfd_signal;
 
 /// Creates, starts and, unless detached, waits.
-pub fn run(runtime: &Runtime, id: &str, options: &CreateOptions) -> Result<i32> {
+pub(crate) fn run(runtime: &Runtime, id: &str, options: &CreateOptions) -> Result<i32> {
+    super::create::check_preserved(options.preserve_fds)?;
     // Before the first clone: a signal that arrives in between is not lost.
     let signals = if options.detach {
         None
@@ -58,13 +59,13 @@ fn show_last_words(created: &Created) {
 }
 
 /// Orphans of the container become this process's children and are reaped by it.
-pub fn adopt_orphans() -> Result<()> {
+pub(crate) fn adopt_orphans() -> Result<()> {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .context(|| "cannot become a subreaper")
 }
 
 /// Blocks all signals that can be forwarded and makes them readable.
-pub fn block_signals() -> Result<SignalFd> {
+pub(crate) fn block_signals() -> Result<SignalFd> {
     let all = SigSet::all();
     sigprocmask(SigmaskHow::SIG_BLOCK, Some(&all), None).context(|| "cannot block signals")?;
     SignalFd::with_flags(&all, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
@@ -126,14 +127,14 @@ fn wait(created: &Created, signals: &SignalFd) -> Result<i32> {
 }
 
 /// Takes the master that the container's side sent.
-pub fn open_terminal(socket: &OwnedFd) -> Result<Terminal> {
+pub(crate) fn open_terminal(socket: &OwnedFd) -> Result<Terminal> {
     terminal::receive(socket.as_fd())
         .and_then(Terminal::new)
         .context(|| "cannot set up the container's terminal")
 }
 
 /// Forwards signals and terminal until the process behind `pidfd` is gone; returns its exit code.
-pub fn attend(
+pub(crate) fn attend(
     pid: i32,
     pidfd: &OwnedFd,
     signals: &SignalFd,

@@ -19,14 +19,14 @@ const OUTPUT_MAX: usize = 4096;
 
 /// State, standard output and standard error, as files in memory.
 #[derive(Debug)]
-pub struct Files {
+pub(crate) struct Files {
     state: OwnedFd,
     output: OwnedFd,
     error: OwnedFd,
 }
 
 /// The state as hooks read it (runtime-spec runtime.md, "State").
-pub fn state_json(record: &Record, status: Status) -> serde_json::Value {
+pub(crate) fn state_json(record: &Record, status: Status) -> serde_json::Value {
     let mut state = serde_json::json!({
         "ociVersion": record.oci_version,
         "id": record.id,
@@ -44,7 +44,7 @@ pub fn state_json(record: &Record, status: Status) -> serde_json::Value {
 
 impl Files {
     /// New, empty ones.
-    pub fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         let file = |name: &str| rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC);
         let files = || -> Result<Self, Errno> {
             Ok(Self {
@@ -57,7 +57,7 @@ impl Files {
     }
 
     /// Borrows them.
-    pub fn streams(&self) -> Streams<'_> {
+    pub(crate) fn streams(&self) -> Streams<'_> {
         Streams {
             state: self.state.as_fd(),
             output: self.output.as_fd(),
@@ -66,7 +66,7 @@ impl Files {
     }
 
     /// Sets what hooks read.
-    pub fn set_state(&self, record: &Record, status: Status) -> Result<()> {
+    pub(crate) fn set_state(&self, record: &Record, status: Status) -> Result<()> {
         let text = state_json(record, status).to_string();
         let write = || -> Result<(), Errno> {
             rustix::fs::ftruncate(&self.state, 0)?;
@@ -80,7 +80,7 @@ impl Files {
     }
 
     /// What the last hook printed.
-    pub fn printed(&self) -> (String, String) {
+    pub(crate) fn printed(&self) -> (String, String) {
         let read = |file: &OwnedFd| {
             let mut bytes = vec![0; OUTPUT_MAX];
             let length = rustix::fs::seek(file, SeekFrom::Start(0))
@@ -92,7 +92,7 @@ impl Files {
     }
 
     /// Runs hooks one after the other; the first failure ends it.
-    pub fn run(
+    pub(crate) fn run(
         &self,
         proof: SingleThreaded,
         bundle: &std::path::Path,
@@ -119,8 +119,27 @@ impl Files {
     }
 }
 
+impl Files {
+    /// Runs all poststop hooks, whatever becomes of each; failures are warnings (runtime-spec
+    /// runtime.md, "Lifecycle", 13).
+    pub(crate) fn run_poststop(
+        &self,
+        proof: SingleThreaded,
+        bundle: &std::path::Path,
+        hooks: &oci::Hooks,
+    ) {
+        for (index, hook) in hooks.poststop().iter().flatten().enumerate() {
+            let one = vec![hook.clone()];
+            if let Err(error) = self.run(proof, bundle, "poststop", Some(&one)) {
+                let text = error.chain().to_string();
+                tracing::warn!("{}", text.replacen("hook #0", &format!("hook #{index}"), 1));
+            }
+        }
+    }
+}
+
 /// Whether there is any hook at all.
-pub fn any(hooks: &oci::Hooks) -> bool {
+pub(crate) fn any(hooks: &oci::Hooks) -> bool {
     [
         hooks.create_runtime(),
         hooks.create_container(),
@@ -133,7 +152,6 @@ pub fn any(hooks: &oci::Hooks) -> bool {
 }
 
 /// The deprecated prestart hooks.
-pub fn prestart(hooks: &oci::Hooks) -> Vec<oci::Hook> {
-    #[expect(deprecated, reason = "configurations still have them")]
+pub(crate) fn prestart(hooks: &oci::Hooks) -> Vec<oci::Hook> {
     hooks.prestart().clone().unwrap_or_default()
 }

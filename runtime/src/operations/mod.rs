@@ -1,10 +1,10 @@
 //! The operations of the life cycle (runtime-spec runtime.md), each in its own file.
 
-pub mod control;
-pub mod create;
-pub mod exec;
-pub mod foreground;
-pub mod hooks;
-pub mod query;
-pub mod start;
-pub mod stop;
+pub(crate) mod control;
+pub(crate) mod create;
+pub(crate) mod exec;
+pub(crate) mod foreground;
+pub(crate) mod hooks;
+pub(crate) mod query;
+pub(crate) mod start;
+pub(crate) mod stop;

@@ -14,7 +14,7 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::state::{self, Directory, Record};
 
 /// The record of a container, or a word about why there is none.
-pub fn load(directory: &Directory) -> Result<Record> {
+pub(crate) fn load(directory: &Directory) -> Result<Record> {
     directory.read_record()?.ok_or_else(|| {
         Error::new(
             ErrorKind::FailedPrecondition,
@@ -27,7 +27,7 @@ pub fn load(directory: &Directory) -> Result<Record> {
 }
 
 /// A pidfd of the init; `None` when it is gone, or its pid now belongs to somebody else.
-pub fn init_of(record: &Record) -> Result<Option<OwnedFd>> {
+pub(crate) fn init_of(record: &Record) -> Result<Option<OwnedFd>> {
     let Some(pid) = Pid::from_raw(record.pid) else {
         return Ok(None);
     };
@@ -43,7 +43,7 @@ pub fn init_of(record: &Record) -> Result<Option<OwnedFd>> {
 }
 
 /// Where a container stands in its life.
-pub fn status_of(directory: &Directory, record: &Record) -> Result<Status> {
+pub(crate) fn status_of(directory: &Directory, record: &Record) -> Result<Status> {
     if record.pid == 0 {
         return Ok(Status::Creating);
     }
@@ -83,7 +83,7 @@ fn report(directory: &Directory, record: Record, owner: String) -> Result<StateR
 }
 
 /// The state of one container.
-pub fn state(runtime: &Runtime, id: &str) -> Result<StateReport> {
+pub(crate) fn state(runtime: &Runtime, id: &str) -> Result<StateReport> {
     let directory = Directory::open(&runtime.root, id)?;
     let record = load(&directory)?;
     let owner = owner_name(record.owner);
@@ -91,7 +91,10 @@ pub fn state(runtime: &Runtime, id: &str) -> Result<StateReport> {
 }
 
 /// All containers.
-pub fn list(runtime: &Runtime, broken: &mut dyn FnMut(&str, Error)) -> Result<Vec<StateReport>> {
+pub(crate) fn list(
+    runtime: &Runtime,
+    broken: &mut dyn FnMut(&str, Error),
+) -> Result<Vec<StateReport>> {
     let mut owners: HashMap<u32, String> = HashMap::new();
     let mut reports = Vec::new();
     for id in state::list_ids(&runtime.root)? {
@@ -127,18 +130,18 @@ fn owner_name(uid: u32) -> String {
 }
 
 /// The container's cgroup, if it still exists.
-pub fn cgroup_of(runtime: &Runtime, id: &str) -> Result<Cgroup> {
+pub(crate) fn cgroup_of(runtime: &Runtime, id: &str) -> Result<Cgroup> {
     let directory = Directory::open(&runtime.root, id)?;
     Ok(load(&directory)?.cgroup)
 }
 
 /// Pids of all processes of a container.
-pub fn processes(runtime: &Runtime, id: &str) -> Result<Vec<i32>> {
+pub(crate) fn processes(runtime: &Runtime, id: &str) -> Result<Vec<i32>> {
     cgroup_of(runtime, id)?.processes()
 }
 
 /// The record of a container in one of the given states.
-pub fn require(directory: &Directory, allowed: &[Status], verb: &str) -> Result<Record> {
+pub(crate) fn require(directory: &Directory, allowed: &[Status], verb: &str) -> Result<Record> {
     let record = load(directory)?;
     let status = status_of(directory, &record)?;
     if allowed.contains(&status) {
@@ -152,6 +155,6 @@ pub fn require(directory: &Directory, allowed: &[Status], verb: &str) -> Result<
 }
 
 /// Waits until the init is gone; false when the time is up.
-pub fn gone_within(init: &OwnedFd, time: std::time::Duration) -> Result<bool> {
+pub(crate) fn gone_within(init: &OwnedFd, time: std::time::Duration) -> Result<bool> {
     crate::launch::hooks::ends_within(init, time).context(|| "cannot wait for the container's init")
 }

@@ -16,7 +16,7 @@ use crate::plan::{Facts, Plan};
 use crate::state::{Directory, Record};
 
 /// Connects to the init that waits; an error when none does.
-pub fn connect(directory: &Directory) -> Result<OwnedFd, Errno> {
+pub(crate) fn connect(directory: &Directory) -> Result<OwnedFd, Errno> {
     let kind = SocketType::SEQPACKET;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)?;
     let path = format!(
@@ -30,7 +30,7 @@ pub fn connect(directory: &Directory) -> Result<OwnedFd, Errno> {
 }
 
 /// Starts a container.
-pub fn start(runtime: &Runtime, id: &str) -> Result<()> {
+pub(crate) fn start(runtime: &Runtime, id: &str) -> Result<()> {
     let directory = Directory::open(&runtime.root, id)?;
     let _lock = directory.lock()?;
     let record = load(&directory)?;

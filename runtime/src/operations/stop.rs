@@ -24,7 +24,7 @@ const MOUNT_NAMESPACE: u64 = libc::CLONE_NEWNS as u64;
 const PID_NAMESPACE: u64 = libc::CLONE_NEWPID as u64;
 
 /// Sends a signal to the init, or to all processes.
-pub fn kill(runtime: &Runtime, id: &str, signal: i32, all: bool) -> Result<()> {
+pub(crate) fn kill(runtime: &Runtime, id: &str, signal: i32, all: bool) -> Result<()> {
     let directory = Directory::open(&runtime.root, id)?;
     let record = load(&directory)?;
     if all {
@@ -74,7 +74,7 @@ fn kill_all(record: &Record, signal: i32) -> Result<()> {
 }
 
 /// Removes a container.
-pub fn delete(runtime: &Runtime, id: &str, force: bool) -> Result<()> {
+pub(crate) fn delete(runtime: &Runtime, id: &str, force: bool) -> Result<()> {
     let directory = match Directory::open(&runtime.root, id) {
         Err(error) if force && error.kind() == ErrorKind::NotFound => return Ok(()),
         other => other?,
@@ -92,6 +92,7 @@ pub fn delete(runtime: &Runtime, id: &str, force: bool) -> Result<()> {
     };
     match status_of(&directory, &record)? {
         Status::Stopped => {}
+        Status::Creating if record.pid == 0 => await_orphan(&record)?,
         Status::Created | Status::Creating => kill_init(&record)?,
         _ if force => kill_init(&record)?,
         status => {
@@ -109,8 +110,24 @@ pub fn delete(runtime: &Runtime, id: &str, force: bool) -> Result<()> {
     Ok(())
 }
 
+/// How long a child lives whose parent was killed before it wrote down the child's pid.
+const ORPHAN_TIME: Duration = Duration::from_secs(5);
+
+/// Such a child ends by itself at its next word to its parent. It is not killed through the cgroup,
+/// which need not be ours: another container's, whose processes made `create` fail.
+fn await_orphan(record: &Record) -> Result<()> {
+    let deadline = std::time::Instant::now() + ORPHAN_TIME;
+    while record.cgroup.exists() && !record.cgroup.processes()?.is_empty() {
+        if std::time::Instant::now() > deadline {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
 /// Kills the init and waits until it is gone.
-pub fn kill_init(record: &Record) -> Result<()> {
+pub(crate) fn kill_init(record: &Record) -> Result<()> {
     let Some(init) = init_of(record)? else {
         return Ok(());
     };
@@ -135,7 +152,7 @@ pub fn kill_init(record: &Record) -> Result<()> {
 
 /// Removes what is left of a container whose init is gone: other processes, the cgroup, poststop
 /// hooks, the record.
-pub fn destroy(directory: &Directory, record: &Record) -> Result<()> {
+pub(crate) fn destroy(directory: &Directory, record: &Record) -> Result<()> {
     if record.namespaces & PID_NAMESPACE == 0 {
         record.cgroup.kill(Signal::KILL)?;
     }
@@ -153,16 +170,15 @@ pub fn destroy(directory: &Directory, record: &Record) -> Result<()> {
             }
         }
     }
-    let hooks = if record.poststop {
-        run_poststop(directory, record)
-    } else {
-        Ok(())
-    };
-    directory.remove()?;
-    hooks
+    // Whatever they do, the container is gone (runtime-spec runtime.md, "Lifecycle", 13).
+    if record.poststop
+        && let Err(error) = run_poststop(directory, record)
+    {
+        tracing::warn!("{}", error.chain());
+    }
+    directory.remove()
 }
 
-/// Poststop hooks cannot keep the container from going: their failure is reported afterwards.
 fn run_poststop(directory: &Directory, record: &Record) -> Result<()> {
     let proof = super::create::prove_single_threaded()?;
     let config = crate::spec::load::spec(&directory.read_config()?)?;
@@ -171,5 +187,6 @@ fn run_poststop(directory: &Directory, record: &Record) -> Result<()> {
     };
     let files = Files::new()?;
     files.set_state(record, Status::Stopped)?;
-    files.run(proof, &record.bundle, "poststop", hooks.poststop().as_ref())
+    files.run_poststop(proof, &record.bundle, hooks);
+    Ok(())
 }

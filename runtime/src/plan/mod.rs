@@ -13,7 +13,7 @@ use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{self as oci, Linux, LinuxNamespaceType, Spec};
+use oci_spec::runtime::{Linux, LinuxNamespaceType, Spec};
 
 use crate::error::{Error, Result};
 
@@ -110,6 +110,9 @@ impl Plan {
             .process()
             .as_ref()
             .ok_or_else(|| Error::invalid("process is missing"))?;
+        let mut process = Process::plan(process, linux, facts.listen_fds)?;
+        // For processes of `exec` only, as the name says.
+        (process.affinity_initial, process.affinity_final) = (None, None);
         let own_mounts = namespaces.has(LinuxNamespaceType::Mount);
         let hooks = spec.hooks().as_ref();
         let uts = namespaces.has(LinuxNamespaceType::Uts);
@@ -143,7 +146,7 @@ impl Plan {
                 hooks.and_then(|h| h.start_container().as_ref()),
             )?,
             mount_label,
-            process: Process::plan(process, linux, facts.listen_fds)?,
+            process,
             loopback: namespaces.is_new(LinuxNamespaceType::Network),
             namespaces,
             mounts,

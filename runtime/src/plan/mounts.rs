@@ -24,6 +24,8 @@ pub struct MountStep {
     pub kind: MountKind,
     /// Attributes of this mount alone.
     pub attr: MountAttr,
+    /// The target may lie on the container's procfs.
+    pub inside_proc: bool,
     /// Attributes that are cleared as well, unless they are locked: what a bind mount with options
     /// does not name.
     pub unnamed: u64,
@@ -293,6 +295,7 @@ fn step(index: usize, mount: &Mount, context: &MountContext<'_>) -> Result<Mount
     let inside = mount.destination().strip_prefix(context.root);
     let inside = inside.ok().filter(|_| context.root != Path::new("/"));
     let destination = Path::new("/").join(inside.unwrap_or(mount.destination()));
+    let inside_proc = check_proc(&destination, mount, context)?;
     let words = mount.options().as_deref().unwrap_or_default();
     let options = parse_options(words);
     let fstype = mount.typ().as_deref().unwrap_or_default();
@@ -331,10 +334,73 @@ fn step(index: usize, mount: &Mount, context: &MountContext<'_>) -> Result<Mount
         target: c_path(&destination)?,
         kind,
         attr,
+        inside_proc,
         unnamed,
         recursive: options.recursive,
         propagation: options.propagation,
     })
+}
+
+/// Files of /proc that engines cover with files that tell a container of its limits; also what criu
+/// needs. Everything else below /proc is the kernel's: a file in its place could mislead what we, or
+/// the container's own tools, write to the kernel (CVE-2019-16884, CVE-2025-52881).
+const PROC_FILES: [&str; 11] = [
+    "/proc/cpuinfo",
+    "/proc/diskstats",
+    "/proc/loadavg",
+    "/proc/meminfo",
+    "/proc/net/dev",
+    "/proc/slabinfo",
+    "/proc/stat",
+    "/proc/swaps",
+    "/proc/sys/crypto/fips_enabled",
+    "/proc/sys/kernel/ns_last_pid",
+    "/proc/uptime",
+];
+
+/// Whether the destination is one of [`PROC_FILES`]; an error when it is another place below /proc,
+/// or /proc itself for something that is no procfs.
+fn check_proc(destination: &Path, mount: &Mount, context: &MountContext<'_>) -> Result<bool> {
+    let clean = lexical(destination);
+    let Ok(below) = clean.strip_prefix("/proc") else {
+        return Ok(false);
+    };
+    if below.as_os_str().is_empty() {
+        let source = mount
+            .source()
+            .as_ref()
+            .map(|s| lexical(&context.bundle.join(s)));
+        let bound = source.is_some_and(|s| s == Path::new("/proc"));
+        if bound || matches!(mount.typ().as_deref(), Some("proc")) {
+            return Ok(bound);
+        }
+        return Err(Error::invalid(format!(
+            "{:?} cannot be mounted because it is not of type proc",
+            mount.destination()
+        )));
+    }
+    if PROC_FILES.iter().any(|file| clean == Path::new(file)) {
+        return Ok(true);
+    }
+    Err(Error::invalid(format!(
+        "{:?} cannot be mounted because it is inside /proc",
+        mount.destination()
+    )))
+}
+
+/// Without `.` and `..`, as text.
+fn lexical(path: &Path) -> PathBuf {
+    let mut clean = PathBuf::new();
+    for part in path.components() {
+        match part {
+            std::path::Component::ParentDir => {
+                clean.pop();
+            }
+            std::path::Component::CurDir => {}
+            other => clean.push(other),
+        }
+    }
+    clean
 }
 
 fn bind(mount: &Mount, options: &Options, context: &MountContext<'_>) -> Result<Bind> {
@@ -490,6 +556,30 @@ mod tests {
             panic!("not a file system")
         };
         assert!(fs.late_readonly && fs.flags & libc::MS_RDONLY == 0 && fs.inherit_mode);
+    }
+
+    #[test]
+    fn only_known_files_below_proc_are_covered() {
+        for destination in ["/proc/cpuinfo", "/x/../proc/./uptime", "/proc/net/dev"] {
+            let json =
+                serde_json::json!({"destination": destination, "type": "bind", "source": "/a"});
+            assert!(one(json).unwrap().inside_proc, "{destination}");
+        }
+        for destination in [
+            "/proc",
+            "/proc/self/attr/exec",
+            "/proc/../proc/sys",
+            "/proc/1",
+        ] {
+            let json =
+                serde_json::json!({"destination": destination, "type": "bind", "source": "/a"});
+            assert!(one(json).is_err(), "{destination}");
+        }
+        let host = serde_json::json!({"destination": "/proc", "type": "bind", "source": "/proc"});
+        assert!(one(host).is_ok());
+        let elsewhere =
+            serde_json::json!({"destination": "/process", "type": "bind", "source": "/a"});
+        assert!(!one(elsewhere).unwrap().inside_proc);
     }
 
     #[test]

@@ -46,7 +46,7 @@ const FLAGS: MsFlags = MsFlags::MS_NOSUID
     .union(MsFlags::MS_NOEXEC);
 
 /// Carries out a step of type `cgroup`.
-pub fn mount(root: &Root, step: &MountStep, view: &View) -> Result<(), Fail> {
+pub(crate) fn mount(root: &Root, step: &MountStep, view: &View) -> Result<(), Fail> {
     let (target, _) = root
         .ensure(&step.target, Want::Directory, Links::Follow)
         .during(Detail::Target)?;

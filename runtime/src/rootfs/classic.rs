@@ -14,7 +14,7 @@ use crate::sys::mount::{MountAttr, attr};
 const NONE: Option<&CStr> = None;
 
 /// Binds `source` onto `target` and opens the new mount.
-pub fn bind(
+pub(crate) fn bind(
     root: &Root,
     source: &CStr,
     recursive: bool,
@@ -29,7 +29,7 @@ pub fn bind(
 }
 
 /// Changes attributes of one attached mount. Recursive changes cannot be had this way.
-pub fn set_attributes(
+pub(crate) fn set_attributes(
     mounted: BorrowedFd<'_>,
     change: &MountAttr,
     recursive: bool,

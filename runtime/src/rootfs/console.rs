@@ -24,7 +24,7 @@ const SLAVE_MAJORS: std::ops::RangeInclusive<u32> = 136..=143;
 /// Opens a new pseudo-terminal below the root; returns master and slave.
 ///
 /// With `raw`, line feeds are not turned into carriage return and line feed.
-pub fn open(
+pub(crate) fn open(
     root: &Root,
     size: Option<(u16, u16)>,
     uid: u32,
@@ -75,7 +75,7 @@ pub fn open(
 }
 
 /// Puts the slave at /dev/console.
-pub fn bind_console(root: &Root, slave: BorrowedFd<'_>) -> Result<(), Fail> {
+pub(crate) fn bind_console(root: &Root, slave: BorrowedFd<'_>) -> Result<(), Fail> {
     let (target, _) = root
         .ensure(c"/dev/console", Want::File, Links::Refuse)
         .during(Detail::Target)?;
@@ -84,7 +84,11 @@ pub fn bind_console(root: &Root, slave: BorrowedFd<'_>) -> Result<(), Fail> {
 }
 
 /// Sends the master, with `name` as the message, to a console socket.
-pub fn send(socket: BorrowedFd<'_>, name: &CStr, master: BorrowedFd<'_>) -> Result<(), Errno> {
+pub(crate) fn send(
+    socket: BorrowedFd<'_>,
+    name: &CStr,
+    master: BorrowedFd<'_>,
+) -> Result<(), Errno> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     let fds = [master];
@@ -96,15 +100,16 @@ pub fn send(socket: BorrowedFd<'_>, name: &CStr, master: BorrowedFd<'_>) -> Resu
 /// Gives the standard streams to the program's user, as far as they are pipes or terminals that
 /// root owns; files that others share are left alone. The host's /dev/null becomes the container's:
 /// a file of a mount that the container does not have cannot be checkpointed.
-pub fn own_streams(uid: u32) -> Result<(), Errno> {
-    let null = open_null();
+pub(crate) fn own_streams(uid: u32) -> Result<(), Errno> {
+    let mut null = None;
     for number in 0..=2 {
         let Ok(stream) = crate::sys::process::borrow_inherited(number) else {
             continue;
         };
         let stat = rustix::fs::fstat(stream)?;
         if is_null(&stat) {
-            if let Some(null) = &null {
+            // Opened only when it is needed: a filter may watch by now.
+            if let Some(null) = null.get_or_insert_with(open_null) {
                 crate::sys::process::dup_onto(null.as_fd(), number)?;
             }
             continue;

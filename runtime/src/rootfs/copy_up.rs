@@ -16,7 +16,7 @@ use super::mount::readable;
 const DEPTH_MAX: usize = 64;
 
 /// Copies everything below `from` into `to`, and the directory's own owner and mode.
-pub fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), Errno> {
+pub(crate) fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), Errno> {
     let (from, to) = (readable(from)?, readable(to)?);
     let stat = rustix::fs::fstat(&from)?;
     directory(from.as_fd(), to.as_fd(), stat.st_dev, 0)?;

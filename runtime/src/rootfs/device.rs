@@ -1,7 +1,7 @@
 //! Device nodes and links of /dev: mknod(2), or a bind of the host's node where mknod is forbidden.
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
@@ -12,38 +12,56 @@ use super::{Detail, During as _, Fail, Root};
 use crate::plan::Device;
 use crate::plan::devices::Link;
 
-/// Makes one device. `bind` says that nodes cannot be made here (user namespaces).
-pub fn make(root: &Root, device: &Device, bind: bool) -> Result<(), Fail> {
-    if bind && device.kind != libc::S_IFIFO {
-        return bind_node(root, device);
+/// Makes devices; most of them lie in the same directory, which is looked up once.
+#[derive(Debug, Default)]
+pub(crate) struct Maker<'p> {
+    directory: Option<(OwnedFd, &'p [u8])>,
+}
+
+impl<'p> Maker<'p> {
+    /// Makes one device, with a umask of 0. `bind` says that nodes cannot be made here (user
+    /// namespaces).
+    pub(crate) fn make(&mut self, root: &Root, device: &'p Device, bind: bool) -> Result<(), Fail> {
+        if bind && device.kind != libc::S_IFIFO {
+            return bind_node(root, device);
+        }
+        let (directory, name) = self.place(root, &device.path).during(Detail::Target)?;
+        let kind = FileType::from_raw_mode(device.kind);
+        let mode = Mode::from_raw_mode(device.mode);
+        let number = rustix::fs::makedev(device.major, device.minor);
+        match rustix::fs::mknodat(directory, name, kind, mode, number) {
+            Err(Errno::EXIST) => return existing(directory, name, device),
+            // Some sandboxes forbid mknod to root; binding is as good.
+            Err(Errno::PERM) if device.kind != libc::S_IFIFO => return bind_node(root, device),
+            answer => answer.during(Detail::Node)?,
+        }
+        if (device.uid, device.gid) != (0, 0) {
+            let (uid, gid) = (Uid::from_raw(device.uid), Gid::from_raw(device.gid));
+            let flags = AtFlags::SYMLINK_NOFOLLOW;
+            rustix::fs::chownat(directory, name, Some(uid), Some(gid), flags)
+                .during(Detail::Owner)?;
+        }
+        Ok(())
     }
-    let (directory, name) = root.parent(&device.path).during(Detail::Target)?;
-    let kind = FileType::from_raw_mode(device.kind);
-    let mode = Mode::from_raw_mode(device.mode);
-    let number = rustix::fs::makedev(device.major, device.minor);
-    match rustix::fs::mknodat(&directory, name, kind, mode, number) {
-        Err(Errno::EXIST) => return existing(directory.as_fd(), name, device),
-        // Some sandboxes forbid mknod to root; binding is as good.
-        Err(Errno::PERM) if device.kind != libc::S_IFIFO => return bind_node(root, device),
-        answer => answer.during(Detail::Node)?,
+
+    fn place(&mut self, root: &Root, path: &'p CStr) -> Result<(BorrowedFd<'_>, &'p CStr), Errno> {
+        let end = path
+            .to_bytes()
+            .iter()
+            .rposition(|b| *b == b'/')
+            .unwrap_or(0);
+        let above = &path.to_bytes()[..end];
+        if self
+            .directory
+            .as_ref()
+            .is_none_or(|(_, known)| *known != above)
+        {
+            self.directory = Some((root.parent(path)?.0, above));
+        }
+        let name = CStr::from_bytes_with_nul(&path.to_bytes_with_nul()[end + 1..]);
+        let (fd, _) = self.directory.as_ref().ok_or(Errno::NOENT)?;
+        Ok((fd.as_fd(), name.map_err(|_| Errno::INVAL)?))
     }
-    // The umask applied to the mode; the owner is root.
-    let place = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let node = rustix::fs::openat(&directory, name, place, Mode::empty()).during(Detail::Node)?;
-    check_number(&node, device)?;
-    rustix::fs::chmodat(&directory, name, mode, AtFlags::empty()).during(Detail::Owner)?;
-    if (device.uid, device.gid) != (0, 0) {
-        let (uid, gid) = (Uid::from_raw(device.uid), Gid::from_raw(device.gid));
-        rustix::fs::chownat(
-            &directory,
-            name,
-            Some(uid),
-            Some(gid),
-            AtFlags::SYMLINK_NOFOLLOW,
-        )
-        .during(Detail::Owner)?;
-    }
-    Ok(())
 }
 
 /// A node that is there already is taken if it is the right one, and left as it is.
@@ -77,7 +95,7 @@ fn bind_node(root: &Root, device: &Device) -> Result<(), Fail> {
 }
 
 /// Makes one link; a link that is there already and says the same is fine.
-pub fn link(root: &Root, link: &Link) -> Result<(), Fail> {
+pub(crate) fn link(root: &Root, link: &Link) -> Result<(), Fail> {
     let (directory, name) = root.parent(link.path).during(Detail::Target)?;
     match rustix::fs::symlinkat(link.target, &directory, name) {
         // Whatever the image has there is the image's business.
@@ -87,7 +105,7 @@ pub fn link(root: &Root, link: &Link) -> Result<(), Fail> {
 }
 
 /// Makes /dev/ptmx the container's own multiplexer, replacing what is there.
-pub fn ptmx(root: &Root, link: &Link) -> Result<(), Fail> {
+pub(crate) fn ptmx(root: &Root, link: &Link) -> Result<(), Fail> {
     let (directory, name) = root.parent(link.path).during(Detail::Target)?;
     match rustix::fs::unlinkat(&directory, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => {}

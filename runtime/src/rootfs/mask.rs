@@ -17,16 +17,26 @@ use super::{Detail, During as _, Fail, Root};
 /// Something to cover masked paths with: a tree that is attached at its first use, and bound from
 /// there at the following ones (kernels before 6.15 cannot clone what is not attached).
 #[derive(Debug, Default)]
-pub struct Covers {
+pub(crate) struct Covers {
     null: Option<OwnedFd>,
     null_attached: bool,
+    by_path: bool,
     empty: Option<OwnedFd>,
 }
 
 impl Covers {
     /// Takes /dev/null, which is verified; to be called while the host's is still there.
-    pub fn prepare() -> Result<Self, Fail> {
-        let null = clone_tree(rustix::fs::CWD, c"/dev/null", false).during(Detail::Source)?;
+    pub(crate) fn prepare() -> Result<Self, Fail> {
+        let null = match clone_tree(rustix::fs::CWD, c"/dev/null", false) {
+            // Before 5.2: what covers is named by path, so it is done while the host's is there.
+            Err(Errno::NOSYS) => {
+                return Ok(Self {
+                    by_path: true,
+                    ..Self::default()
+                });
+            }
+            other => other.during(Detail::Source)?,
+        };
         let stat = rustix::fs::fstat(&null).during(Detail::Source)?;
         let is_null = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
             && stat.st_rdev == rustix::fs::makedev(1, 3);
@@ -42,8 +52,13 @@ impl Covers {
         })
     }
 
+    /// Whether masks and read-only paths have to be made before the root is switched.
+    pub(crate) fn is_early(&self) -> bool {
+        self.by_path
+    }
+
     /// Makes `path` empty and unwritable; a missing path needs no mask.
-    pub fn mask(&mut self, root: &Root, path: &CStr) -> Result<(), Fail> {
+    pub(crate) fn mask(&mut self, root: &Root, path: &CStr) -> Result<(), Fail> {
         let target = match root.find(path) {
             Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) => return Ok(()),
             answer => answer.during(Detail::Target)?,
@@ -51,6 +66,13 @@ impl Covers {
         let stat = rustix::fs::fstat(&target).during(Detail::Target)?;
         if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
             return self.cover_directory(target.as_fd());
+        }
+        if self.by_path {
+            let bind = nix::mount::MsFlags::MS_BIND;
+            let target = super::fd_path(target.as_fd());
+            let none = None::<&CStr>;
+            return nix::mount::mount(Some(c"/dev/null"), target.as_c_str(), none, bind, none)
+                .during(Detail::Attach);
         }
         let null = self
             .null
@@ -66,7 +88,11 @@ impl Covers {
         match &self.empty {
             Some(empty) => cover(empty.as_fd(), true, target),
             None => {
-                let empty = empty_directory().during(Detail::Source)?;
+                let empty = match empty_directory() {
+                    // Before 5.2, or behind a filter that hides it: one tmpfs for each.
+                    Err(Errno::NOSYS) => return mount_empty(target),
+                    other => other.during(Detail::Source)?,
+                };
                 cover(empty.as_fd(), false, target)?;
                 self.empty = Some(empty);
                 Ok(())
@@ -83,6 +109,16 @@ fn cover(tree: BorrowedFd<'_>, attached: bool, target: BorrowedFd<'_>) -> Result
     attach(copy.as_fd(), target).during(Detail::Attach)
 }
 
+fn mount_empty(target: BorrowedFd<'_>) -> Result<(), Fail> {
+    use nix::mount::MsFlags;
+    rustix::process::fchdir(target).during(Detail::Target)?;
+    let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    let name = Some(c"tmpfs");
+    nix::mount::mount(name, c".", name, flags, Some(c"nr_blocks=1,nr_inodes=1"))
+        .during(Detail::Attach)?;
+    Ok(rustix::process::chdir(c"/")?)
+}
+
 fn empty_directory() -> Result<OwnedFd, Errno> {
     let context = rustix::mount::fsopen(c"tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
     // Two blocks and two inodes: the root directory, and nothing else whoever tries.
@@ -97,12 +133,20 @@ fn empty_directory() -> Result<OwnedFd, Errno> {
 }
 
 /// Makes `path` and everything mounted below it read-only; a missing path is none.
-pub fn readonly(root: &Root, path: &CStr) -> Result<(), Fail> {
+pub(crate) fn readonly(root: &Root, path: &CStr) -> Result<(), Fail> {
     let target = match root.find(path) {
         Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
         answer => answer.during(Detail::Target)?,
     };
-    let tree = clone_tree(target.as_fd(), c"", true).during(Detail::Source)?;
+    let tree = match clone_tree(target.as_fd(), c"", true) {
+        Err(Errno::NOSYS) => {
+            let source = super::fd_path(target.as_fd());
+            let mounted =
+                super::classic::bind(root, source.as_c_str(), true, target.as_fd(), path)?;
+            return make_readonly(mounted.as_fd(), false).during(Detail::Attributes);
+        }
+        other => other.during(Detail::Source)?,
+    };
     make_readonly(tree.as_fd(), false).during(Detail::Attributes)?;
     attach(tree.as_fd(), target.as_fd()).during(Detail::Attach)
 }

@@ -5,25 +5,25 @@
 //! path again after it was resolved. A place in the container is a descriptor got from [`Root`];
 //! mounts are attached to descriptors.
 
-pub mod cgroup;
-pub mod classic;
-pub mod console;
-pub mod copy_up;
-pub mod device;
-pub mod mask;
-pub mod mount;
-pub mod pivot;
-pub mod resolve;
+pub(crate) mod cgroup;
+pub(crate) mod classic;
+pub(crate) mod console;
+pub(crate) mod copy_up;
+pub(crate) mod device;
+pub(crate) mod mask;
+pub(crate) mod mount;
+pub(crate) mod pivot;
+pub(crate) mod resolve;
 
 use rustix::io::Errno;
 
-pub use resolve::Root;
+pub(crate) use resolve::Root;
 
 /// What a step was doing when a call failed; with the errno value all that crosses to the parent,
 /// which knows the plan and writes the message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Detail {
+pub(crate) enum Detail {
     /// The step's main call.
     Call = 0,
     /// Opening what is to be bound.
@@ -34,6 +34,8 @@ pub enum Detail {
     TargetIsLink,
     /// The place is not a directory and must be.
     TargetNotDirectory,
+    /// The place lies inside /proc.
+    InsideProc,
     /// Changing the attributes of the mount.
     Attributes,
     /// Changing its propagation.
@@ -70,12 +72,13 @@ pub enum Detail {
 
 impl Detail {
     /// All, by number.
-    pub const ALL: [Self; 21] = [
+    pub(crate) const ALL: [Self; 22] = [
         Self::Call,
         Self::Source,
         Self::Target,
         Self::TargetIsLink,
         Self::TargetNotDirectory,
+        Self::InsideProc,
         Self::Attributes,
         Self::Propagation,
         Self::Attach,
@@ -97,7 +100,7 @@ impl Detail {
 
 /// A failed step.
 #[derive(Debug, Clone, Copy)]
-pub struct Fail {
+pub(crate) struct Fail {
     /// The kernel's answer.
     pub errno: Errno,
     /// What was being done.
@@ -120,7 +123,7 @@ impl From<nix::errno::Errno> for Fail {
 }
 
 /// Says what was being done when a call failed.
-pub trait During<T> {
+pub(crate) trait During<T> {
     /// Adds `detail` to an errno value.
     fn during(self, detail: Detail) -> Result<T, Fail>;
 }
@@ -142,14 +145,14 @@ impl<T> During<T> for Result<T, nix::errno::Errno> {
 
 /// A short C string built on the stack.
 #[derive(Debug, Clone, Copy)]
-pub struct Text<const N: usize> {
+pub(crate) struct Text<const N: usize> {
     bytes: [u8; N],
     length: usize,
 }
 
 impl<const N: usize> Text<N> {
     /// An empty text.
-    pub const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self {
             bytes: [0; N],
             length: 0,
@@ -157,7 +160,7 @@ impl<const N: usize> Text<N> {
     }
 
     /// Appends; ENAMETOOLONG when it does not fit.
-    pub fn push(&mut self, part: &[u8]) -> Result<&mut Self, Errno> {
+    pub(crate) fn push(&mut self, part: &[u8]) -> Result<&mut Self, Errno> {
         let end = self.length + part.len();
         if end >= N {
             return Err(Errno::NAMETOOLONG);
@@ -169,7 +172,7 @@ impl<const N: usize> Text<N> {
     }
 
     /// Appends a number in the given base (8 or 10).
-    pub fn push_number(&mut self, mut number: u64, base: u64) -> Result<&mut Self, Errno> {
+    pub(crate) fn push_number(&mut self, mut number: u64, base: u64) -> Result<&mut Self, Errno> {
         let mut digits = [0u8; 24];
         let mut at = digits.len();
         loop {
@@ -184,12 +187,12 @@ impl<const N: usize> Text<N> {
     }
 
     /// What was written.
-    pub fn as_bytes(&self) -> &[u8] {
+    pub(crate) fn as_bytes(&self) -> &[u8] {
         &self.bytes[..self.length]
     }
 
     /// The text as a C string (up to the first NUL byte that was pushed).
-    pub fn as_c_str(&self) -> &std::ffi::CStr {
+    pub(crate) fn as_c_str(&self) -> &std::ffi::CStr {
         std::ffi::CStr::from_bytes_until_nul(&self.bytes[..=self.length]).unwrap_or_default()
     }
 }
@@ -202,7 +205,7 @@ impl<const N: usize> Default for Text<N> {
 
 /// `/proc/self/fd/N`: the only way to give a descriptor to calls that want a path. Valid while the
 /// host's /proc is still there, that is before the root is switched.
-pub fn fd_path(fd: std::os::fd::BorrowedFd<'_>) -> Text<32> {
+pub(crate) fn fd_path(fd: std::os::fd::BorrowedFd<'_>) -> Text<32> {
     use std::os::fd::AsRawFd as _;
     let mut text = Text::new();
     let number = u64::try_from(fd.as_raw_fd()).unwrap_or_default();

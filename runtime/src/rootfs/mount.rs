@@ -17,13 +17,17 @@ use crate::sys::mount::{MountAttr, attr, mount_setattr};
 const DATA_MAX: usize = 4096;
 
 /// How to get a tree that this process may not open: the parent opens it.
-pub trait Sources {
+pub(crate) trait Sources {
     /// A detached clone of the source of mount `index`, with its ids mapped as configured.
     fn fetch(&mut self, index: usize) -> Result<OwnedFd, Fail>;
 }
 
 /// A detached clone of the tree at `source`.
-pub fn clone_tree(dir: BorrowedFd<'_>, source: &CStr, recursive: bool) -> Result<OwnedFd, Errno> {
+pub(crate) fn clone_tree(
+    dir: BorrowedFd<'_>,
+    source: &CStr,
+    recursive: bool,
+) -> Result<OwnedFd, Errno> {
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     flags.set(OpenTreeFlags::AT_RECURSIVE, recursive);
     flags.set(OpenTreeFlags::AT_EMPTY_PATH, source.is_empty());
@@ -31,13 +35,13 @@ pub fn clone_tree(dir: BorrowedFd<'_>, source: &CStr, recursive: bool) -> Result
 }
 
 /// Attaches a detached tree onto `target`.
-pub fn attach(tree: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<(), Errno> {
+pub(crate) fn attach(tree: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<(), Errno> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     rustix::mount::move_mount(tree, c"", target, c"", flags)
 }
 
 /// Changes attributes of a mount, also on kernels without mount_setattr when it is attached.
-pub fn set_attributes(
+pub(crate) fn set_attributes(
     mounted: BorrowedFd<'_>,
     change: &MountAttr,
     recursive: bool,
@@ -49,7 +53,7 @@ pub fn set_attributes(
 }
 
 /// Binds a tree onto the step's target.
-pub fn bind(
+pub(crate) fn bind(
     root: &Root,
     step: &MountStep,
     bind: &Bind,
@@ -77,6 +81,7 @@ pub fn bind(
     let (target, _) = root
         .ensure(&step.target, want, Links::Follow)
         .map_err(|errno| target_fail(errno, want))?;
+    refuse_proc(target.as_fd(), step)?;
     match opened {
         Some(tree) => attach_configured(tree.as_fd(), target.as_fd(), step),
         None => {
@@ -90,6 +95,20 @@ pub fn bind(
             configure(mounted.as_fd(), step)
         }
     }
+}
+
+/// Links in the image can lead any destination below /proc.
+fn refuse_proc(target: BorrowedFd<'_>, step: &MountStep) -> Result<(), Fail> {
+    const PROC_SUPER_MAGIC: i64 = 0x9fa0;
+    if !step.inside_proc
+        && rustix::fs::fstatfs(target).during(Detail::Target)?.f_type == PROC_SUPER_MAGIC
+    {
+        return Err(Fail {
+            errno: Errno::PERM,
+            detail: Detail::InsideProc,
+        });
+    }
+    Ok(())
 }
 
 /// Configures while nobody can see the tree; kernels that cannot do that are told afterwards.
@@ -169,7 +188,7 @@ fn target_fail(errno: Errno, want: Want) -> Fail {
 }
 
 /// Mounts a new file system on the step's target.
-pub fn filesystem(root: &Root, step: &MountStep, fs: &Filesystem) -> Result<(), Fail> {
+pub(crate) fn filesystem(root: &Root, step: &MountStep, fs: &Filesystem) -> Result<(), Fail> {
     // Writes to /proc and /sys on behalf of the container must not be led elsewhere.
     let kernel_view = matches!(fs.fstype.to_bytes(), b"proc" | b"sysfs");
     let links = if kernel_view {
@@ -180,6 +199,9 @@ pub fn filesystem(root: &Root, step: &MountStep, fs: &Filesystem) -> Result<(), 
     let (target, made) = root
         .ensure(&step.target, Want::Directory, links)
         .map_err(|errno| target_fail(errno, Want::Directory))?;
+    if !kernel_view {
+        refuse_proc(target.as_fd(), step)?;
+    }
     let mut data = Text::<DATA_MAX>::new();
     if fs.inherit_mode && !made {
         let mode = rustix::fs::fstat(&target).during(Detail::Target)?.st_mode & 0o7777;
@@ -211,7 +233,7 @@ pub fn filesystem(root: &Root, step: &MountStep, fs: &Filesystem) -> Result<(), 
 }
 
 /// Changes flags and data of the file system that is mounted at the step's target.
-pub fn remount(root: &Root, step: &MountStep, fs: &Filesystem) -> Result<(), Fail> {
+pub(crate) fn remount(root: &Root, step: &MountStep, fs: &Filesystem) -> Result<(), Fail> {
     let target = root.find(&step.target).during(Detail::Target)?;
     nix::mount::mount(
         Some(fs.source.as_c_str()),
@@ -224,7 +246,7 @@ pub fn remount(root: &Root, step: &MountStep, fs: &Filesystem) -> Result<(), Fai
 }
 
 /// Makes a mount read-only, with everything below it if `recursive`.
-pub fn make_readonly(mounted: BorrowedFd<'_>, recursive: bool) -> Result<(), Errno> {
+pub(crate) fn make_readonly(mounted: BorrowedFd<'_>, recursive: bool) -> Result<(), Errno> {
     let change = MountAttr {
         set: attr::RDONLY,
         ..MountAttr::default()
@@ -232,13 +254,8 @@ pub fn make_readonly(mounted: BorrowedFd<'_>, recursive: bool) -> Result<(), Err
     set_attributes(mounted, &change, recursive)
 }
 
-/// Opens the mount that covers a place after something was mounted there.
-pub fn reopen(root: &Root, path: &CStr) -> Result<OwnedFd, Errno> {
-    root.find(path)
-}
-
 /// A directory opened for reading from an `O_PATH` descriptor.
-pub fn readable(directory: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+pub(crate) fn readable(directory: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     rustix::fs::openat(directory.as_fd(), c".", flags, Mode::empty())
 }

@@ -18,7 +18,11 @@ const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CL
 /// Sets the propagation of all mounts of a new namespace (`own`), then makes the root file system a
 /// mount of its own, so that it can become the root. `private_parent` is the mount that holds it, when the
 /// container's mounts are to be shared: the root must not show up at the host.
-pub fn prepare(rootfs: &Rootfs, own: bool, private_parent: Option<&CStr>) -> Result<Root, Fail> {
+pub(crate) fn prepare(
+    rootfs: &Rootfs,
+    own: bool,
+    private_parent: Option<&CStr>,
+) -> Result<Root, Fail> {
     if own {
         let flags = MsFlags::from_bits_retain(rootfs.propagation);
         mount(NONE, c"/", NONE, flags, NONE).during(Detail::Propagation)?;
@@ -54,7 +58,7 @@ pub fn prepare(rootfs: &Rootfs, own: bool, private_parent: Option<&CStr>) -> Res
 }
 
 /// Switches to the prepared root and lets go of the old one.
-pub fn pivot(root: &Root) -> Result<(), Fail> {
+pub(crate) fn pivot(root: &Root) -> Result<(), Fail> {
     let old: OwnedFd = rustix::fs::open(c"/", DIRECTORY, Mode::empty()).during(Detail::Open)?;
     rustix::process::fchdir(root)?;
     // With both arguments the same, the old root is stacked on the new one: no directory is needed.
@@ -72,7 +76,7 @@ pub fn pivot(root: &Root) -> Result<(), Fail> {
 /// root. The host's other mounts stay in the namespace, covered; its proc and sysfs (`kernel_views`)
 /// are unmounted first, or covered where that is forbidden, since the container could mount its own
 /// unrestricted ones otherwise.
-pub fn move_root(root: &Root, kernel_views: &[CString]) -> Result<(), Fail> {
+pub(crate) fn move_root(root: &Root, kernel_views: &[CString]) -> Result<(), Fail> {
     for point in kernel_views.iter().rev() {
         mount(
             NONE,
@@ -99,14 +103,14 @@ pub fn move_root(root: &Root, kernel_views: &[CString]) -> Result<(), Fail> {
 }
 
 /// Changes only the root directory: containers without a mount namespace of their own.
-pub fn change_root(root: &Root) -> Result<(), Fail> {
+pub(crate) fn change_root(root: &Root) -> Result<(), Fail> {
     rustix::process::fchdir(root)?;
     rustix::process::chroot(c".")?;
     Ok(rustix::process::chdir(c"/")?)
 }
 
 /// The root's propagation at the end, if the configuration asks for one.
-pub fn propagate(root: &Root, flags: u64) -> Result<(), Fail> {
+pub(crate) fn propagate(root: &Root, flags: u64) -> Result<(), Fail> {
     let change = MountAttr {
         propagation: flags & !libc::MS_REC,
         ..MountAttr::default()

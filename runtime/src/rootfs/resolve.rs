@@ -8,7 +8,7 @@
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::Text;
@@ -22,7 +22,7 @@ const LINKS_MAX: usize = 40;
 
 /// What a place has to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Want {
+pub(crate) enum Want {
     /// A directory; a missing one is made with mode 0755.
     Directory,
     /// Something that is no directory; a missing one is made as an empty file.
@@ -31,7 +31,7 @@ pub enum Want {
 
 /// How links on the way are treated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Links {
+pub(crate) enum Links {
     /// Followed, inside the root.
     Follow,
     /// Refused with ELOOP: for the mount points of proc and sysfs (CVE-2019-19921).
@@ -40,7 +40,7 @@ pub enum Links {
 
 /// The container's root directory.
 #[derive(Debug)]
-pub struct Root {
+pub(crate) struct Root {
     fd: OwnedFd,
 }
 
@@ -54,12 +54,12 @@ const PLACE: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
 
 impl Root {
     /// Takes a descriptor of the root directory.
-    pub fn new(fd: OwnedFd) -> Self {
+    pub(crate) fn new(fd: OwnedFd) -> Self {
         Self { fd }
     }
 
     /// Opens an existing place with `flags`.
-    pub fn open(&self, path: &CStr, flags: OFlags, links: Links) -> Result<OwnedFd, Errno> {
+    pub(crate) fn open(&self, path: &CStr, flags: OFlags, links: Links) -> Result<OwnedFd, Errno> {
         let mut resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
         if links == Links::Refuse {
             resolve |= ResolveFlags::NO_SYMLINKS;
@@ -79,12 +79,17 @@ impl Root {
     }
 
     /// An `O_PATH` descriptor of an existing place.
-    pub fn find(&self, path: &CStr) -> Result<OwnedFd, Errno> {
+    pub(crate) fn find(&self, path: &CStr) -> Result<OwnedFd, Errno> {
         self.open(path, PLACE, Links::Follow)
     }
 
     /// An `O_PATH` descriptor of a place that is made if it is missing, and whether it was.
-    pub fn ensure(&self, path: &CStr, want: Want, links: Links) -> Result<(OwnedFd, bool), Errno> {
+    pub(crate) fn ensure(
+        &self,
+        path: &CStr,
+        want: Want,
+        links: Links,
+    ) -> Result<(OwnedFd, bool), Errno> {
         let flags = if want == Want::Directory {
             PLACE | OFlags::DIRECTORY
         } else {
@@ -92,13 +97,63 @@ impl Root {
         };
         match self.open(path, flags, links) {
             Ok(fd) => Ok((fd, false)),
-            Err(Errno::NOENT) => self.walk(path, Some(want), links),
+            Err(Errno::NOENT) => match self.make_parts(path, want, links) {
+                Some(fd) => Ok((fd, true)),
+                None => self.walk(path, Some(want), links),
+            },
             Err(errno) => Err(errno),
         }
     }
 
+    /// Makes what is missing of a path, from the root on; `None` when that takes more than making
+    /// directories (a link leads nowhere, something is in the way).
+    fn make_parts(&self, path: &CStr, want: Want, links: Links) -> Option<OwnedFd> {
+        if let Some(fd) = self.make_last(path, want, links) {
+            return Some(fd);
+        }
+        let bytes = path.to_bytes();
+        let ends = (1..bytes.len()).filter(|at| bytes[*at] == b'/' && bytes[at - 1] != b'/');
+        let mut above = Text::<PATH_MAX>::new();
+        let mut begin = 0;
+        for end in ends {
+            above.push(&bytes[begin..end]).ok()?;
+            begin = end;
+            let flags = PLACE | OFlags::DIRECTORY;
+            match self.open(above.as_c_str(), flags, links) {
+                Ok(_) => {}
+                Err(Errno::NOENT) => {
+                    drop(self.make_last(above.as_c_str(), Want::Directory, links)?)
+                }
+                Err(_) => return None,
+            }
+        }
+        self.make_last(path, want, links)
+    }
+
+    /// Makes a place whose directory exists: the usual case, in few calls. Whatever is not that (more
+    /// is missing, a link leads nowhere) is left to the walk.
+    fn make_last(&self, path: &CStr, want: Want, links: Links) -> Option<OwnedFd> {
+        let end = path.to_bytes().iter().rposition(|b| *b == b'/')?;
+        let name = CStr::from_bytes_with_nul(&path.to_bytes_with_nul()[end + 1..]).ok()?;
+        if matches!(name.to_bytes(), b"" | b"." | b"..") {
+            return None;
+        }
+        let mut above = Text::<PATH_MAX>::new();
+        above.push(b"/").ok()?.push(&path.to_bytes()[..end]).ok()?;
+        let directory = self
+            .open(above.as_c_str(), PLACE | OFlags::DIRECTORY, links)
+            .ok()?;
+        create(directory.as_fd(), name, want == Want::Directory).ok()?;
+        let flags = if want == Want::Directory {
+            PLACE | OFlags::DIRECTORY
+        } else {
+            PLACE
+        };
+        self.open(path, flags, links).ok()
+    }
+
     /// The directory that holds the last component of `path` (made if missing), and that component.
-    pub fn parent<'p>(&self, path: &'p CStr) -> Result<(OwnedFd, &'p CStr), Errno> {
+    pub(crate) fn parent<'p>(&self, path: &'p CStr) -> Result<(OwnedFd, &'p CStr), Errno> {
         let bytes = path.to_bytes();
         let end = bytes.iter().rposition(|b| *b == b'/').ok_or(Errno::INVAL)?;
         let name = &path.to_bytes_with_nul()[end + 1..];
@@ -302,11 +357,6 @@ impl Walk {
             None => rustix::fs::openat(root, c".", PLACE, Mode::empty()),
         }
     }
-}
-
-/// Whether `name` in `directory` exists, without following it.
-pub fn exists(directory: BorrowedFd<'_>, name: &CStr) -> bool {
-    rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW).is_ok()
 }
 
 #[cfg(test)]

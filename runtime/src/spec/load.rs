@@ -52,7 +52,8 @@ pub fn load(bundle: &Path) -> Result<Loaded> {
         }
         other => other.context(|| format!("cannot open {}", bundle.join(CONFIG).display()))?,
     };
-    spec_owned(read(file).context(|| format!("cannot read {}", bundle.join(CONFIG).display()))?)
+    let raw = read(file).context(|| format!("cannot read {}", bundle.join(CONFIG).display()))?;
+    spec_owned(raw).context(|| bundle.join(CONFIG).display().to_string())
 }
 
 /// Parses a configuration.

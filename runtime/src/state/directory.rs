@@ -20,7 +20,7 @@ const ID_MAX: usize = 255;
 const RECORD_MAX: u64 = 64 << 20;
 
 /// Refuses IDs that are no plain file name (the rule of runc and crun).
-pub fn check_id(id: &str) -> Result<()> {
+pub(crate) fn check_id(id: &str) -> Result<()> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'+' | b'-' | b'.');
     if id.is_empty() {
         return Err(Error::invalid("container id cannot be empty"));
@@ -34,7 +34,7 @@ pub fn check_id(id: &str) -> Result<()> {
 }
 
 /// IDs of all containers below `root`, sorted; none when it does not exist.
-pub fn list_ids(root: &Path) -> Result<Vec<String>> {
+pub(crate) fn list_ids(root: &Path) -> Result<Vec<String>> {
     let entries = match std::fs::read_dir(root) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.context(|| format!("cannot read {}", root.display()))?,
@@ -56,7 +56,7 @@ pub fn list_ids(root: &Path) -> Result<Vec<String>> {
 
 /// A container's directory.
 #[derive(Debug)]
-pub struct Directory {
+pub(crate) struct Directory {
     root: PathBuf,
     id: String,
     fd: OwnedFd,
@@ -64,7 +64,7 @@ pub struct Directory {
 
 /// Nobody else changes the container while this lives.
 #[derive(Debug)]
-pub struct Lock<'a>(BorrowedFd<'a>);
+pub(crate) struct Lock<'a>(BorrowedFd<'a>);
 
 impl Drop for Lock<'_> {
     fn drop(&mut self) {
@@ -74,7 +74,7 @@ impl Drop for Lock<'_> {
 
 impl Directory {
     /// Takes an ID. mkdir is the test: of two callers one fails.
-    pub fn create(root: &Path, id: &str) -> Result<Self> {
+    pub(crate) fn create(root: &Path, id: &str) -> Result<Self> {
         check_id(id)?;
         let mode = Mode::from_raw_mode(PRIVATE);
         let path = root.join(id);
@@ -103,7 +103,7 @@ impl Directory {
     }
 
     /// Finds a container.
-    pub fn open(root: &Path, id: &str) -> Result<Self> {
+    pub(crate) fn open(root: &Path, id: &str) -> Result<Self> {
         check_id(id)?;
         let path = root.join(id);
         match rustix::fs::open(&path, DIRECTORY | OFlags::NOFOLLOW, Mode::empty()) {
@@ -118,17 +118,17 @@ impl Directory {
     }
 
     /// The container's ID.
-    pub fn id(&self) -> &str {
+    pub(crate) fn id(&self) -> &str {
         &self.id
     }
 
     /// For messages.
-    pub fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         self.root.join(&self.id)
     }
 
     /// Waits for other operations on the container; an error when it was removed meanwhile.
-    pub fn lock(&self) -> Result<Lock<'_>> {
+    pub(crate) fn lock(&self) -> Result<Lock<'_>> {
         rustix::io::retry_on_intr(|| rustix::fs::flock(&self.fd, FlockOperation::LockExclusive))
             .context(|| format!("cannot lock {}", self.path().display()))?;
         let lock = Lock(self.fd.as_fd());
@@ -142,25 +142,40 @@ impl Directory {
         Ok(lock)
     }
 
+    /// Writes down what is going to be made, before any of it is: the record, not yet with a pid, and
+    /// the configuration. No renaming: nobody relies on either while there is no `state.json`, and
+    /// some file systems write to the disk whenever a file is replaced.
+    pub(crate) fn begin(&self, record: &Record, config: &[u8]) -> Result<()> {
+        let text = encode(record)?;
+        let create = |name: &CStr, text: &[u8]| {
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+            self.write(name, flags, text).context(|| {
+                let name = name.to_str().unwrap_or_default();
+                format!("cannot write {}", self.path().join(name).display())
+            })
+        };
+        create(c"creating.json", &text)?;
+        create(c"config.json", config)
+    }
+
     /// Writes the record in one piece.
-    pub fn write_record(&self, record: &Record) -> Result<()> {
-        let text = serde_json::to_vec(record).map_err(|e| {
-            Error::new(
-                ErrorKind::Internal,
-                format!("cannot encode state.json: {e}"),
-            )
-        })?;
-        self.replace(c"state.json", &text)
+    pub(crate) fn write_record(&self, record: &Record) -> Result<()> {
+        self.replace(c"state.json", &encode(record)?)
     }
 
     /// Reads the record; a directory without one belongs to a `create` that has not come that far or
     /// was killed.
-    pub fn read_record(&self) -> Result<Option<Record>> {
+    pub(crate) fn read_record(&self) -> Result<Option<Record>> {
         let path = self.path().join("state.json");
         let text = match self.read(c"state.json") {
-            Err(Errno::NOENT) => return Ok(None),
-            other => other.context(|| format!("cannot read {}", path.display()))?,
+            Err(Errno::NOENT) => match self.read(c"creating.json") {
+                Ok(text) => return Ok(serde_json::from_slice(&text).ok()),
+                Err(Errno::NOENT) => return Ok(None),
+                Err(errno) => Err(errno),
+            },
+            other => other,
         };
+        let text = text.context(|| format!("cannot read {}", path.display()))?;
         let corrupt =
             |why: String| Error::new(ErrorKind::Corrupt, format!("{}: {why}", path.display()));
         let record: Record = serde_json::from_slice(&text).map_err(|e| corrupt(e.to_string()))?;
@@ -173,13 +188,13 @@ impl Directory {
         Ok(Some(record))
     }
 
-    /// Keeps the configuration for `exec`, `update` and poststop hooks.
-    pub fn write_config(&self, text: &[u8]) -> Result<()> {
+    /// Replaces the configuration that was kept for `exec`, `update` and poststop hooks.
+    pub(crate) fn write_config(&self, text: &[u8]) -> Result<()> {
         self.replace(c"config.json", text)
     }
 
     /// The configuration that was kept.
-    pub fn read_config(&self) -> Result<Vec<u8>> {
+    pub(crate) fn read_config(&self) -> Result<Vec<u8>> {
         self.read(c"config.json")
             .context(|| format!("cannot read {}", self.path().join("config.json").display()))
     }
@@ -197,24 +212,36 @@ impl Directory {
 
     fn replace(&self, name: &CStr, text: &[u8]) -> Result<()> {
         let write = || -> Result<(), Errno> {
-            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
-            let mode = Mode::from_raw_mode(0o600);
-            let new = c".new";
-            let file = rustix::fs::openat(&self.fd, new, flags | OFlags::NOFOLLOW, mode)?;
-            let mut rest = text;
-            while !rest.is_empty() {
-                let written = rustix::io::retry_on_intr(|| rustix::io::write(&file, rest))?;
-                rest = &rest[written..];
-            }
-            rustix::fs::renameat(&self.fd, new, &self.fd, name)
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC;
+            self.write(c".new", flags, text)?;
+            rustix::io::retry_on_intr(|| rustix::fs::renameat(&self.fd, c".new", &self.fd, name))
         };
         let name = || self.path().join(name.to_str().unwrap_or_default());
         write().context(|| format!("cannot write {}", name().display()))
     }
 
+    fn write(&self, name: &CStr, flags: OFlags, text: &[u8]) -> Result<(), Errno> {
+        let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let mode = Mode::from_raw_mode(0o600);
+        let open = || rustix::fs::openat(&self.fd, name, flags, mode);
+        let file = rustix::io::retry_on_intr(open)?;
+        let mut rest = text;
+        while !rest.is_empty() {
+            let written = rustix::io::retry_on_intr(|| rustix::io::write(&file, rest))?;
+            rest = &rest[written..];
+        }
+        Ok(())
+    }
+
     /// Gives the ID free.
-    pub fn remove(&self) -> Result<()> {
-        for name in [c"start.sock", c"config.json", c".new", c"state.json"] {
+    pub(crate) fn remove(&self) -> Result<()> {
+        for name in [
+            c"start.sock",
+            c"config.json",
+            c".new",
+            c"state.json",
+            c"creating.json",
+        ] {
             match rustix::fs::unlinkat(&self.fd, name, AtFlags::empty()) {
                 Ok(()) | Err(Errno::NOENT) => {}
                 Err(errno) => {
@@ -234,6 +261,15 @@ impl AsFd for Directory {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+fn encode(record: &Record) -> Result<Vec<u8>> {
+    serde_json::to_vec(record).map_err(|e| {
+        Error::new(
+            ErrorKind::Internal,
+            format!("cannot encode the state record: {e}"),
+        )
+    })
 }
 
 fn missing() -> Error {

@@ -10,7 +10,7 @@ mod process;
 mod record;
 mod time;
 
-pub use directory::{Directory, check_id, list_ids};
-pub use process::{facts, signal_name, signal_words};
-pub use record::{Record, VERSION};
-pub use time::now;
+pub(crate) use directory::{Directory, check_id, list_ids};
+pub(crate) use process::{facts, signal_name, signal_words};
+pub(crate) use record::{Record, VERSION};
+pub(crate) use time::now;

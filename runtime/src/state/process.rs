@@ -4,7 +4,7 @@ use rustix::fs::{Mode, OFlags};
 
 /// Facts about one process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ProcessFacts {
+pub(crate) struct ProcessFacts {
     /// Clock ticks since boot.
     pub start_time: u64,
     /// Dead, not yet waited for.
@@ -12,7 +12,7 @@ pub struct ProcessFacts {
 }
 
 /// Reads them; `None` when there is no such process.
-pub fn facts(pid: i32) -> Option<ProcessFacts> {
+pub(crate) fn facts(pid: i32) -> Option<ProcessFacts> {
     let path = format!("/proc/{pid}/stat");
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let file = rustix::fs::open(path, flags, Mode::empty()).ok()?;
@@ -34,7 +34,7 @@ fn parse(text: &[u8]) -> Option<ProcessFacts> {
 }
 
 /// What a shell says of a process that a signal ended; engines show it.
-pub fn signal_words(signal: i32) -> String {
+pub(crate) fn signal_words(signal: i32) -> String {
     use nix::sys::signal::Signal as S;
     let words = match S::try_from(signal) {
         Ok(S::SIGHUP) => "hangup",
@@ -57,7 +57,7 @@ pub fn signal_words(signal: i32) -> String {
 }
 
 /// `SIGKILL` and its like, for messages.
-pub fn signal_name(signal: i32) -> String {
+pub(crate) fn signal_name(signal: i32) -> String {
     match nix::sys::signal::Signal::try_from(signal) {
         Ok(known) => known.as_str().to_owned(),
         Err(_) => format!("signal {signal}"),

@@ -8,11 +8,11 @@ use serde::{Deserialize, Serialize};
 use crate::cgroup::Cgroup;
 
 /// Version of the record's format.
-pub const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 1;
 
 /// What is known about a container. Unknown fields of newer versions are kept.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Record {
+pub(crate) struct Record {
     /// [`VERSION`].
     pub version: u32,
     /// Container ID.
