@@ -60,6 +60,7 @@ pub(super) fn checkpoint(runtime: &Runtime, id: &str, options: &CheckpointOption
         bundle: &record.bundle,
         no_pivot: false,
         listen_fds: None,
+        selinux: crate::spec::validate::selinux_enabled(),
     };
     let plan = Plan::from_spec(&config.spec, &facts)?;
     check_features(&mut criu, options)?;

@@ -116,6 +116,7 @@ impl<'a> Restore<'a> {
             bundle,
             no_pivot: options.container.no_pivot,
             listen_fds: None,
+            selinux: crate::spec::validate::selinux_enabled(),
         };
         let plan = Plan::from_spec(&loaded.spec, &facts)?;
         check_terminal(&plan, &options.container, When::Now)?;

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::hooks::{self, Files};
-use crate::cgroup::{Cgroup, Prepared, Request, Select};
+use crate::cgroup::{self, Cgroup, Prepared, Request, Select};
 use crate::container::{CreateOptions, Runtime, Status};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::launch::child::Setup;
@@ -120,7 +120,7 @@ impl<'a> Launch<'a> {
         let caller = validate::Caller {
             no_pivot: options.no_pivot,
             rootless_cgroups: runtime.is_rootless(),
-            cgroup2: false,
+            cgroup2: cgroup::is_unified(),
         };
         let facts = validate::Facts::gather(&spec, &options.bundle, caller);
         let warnings = validate::validate(&spec, &facts)?;
@@ -133,9 +133,11 @@ impl<'a> Launch<'a> {
             bundle: &options.bundle,
             no_pivot: options.no_pivot,
             listen_fds: listen_fds(),
+            selinux: validate::selinux_enabled(),
         };
         let mut plan = Plan::from_spec(&spec, &facts)?;
         check_terminal(&plan, options, start)?;
+        drop_missing_profile(&mut plan.process);
         if options.console_socket.is_none() {
             plan.process.console_size = plan.process.console_size.or_else(terminal::callers_size);
         }
@@ -245,6 +247,9 @@ impl<'a> Launch<'a> {
         }
         self.record.pid = pid;
         self.record.start_time = state::facts(pid).map_or(0, |facts| facts.start_time);
+        if let Some(owner) = self.cgroup_owner() {
+            self.record.cgroup.delegate(owner)?;
+        }
         self.directory.write_record(&self.record)?;
         tracing::debug!("nsexec container setup: init has pid {pid}");
         tracing::debug!("child process in init()");
@@ -326,6 +331,20 @@ impl<'a> Launch<'a> {
         let namespace = rustix::fs::open(&path, flags, Mode::empty())
             .context(|| format!("cannot open {path}"))?;
         crate::netdev::move_devices(&devices, namespace.as_fd())
+    }
+
+    /// The container's own user, where the container may manage its cgroup: config-linux.md, "Cgroup
+    /// ownership".
+    fn cgroup_owner(&self) -> Option<u32> {
+        let namespaces = &self.plan.namespaces;
+        let managed = namespaces.is_new(LinuxNamespaceType::Cgroup)
+            && self.plan.mounts.iter().any(|m| {
+                matches!(m.kind, crate::plan::MountKind::Cgroup)
+                    && m.target.as_c_str() == c"/sys/fs/cgroup"
+                    && m.attr.set & crate::sys::mount::attr::RDONLY == 0
+            });
+        let uid = self.spec.process().as_ref()?.user().uid();
+        managed.then(|| namespaces.host_uid(uid)).flatten()
     }
 
     fn resources(&self) -> Option<oci_spec::runtime::LinuxResources> {
@@ -434,8 +453,9 @@ impl<'a> Launch<'a> {
         };
         let mut outside = false;
         let cloned = match clone(proof, &first) {
-            // Before 5.7, or behind a filter that hides clone3: the child is moved afterwards.
-            Err(Errno::NOSYS) if first.cgroup.is_some() => {
+            // Before 5.7, behind a filter that hides clone3, or into a cgroup that takes no process:
+            // the child is moved afterwards, or that says why not.
+            Err(_) if first.cgroup.is_some() => {
                 outside = true;
                 let first = CloneArgs {
                     cgroup: None,
@@ -596,9 +616,11 @@ impl<'a> Launch<'a> {
         let (Some(files), Some(hooks)) = (&self.hooks, self.spec.hooks()) else {
             return Ok(());
         };
-        files.set_state(&self.record, Status::Creating)?;
+        // Deprecated hooks are part of `start`: for them the container has been created.
+        files.set_state(&self.record, Status::Created)?;
         let prestart = hooks::prestart(hooks);
         files.run(self.proof, &self.record.bundle, "prestart", Some(&prestart))?;
+        files.set_state(&self.record, Status::Creating)?;
         files.run(
             self.proof,
             &self.record.bundle,
@@ -687,7 +709,7 @@ impl<'a> Launch<'a> {
 }
 
 /// Refuses a terminal that nobody shows, and a console socket that nothing is sent to.
-pub fn check_terminal(plan: &Plan, options: &CreateOptions, start: Start) -> Result<()> {
+pub(crate) fn check_terminal(plan: &Plan, options: &CreateOptions, start: Start) -> Result<()> {
     let detached = start == Start::Later || options.detach;
     match (&options.console_socket, plan.process.terminal) {
         (Some(_), true) if !detached => Err(Error::invalid(
@@ -700,6 +722,17 @@ pub fn check_terminal(plan: &Plan, options: &CreateOptions, start: Start) -> Res
             "cannot allocate tty if runc will detach without setting console socket",
         )),
         _ => Ok(()),
+    }
+}
+
+/// Kernels without AppArmor have no profiles: engines name one all the same.
+pub(crate) fn drop_missing_profile(process: &mut crate::plan::Process) {
+    let enabled = || {
+        std::fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|y| y.starts_with(b"Y"))
+    };
+    if let Some(profile) = process.apparmor.take_if(|_| !enabled()) {
+        let profile = profile.to_string_lossy();
+        tracing::warn!("AppArmor is not enabled in this kernel: profile {profile} is not applied");
     }
 }
 
