@@ -89,7 +89,7 @@ pub(super) fn restore(runtime: &Runtime, id: &str, options: &RestoreOptions) -> 
     let result = terminal
         .context(|| "cannot set up the container's terminal")
         .and_then(|mut terminal| attend(record.pid, &init, &signals, terminal.as_mut()));
-    let cleaned = stop::kill_init(&record).and_then(|()| stop::destroy(&directory, &record));
+    let cleaned = stop::end(&directory, &record);
     let code = result?;
     cleaned?;
     Ok(code)
