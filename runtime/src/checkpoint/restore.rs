@@ -105,7 +105,7 @@ impl<'a> Restore<'a> {
         let caller = validate::Caller {
             no_pivot: options.container.no_pivot,
             rootless_cgroups: runtime.is_rootless(),
-            cgroup2: false,
+            cgroup2: crate::cgroup::is_unified(),
         };
         let facts = validate::Facts::gather(&loaded.spec, bundle, caller);
         let warnings = validate::validate(&loaded.spec, &facts)?;

@@ -572,7 +572,13 @@ impl<'a> Launch<'a> {
                         .context(|| "cannot release the init")?;
                 }
                 Tag::Listener => {
-                    send_listener(self.pidfd()?, &message, self.filter.as_ref(), &self.record)?;
+                    send_listener(
+                        self.pidfd()?,
+                        &message,
+                        self.filter.as_ref(),
+                        &self.record,
+                        oci_spec::runtime::ContainerState::Creating,
+                    )?;
                     wire.send(&Message::new(Tag::Go))
                         .context(|| "cannot release the init")?;
                 }
@@ -772,8 +778,9 @@ pub(crate) fn send_listener(
     message: &Message,
     filter: Option<&Filter>,
     record: &Record,
+    status: oci_spec::runtime::ContainerState,
 ) -> Result<()> {
-    use oci_spec::runtime::{ContainerProcessStateBuilder, ContainerState, StateBuilder};
+    use oci_spec::runtime::{ContainerProcessStateBuilder, StateBuilder};
     let Some(notify) = filter.and_then(|f| f.notify.as_ref()) else {
         return Err(Error::new(
             ErrorKind::Internal,
@@ -787,7 +794,7 @@ pub(crate) fn send_listener(
     let state = StateBuilder::default()
         .version(record.oci_version.clone())
         .id(record.id.clone())
-        .status(ContainerState::Creating)
+        .status(status)
         .pid(record.pid)
         .bundle(record.bundle.clone())
         .annotations(
