@@ -101,8 +101,8 @@ impl Cgroup {
 }
 
 impl Cgroup {
-    /// Gives a v2 cgroup to the container's root user, so that it can make sub-cgroups: for a
-    /// container with its own user and cgroup namespaces and a writable /sys/fs/cgroup.
+    /// Gives a v2 cgroup to the container's user, so that it can make sub-cgroups: for a container
+    /// with its own cgroup namespace and a writable /sys/fs/cgroup.
     ///
     /// Which files belong to a delegation the kernel says itself (cgroup-v2.rst, "Delegation").
     pub fn delegate(&self, uid: u32) -> Result<()> {
@@ -119,6 +119,8 @@ impl Cgroup {
         for path in std::iter::once(dir.to_owned()).chain(paths) {
             match rustix::fs::chown(&path, Some(owner), None) {
                 Ok(()) | Err(Errno::NOENT) => {}
+                // What a caller without rights made belongs to the caller.
+                Err(Errno::PERM) if self.rootless => return Ok(()),
                 Err(errno) => {
                     let what = format!("cannot give {} to user {uid}", path.display());
                     return Err(file::error(what, errno));

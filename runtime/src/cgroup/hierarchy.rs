@@ -67,7 +67,7 @@ fn discover() -> Result<View> {
 }
 
 /// Whether /sys/fs/cgroup itself is a cgroup2 file system.
-pub(super) fn is_unified() -> bool {
+pub(crate) fn is_unified() -> bool {
     const CGROUP2_SUPER_MAGIC: u64 = 0x6367_7270;
     rustix::fs::statfs(ROOT).is_ok_and(|s| s.f_type as u64 == CGROUP2_SUPER_MAGIC)
 }

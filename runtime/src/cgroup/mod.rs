@@ -64,6 +64,7 @@ use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
 
 pub use self::hierarchy::Hierarchy;
+pub(crate) use self::hierarchy::is_unified;
 
 use self::hierarchy::ROOT;
 use crate::container::CgroupDriver;

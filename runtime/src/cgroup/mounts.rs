@@ -1,6 +1,10 @@
-//! What mounts of type `cgroup` show: the container's own directory in each hierarchy.
+//! What mounts of type `cgroup` show: the container's own directory in each hierarchy; on v2 without
+//! a cgroup namespace the whole tree.
 
-use super::{Cgroup, Hierarchy, hierarchy};
+use std::path::Path;
+
+use super::hierarchy::{self, ROOT};
+use super::{Cgroup, Hierarchy};
 use crate::error::Result;
 use crate::plan::{c_path, c_string};
 use crate::rootfs::cgroup::{Hierarchy as Shown, View};
@@ -13,7 +17,13 @@ impl Cgroup {
             ..View::default()
         };
         if self.hierarchy == Hierarchy::Unified {
-            view.unified = self.unified().map(c_path).transpose()?;
+            // Without a cgroup namespace /proc/self/cgroup counts from the root: so does the mount.
+            let shown = if namespaced {
+                self.unified()
+            } else {
+                Some(Path::new(ROOT))
+            };
+            view.unified = shown.map(c_path).transpose()?;
             return Ok(view);
         }
         for mounted in &hierarchy::view()?.mounted {

@@ -105,6 +105,7 @@ impl<'a> Job<'a> {
             process.capabilities.add(name)?;
         }
         check_terminal(&process, options)?;
+        super::create::drop_missing_profile(&mut process);
         if options.console_socket.is_none() {
             process.console_size = process.console_size.or_else(terminal::callers_size);
         }
@@ -164,7 +165,9 @@ impl<'a> Job<'a> {
         };
         let mut outside = false;
         let cloned = match clone(self.proof, &args) {
-            Err(rustix::io::Errno::NOSYS) if args.cgroup.is_some() => {
+            // Before 5.7, a cgroup that takes no process, or one that only systemd may move it to: the
+            // child is moved afterwards, or that says why not.
+            Err(_) if args.cgroup.is_some() => {
                 outside = true;
                 clone(self.proof, &CloneArgs::default())
             }
@@ -173,8 +176,10 @@ impl<'a> Job<'a> {
         let cloned = cloned.context(|| "cannot create the process")?;
         let setup = match cloned {
             Cloned::Parent(pid, pidfd) => {
-                if outside {
-                    self.record.cgroup.attach_unified(prepared, pid)?;
+                if outside && let Err(error) = self.record.cgroup.attach_unified(prepared, pid) {
+                    let _ = pidfd_signal(pidfd.as_fd(), libc::SIGKILL);
+                    let _ = parent::reap(pidfd.as_fd());
+                    return Err(error);
                 }
                 return Ok((pid, pidfd));
             }

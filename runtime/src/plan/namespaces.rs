@@ -123,6 +123,18 @@ impl Namespaces {
         self.all & NEW_USER != 0
     }
 
+    /// What a user of the container is to the caller; nothing when the configuration does not say.
+    pub fn host_uid(&self, uid: u32) -> Option<u32> {
+        if !self.has_user() {
+            return Some(uid);
+        }
+        let within = |m: &LinuxIdMapping| {
+            let offset = uid.checked_sub(m.container_id())?;
+            (offset < m.size()).then(|| m.host_id().checked_add(offset))?
+        };
+        self.maps.as_ref()?.uid_list.iter().find_map(within)
+    }
+
     /// Whether a kind is among them.
     pub fn has(&self, kind: Type) -> bool {
         self.all & flag_of(kind).0 != 0
@@ -203,6 +215,29 @@ mod tests {
             {"type": "pid"}, {"type": "mount"}, {"type": "network", "path": "/n"}]}))
         .unwrap();
         assert!(!ns.needs_intermediate());
+    }
+
+    #[test]
+    fn users_are_mapped_to_the_host() {
+        let user = serde_json::json!({"namespaces": [{"type": "user"}], "uidMappings": [
+            {"containerID": 0, "hostID": 100_000, "size": 10},
+            {"containerID": 10, "hostID": 5, "size": 1},
+            {"containerID": 20, "hostID": u32::MAX, "size": 9}]});
+        let ns = plan(user).unwrap();
+        let got = [0, 9, 10, 11, 20, 21].map(|uid| ns.host_uid(uid));
+        let want = [
+            Some(100_000),
+            Some(100_009),
+            Some(5),
+            None,
+            Some(u32::MAX),
+            None,
+        ];
+        assert_eq!(got, want);
+        let none = plan(serde_json::json!({"namespaces": [{"type": "pid"}]})).unwrap();
+        assert_eq!(none.host_uid(7), Some(7));
+        let joined = serde_json::json!({"namespaces": [{"type": "user", "path": "/u"}]});
+        assert_eq!(plan(joined).unwrap().host_uid(0), None);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Mounts of type `cgroup`: the container sees its own cgroup and nothing above it.
 //!
-//! On v2 one mount. On v1 and hybrid hosts a small tmpfs with one directory per hierarchy, and links
+//! On v2 one mount; without a cgroup namespace it shows the whole tree, as every runtime does, so that
+//! the paths in /proc/self/cgroup can be found in it. On v1 and hybrid hosts a small tmpfs with one directory per hierarchy, and links
 //! for controllers that share one. With a cgroup namespace the file system itself is mounted, which
 //! then begins at the container's cgroup; without, the container's cgroup is bound.
 
@@ -22,7 +23,7 @@ use crate::sys::mount::{MountAttr, attr};
 pub struct View {
     /// v1 hierarchies; empty on unified hosts.
     pub hierarchies: Vec<Hierarchy>,
-    /// The container's cgroup on cgroup2, where that is the only hierarchy.
+    /// What is shown of cgroup2, where that is the only hierarchy.
     pub unified: Option<CString>,
     /// The container has a cgroup namespace.
     pub namespaced: bool,
@@ -51,7 +52,7 @@ pub(crate) fn mount(root: &Root, step: &MountStep, view: &View) -> Result<(), Fa
         .ensure(&step.target, Want::Directory, Links::Follow)
         .during(Detail::Target)?;
     match &view.unified {
-        Some(directory) => unified(root, step, view, directory, target.as_fd())?,
+        Some(directory) => unified(root, step, directory, target.as_fd())?,
         None => legacy(root, step, view, target.as_fd())?,
     }
     let mounted = root.find(&step.target).during(Detail::Target)?;
@@ -69,24 +70,19 @@ pub(crate) fn mount(root: &Root, step: &MountStep, view: &View) -> Result<(), Fa
 fn unified(
     root: &Root,
     step: &MountStep,
-    view: &View,
     directory: &CStr,
     target: BorrowedFd<'_>,
 ) -> Result<(), Fail> {
-    if view.namespaced {
-        match file_system(c"cgroup2", c"", target) {
-            Ok(()) => {
-                let mounted = root.find(&step.target).during(Detail::Target)?;
-                return set_attributes(mounted.as_fd(), &step.attr, false)
-                    .during(Detail::Attributes);
-            }
-            // A user namespace may not mount it when it does not own the cgroup namespace, or when
-            // the host hides a part of it: what may be seen is bound.
-            Err(Errno::PERM | Errno::BUSY) => {}
-            Err(errno) => return Err(errno.into()),
+    match file_system(c"cgroup2", c"", target) {
+        Ok(()) => {
+            let mounted = root.find(&step.target).during(Detail::Target)?;
+            set_attributes(mounted.as_fd(), &step.attr, false).during(Detail::Attributes)
         }
+        // A user namespace may not mount it when it does not own the cgroup namespace, or when the
+        // host hides a part of it: what may be seen is bound.
+        Err(Errno::PERM | Errno::BUSY) => bind(directory, target, &step.attr),
+        Err(errno) => Err(errno.into()),
     }
-    bind(directory, target, &step.attr)
 }
 
 fn legacy(root: &Root, step: &MountStep, view: &View, target: BorrowedFd<'_>) -> Result<(), Fail> {

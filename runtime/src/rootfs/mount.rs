@@ -121,10 +121,8 @@ fn attach_configured(
         || step.unnamed != 0
         || !step.recursive.is_empty()
         || !step.propagation.is_empty();
-    let late = match mount_setattr(tree, c"", false, &MountAttr::default()) {
-        Err(Errno::NOSYS) if early => true,
-        _ => false,
-    };
+    let probe = || mount_setattr(tree, c"", false, &MountAttr::default());
+    let late = early && probe() == Err(Errno::NOSYS);
     if early && !late {
         configure(tree, step)?;
     }
