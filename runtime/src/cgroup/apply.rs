@@ -24,9 +24,12 @@ impl Cgroup {
     /// Writes limits; those of memory last. With the systemd driver they are told to systemd first,
     /// except those of [`Select::EARLY`], which [`Cgroup::start_unit`] has told it.
     pub fn apply(&self, r: &LinuxResources, select: Select) -> Result<()> {
-        self.set_properties(r, select)?;
-        let writes = table(self.hierarchy, &self.for_unit(r))?;
-        if select.others {
+        let r = &self.for_unit(r, select);
+        // Told anything, systemd writes all it has a property for; some of it differs (no period
+        // without a quota, a weight for IO that nobody asked for): ours comes last.
+        let told = self.set_properties(r, select)?;
+        let writes = table(self.hierarchy, r)?;
+        if select.others || told {
             self.write_all(writes.iter().filter(|w| !w.memory_limit))?;
         }
         if select.devices {

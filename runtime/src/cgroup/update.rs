@@ -19,7 +19,9 @@ impl Cgroup {
         let merged = merge(old, new)?;
         let delta = delta(&merged, new);
         self.check_usage(&delta, &merged)?;
-        let done = self.apply(&delta, Select::UPDATE);
+        // systemd, told about one limit, writes its idea of the others: then all are written.
+        let written = if self.unit.is_some() { &merged } else { &delta };
+        let done = self.apply(written, Select::UPDATE);
         if done.is_err() {
             // The first error is the one to tell.
             let _ = self.apply(old, Select::UPDATE);
@@ -99,6 +101,11 @@ fn merge(old: &LinuxResources, new: &LinuxResources) -> Result<LinuxResources> {
     }
     if let Some(unified) = new.unified() {
         let mut all = old.unified().clone().unwrap_or_default();
+        for (given, other) in [("cpu.weight", "cpu.idle"), ("cpu.idle", "cpu.weight")] {
+            if unified.contains_key(given) {
+                all.remove(other);
+            }
+        }
         all.extend(
             unified
                 .iter()
@@ -122,8 +129,12 @@ fn merge_cpu(old: &LinuxCpu, new: &LinuxCpu) -> LinuxCpu {
             .filter(|text| !text.is_empty())
             .or_else(|| old.clone())
     };
+    let idle = match new.shares().filter(|shares| *shares != 0) {
+        Some(_) => new.idle(),
+        None => new.idle().or(old.idle()),
+    };
     out.set_shares(shares)
-        .set_idle(new.idle().or(old.idle()))
+        .set_idle(idle)
         .set_quota(new.quota().filter(|q| *q != 0).or(old.quota()))
         .set_period(new.period().filter(|p| *p != 0).or(old.period()))
         .set_burst(new.burst().or(old.burst()))
@@ -272,6 +283,12 @@ mod tests {
                 r#"{"cpu":{"idle":1,"cpus":""}}"#,
                 r#"{"cpu":{"idle":1,"quota":5,"cpus":"0"}}"#,
                 r#"{"cpu":{"idle":1,"cpus":""}}"#,
+            ),
+            (
+                r#"{"cpu":{"idle":1},"unified":{"cpu.idle":"1"}}"#,
+                r#"{"cpu":{"shares":9},"unified":{"cpu.weight":"8"}}"#,
+                r#"{"cpu":{"shares":9},"unified":{"cpu.weight":"8"}}"#,
+                r#"{"cpu":{"shares":9},"unified":{"cpu.weight":"8"}}"#,
             ),
             (
                 r#"{"memory":{"limit":10,"swap":30,"reservation":4}}"#,

@@ -22,8 +22,12 @@ pub(crate) struct ExecSetup<'a> {
     pub common: Setup<'a>,
     /// The container's init.
     pub init: &'a OwnedFd,
-    /// `CLONE_NEW*` of the namespaces to enter; the pid namespace was entered by the parent.
+    /// `CLONE_NEW*` of the namespaces to enter; the pid namespace was entered by the parent, or by an
+    /// intermediate process.
     pub namespaces: u64,
+    /// Cloned by an intermediate process, whose end of the wire it shares: it keeps silent until its
+    /// pid is known.
+    pub adopted: bool,
 }
 
 /// The process of `exec` on its way.
@@ -95,6 +99,10 @@ pub(crate) fn run(process: &mut Process, setup: ExecSetup<'_>, wire: Wire) -> ! 
 
 impl Exec<'_> {
     fn initial_affinity(&mut self) -> Result<(), Fail> {
+        if self.setup.adopted {
+            self.setup.common.hide()?;
+            self.progress.wire.wait_go()?;
+        }
         match &self.process.affinity_initial {
             Some(cpus) => Ok(crate::sys::sched::set_affinity(0, cpus)?),
             None => Ok(()),

@@ -12,6 +12,9 @@ use super::wire::{Message, Tag, Wire};
 use crate::rootfs::{Detail, During as _, Fail};
 use crate::sys::process::{CloneArgs, Cloned, SingleThreaded, clone, exit_now};
 
+/// Index of a [`Tag::Init`] message: the init was not born in its cgroup.
+pub(crate) const OUTSIDE: u32 = 1;
+
 /// Returns only in the init.
 pub(crate) fn run(
     proof: SingleThreaded,
@@ -38,11 +41,26 @@ pub(crate) fn run(
         flags: args.flags | libc::CLONE_PARENT as u64,
         ..*args
     };
-    match clone(proof, &args) {
+    let mut index = 0;
+    let cloned = match clone(proof, &args) {
+        // Seen from a cgroup namespace that was entered, the cgroup may not exist. The parent moves
+        // the init afterwards.
+        Err(_) if args.cgroup.is_some() => {
+            index = OUTSIDE;
+            let args = CloneArgs {
+                cgroup: None,
+                ..args
+            };
+            clone(proof, &args)
+        }
+        other => other,
+    };
+    match cloned {
         Ok(Cloned::Child) => {}
         Ok(Cloned::Parent(pid, pidfd)) => {
             let mut message = Message::new(Tag::Init);
             message.value = i64::from(pid);
+            message.index = index;
             let _ = wire.send_with(&message, pidfd.as_fd());
             exit_now(0)
         }

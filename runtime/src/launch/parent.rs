@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use rustix::process::{WaitId, WaitIdOptions, WaitIdStatus};
 
 use super::child::Progress;
+use super::intermediate;
 use super::steps::Step;
 use super::wire::{Message, Tag, Wire};
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -125,6 +126,30 @@ pub(crate) fn set_oom_score(proc: &OwnedFd, pid: i32, process: &Process) -> Resu
     write_of(proc, pid, "oom_score_adj", score.to_string().as_bytes()).context(|| {
         format!("cannot set process.oomScoreAdj to {score} (lowering it takes CAP_SYS_RESOURCE)")
     })
+}
+
+/// Takes the process that an intermediate one made as this process's child: its pid, a pidfd, and
+/// whether it was not born in its cgroup.
+pub(crate) fn adopt(
+    wire: &Wire,
+    intermediate: &OwnedFd,
+    explain: impl Fn(&Message) -> Error,
+) -> Result<(i32, OwnedFd, bool)> {
+    let answer = wire
+        .receive()
+        .context(|| "cannot hear from the container's init")?;
+    let _ = reap(intermediate.as_fd());
+    match answer {
+        Some((message, Some(pidfd))) if message.tag == Tag::Init => {
+            let pid = i32::try_from(message.value).unwrap_or(0);
+            Ok((pid, pidfd, message.index == intermediate::OUTSIDE))
+        }
+        Some((message, _)) if message.tag == Tag::Failed => Err(explain(&message)),
+        _ => Err(Error::new(
+            ErrorKind::Internal,
+            "the intermediate process is gone",
+        )),
+    }
 }
 
 /// Waits for a process that was cloned.

@@ -478,7 +478,8 @@ impl<'a> Launch<'a> {
         let wait_for_maps = self.must_wait();
         let proof = self.proof;
         let first = if intermediate {
-            CloneArgs { flags: 0, ..args }
+            // Not in the cgroup: a limit of one process is for the init.
+            CloneArgs::default()
         } else {
             args
         };
@@ -492,7 +493,8 @@ impl<'a> Launch<'a> {
                 self.child = Some(pidfd);
                 return Ok(pid);
             }
-            let (pid, pidfd) = self.adopt(wire, &pidfd)?;
+            let (pid, pidfd, outside) = parent::adopt(wire, &pidfd, |said| self.explain(said))?;
+            self.outside = outside;
             self.child = Some(pidfd);
             return Ok(pid);
         }
@@ -524,24 +526,6 @@ impl<'a> Launch<'a> {
             bind_devices,
         };
         init::run(&mut self.plan, setup, theirs)
-    }
-
-    /// Takes the init that an intermediate process made as this process's child.
-    fn adopt(&self, wire: &Wire, intermediate: &OwnedFd) -> Result<(i32, OwnedFd)> {
-        let answer = wire
-            .receive()
-            .context(|| "cannot hear from the container's init")?;
-        let _ = parent::reap(intermediate.as_fd());
-        match answer {
-            Some((message, Some(pidfd))) if message.tag == Tag::Init => {
-                Ok((i32::try_from(message.value).unwrap_or(0), pidfd))
-            }
-            Some((message, _)) if message.tag == Tag::Failed => Err(self.explain(&message)),
-            _ => Err(Error::new(
-                ErrorKind::Internal,
-                "the intermediate process is gone",
-            )),
-        }
     }
 
     fn cgroup_view(&self) -> Result<cgroup_mounts::View> {

@@ -16,7 +16,7 @@ use crate::launch::child::Setup;
 use crate::launch::exec::{self, ExecSetup};
 use crate::launch::explain::{Subject, explain};
 use crate::launch::wire::{Message, Tag, Wire};
-use crate::launch::{parent, terminal};
+use crate::launch::{intermediate, parent, terminal};
 use crate::plan::Process;
 use crate::seccomp::{self, Filter};
 use crate::spec::validate;
@@ -24,6 +24,7 @@ use crate::state::{Directory, Record};
 use crate::sys::process::{CloneArgs, Cloned, SingleThreaded, clone, pidfd_signal};
 
 const PID_NAMESPACE: u64 = libc::CLONE_NEWPID as u64;
+const USER_NAMESPACE: u64 = libc::CLONE_NEWUSER as u64;
 
 /// A process to be run in a container.
 struct Job<'a> {
@@ -147,27 +148,26 @@ impl<'a> Job<'a> {
         console: Option<&OwnedFd>,
     ) -> Result<(i32, OwnedFd)> {
         let mut namespaces = self.record.namespaces;
-        if namespaces & libc::CLONE_NEWUSER as u64 != 0 && self.same_user_namespace()? {
-            namespaces &= !(libc::CLONE_NEWUSER as u64);
+        if namespaces & USER_NAMESPACE != 0 && self.same_user_namespace()? {
+            namespaces &= !USER_NAMESPACE;
         }
         let keyring = (!self.record.no_new_keyring)
             .then(|| crate::plan::c_string(&format!("_ses.{}", self.record.id)))
             .transpose()?;
-        if namespaces & PID_NAMESPACE != 0 {
-            // A process cannot change its own pid namespace, only that of its children. This process
-            // has no more children than the one that is made now.
-            nix::sched::setns(&self.init, CloneFlags::CLONE_NEWPID)
-                .context(|| "cannot enter the container's pid namespace")?;
-        }
+        let intermediate = self.enter_pid_namespace(namespaces)?;
         let args = CloneArgs {
             flags: 0,
             cgroup: prepared.unified.as_ref().map(|fd| fd.as_fd()),
         };
+        let first = match &intermediate {
+            Some(_) => CloneArgs::default(),
+            None => args,
+        };
         let mut outside = false;
-        let cloned = match clone(self.proof, &args) {
+        let cloned = match clone(self.proof, &first) {
             // Before 5.7, a cgroup that takes no process, or one that only systemd may move it to: the
             // child is moved afterwards, or that says why not.
-            Err(_) if args.cgroup.is_some() => {
+            Err(_) if first.cgroup.is_some() => {
                 outside = true;
                 clone(self.proof, &CloneArgs::default())
             }
@@ -175,11 +175,19 @@ impl<'a> Job<'a> {
         };
         let cloned = cloned.context(|| "cannot create the process")?;
         let setup = match cloned {
-            Cloned::Parent(pid, pidfd) => {
+            Cloned::Parent(mut pid, mut pidfd) => {
+                if intermediate.is_some() {
+                    drop(theirs);
+                    (pid, pidfd, outside) = parent::adopt(wire, &pidfd, |said| self.explain(said))?;
+                }
                 if outside && let Err(error) = self.record.cgroup.attach_unified(prepared, pid) {
                     let _ = pidfd_signal(pidfd.as_fd(), libc::SIGKILL);
                     let _ = parent::reap(pidfd.as_fd());
                     return Err(error);
+                }
+                if intermediate.is_some() {
+                    wire.send(&Message::new(Tag::Go))
+                        .context(|| "cannot release the process")?;
                 }
                 return Ok((pid, pidfd));
             }
@@ -195,11 +203,35 @@ impl<'a> Job<'a> {
                     seccomp: self.filter.as_ref(),
                 },
                 init: &self.init,
-                namespaces: namespaces & !PID_NAMESPACE,
+                namespaces: match &intermediate {
+                    Some(_) => namespaces & !(PID_NAMESPACE | USER_NAMESPACE),
+                    None => namespaces & !PID_NAMESPACE,
+                },
+                adopted: intermediate.is_some(),
             },
         };
         wire.close_in_child();
+        if let Some(join) = &intermediate {
+            intermediate::run(self.proof, std::slice::from_ref(join), &args, &theirs);
+        }
         exec::run(&mut self.process, setup, theirs)
+    }
+
+    /// A process cannot change its own pid namespace, only that of its children, and this process has
+    /// no more children than the one that is made now. Without the right to enter, which only the root
+    /// of the container's user namespace may have, another process is to enter both.
+    fn enter_pid_namespace(&self, namespaces: u64) -> Result<Option<(u64, OwnedFd)>> {
+        if namespaces & PID_NAMESPACE == 0 {
+            return Ok(None);
+        }
+        match nix::sched::setns(&self.init, CloneFlags::CLONE_NEWPID) {
+            Ok(()) => Ok(None),
+            Err(nix::errno::Errno::EPERM) if namespaces & USER_NAMESPACE != 0 => {
+                let init = self.init.try_clone()?;
+                Ok(Some((PID_NAMESPACE | USER_NAMESPACE, init)))
+            }
+            Err(errno) => Err(errno).context(|| "cannot enter the container's pid namespace"),
+        }
     }
 
     fn same_user_namespace(&self) -> Result<bool> {
@@ -252,17 +284,19 @@ impl<'a> Job<'a> {
                     wire.send(&Message::new(Tag::Go))
                         .context(|| "cannot release the process")?;
                 }
-                Tag::Failed => {
-                    let subject = Subject {
-                        plan: None,
-                        process: &self.process,
-                        hook_output: None,
-                    };
-                    return Err(explain(&message, &subject));
-                }
+                Tag::Failed => return Err(self.explain(&message)),
                 _ => return Err(Error::new(ErrorKind::Internal, "unexpected message")),
             }
         }
+    }
+
+    fn explain(&self, message: &Message) -> Error {
+        let subject = Subject {
+            plan: None,
+            process: &self.process,
+            hook_output: None,
+        };
+        explain(message, &subject)
     }
 
     fn settle(&self, wire: &Wire, pid: i32, pidfd: &OwnedFd) -> Result<()> {

@@ -38,7 +38,10 @@ pub(crate) fn kill(runtime: &Runtime, id: &str, signal: i32, all: bool) -> Resul
     let not_running = || Error::new(ErrorKind::FailedPrecondition, "container not running");
     let Some(init) = init_of(&record)? else {
         // Without a pid namespace of its own, others may have outlived the init.
-        if signal == libc::SIGKILL && record.namespaces & PID_NAMESPACE == 0 {
+        if signal == libc::SIGKILL
+            && record.namespaces & PID_NAMESPACE == 0
+            && record.cgroup.exists()
+        {
             return kill_all(&record, signal);
         }
         return Err(not_running());
@@ -165,7 +168,11 @@ pub(crate) fn end(directory: &Directory, record: &Record) -> Result<()> {
 /// hooks, the record.
 pub(crate) fn destroy(directory: &Directory, record: &Record) -> Result<()> {
     if record.namespaces & PID_NAMESPACE == 0 {
-        record.cgroup.kill(Signal::KILL)?;
+        match record.cgroup.kill(Signal::KILL) {
+            // systemd removes a scope's cgroup with its last process.
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            other => other?,
+        }
     }
     record.cgroup.remove()?;
     if let Some(group) = &record.rdt {

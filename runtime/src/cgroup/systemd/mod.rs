@@ -165,6 +165,11 @@ impl Cgroup {
         out.push(yes("TasksAccounting"));
         out.push(("DefaultDependencies".to_owned(), Value::Bool(false)));
         if let Some(r) = resources {
+            let quiet = Select {
+                others: false,
+                ..Select::EARLY
+            };
+            let r = &self.for_unit(r, quiet);
             out.extend(properties::from_resources(
                 r,
                 Select::EARLY,
@@ -188,18 +193,18 @@ impl Cgroup {
         Ok(out)
     }
 
-    /// Tells systemd about limits. Those of [`Select::EARLY`] it got with the unit.
-    pub(super) fn set_properties(&self, r: &LinuxResources, select: Select) -> Result<()> {
+    /// Tells systemd about limits, if there are any. Those of [`Select::EARLY`] it got with the unit.
+    pub(super) fn set_properties(&self, r: &LinuxResources, select: Select) -> Result<bool> {
         let Some(unit) = &self.unit else {
-            return Ok(());
+            return Ok(false);
         };
         if select == Select::EARLY {
-            return Ok(());
+            return Ok(false);
         }
         let unified = self.hierarchy == Hierarchy::Unified;
         // Without a version dependent property (the usual MEMORY) nothing has to be asked.
         if properties::from_resources(r, select, unified, u32::MAX)?.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         let mut bus = Bus::open(unit.user)?;
         let version = version(&mut bus)?;
@@ -221,18 +226,27 @@ impl Cgroup {
         done?
             .map_err(Error::from)
             .context(|| "unable to set unit properties")
-            .map(drop)
+            .map(|_| true)
     }
 
-    /// The resources as they are to be in the cgroup, with the quota that systemd understands.
-    pub(super) fn for_unit(&self, r: &LinuxResources) -> LinuxResources {
+    /// The resources as they are to be in the cgroup, as far as systemd understands them: quotas in
+    /// percents, and no weight for what is idle.
+    pub(super) fn for_unit(&self, r: &LinuxResources, select: Select) -> LinuxResources {
         let mut r = r.clone();
-        if self.unit.is_some()
-            && let Some(mut cpu) = r.cpu().clone()
+        if self.unit.is_none() {
+            return r;
+        }
+        if let Some(mut cpu) = r.cpu().clone()
             && let Some(quota) = properties::rounded_quota(&cpu)
         {
             cpu.set_quota(Some(quota));
             r.set_cpu(Some(cpu));
+        }
+        if self.hierarchy == Hierarchy::Unified && properties::drop_weight(&mut r) && select.others
+        {
+            tracing::warn!(
+                "unable to apply both a weight (shares) and cpu.idle with systemd: the weight is left out"
+            );
         }
         r
     }

@@ -44,6 +44,30 @@ fn per_second(quota: i64, period: u64) -> Option<u64> {
     u64::try_from(exact.div_ceil(10_000) * 10_000).ok()
 }
 
+/// Takes the weight away from what is idle: to systemd "idle" is a weight. Whether there was one.
+pub(super) fn drop_weight(r: &mut LinuxResources) -> bool {
+    const IDLE: &str = "cpu.idle";
+    const WEIGHT: &str = "cpu.weight";
+    let mut cpu = r.cpu().clone().unwrap_or_default();
+    let mut unified = r.unified().clone().unwrap_or_default();
+    let idle = match unified.get(IDLE) {
+        Some(value) => value.trim() == "1",
+        None => cpu.idle() == Some(1),
+    };
+    let shares = cpu.shares().is_some_and(|shares| shares != 0);
+    if !idle || !(shares || unified.contains_key(WEIGHT)) {
+        return false;
+    }
+    if shares {
+        cpu.set_shares(None);
+        r.set_cpu(Some(cpu));
+    }
+    if unified.remove(WEIGHT).is_some() {
+        r.set_unified(Some(unified));
+    }
+    true
+}
+
 /// The properties for the selected part of the resources.
 pub(super) fn from_resources(
     r: &LinuxResources,
@@ -396,6 +420,32 @@ mod tests {
         assert_eq!(quota(r#"{"quota":50000}"#), Some(50_000));
         assert_eq!(quota(r#"{"quota":-1}"#), None);
         assert_eq!(quota("{}"), None);
+    }
+
+    #[test]
+    fn idle_has_no_weight() {
+        for (given, left) in [
+            (
+                r#"{"cpu":{"idle":1,"shares":200}}"#,
+                Some(r#"{"cpu":{"idle":1}}"#),
+            ),
+            (r#"{"cpu":{"idle":0,"shares":200}}"#, None),
+            (r#"{"cpu":{"idle":1,"shares":0}}"#, None),
+            (
+                r#"{"unified":{"cpu.idle":"1","cpu.weight":"8"}}"#,
+                Some(r#"{"unified":{"cpu.idle":"1"}}"#),
+            ),
+            (
+                r#"{"cpu":{"idle":1,"shares":5},"unified":{"cpu.idle":"0"}}"#,
+                None,
+            ),
+            (r#"{"unified":{"cpu.weight":"8"}}"#, None),
+        ] {
+            let mut r = serde_json::from_str(given).unwrap();
+            assert_eq!(drop_weight(&mut r), left.is_some(), "{given}");
+            let wanted: LinuxResources = serde_json::from_str(left.unwrap_or(given)).unwrap();
+            assert_eq!(r, wanted);
+        }
     }
 
     #[test]
