@@ -132,7 +132,7 @@ fn empty_directory() -> Result<OwnedFd, Errno> {
     rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
 }
 
-/// Makes `path` and everything mounted below it read-only; a missing path is none.
+/// Makes `path` read-only; what is mounted below it stays there, as it is. A missing path is none.
 pub(crate) fn readonly(root: &Root, path: &CStr) -> Result<(), Fail> {
     let target = match root.find(path) {
         Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
