@@ -6,6 +6,7 @@ pub(crate) mod attack;
 pub(crate) mod bundle;
 pub(crate) mod cgroup;
 pub(crate) mod container;
+pub(crate) mod criu;
 pub(crate) mod env;
 pub(crate) mod faults;
 pub(crate) mod leaks;

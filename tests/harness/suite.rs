@@ -92,10 +92,7 @@ impl Suite {
         let log = File::create(&log_path)?;
         let mut child = Command::new(std::env::current_exe()?)
             .env_clear()
-            .env(
-                "PATH",
-                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-            )
+            .env("PATH", super::criu::search_path())
             .env(
                 "RCRUN_TEST_FULL",
                 std::env::var("RCRUN_TEST_FULL").unwrap_or_default(),

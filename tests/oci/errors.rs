@@ -244,13 +244,24 @@ fn program_is_not_executable(env: &Env) {
         .says("permission denied");
 }
 
+/// The program's own standard error only carries the kernel's words, once; a log has the explanation.
+fn explained(env: &Env, bundle: &Bundle) -> Output {
+    let log = env.path("log");
+    bundle.write();
+    let path = bundle.path.to_str().unwrap();
+    let log_flag = log.to_str().unwrap();
+    let words = ["--log", log_flag, "run", "--bundle", path, &bundle.id];
+    let output = env.rt.call(&words).fails();
+    let text = fs::read_to_string(&log).unwrap();
+    assert!(text.contains("level=error"), "{text}");
+    output
+}
+
 fn interpreter_is_missing(env: &Env) {
     let mut bundle = env.bundle();
     program(&bundle, "tool", b"#!/opt/python\nprint()\n", 0o755);
-    bundle
-        .args(&["/tool"])
-        .run()
-        .fails()
+    bundle.args(&["/tool"]);
+    explained(env, &bundle)
         .says("/tool")
         .says("interpreter")
         .says("/opt/python");
@@ -274,10 +285,8 @@ fn loader_is_missing(env: &Env) {
         .map(|b| char::from(*b))
         .collect();
     program(&bundle, "tool", &content, 0o755);
-    bundle
-        .args(&["/tool"])
-        .run()
-        .fails()
+    bundle.args(&["/tool"]);
+    explained(env, &bundle)
         .says("/tool")
         .says("loader")
         .says(&loader);
@@ -291,12 +300,8 @@ fn wrong_architecture(env: &Env) {
     content[MACHINE] = EM_S390;
     content[MACHINE + 1] = 0;
     program(&bundle, "tool", &content, 0o755);
-    bundle
-        .args(&["/tool"])
-        .run()
-        .fails()
-        .says("/tool")
-        .says("architecture");
+    bundle.args(&["/tool"]);
+    explained(env, &bundle).says("/tool").says("architecture");
 }
 
 fn no_format(env: &Env) {

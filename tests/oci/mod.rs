@@ -1,6 +1,7 @@
 //! The OCI runtime, one module per area that a user can name.
 
 mod cgroups_v1;
+mod checkpoint;
 mod cves;
 mod cves_escape;
 mod cves_identity;
@@ -36,6 +37,7 @@ type Module = (&'static str, fn() -> Vec<Test>);
 /// Modules and their tests. `no_file_is_forgotten` compares this list with the directory.
 const MODULES: &[Module] = &[
     ("cgroups_v1", cgroups_v1::tests),
+    ("checkpoint", checkpoint::tests),
     ("cves", cves::tests),
     ("cves_escape", cves_escape::tests),
     ("cves_identity", cves_identity::tests),

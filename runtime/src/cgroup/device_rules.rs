@@ -125,11 +125,22 @@ fn access(text: &str, index: usize) -> Result<Access> {
 type Key = (Kind, Option<u32>, Option<u32>);
 
 /// The state of a v1 device cgroup: a default and the exceptions from it.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Policy {
     pub(super) allow_by_default: bool,
     exceptions: BTreeMap<Key, Access>,
+    /// The exceptions in the order of the rules: that in which the kernel lists them.
+    order: Vec<Key>,
 }
+
+/// The order says nothing about what is allowed.
+impl PartialEq for Policy {
+    fn eq(&self, other: &Self) -> bool {
+        (self.allow_by_default, &self.exceptions) == (other.allow_by_default, &other.exceptions)
+    }
+}
+
+impl Eq for Policy {}
 
 impl Policy {
     /// Applies rules in order to "deny all".
@@ -156,12 +167,15 @@ impl Policy {
         if rule.kind == Kind::All {
             *self = Self {
                 allow_by_default: rule.allow,
-                exceptions: BTreeMap::new(),
+                ..Self::default()
             };
             return Ok(());
         }
         let key = (rule.kind, rule.major, rule.minor);
         if rule.allow != self.allow_by_default {
+            if !self.exceptions.contains_key(&key) {
+                self.order.push(key);
+            }
             *self.exceptions.entry(key).or_default() |= rule.access;
             return Ok(());
         }
@@ -186,6 +200,7 @@ impl Policy {
             *held &= !rule.access;
             if *held == 0 {
                 self.exceptions.remove(&key);
+                self.order.retain(|known| *known != key);
             }
         }
         Ok(())
@@ -200,17 +215,19 @@ impl Policy {
             minor: None,
             access: ALL,
         };
-        let exceptions = self
-            .exceptions
-            .iter()
-            .map(|(&(kind, major, minor), &access)| Rule {
-                allow: !self.allow_by_default,
-                kind,
-                major,
-                minor,
-                access,
-            });
+        let exceptions = self.ordered().map(|((kind, major, minor), access)| Rule {
+            allow: !self.allow_by_default,
+            kind,
+            major,
+            minor,
+            access,
+        });
         std::iter::once(head).chain(exceptions).collect()
+    }
+
+    fn ordered(&self) -> impl Iterator<Item = (Key, Access)> {
+        let access = |key: &Key| self.exceptions.get(key).copied().unwrap_or(0);
+        self.order.iter().map(move |key| (*key, access(key)))
     }
 
     /// What to write, and whether to `devices.allow`, so that `self` becomes `target`. Without
@@ -229,10 +246,10 @@ impl Policy {
                 writes.push((target.allow_by_default, line(*key, gone)));
             }
         }
-        for (key, wanted) in &target.exceptions {
-            let new = wanted & !old.get(key).copied().unwrap_or(0);
+        for (key, wanted) in target.ordered() {
+            let new = wanted & !old.get(&key).copied().unwrap_or(0);
             if new != 0 {
-                writes.push((!target.allow_by_default, line(*key, new)));
+                writes.push((!target.allow_by_default, line(key, new)));
             }
         }
         writes

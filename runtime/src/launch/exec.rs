@@ -284,8 +284,10 @@ pub(crate) fn labels(setup: &Setup<'_>, process: &Process) -> Result<(), Fail> {
     }
 }
 
-/// Set-user-ID programs and file capabilities give nothing from here on.
+/// The program's umask; and set-user-ID programs and file capabilities give nothing from here on.
 pub(crate) fn no_new_privileges(process: &Process) -> Result<(), Fail> {
+    // Here since from the next step on a filter may be in force.
+    rustix::process::umask(Mode::from_raw_mode(process.umask));
     if process.no_new_privs {
         rustix::thread::set_no_new_privs(true)?;
     }

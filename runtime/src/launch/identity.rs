@@ -1,6 +1,5 @@
 //! User, groups and capability sets of the program (capabilities(7), credentials(7)).
 
-use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 
@@ -31,7 +30,6 @@ pub(crate) fn become_root() -> Result<(), Fail> {
 
 /// Groups, group, user and umask of the program, keeping the permitted capabilities.
 pub(crate) fn assume(process: &Process) -> Result<(), Fail> {
-    rustix::process::umask(Mode::from_raw_mode(process.umask));
     match rustix::thread::set_thread_groups(&process.groups) {
         Err(Errno::PERM) if process.groups.is_empty() => {}
         answer => answer.during(Detail::Owner)?,

@@ -278,7 +278,7 @@ impl Init<'_> {
         let root = pivot::prepare(&self.plan.rootfs, own, self.setup.private_parent)?;
         self.root = Some(root);
         if own {
-            if !self.plan.masked.is_empty() {
+            if !self.plan.masked.is_empty() || !self.plan.readonly.is_empty() {
                 self.covers = Covers::prepare()?;
             }
         }
@@ -379,6 +379,10 @@ impl Init<'_> {
     }
 
     fn switch_root(&mut self) -> Result<(), Fail> {
+        if self.own_mounts() && self.covers.is_early() {
+            self.hide_paths()?;
+            self.progress.index = 0;
+        }
         let root = self.root()?;
         if !self.own_mounts() {
             return pivot::change_root(root);
@@ -406,6 +410,21 @@ impl Init<'_> {
         Ok(())
     }
 
+    /// Read-only and masked paths.
+    fn hide_paths(&mut self) -> Result<(), Fail> {
+        let root = self.root.as_ref().ok_or(Errno::NOENT)?;
+        for (index, path) in self.plan.readonly.iter().enumerate() {
+            self.progress.index = 1 + index as u32;
+            mask::readonly(root, path)?;
+        }
+        let before = 1 + self.plan.readonly.len();
+        for (index, path) in self.plan.masked.iter().enumerate() {
+            self.progress.index = (before + index) as u32;
+            self.covers.mask(root, path)?;
+        }
+        Ok(())
+    }
+
     fn protect(&mut self) -> Result<(), Fail> {
         if !self.own_mounts() {
             return Ok(());
@@ -422,15 +441,10 @@ impl Init<'_> {
         if self.plan.rootfs.readonly {
             mount::make_readonly(root.as_fd(), false).during(Detail::Attributes)?;
         }
-        for (index, path) in self.plan.readonly.iter().enumerate() {
-            self.progress.index = 1 + index as u32;
-            mask::readonly(root, path)?;
+        if !self.covers.is_early() {
+            self.hide_paths()?;
         }
-        let before = 1 + self.plan.readonly.len();
-        for (index, path) in self.plan.masked.iter().enumerate() {
-            self.progress.index = (before + index) as u32;
-            self.covers.mask(root, path)?;
-        }
+        let root = self.root.as_ref().ok_or(Errno::NOENT)?;
         self.progress.index = 0;
         match self.plan.rootfs.final_propagation {
             Some(flags) => pivot::propagate(root, flags),

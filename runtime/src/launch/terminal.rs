@@ -64,6 +64,15 @@ pub(crate) fn send(
     crate::rootfs::console::send(socket, text, fd)
 }
 
+/// Rows and columns of the caller's terminal.
+pub(crate) fn callers_size() -> Option<(u16, u16)> {
+    let (stdin, stdout) = (std::io::stdin(), std::io::stdout());
+    [stdin.as_fd(), stdout.as_fd()].iter().find_map(|stream| {
+        let size = rustix::termios::tcgetwinsize(stream).ok()?;
+        (size.ws_row != 0).then_some((size.ws_row, size.ws_col))
+    })
+}
+
 /// A master and the caller's terminal, which gets its modes back in the end.
 #[derive(Debug)]
 pub(crate) struct Terminal {

@@ -150,6 +150,15 @@ impl Wire {
         Ok((Self(a), Self(b)))
     }
 
+    /// Closes this end in a freshly cloned process, where it belongs to the other side. The owner is
+    /// never dropped there: the process ends in `execve` or `_exit`.
+    pub(crate) fn close_in_child(&self) {
+        use std::os::fd::AsRawFd as _;
+        if let Ok(number) = u32::try_from(self.0.as_raw_fd()) {
+            let _ = crate::sys::process::close_range(number, number);
+        }
+    }
+
     /// Takes over a connected SEQPACKET socket.
     pub(crate) fn from_fd(fd: OwnedFd) -> Self {
         Self(fd)

@@ -176,7 +176,7 @@ fn failures_name_the_device_and_the_step() {
         assert_eq!(
             error.chain().to_string(),
             "cannot move network device absent0 to the container's network namespace: find network \
-             device absent0: No such device (os error 19)"
+             device absent0: no such device"
         );
         ip("link add host0 type veth peer name peer0");
         inside(&target, || ip("link add taken0 type veth peer name other0"));

@@ -133,9 +133,14 @@ impl<'a> Launch<'a> {
             bundle: &options.bundle,
             no_pivot: options.no_pivot,
             listen_fds: listen_fds(),
+            selinux: validate::selinux_enabled(),
         };
-        let plan = Plan::from_spec(&spec, &facts)?;
+        let mut plan = Plan::from_spec(&spec, &facts)?;
         check_terminal(&plan, options, start)?;
+        drop_missing_profile(&mut plan.process);
+        if options.console_socket.is_none() {
+            plan.process.console_size = plan.process.console_size.or_else(terminal::callers_size);
+        }
         let linux = spec.linux().as_ref();
         let filter = match linux.and_then(|l| l.seccomp().as_ref()) {
             Some(seccomp) => seccomp::compile(seccomp)?,
@@ -177,6 +182,7 @@ impl<'a> Launch<'a> {
             poststop: hook_list
                 .is_some_and(|h| h.poststop().as_ref().is_some_and(|l| !l.is_empty())),
             no_new_keyring: options.no_new_keyring,
+            descriptors: crate::checkpoint::own_streams(),
             owner: rustix::process::geteuid().as_raw(),
             unknown: serde_json::Map::new(),
         };
@@ -482,6 +488,9 @@ impl<'a> Launch<'a> {
             self.child = Some(pidfd);
             return Ok(pid);
         }
+        // The parent's end must not live on here: its closing is how the child learns of the
+        // parent's death.
+        wire.close_in_child();
         if intermediate {
             intermediate::run(proof, &joins, &args, &theirs);
         }
@@ -591,9 +600,11 @@ impl<'a> Launch<'a> {
         let (Some(files), Some(hooks)) = (&self.hooks, self.spec.hooks()) else {
             return Ok(());
         };
-        files.set_state(&self.record, Status::Creating)?;
+        // Deprecated hooks are part of `start`: for them the container has been created.
+        files.set_state(&self.record, Status::Created)?;
         let prestart = hooks::prestart(hooks);
         files.run(self.proof, &self.record.bundle, "prestart", Some(&prestart))?;
+        files.set_state(&self.record, Status::Creating)?;
         files.run(
             self.proof,
             &self.record.bundle,
@@ -675,18 +686,14 @@ impl<'a> Launch<'a> {
         }
         if cloned && let (Some(files), Some(hooks)) = (&self.hooks, self.spec.hooks()) {
             let _ = files.set_state(&self.record, Status::Stopped);
-            let _ = files.run(
-                self.proof,
-                &self.record.bundle,
-                "poststop",
-                hooks.poststop().as_ref(),
-            );
+            files.run_poststop(self.proof, &self.record.bundle, hooks);
         }
         let _ = self.directory.remove();
     }
 }
 
-fn check_terminal(plan: &Plan, options: &CreateOptions, start: Start) -> Result<()> {
+/// Refuses a terminal that nobody shows, and a console socket that nothing is sent to.
+pub(crate) fn check_terminal(plan: &Plan, options: &CreateOptions, start: Start) -> Result<()> {
     let detached = start == Start::Later || options.detach;
     match (&options.console_socket, plan.process.terminal) {
         (Some(_), true) if !detached => Err(Error::invalid(
@@ -699,6 +706,17 @@ fn check_terminal(plan: &Plan, options: &CreateOptions, start: Start) -> Result<
             "cannot allocate tty if runc will detach without setting console socket",
         )),
         _ => Ok(()),
+    }
+}
+
+/// Kernels without AppArmor have no profiles: engines name one all the same.
+pub(crate) fn drop_missing_profile(process: &mut crate::plan::Process) {
+    let enabled = || {
+        std::fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|y| y.starts_with(b"Y"))
+    };
+    if let Some(profile) = process.apparmor.take_if(|_| !enabled()) {
+        let profile = profile.to_string_lossy();
+        tracing::warn!("AppArmor is not enabled in this kernel: profile {profile} is not applied");
     }
 }
 

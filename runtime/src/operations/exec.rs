@@ -106,6 +106,10 @@ impl<'a> Job<'a> {
             process.capabilities.add(name)?;
         }
         check_terminal(&process, options)?;
+        super::create::drop_missing_profile(&mut process);
+        if options.console_socket.is_none() {
+            process.console_size = process.console_size.or_else(terminal::callers_size);
+        }
         let seccomp = spec.linux().as_ref().and_then(|l| l.seccomp().as_ref());
         let filter = match seccomp {
             Some(seccomp) => seccomp::compile(seccomp)?,
@@ -206,6 +210,7 @@ impl<'a> Job<'a> {
                 adopted: intermediate.is_some(),
             },
         };
+        wire.close_in_child();
         if let Some(join) = &intermediate {
             intermediate::run(self.proof, std::slice::from_ref(join), &args, &theirs);
         }

@@ -119,6 +119,25 @@ impl Files {
     }
 }
 
+impl Files {
+    /// Runs all poststop hooks, whatever becomes of each; failures are warnings (runtime-spec
+    /// runtime.md, "Lifecycle", 13).
+    pub(crate) fn run_poststop(
+        &self,
+        proof: SingleThreaded,
+        bundle: &std::path::Path,
+        hooks: &oci::Hooks,
+    ) {
+        for (index, hook) in hooks.poststop().iter().flatten().enumerate() {
+            let one = vec![hook.clone()];
+            if let Err(error) = self.run(proof, bundle, "poststop", Some(&one)) {
+                let text = error.chain().to_string();
+                tracing::warn!("{}", text.replacen("hook #0", &format!("hook #{index}"), 1));
+            }
+        }
+    }
+}
+
 /// Whether there is any hook at all.
 pub(crate) fn any(hooks: &oci::Hooks) -> bool {
     [

@@ -13,6 +13,7 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::launch::explain::{Subject, explain};
 use crate::launch::wire::{Message, Tag, Wire};
 use crate::plan::{Facts, Plan};
+use crate::spec::validate;
 use crate::state::{Directory, Record};
 
 /// Connects to the init that waits; an error when none does.
@@ -101,6 +102,7 @@ fn explain_failure(directory: &Directory, record: &Record, message: &Message) ->
             bundle: &record.bundle,
             no_pivot: false,
             listen_fds: None,
+            selinux: validate::selinux_enabled(),
         };
         Plan::from_spec(&crate::spec::load::spec(&text)?.spec, &facts)
     });

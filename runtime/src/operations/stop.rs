@@ -194,5 +194,6 @@ fn run_poststop(directory: &Directory, record: &Record) -> Result<()> {
     };
     let files = Files::new()?;
     files.set_state(record, Status::Stopped)?;
-    files.run(proof, &record.bundle, "poststop", hooks.poststop().as_ref())
+    files.run_poststop(proof, &record.bundle, hooks);
+    Ok(())
 }

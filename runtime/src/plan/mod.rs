@@ -82,6 +82,8 @@ pub struct Facts<'a> {
     pub no_pivot: bool,
     /// Descriptors handed down by the LISTEN_FDS protocol.
     pub listen_fds: Option<u32>,
+    /// SELinux is on: mount labels mean something.
+    pub selinux: bool,
 }
 
 impl Plan {
@@ -90,7 +92,10 @@ impl Plan {
         let empty = Linux::default();
         let linux = spec.linux().as_ref().unwrap_or(&empty);
         let namespaces = Namespaces::plan(linux)?;
-        let mount_label = linux.mount_label().clone().filter(|l| !l.is_empty());
+        let mount_label = linux
+            .mount_label()
+            .clone()
+            .filter(|l| !l.is_empty() && facts.selinux);
         let root = spec
             .root()
             .as_ref()
@@ -176,6 +181,8 @@ fn rootfs(spec: &Spec, linux: &Linux, facts: &Facts<'_>) -> Result<Rootfs> {
     // What the container mounts must not reach the host unless asked for; what the host unmounts
     // must reach the container, or the host's mounts stay busy: slave is the default.
     let propagation = match final_propagation {
+        // An unbindable root could not be bound onto itself; it becomes so at the end.
+        Some(flag) if flag & libc::MS_UNBINDABLE != 0 => libc::MS_PRIVATE | libc::MS_REC,
         Some(flag) => flag | libc::MS_REC,
         None => libc::MS_SLAVE | libc::MS_REC,
     };

@@ -235,7 +235,7 @@ fn failures_leave_nothing_and_say_why() {
         "{text}"
     );
     assert!(
-        text.contains("(last_cmd_status: out of CLOSIDs): No such file"),
+        text.contains("(last_cmd_status: out of CLOSIDs): no such file"),
         "{text}"
     );
     // The tasks file keeps a plain directory; the kernel's goes.

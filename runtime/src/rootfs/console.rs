@@ -9,7 +9,7 @@ use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, FileType, Gid, OFlags, Uid};
+use rustix::fs::{FileType, Gid, OFlags, Uid};
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use rustix::pty::OpenptFlags;
@@ -98,16 +98,22 @@ pub(crate) fn send(
 }
 
 /// Gives the standard streams to the program's user, as far as they are pipes or terminals that
-/// root owns; /dev/null and files that others share are left alone.
+/// root owns; files that others share are left alone. The host's /dev/null becomes the container's:
+/// a file of a mount that the container does not have cannot be checkpointed.
 pub(crate) fn own_streams(uid: u32) -> Result<(), Errno> {
-    let null = rustix::fs::statat(rustix::fs::CWD, c"/dev/null", AtFlags::empty()).ok();
+    let null = open_null();
     for number in 0..=2 {
         let Ok(stream) = crate::sys::process::borrow_inherited(number) else {
             continue;
         };
         let stat = rustix::fs::fstat(stream)?;
-        let is_null = null.is_some_and(|n| n.st_rdev == stat.st_rdev && stat.st_rdev != 0);
-        if is_null || stat.st_uid == uid {
+        if is_null(&stat) {
+            if let Some(null) = &null {
+                crate::sys::process::dup_onto(null.as_fd(), number)?;
+            }
+            continue;
+        }
+        if stat.st_uid == uid {
             continue;
         }
         match rustix::fs::fchown(stream, Some(Uid::from_raw(uid)), None::<Gid>) {
@@ -118,4 +124,19 @@ pub(crate) fn own_streams(uid: u32) -> Result<(), Errno> {
         }
     }
     Ok(())
+}
+
+/// The container's /dev/null; what the container may have put there instead does not count. Opened
+/// from inside the container's cgroup, so that no device is touched that the container may not.
+fn open_null() -> Option<OwnedFd> {
+    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = rustix::fs::open(c"/dev/null", flags, rustix::fs::Mode::empty()).ok()?;
+    rustix::fs::fstat(&file)
+        .is_ok_and(|stat| is_null(&stat))
+        .then_some(file)
+}
+
+fn is_null(stat: &rustix::fs::Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+        && stat.st_rdev == rustix::fs::makedev(1, 3)
 }

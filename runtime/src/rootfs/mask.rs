@@ -20,13 +20,23 @@ use super::{Detail, During as _, Fail, Root};
 pub(crate) struct Covers {
     null: Option<OwnedFd>,
     null_attached: bool,
+    by_path: bool,
     empty: Option<OwnedFd>,
 }
 
 impl Covers {
     /// Takes /dev/null, which is verified; to be called while the host's is still there.
     pub(crate) fn prepare() -> Result<Self, Fail> {
-        let null = clone_tree(rustix::fs::CWD, c"/dev/null", false).during(Detail::Source)?;
+        let null = match clone_tree(rustix::fs::CWD, c"/dev/null", false) {
+            // Before 5.2: what covers is named by path, so it is done while the host's is there.
+            Err(Errno::NOSYS) => {
+                return Ok(Self {
+                    by_path: true,
+                    ..Self::default()
+                });
+            }
+            other => other.during(Detail::Source)?,
+        };
         let stat = rustix::fs::fstat(&null).during(Detail::Source)?;
         let is_null = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
             && stat.st_rdev == rustix::fs::makedev(1, 3);
@@ -42,6 +52,11 @@ impl Covers {
         })
     }
 
+    /// Whether masks and read-only paths have to be made before the root is switched.
+    pub(crate) fn is_early(&self) -> bool {
+        self.by_path
+    }
+
     /// Makes `path` empty and unwritable; a missing path needs no mask.
     pub(crate) fn mask(&mut self, root: &Root, path: &CStr) -> Result<(), Fail> {
         let target = match root.find(path) {
@@ -51,6 +66,13 @@ impl Covers {
         let stat = rustix::fs::fstat(&target).during(Detail::Target)?;
         if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
             return self.cover_directory(target.as_fd());
+        }
+        if self.by_path {
+            let bind = nix::mount::MsFlags::MS_BIND;
+            let target = super::fd_path(target.as_fd());
+            let none = None::<&CStr>;
+            return nix::mount::mount(Some(c"/dev/null"), target.as_c_str(), none, bind, none)
+                .during(Detail::Attach);
         }
         let null = self
             .null
@@ -116,7 +138,15 @@ pub(crate) fn readonly(root: &Root, path: &CStr) -> Result<(), Fail> {
         Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
         answer => answer.during(Detail::Target)?,
     };
-    let tree = clone_tree(target.as_fd(), c"", true).during(Detail::Source)?;
+    let tree = match clone_tree(target.as_fd(), c"", true) {
+        Err(Errno::NOSYS) => {
+            let source = super::fd_path(target.as_fd());
+            let mounted =
+                super::classic::bind(root, source.as_c_str(), true, target.as_fd(), path)?;
+            return make_readonly(mounted.as_fd(), false).during(Detail::Attributes);
+        }
+        other => other.during(Detail::Source)?,
+    };
     make_readonly(tree.as_fd(), false).during(Detail::Attributes)?;
     attach(tree.as_fd(), target.as_fd()).during(Detail::Attach)
 }

@@ -97,12 +97,37 @@ impl Root {
         };
         match self.open(path, flags, links) {
             Ok(fd) => Ok((fd, false)),
-            Err(Errno::NOENT) => match self.make_last(path, want, links) {
+            Err(Errno::NOENT) => match self.make_parts(path, want, links) {
                 Some(fd) => Ok((fd, true)),
                 None => self.walk(path, Some(want), links),
             },
             Err(errno) => Err(errno),
         }
+    }
+
+    /// Makes what is missing of a path, from the root on; `None` when that takes more than making
+    /// directories (a link leads nowhere, something is in the way).
+    fn make_parts(&self, path: &CStr, want: Want, links: Links) -> Option<OwnedFd> {
+        if let Some(fd) = self.make_last(path, want, links) {
+            return Some(fd);
+        }
+        let bytes = path.to_bytes();
+        let ends = (1..bytes.len()).filter(|at| bytes[*at] == b'/' && bytes[at - 1] != b'/');
+        let mut above = Text::<PATH_MAX>::new();
+        let mut begin = 0;
+        for end in ends {
+            above.push(&bytes[begin..end]).ok()?;
+            begin = end;
+            let flags = PLACE | OFlags::DIRECTORY;
+            match self.open(above.as_c_str(), flags, links) {
+                Ok(_) => {}
+                Err(Errno::NOENT) => {
+                    drop(self.make_last(above.as_c_str(), Want::Directory, links)?)
+                }
+                Err(_) => return None,
+            }
+        }
+        self.make_last(path, want, links)
     }
 
     /// Makes a place whose directory exists: the usual case, in few calls. Whatever is not that (more

@@ -214,7 +214,7 @@ impl Directory {
         let write = || -> Result<(), Errno> {
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC;
             self.write(c".new", flags, text)?;
-            rustix::fs::renameat(&self.fd, c".new", &self.fd, name)
+            rustix::io::retry_on_intr(|| rustix::fs::renameat(&self.fd, c".new", &self.fd, name))
         };
         let name = || self.path().join(name.to_str().unwrap_or_default());
         write().context(|| format!("cannot write {}", name().display()))
@@ -222,7 +222,9 @@ impl Directory {
 
     fn write(&self, name: &CStr, flags: OFlags, text: &[u8]) -> Result<(), Errno> {
         let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let file = rustix::fs::openat(&self.fd, name, flags, Mode::from_raw_mode(0o600))?;
+        let mode = Mode::from_raw_mode(0o600);
+        let open = || rustix::fs::openat(&self.fd, name, flags, mode);
+        let file = rustix::io::retry_on_intr(open)?;
         let mut rest = text;
         while !rest.is_empty() {
             let written = rustix::io::retry_on_intr(|| rustix::io::write(&file, rest))?;

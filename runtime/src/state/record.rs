@@ -46,6 +46,9 @@ pub(crate) struct Record {
     /// `--no-new-keyring` was given.
     #[serde(default)]
     pub no_new_keyring: bool,
+    /// Names of the standard streams that the container was given, for `checkpoint`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub descriptors: Vec<String>,
     /// User id that made the container.
     #[serde(default)]
     pub owner: u32,

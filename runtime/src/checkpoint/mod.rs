@@ -1,12 +1,26 @@
-//! Checkpoint and restore: what a caller can ask for.
+//! Checkpoint and restore, by criu(8): what a caller can ask for.
+//!
+//! `criu swrk` does the work; `rcrun` tells it over criu's RPC ([`rpc`], [`swrk`]) which parts of the
+//! container come from outside, and answers when criu says how far it is. [`dump`] and [`restore`] are
+//! the two operations, [`images`] what lies beside criu's files, [`root`] the root directory that a
+//! restored container gets. Flags and meanings are those of runc-checkpoint(8) and runc-restore(8);
+//! images made by runc can be restored, and the other way round.
+
+mod dump;
+mod images;
+mod restore;
+mod root;
+mod rpc;
+mod swrk;
 
 use std::path::PathBuf;
 
 use crate::container::{CreateOptions, Runtime};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
-/// Whether this build can checkpoint; `features` says so too.
-pub const SUPPORTED: bool = false;
+/// Whether this build can checkpoint; `features` says so too. Whether a criu is installed is seen
+/// when it is needed.
+pub const SUPPORTED: bool = true;
 
 /// How criu treats the cgroups of what it dumps (criu(8), `--manage-cgroups`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -93,17 +107,21 @@ pub struct RestoreOptions {
 }
 
 impl Runtime {
-    /// Saves a running container's state into image files, and stops it unless told otherwise.
-    pub fn checkpoint(&self, id: &str, _options: &CheckpointOptions) -> Result<()> {
-        Err(Error::unsupported(format!(
-            "cannot checkpoint {id}: this build does not drive criu"
-        )))
+    /// Saves a running container's state into image files, and removes the container unless it is to
+    /// run on. Needs a process with one thread.
+    pub fn checkpoint(&self, id: &str, options: &CheckpointOptions) -> Result<()> {
+        dump::checkpoint(self, id, options)
     }
 
-    /// Makes a container from image files; without `detach` waits and returns the exit code.
-    pub fn restore(&self, id: &str, _options: &RestoreOptions) -> Result<i32> {
-        Err(Error::unsupported(format!(
-            "cannot restore {id}: this build does not drive criu"
-        )))
+    /// Makes a container from image files; without `detach` waits and returns the exit code. Needs a
+    /// process with one thread.
+    pub fn restore(&self, id: &str, options: &RestoreOptions) -> Result<i32> {
+        restore::restore(self, id, options)
     }
+}
+
+/// Names of this process's standard streams, which a container without a terminal gets: what
+/// `checkpoint` calls them later.
+pub(crate) fn own_streams() -> Vec<String> {
+    images::streams_of("self")
 }

@@ -1,0 +1,476 @@
+//! `restore`: images -> a running container, in a new state directory and cgroup.
+//!
+//! criu makes the processes as this process's children. Of the hooks, prestart and createRuntime run
+//! as soon as the namespaces are there, as in runc; the others belong to programs that were executed
+//! long ago.
+
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{LinuxNamespaceType as Type, Spec};
+use rustix::fs::{Mode, OFlags};
+use rustix::net::SocketType;
+use rustix::process::{Pid, PidfdFlags};
+
+use super::RestoreOptions;
+use super::images::{self, Directories, bytes};
+use super::root::Root;
+use super::rpc::{Kind, Options, Version};
+use super::swrk::{Criu, Start};
+use crate::cgroup::{Cgroup, Request, Select};
+use crate::container::{Runtime, Status};
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::launch::parent::reap;
+use crate::launch::terminal::{self, Terminal};
+use crate::operations::create::{
+    Start as When, check_terminal, prove_single_threaded, write_pid_file,
+};
+use crate::operations::foreground::{adopt_orphans, attend, block_signals};
+use crate::operations::hooks::{self, Files};
+use crate::operations::stop;
+use crate::plan::{Facts, Plan};
+use crate::spec::validate;
+use crate::state::{self, Directory, Record};
+use crate::sys::process::{SingleThreaded, pidfd_signal};
+
+const LOG: &str = "restore.log";
+/// The oldest criu that can exchange the LSM profile.
+const OTHER_LSM: Version = Version(31_600);
+
+/// Everything that is decided before criu starts.
+struct Restore<'a> {
+    proof: SingleThreaded,
+    options: &'a RestoreOptions,
+    places: Directories,
+    spec: Spec,
+    plan: Plan,
+    record: Record,
+    directory: Directory,
+    hooks: Option<Files>,
+    /// Set once they exist, for the undoing.
+    cgroup_made: bool,
+    hooked: bool,
+    init: Option<OwnedFd>,
+}
+
+/// Makes a container from images; without `detach` waits for its end.
+pub(super) fn restore(runtime: &Runtime, id: &str, options: &RestoreOptions) -> Result<i32> {
+    if runtime.is_rootless() {
+        tracing::warn!("rcrun restore is untested with rootless containers");
+    }
+    let detach = options.container.detach;
+    let signals = (!detach).then(block_signals).transpose()?;
+    if !detach && !options.container.no_subreaper {
+        adopt_orphans()?;
+    }
+    let mut restore = Restore::decide(runtime, id, options)?;
+    let done = restore.carry_out();
+    let (init, console) = match (done, restore.init.take()) {
+        (Ok(console), Some(init)) => (init, console),
+        (result, init) => {
+            restore.init = init;
+            restore.undo();
+            let nothing = || Error::new(ErrorKind::Internal, "criu restored no process");
+            return Err(result.err().unwrap_or_else(nothing));
+        }
+    };
+    let Some(signals) = signals else {
+        return Ok(0);
+    };
+    // They lie in criu's mount namespace, which shall not live on.
+    let Restore {
+        record,
+        directory,
+        places,
+        ..
+    } = restore;
+    drop(places);
+    let terminal = console.map(Terminal::new).transpose();
+    let result = terminal
+        .context(|| "cannot set up the container's terminal")
+        .and_then(|mut terminal| attend(record.pid, &init, &signals, terminal.as_mut()));
+    let cleaned = stop::kill_init(&record).and_then(|()| stop::destroy(&directory, &record));
+    let code = result?;
+    cleaned?;
+    Ok(code)
+}
+
+impl<'a> Restore<'a> {
+    /// Decides everything; leaves nothing but the state directory, with its record.
+    fn decide(runtime: &Runtime, id: &str, options: &'a RestoreOptions) -> Result<Self> {
+        state::check_id(id)?;
+        let proof = prove_single_threaded()?;
+        let bundle = &options.container.bundle;
+        let loaded = crate::spec::load::load(bundle)?;
+        let caller = validate::Caller {
+            no_pivot: options.container.no_pivot,
+            rootless_cgroups: runtime.is_rootless(),
+            cgroup2: false,
+        };
+        let facts = validate::Facts::gather(&loaded.spec, bundle, caller);
+        let warnings = validate::validate(&loaded.spec, &facts)?;
+        for warning in loaded.warnings.iter().chain(&warnings) {
+            tracing::warn!("{warning}");
+        }
+        let facts = Facts {
+            bundle,
+            no_pivot: options.container.no_pivot,
+            listen_fds: None,
+            selinux: crate::spec::validate::selinux_enabled(),
+        };
+        let plan = Plan::from_spec(&loaded.spec, &facts)?;
+        check_terminal(&plan, &options.container, When::Now)?;
+        let record = record(runtime, id, bundle, &loaded.spec, &plan)?;
+        let places = Directories::open(&options.common, LOG)?;
+        let hook_list = loaded.spec.hooks().as_ref();
+        let files = hook_list.filter(|h| hooks::any(h)).map(|_| Files::new());
+        let restore = Self {
+            proof,
+            options,
+            places,
+            plan,
+            record,
+            hooks: files.transpose()?,
+            directory: Directory::create(&runtime.root, id)?,
+            spec: loaded.spec,
+            cgroup_made: false,
+            hooked: false,
+            init: None,
+        };
+        let kept = restore
+            .directory
+            .write_record(&restore.record)
+            .and_then(|()| restore.directory.write_config(&loaded.raw));
+        match kept {
+            Ok(()) => Ok(restore),
+            Err(error) => {
+                let _ = restore.directory.remove();
+                Err(error)
+            }
+        }
+    }
+
+    /// Starts criu and lets it work; returns the terminal's master when it stays here.
+    fn carry_out(&mut self) -> Result<Option<OwnedFd>> {
+        let console = match &self.options.container.console_socket {
+            Some(path) => Some(terminal::connect(path, SocketType::STREAM)?),
+            None => None,
+        };
+        let namespaces = self.open_namespaces()?;
+        let (names, fds): (Vec<_>, Vec<_>) = namespaces.into_iter().unzip();
+        // criu pivots into the root only when it makes a mount namespace.
+        let covered = absolute(&self.directory.path())?;
+        let root = match self.plan.namespaces.is_new(Type::Mount) {
+            true => Some(Root::plan(&self.plan, &covered, &self.places.paths())?),
+            false => None,
+        };
+        let mut criu = Criu::start(
+            self.proof,
+            &Start {
+                program: self.options.common.criu.as_deref(),
+                own_streams: true,
+                inherited: &fds,
+                root: root.as_ref(),
+            },
+        )?;
+        self.places.exchange(std::mem::take(&mut criu.directories));
+        self.check_versions(&criu, &names)?;
+        self.make_cgroup(criu.pid)?;
+        let mut request = self.request(criu.pid)?;
+        request.root = Some(match root {
+            Some(_) => bytes(&covered),
+            None => bytes(&self.record.rootfs),
+        });
+        for (name, fd) in names.iter().zip(&fds) {
+            if let Some(key) = images::namespace_key(&criu, name)? {
+                request.inherited.push((key.to_owned(), fd.as_raw_fd()));
+            }
+        }
+        let mut master = None;
+        let done = criu.carry_out(Kind::Restore, &request, &mut |script, pid, fd| match (
+            script, pid, fd,
+        ) {
+            ("setup-namespaces", Some(pid), _) => self.run_hooks(pid),
+            ("post-restore", Some(pid), _) => self.settle(pid),
+            ("orphan-pts-master", _, Some(fd)) => match &console {
+                Some(socket) => terminal::send(socket.as_fd(), c"orphan-pts-master", fd.as_fd())
+                    .context(|| "cannot send the terminal to the console socket"),
+                None => {
+                    master = Some(fd);
+                    Ok(())
+                }
+            },
+            _ => Ok(()),
+        });
+        done.map_err(|failure| self.places.explain(failure))?;
+        if let Some(path) = &self.options.container.pid_file {
+            write_pid_file(path, self.record.pid)?;
+        }
+        Ok(master)
+    }
+
+    /// Network and pid namespaces from outside are handed down; the kind comes along.
+    fn open_namespaces(&self) -> Result<Vec<(&'static str, OwnedFd)>> {
+        let mut all = Vec::new();
+        for join in &self.plan.namespaces.joins {
+            if matches!(join.name, "network" | "pid") {
+                let path = join.path.to_string_lossy();
+                let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+                let fd =
+                    rustix::fs::open(join.path.as_c_str(), flags, Mode::empty()).context(|| {
+                        format!("Requested {} namespace {path} does not exist", join.name)
+                    })?;
+                all.push((join.name, fd));
+            }
+        }
+        Ok(all)
+    }
+
+    fn check_versions(&self, criu: &Criu, names: &[&str]) -> Result<()> {
+        for name in names {
+            images::namespace_key(criu, name)?;
+        }
+        if self.options.lsm_profile.is_some() {
+            criu.require(OTHER_LSM, "--lsm-profile")?;
+        }
+        if self.options.lsm_mount_context.is_some() {
+            criu.require(OTHER_LSM, "--lsm-mount-context")?;
+        }
+        Ok(())
+    }
+
+    /// criu works in the container's cgroup, and what it makes is born there.
+    fn make_cgroup(&mut self, criu: i32) -> Result<()> {
+        let linux = self.spec.linux().as_ref();
+        let resources = linux.and_then(|l| l.resources().as_ref());
+        if self.record.cgroup.unit.is_some() {
+            let left = self.record.cgroup.start_unit(criu, resources)?;
+            self.cgroup_made = true;
+            if !left.tasks.is_empty() {
+                self.record.cgroup.attach(criu)?;
+            }
+        } else {
+            self.record.cgroup.create()?;
+            self.cgroup_made = true;
+            self.record.cgroup.attach(criu)?;
+        }
+        match resources {
+            Some(resources) => self.record.cgroup.apply(resources, Select::ALL),
+            None => Ok(()),
+        }
+    }
+
+    fn request(&self, criu: i32) -> Result<Options> {
+        let common = &self.options.common;
+        let names = self.places.read_descriptors()?;
+        let pipe = |(fd, name): (usize, String)| {
+            name.contains("pipe:")
+                .then(|| (name, i32::try_from(fd).unwrap_or(-1)))
+        };
+        Ok(Options {
+            evasive_devices: true,
+            restore_as_sibling: true,
+            config_file: images::config_file(&self.record.annotations),
+            external_mounts: self.external_mounts()?,
+            cgroup_roots: cgroup_roots(criu)?,
+            inherited: names.into_iter().enumerate().filter_map(pipe).collect(),
+            join_namespaces: self.joined()?,
+            lsm_profile: self.options.lsm_profile.clone(),
+            lsm_mount_context: self.options.lsm_mount_context.clone(),
+            ..self.places.options(common, LOG)
+        })
+    }
+
+    fn external_mounts(&self) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        let view = images::cgroup_view(&self.plan, &self.record.cgroup)?;
+        let resolve = |place: &Path| images::resolve(&self.record.rootfs, place);
+        let mut pairs: Vec<_> = images::external_mounts(&self.plan, &view, &resolve)
+            .iter()
+            .map(|external| (bytes(&external.place), bytes(&real(&external.source))))
+            .collect();
+        if !self.plan.masked.is_empty() {
+            pairs.push((b"/dev/null".to_vec(), b"/dev/null".to_vec()));
+        }
+        Ok(pairs)
+    }
+
+    /// The other namespaces from outside, which criu enters by itself.
+    fn joined(&self) -> Result<Vec<(&'static str, Vec<u8>)>> {
+        let mut all = Vec::new();
+        for join in &self.plan.namespaces.joins {
+            match join.name {
+                "network" | "pid" => {}
+                "cgroup" => {
+                    return Err(Error::unsupported(
+                        "cannot restore into an existing cgroup namespace: criu cannot",
+                    ));
+                }
+                name => {
+                    let name = images::namespace_name(name);
+                    all.push((name, join.path.to_bytes().to_vec()));
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    /// The namespaces are there. From now on the record knows the pid: should this process be killed,
+    /// `delete --force` finds what is left.
+    fn run_hooks(&mut self, pid: i32) -> Result<()> {
+        self.record.pid = pid;
+        self.record.start_time = state::facts(pid).map_or(0, |facts| facts.start_time);
+        self.directory.write_record(&self.record)?;
+        let (Some(files), Some(list)) = (&self.hooks, self.spec.hooks()) else {
+            return Ok(());
+        };
+        self.hooked = true;
+        files.set_state(&self.record, Status::Creating)?;
+        let prestart = hooks::prestart(list);
+        let bundle = &self.record.bundle;
+        files.run(self.proof, bundle, "prestart", Some(&prestart))?;
+        files.run(
+            self.proof,
+            bundle,
+            "createRuntime",
+            list.create_runtime().as_ref(),
+        )
+    }
+
+    /// The processes are there and do not run yet.
+    fn settle(&mut self, pid: i32) -> Result<()> {
+        let raw = Pid::from_raw(pid)
+            .ok_or_else(|| Error::new(ErrorKind::Internal, "criu restored no process"))?;
+        let pidfd = rustix::process::pidfd_open(raw, PidfdFlags::empty())
+            .context(|| format!("cannot open the restored process {pid}"))?;
+        self.init = Some(pidfd);
+        self.record.pid = pid;
+        self.record.start_time = state::facts(pid).map_or(0, |facts| facts.start_time);
+        self.record.created = state::now();
+        // criu puts what it restores into a time namespace, so that clocks go on where they stood.
+        if time_namespace(&pid.to_string()) != time_namespace("self") {
+            self.record.namespaces |= libc::CLONE_NEWTIME as u64;
+        }
+        self.directory.write_record(&self.record)
+    }
+
+    /// Leaves nothing behind; criu is gone already. The first error is the one to report.
+    fn undo(&self) {
+        if let Some(init) = &self.init {
+            let _ = pidfd_signal(init.as_fd(), libc::SIGKILL);
+            let _ = self.record.cgroup.thaw();
+            let _ = reap(init.as_fd());
+        }
+        if self.cgroup_made {
+            let _ = self.record.cgroup.kill(rustix::process::Signal::KILL);
+            let _ = self.record.cgroup.remove();
+        }
+        if let Some(path) = self
+            .options
+            .container
+            .pid_file
+            .as_ref()
+            .filter(|_| self.init.is_some())
+        {
+            let _ = std::fs::remove_file(path);
+        }
+        if self.hooked
+            && let (Some(files), Some(list)) = (&self.hooks, self.spec.hooks())
+        {
+            let _ = files.set_state(&self.record, Status::Stopped);
+            let poststop = list.poststop().as_ref();
+            let _ = files.run(self.proof, &self.record.bundle, "poststop", poststop);
+        }
+        let _ = self.directory.remove();
+    }
+}
+
+fn record(runtime: &Runtime, id: &str, bundle: &Path, spec: &Spec, plan: &Plan) -> Result<Record> {
+    let linux = spec.linux().as_ref();
+    let annotations = spec.annotations().clone().unwrap_or_default();
+    let cgroup = Cgroup::resolve(&Request {
+        id,
+        cgroups_path: linux.and_then(|l| l.cgroups_path().as_deref()),
+        driver: runtime.cgroup_driver,
+        resources: linux.and_then(|l| l.resources().as_ref()),
+        annotations: &annotations,
+        rootless: runtime.is_rootless(),
+    })?;
+    let poststop = spec.hooks().as_ref().and_then(|h| h.poststop().as_ref());
+    Ok(Record {
+        version: state::VERSION,
+        id: id.to_owned(),
+        oci_version: spec.version().clone(),
+        pid: 0,
+        start_time: 0,
+        bundle: bundle.to_owned(),
+        rootfs: Path::new(&*plan.rootfs.path.to_string_lossy()).to_owned(),
+        created: state::now(),
+        annotations: annotations.into_iter().collect(),
+        cgroup,
+        rdt: None,
+        namespaces: plan.namespaces.all,
+        poststop: poststop.is_some_and(|list| !list.is_empty()),
+        no_new_keyring: false,
+        descriptors: super::own_streams(),
+        owner: rustix::process::geteuid().as_raw(),
+        unknown: serde_json::Map::new(),
+    })
+}
+
+/// Where criu is in each hierarchy: that is where the dumped root's cgroup is from now on.
+fn cgroup_roots(criu: i32) -> Result<Vec<(String, String)>> {
+    let path = format!("/proc/{criu}/cgroup");
+    let text = std::fs::read_to_string(&path).context(|| format!("cannot read {path}"))?;
+    Ok(parse_cgroups(&text))
+}
+
+/// Lines `NUMBER:CONTROLLER[,..]:PATH`; cgroup2 has no controllers.
+fn parse_cgroups(text: &str) -> Vec<(String, String)> {
+    let mut roots = Vec::new();
+    for line in text.lines() {
+        let mut fields = line.splitn(3, ':').skip(1);
+        if let (Some(controllers), Some(path)) = (fields.next(), fields.next()) {
+            let each = controllers
+                .split(',')
+                .map(|c| (c.to_owned(), path.to_owned()));
+            roots.extend(each);
+        }
+    }
+    roots
+}
+
+/// criu climbs from a source to the mount that holds it, and stumbles over `.`, `..` and links.
+fn real(source: &Path) -> PathBuf {
+    source.canonicalize().unwrap_or_else(|_| source.to_owned())
+}
+
+fn time_namespace(process: &str) -> Option<PathBuf> {
+    std::fs::read_link(format!("/proc/{process}/ns/time")).ok()
+}
+
+/// As criu sees it, whose working directory is another.
+fn absolute(path: &Path) -> Result<PathBuf> {
+    path.canonicalize()
+        .context(|| format!("cannot resolve {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_controller_gets_its_root() {
+        let text = "5:cpu,cpuacct:/a/b\n2:name=systemd:/a:c\n0::/x\n";
+        let expected = [
+            ("cpu", "/a/b"),
+            ("cpuacct", "/a/b"),
+            ("name=systemd", "/a:c"),
+            ("", "/x"),
+        ];
+        let expected: Vec<_> = expected
+            .iter()
+            .map(|(c, p)| ((*c).to_owned(), (*p).to_owned()))
+            .collect();
+        assert_eq!(parse_cgroups(text), expected);
+    }
+}
