@@ -44,18 +44,15 @@ impl Cgroup {
     /// Thaws the cgroup.
     pub fn thaw(&self) -> Result<()> {
         let dir = self.freezer()?;
-        match self.hierarchy {
-            Hierarchy::Unified => {
-                let path = dir.join("cgroup.freeze");
-                match file::write(&path, "0") {
-                    // Before Linux 5.2 there is no freezer, so nothing is frozen.
-                    Ok(()) | Err(Errno::NOENT) => Ok(()),
-                    Err(errno) => Err(file::write_error(&path, "0", errno)),
-                }
-            }
-            Hierarchy::Legacy | Hierarchy::Hybrid => {
-                file::set(&dir.join("freezer.state"), "THAWED")
-            }
+        let (path, value) = match self.hierarchy {
+            Hierarchy::Unified => (dir.join("cgroup.freeze"), "0"),
+            Hierarchy::Legacy | Hierarchy::Hybrid => (dir.join("freezer.state"), "THAWED"),
+        };
+        match file::write(&path, value) {
+            // Before Linux 5.2 cgroup2 has no freezer, and a container without rights may have no
+            // cgroup: nothing is frozen.
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(file::write_error(&path, value, errno)),
         }
     }
 

@@ -1,15 +1,29 @@
 //! What mounts of type `cgroup` show: the container's own directory in each hierarchy; on v2 without
 //! a cgroup namespace the whole tree.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::hierarchy::{self, ROOT};
+use super::hierarchy::{self, Mounted, ROOT};
 use super::{Cgroup, Hierarchy};
 use crate::error::Result;
 use crate::plan::{c_path, c_string};
 use crate::rootfs::cgroup::{Hierarchy as Shown, View};
 
 impl Cgroup {
+    /// What a mount on a v2 host shows.
+    fn shown(&self, namespaced: bool) -> Result<Option<PathBuf>> {
+        if !namespaced {
+            // /proc/self/cgroup counts from the root: so does the mount.
+            return Ok(Some(PathBuf::from(ROOT)));
+        }
+        if !self.rootless || self.unit.is_some() || self.exists() {
+            return Ok(self.unified().map(Path::to_owned));
+        }
+        // Without rights the container has stayed in the caller's cgroup.
+        let own = |mounted: &Mounted| Some(mounted.point.join(mounted.own.as_ref()?));
+        Ok(hierarchy::view()?.mounted.first().and_then(own))
+    }
+
     /// Lays out the hierarchies for mounting; `namespaced` when the container has a cgroup namespace.
     pub fn mount_view(&self, namespaced: bool) -> Result<View> {
         let mut view = View {
@@ -17,13 +31,7 @@ impl Cgroup {
             ..View::default()
         };
         if self.hierarchy == Hierarchy::Unified {
-            // Without a cgroup namespace /proc/self/cgroup counts from the root: so does the mount.
-            let shown = if namespaced {
-                self.unified()
-            } else {
-                Some(Path::new(ROOT))
-            };
-            view.unified = shown.map(c_path).transpose()?;
+            view.unified = self.shown(namespaced)?.as_deref().map(c_path).transpose()?;
             return Ok(view);
         }
         for mounted in &hierarchy::view()?.mounted {

@@ -98,6 +98,12 @@ impl Setup<'_> {
         Ok(())
     }
 
+    /// Undoes [`Setup::hide`], for a moment: the process's files in /proc are its own again.
+    pub(crate) fn show(&self) -> Result<(), Fail> {
+        rustix::process::set_dumpable_behavior(DumpableBehavior::Dumpable)?;
+        Ok(())
+    }
+
     /// Joins the container's session keyring. Kernels without keyrings have none to protect.
     pub(crate) fn join_keyring(&self) -> Result<(), Fail> {
         let Some(name) = self.keyring else {

@@ -229,11 +229,20 @@ impl Init<'_> {
         };
         nix::sched::unshare(CloneFlags::from_bits_retain(libc::CLONE_NEWTIME))?;
         if !offsets.is_empty() {
-            match self
-                .setup
-                .common
-                .write_proc(c"self/timens_offsets", offsets.to_bytes())
-            {
+            let write =
+                |setup: &Setup<'_>| setup.write_proc(c"self/timens_offsets", offsets.to_bytes());
+            match write(&self.setup.common) {
+                // A parent without rights could not either. In a new user namespace nobody is yet
+                // who could use the moment.
+                Err(Fail {
+                    errno: Errno::ACCESS,
+                    ..
+                }) if self.plan.namespaces.maps.is_some() => {
+                    self.setup.common.show()?;
+                    let written = write(&self.setup.common);
+                    self.setup.common.hide()?;
+                    written?;
+                }
                 // Files of a process that nobody may trace belong to the host's root.
                 Err(Fail {
                     errno: Errno::ACCESS,

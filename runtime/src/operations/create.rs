@@ -312,6 +312,13 @@ impl<'a> Launch<'a> {
         // A cgroup that was there before, and the processes in it, are not ours to undo.
         let prepared = self.record.cgroup.create()?;
         self.cgroup_made = true;
+        let pid_namespace = self.plan.namespaces.is_new(LinuxNamespaceType::Pid);
+        if !pid_namespace && !prepared.skipped.is_empty() && !self.record.cgroup.exists() {
+            tracing::warn!(
+                "the container has neither a cgroup nor a pid namespace of its own: nothing tells \
+                 which processes to kill with it. Such configuration is strongly discouraged"
+            );
+        }
         self.apply(Select::EARLY)?;
         Ok(prepared)
     }
