@@ -65,7 +65,11 @@ impl Covers {
         };
         let stat = rustix::fs::fstat(&target).during(Detail::Target)?;
         if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-            return self.cover_directory(target.as_fd());
+            return if self.by_path {
+                mount_empty(target.as_fd())
+            } else {
+                self.cover_directory(target.as_fd())
+            };
         }
         if self.by_path {
             let bind = nix::mount::MsFlags::MS_BIND;
