@@ -31,15 +31,23 @@ pub(crate) fn init_of(record: &Record) -> Result<Option<OwnedFd>> {
     let Some(pid) = Pid::from_raw(record.pid) else {
         return Ok(None);
     };
+    // The usual end: nobody is there to be opened.
+    if !is_alive(record) {
+        return Ok(None);
+    }
     let pidfd = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
         Ok(fd) => fd,
         Err(Errno::SRCH | Errno::INVAL) => return Ok(None),
         Err(errno) => return Err(errno).context(|| format!("cannot open process {}", record.pid)),
     };
     // Checked after the descriptor was got: it names the process that was checked.
-    let alive = state::facts(record.pid)
-        .is_some_and(|facts| facts.start_time == record.start_time && !facts.zombie);
-    Ok(alive.then_some(pidfd))
+    Ok(is_alive(record).then_some(pidfd))
+}
+
+/// Whether the pid still is the init's: its start time tells it from a later process.
+fn is_alive(record: &Record) -> bool {
+    state::facts(record.pid)
+        .is_some_and(|facts| facts.start_time == record.start_time && !facts.zombie)
 }
 
 /// Where a container stands in its life.
@@ -47,9 +55,7 @@ pub(crate) fn status_of(directory: &Directory, record: &Record) -> Result<Status
     if record.pid == 0 {
         return Ok(Status::Creating);
     }
-    let alive = state::facts(record.pid)
-        .is_some_and(|facts| facts.start_time == record.start_time && !facts.zombie);
-    if !alive {
+    if !is_alive(record) {
         return Ok(Status::Stopped);
     }
     let waits = rustix::fs::accessat(directory, c"start.sock", Access::EXISTS, AtFlags::empty());

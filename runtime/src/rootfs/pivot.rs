@@ -45,6 +45,10 @@ pub(crate) fn prepare(
 
 fn bind_new(rootfs: &Rootfs) -> Result<Root, Fail> {
     let tree = clone_tree(rustix::fs::CWD, &rootfs.path, true).during(Detail::Source)?;
+    // 5.2 to 5.11 have no attributes for trees that are not attached yet, and the rest is of no use
+    // without: changes nothing, but says so.
+    crate::sys::mount::mount_setattr(tree.as_fd(), c"", false, &MountAttr::default())
+        .during(Detail::Attributes)?;
     let target = rustix::fs::open(rootfs.path.as_c_str(), DIRECTORY, Mode::empty())
         .during(Detail::Target)?;
     attach(tree.as_fd(), target.as_fd()).during(Detail::Attach)?;

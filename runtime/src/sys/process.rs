@@ -88,6 +88,10 @@ pub fn clone(_proof: SingleThreaded, args: &CloneArgs<'_>) -> Result<Cloned, Err
     if ret == 0 {
         return Ok(Cloned::Child);
     }
+    if pidfd < 0 {
+        // Before 5.2 the flag is ignored. The child finds the wire closed and ends.
+        return Err(Errno::NOSYS);
+    }
     // SAFETY: the kernel stored a new descriptor in `pidfd` for the parent; nobody else owns it.
     Ok(Cloned::Parent(ret as i32, unsafe {
         OwnedFd::from_raw_fd(pidfd)
