@@ -58,7 +58,8 @@ pub(crate) fn unknown_topic(name: &str, code: u8) -> ExitCode {
 /// A verb that failed.
 pub(crate) fn failed(verb: &Verb, error: &Error, elsewhere: bool) -> ExitCode {
     let waits = ["run", "exec"].contains(&verb.name);
-    if !(waits && error.was_told() && !elsewhere && !std::io::stderr().is_terminal()) {
+    let has_reader = elsewhere || std::io::stderr().is_terminal();
+    if !(waits && error.was_told()) || has_reader {
         log_error(
             &format!("{}{}", verb.failure_prefix, error.chain()),
             elsewhere,

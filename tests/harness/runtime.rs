@@ -57,6 +57,11 @@ impl Runtime {
         self.path.borrow().clone()
     }
 
+    /// Whether our own runtime is under test, by its name.
+    pub(crate) fn is_rcrun(&self) -> bool {
+        self.path().file_name().is_some_and(|name| name == "rcrun")
+    }
+
     /// From now on calls a copy, which an attack may destroy.
     pub(crate) fn use_copy(&self) -> PathBuf {
         let copy = self.scratch.join(self.path().file_name().unwrap());

@@ -218,12 +218,22 @@ fn b7_unknown_security_words_fail_closed(env: &Env) {
             "/linux/seccomp",
             json!({"defaultAction": "SCMP_ACT_WHATEVER"}),
         ),
-        ("/process/apparmorProfile", json!("no-such-profile")),
         ("/process/selinuxLabel", json!("no:such:label:s0")),
         ("/linux/rootfsPropagation", json!("whatever")),
     ] {
         let mut bundle = env.bundle();
         bundle.set(pointer, value).refused();
+    }
+    // Where the kernel has no AppArmor there is no profile to fail; that is said.
+    let mut bundle = env.bundle();
+    bundle.set("/process/apparmorProfile", json!("no-such-profile"));
+    let enabled = fs::read("/sys/module/apparmor/parameters/enabled");
+    if enabled.is_ok_and(|text| text.starts_with(b"Y")) {
+        bundle.refused();
+    } else if env.rt.is_rcrun() {
+        bundle.run().ok().says("AppArmor is not enabled");
+    } else {
+        bundle.run();
     }
 }
 

@@ -70,7 +70,8 @@ fn run_returns_128_plus_signal(env: &Env) {
     let pid = process::until("the container runs", 10, || {
         let state = env.rt.command(&["state", &bundle.id]).output().unwrap();
         let state: serde_json::Value = serde_json::from_slice(&state.stdout).ok()?;
-        (running.read().0 == "up\n").then(|| state["pid"].as_i64())?
+        let runs = state["status"] == "running" && running.read().0 == "up\n";
+        runs.then(|| state["pid"].as_i64())?
     });
     process::kill(i32::try_from(pid).unwrap());
     env.rt.finish(running).exits(137);

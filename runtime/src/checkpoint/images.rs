@@ -408,7 +408,7 @@ mod tests {
         assert_eq!(config_file(&with("")), None);
     }
 
-    fn plan(mounts: serde_json::Value) -> Plan {
+    fn plan(mounts: &serde_json::Value) -> Plan {
         let spec: oci_spec::runtime::Spec = serde_json::from_value(serde_json::json!({
             "ociVersion": "1.2.0",
             "root": {"path": "rootfs"},
@@ -420,13 +420,14 @@ mod tests {
             bundle: Path::new("/b"),
             no_pivot: false,
             listen_fds: None,
+            selinux: false,
         };
         Plan::from_spec(&spec, &facts).unwrap()
     }
 
     #[test]
     fn binds_cgroups_and_devices_come_from_outside() {
-        let plan = plan(serde_json::json!([
+        let plan = plan(&serde_json::json!([
             {"destination": "/proc", "type": "proc", "source": "proc"},
             {"destination": "/vol", "source": "data", "options": ["rbind"]},
             {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup"},

@@ -89,7 +89,7 @@ pub(super) fn restore(runtime: &Runtime, id: &str, options: &RestoreOptions) -> 
     let result = terminal
         .context(|| "cannot set up the container's terminal")
         .and_then(|mut terminal| attend(record.pid, &init, &signals, terminal.as_mut()));
-    let cleaned = stop::kill_init(&record).and_then(|()| stop::destroy(&directory, &record));
+    let cleaned = stop::end(&directory, &record);
     let code = result?;
     cleaned?;
     Ok(code)
@@ -105,7 +105,7 @@ impl<'a> Restore<'a> {
         let caller = validate::Caller {
             no_pivot: options.container.no_pivot,
             rootless_cgroups: runtime.is_rootless(),
-            cgroup2: false,
+            cgroup2: crate::cgroup::is_unified(),
         };
         let facts = validate::Facts::gather(&loaded.spec, bundle, caller);
         let warnings = validate::validate(&loaded.spec, &facts)?;

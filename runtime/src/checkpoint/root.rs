@@ -205,6 +205,7 @@ mod tests {
             bundle: Path::new("/b"),
             no_pivot: false,
             listen_fds: None,
+            selinux: false,
         };
         let plan = Plan::from_spec(&spec, &facts).unwrap();
         let root = Root::plan(&plan, Path::new("/run/x"), &[]).unwrap();

@@ -70,6 +70,7 @@ fn note(message: &Message) -> Option<&'static str> {
     })
 }
 
+#[expect(clippy::too_many_lines, reason = "one table: what each step does")]
 fn what(message: &Message, subject: &Subject<'_>) -> String {
     let index = message.index as usize;
     let plan = subject.plan;

@@ -286,10 +286,8 @@ impl Init<'_> {
         let own = self.own_mounts();
         let root = pivot::prepare(&self.plan.rootfs, own, self.setup.private_parent)?;
         self.root = Some(root);
-        if own {
-            if !self.plan.masked.is_empty() || !self.plan.readonly.is_empty() {
-                self.covers = Covers::prepare()?;
-            }
+        if own && !(self.plan.masked.is_empty() && self.plan.readonly.is_empty()) {
+            self.covers = Covers::prepare()?;
         }
         Ok(())
     }

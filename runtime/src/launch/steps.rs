@@ -1,4 +1,4 @@
-//! The steps of the container's init, in the order in which they are executed. The names serve the
+//! The steps of the container's init; their order is [`super::init`]'s. The names serve the
 //! child (which one failed), the parent (what to say) and whoever reads `--debug` output.
 
 /// A step of the container's init, or of the process of `exec`.

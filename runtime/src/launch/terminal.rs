@@ -93,6 +93,8 @@ impl Terminal {
             let before = rustix::termios::tcgetattr(&stdin)?;
             let mut raw = before.clone();
             raw.make_raw();
+            // The container's output has bare line feeds: the carriage returns are added here.
+            raw.output_modes.insert(rustix::termios::OutputModes::OPOST);
             rustix::termios::tcsetattr(&stdin, OptionalActions::Now, &raw)?;
             saved = Some(before);
         }

@@ -104,6 +104,93 @@ pub(crate) fn prove_single_threaded() -> Result<SingleThreaded> {
     })
 }
 
+/// Reads and judges the configuration; what is odd but harmless goes to the log.
+fn load(runtime: &Runtime, options: &CreateOptions) -> Result<(Spec, Vec<u8>)> {
+    let loaded = crate::spec::load::load(&options.bundle)?;
+    let caller = validate::Caller {
+        no_pivot: options.no_pivot,
+        rootless_cgroups: runtime.is_rootless(),
+        cgroup2: cgroup::is_unified(),
+    };
+    let facts = validate::Facts::gather(&loaded.spec, &options.bundle, caller);
+    let warnings = validate::validate(&loaded.spec, &facts)?;
+    loaded
+        .warnings
+        .iter()
+        .chain(&warnings)
+        .for_each(|warning| tracing::warn!("{warning}"));
+    Ok((loaded.spec, loaded.raw))
+}
+
+fn plan(spec: &Spec, options: &CreateOptions, start: Start) -> Result<Plan> {
+    let facts = Facts {
+        bundle: &options.bundle,
+        no_pivot: options.no_pivot,
+        listen_fds: listen_fds(),
+        selinux: validate::selinux_enabled(),
+    };
+    let mut plan = Plan::from_spec(spec, &facts)?;
+    check_terminal(&plan, options, start)?;
+    drop_missing_profile(&mut plan.process);
+    if options.console_socket.is_none() {
+        plan.process.console_size = plan.process.console_size.or_else(terminal::callers_size);
+    }
+    Ok(plan)
+}
+
+fn compile_filter(spec: &Spec) -> Result<Option<Filter>> {
+    let seccomp = spec.linux().as_ref().and_then(|l| l.seccomp().as_ref());
+    let filter = match seccomp {
+        Some(seccomp) => seccomp::compile(seccomp)?,
+        None => None,
+    };
+    for method in crate::selfexe::methods() {
+        tracing::debug!("runc exeseal: using {method}");
+    }
+    if let Some(filter) = &filter {
+        filter
+            .warnings
+            .iter()
+            .for_each(|warning| tracing::warn!("{warning}"));
+        tracing::debug!("seccomp filter flags: {}", filter.flags);
+    }
+    Ok(filter)
+}
+
+fn new_record(
+    id: &str,
+    options: &CreateOptions,
+    spec: &Spec,
+    plan: &Plan,
+    cgroup: Cgroup,
+) -> Record {
+    let poststop = spec.hooks().as_ref().and_then(|h| h.poststop().as_ref());
+    Record {
+        version: state::VERSION,
+        id: id.to_owned(),
+        oci_version: spec.version().clone(),
+        pid: 0,
+        start_time: 0,
+        bundle: options.bundle.clone(),
+        rootfs: Path::new(&*plan.rootfs.path.to_string_lossy()).to_owned(),
+        created: state::now(),
+        annotations: spec
+            .annotations()
+            .clone()
+            .unwrap_or_default()
+            .into_iter()
+            .collect(),
+        cgroup,
+        rdt: None,
+        namespaces: plan.namespaces.all,
+        poststop: poststop.is_some_and(|list| !list.is_empty()),
+        no_new_keyring: options.no_new_keyring,
+        descriptors: crate::checkpoint::own_streams(),
+        owner: rustix::process::geteuid().as_raw(),
+        unknown: serde_json::Map::new(),
+    }
+}
+
 impl<'a> Launch<'a> {
     /// Decides everything; leaves nothing but the state directory, with its record.
     fn decide(
@@ -115,47 +202,10 @@ impl<'a> Launch<'a> {
         state::check_id(id)?;
         check_preserved(options.preserve_fds)?;
         let proof = prove_single_threaded()?;
-        let loaded = crate::spec::load::load(&options.bundle)?;
-        let spec = loaded.spec;
-        let caller = validate::Caller {
-            no_pivot: options.no_pivot,
-            rootless_cgroups: runtime.is_rootless(),
-            cgroup2: cgroup::is_unified(),
-        };
-        let facts = validate::Facts::gather(&spec, &options.bundle, caller);
-        let warnings = validate::validate(&spec, &facts)?;
-        loaded
-            .warnings
-            .iter()
-            .chain(&warnings)
-            .for_each(|warning| tracing::warn!("{warning}"));
-        let facts = Facts {
-            bundle: &options.bundle,
-            no_pivot: options.no_pivot,
-            listen_fds: listen_fds(),
-            selinux: validate::selinux_enabled(),
-        };
-        let mut plan = Plan::from_spec(&spec, &facts)?;
-        check_terminal(&plan, options, start)?;
-        drop_missing_profile(&mut plan.process);
-        if options.console_socket.is_none() {
-            plan.process.console_size = plan.process.console_size.or_else(terminal::callers_size);
-        }
+        let (spec, raw) = load(runtime, options)?;
+        let plan = plan(&spec, options, start)?;
+        let filter = compile_filter(&spec)?;
         let linux = spec.linux().as_ref();
-        let filter = match linux.and_then(|l| l.seccomp().as_ref()) {
-            Some(seccomp) => seccomp::compile(seccomp)?,
-            None => None,
-        };
-        filter
-            .iter()
-            .flat_map(|f| &f.warnings)
-            .for_each(|warning| tracing::warn!("{warning}"));
-        for method in crate::selfexe::methods() {
-            tracing::debug!("runc exeseal: using {method}");
-        }
-        if let Some(filter) = &filter {
-            tracing::debug!("seccomp filter flags: {}", filter.flags);
-        }
         let annotations = spec.annotations().clone().unwrap_or_default();
         let cgroup = Cgroup::resolve(&Request {
             id,
@@ -165,29 +215,11 @@ impl<'a> Launch<'a> {
             annotations: &annotations,
             rootless: runtime.is_rootless(),
         })?;
-        let hook_list = spec.hooks().as_ref();
-        let record = Record {
-            version: state::VERSION,
-            id: id.to_owned(),
-            oci_version: spec.version().clone(),
-            pid: 0,
-            start_time: 0,
-            bundle: options.bundle.clone(),
-            rootfs: Path::new(&*plan.rootfs.path.to_string_lossy()).to_owned(),
-            created: state::now(),
-            annotations: annotations.into_iter().collect(),
-            cgroup,
-            rdt: None,
-            namespaces: plan.namespaces.all,
-            poststop: hook_list
-                .is_some_and(|h| h.poststop().as_ref().is_some_and(|l| !l.is_empty())),
-            no_new_keyring: options.no_new_keyring,
-            descriptors: crate::checkpoint::own_streams(),
-            owner: rustix::process::geteuid().as_raw(),
-            unknown: serde_json::Map::new(),
-        };
+        let record = new_record(id, options, &spec, &plan, cgroup);
         let proc = parent::open_proc()?;
-        let hooks = hook_list
+        let hooks = spec
+            .hooks()
+            .as_ref()
             .filter(|h| hooks::any(h))
             .map(|_| Files::new())
             .transpose()?;
@@ -207,7 +239,7 @@ impl<'a> Launch<'a> {
             outside: false,
             child: None,
         };
-        let recorded = launch.directory.begin(&launch.record, &loaded.raw);
+        let recorded = launch.directory.begin(&launch.record, &raw);
         match recorded {
             Ok(()) => Ok(launch),
             Err(error) => {
@@ -449,7 +481,6 @@ impl<'a> Launch<'a> {
             flags: namespaces.clone_flags,
             cgroup: prepared.unified.as_ref().map(|fd| fd.as_fd()),
         };
-        let sync_mounted = self.hooks.is_some();
         let bind_devices = namespaces.has_user();
         let wait_for_maps = self.must_wait();
         let proof = self.proof;
@@ -459,29 +490,8 @@ impl<'a> Launch<'a> {
         } else {
             args
         };
-        let mut outside = false;
-        let cloned = match clone(proof, &first) {
-            // Before 5.7, behind a filter that hides clone3, or into a cgroup that takes no process:
-            // the child is moved afterwards, or that says why not.
-            Err(_) if first.cgroup.is_some() => {
-                outside = true;
-                let first = CloneArgs {
-                    cgroup: None,
-                    ..first
-                };
-                clone(proof, &first)
-            }
-            other => other,
-        };
-        let cloned = cloned.map_err(|errno| clone_error(errno, namespaces))?;
-        let args = if outside {
-            CloneArgs {
-                cgroup: None,
-                ..args
-            }
-        } else {
-            args
-        };
+        let (cloned, args, outside) =
+            clone_somewhere(proof, first, args).map_err(|errno| clone_error(errno, namespaces))?;
         let wait_for_maps = wait_for_maps || outside;
         self.outside = outside;
         if let Cloned::Parent(pid, pidfd) = cloned {
@@ -517,7 +527,7 @@ impl<'a> Launch<'a> {
             private_parent: private_parent.as_deref(),
             kernel_views: &kernel_views,
             cgroup: &view,
-            sync_mounted,
+            sync_mounted: self.hooks.is_some(),
             hooks: self.hooks.as_ref().map(Files::streams),
             listener,
             bind_devices,
@@ -569,7 +579,13 @@ impl<'a> Launch<'a> {
                         .context(|| "cannot release the init")?;
                 }
                 Tag::Listener => {
-                    send_listener(self.pidfd()?, &message, self.filter.as_ref(), &self.record)?;
+                    send_listener(
+                        self.pidfd()?,
+                        &message,
+                        self.filter.as_ref(),
+                        &self.record,
+                        oci_spec::runtime::ContainerState::Creating,
+                    )?;
                     wire.send(&Message::new(Tag::Go))
                         .context(|| "cannot release the init")?;
                 }
@@ -769,8 +785,9 @@ pub(crate) fn send_listener(
     message: &Message,
     filter: Option<&Filter>,
     record: &Record,
+    status: oci_spec::runtime::ContainerState,
 ) -> Result<()> {
-    use oci_spec::runtime::{ContainerProcessStateBuilder, ContainerState, StateBuilder};
+    use oci_spec::runtime::{ContainerProcessStateBuilder, StateBuilder};
     let Some(notify) = filter.and_then(|f| f.notify.as_ref()) else {
         return Err(Error::new(
             ErrorKind::Internal,
@@ -784,7 +801,7 @@ pub(crate) fn send_listener(
     let state = StateBuilder::default()
         .version(record.oci_version.clone())
         .id(record.id.clone())
-        .status(ContainerState::Creating)
+        .status(status)
         .pid(record.pid)
         .bundle(record.bundle.clone())
         .annotations(
@@ -805,6 +822,26 @@ pub(crate) fn send_listener(
         .map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))?;
     process.set_metadata(notify.metadata.clone());
     seccomp::notify::send_listener(&notify.listener_path, listener.as_fd(), &process)
+}
+
+/// Clones into the cgroup; or, before 5.7, behind a filter that hides clone3, or when the cgroup takes
+/// no process, outside of it (the third part of the answer): the child is moved afterwards, or that
+/// says why not. `next` is what an intermediate process has to clone.
+fn clone_somewhere<'a>(
+    proof: SingleThreaded,
+    first: CloneArgs<'a>,
+    next: CloneArgs<'a>,
+) -> Result<(Cloned, CloneArgs<'a>, bool), Errno> {
+    let outside = |args| CloneArgs {
+        cgroup: None,
+        ..args
+    };
+    match clone(proof, &first) {
+        Err(_) if first.cgroup.is_some() => {
+            Ok((clone(proof, &outside(first))?, outside(next), true))
+        }
+        other => Ok((other?, next, false)),
+    }
 }
 
 fn clone_error(errno: Errno, namespaces: &crate::plan::Namespaces) -> Error {

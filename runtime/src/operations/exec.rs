@@ -280,7 +280,13 @@ impl<'a> Job<'a> {
                     released = true;
                 }
                 Tag::Listener => {
-                    send_listener(pidfd.as_fd(), &message, self.filter.as_ref(), &self.record)?;
+                    send_listener(
+                        pidfd.as_fd(),
+                        &message,
+                        self.filter.as_ref(),
+                        &self.record,
+                        oci::ContainerState::Running,
+                    )?;
                     wire.send(&Message::new(Tag::Go))
                         .context(|| "cannot release the process")?;
                 }

@@ -40,8 +40,7 @@ pub(crate) fn run(runtime: &Runtime, id: &str, options: &CreateOptions) -> Resul
         (Ok(code), true) => Ok(code),
         (result, _) if options.keep && result.is_ok() => result,
         (result, _) => {
-            let cleaned = stop::kill_init(&created.record)
-                .and_then(|()| stop::destroy(&created.directory, &created.record));
+            let cleaned = stop::end(&created.directory, &created.record);
             let code = result?;
             cleaned?;
             Ok(code)

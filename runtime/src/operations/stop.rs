@@ -153,6 +153,17 @@ pub(crate) fn kill_init(record: &Record) -> Result<()> {
     ))
 }
 
+/// The end of a container in the foreground. Whoever holds the lock first removes it: `delete` or
+/// `checkpoint` may have done so already, poststop hooks included.
+pub(crate) fn end(directory: &Directory, record: &Record) -> Result<()> {
+    let _lock = match directory.lock() {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    kill_init(record)?;
+    destroy(directory, record)
+}
+
 /// Removes what is left of a container whose init is gone: other processes, the cgroup, poststop
 /// hooks, the record.
 pub(crate) fn destroy(directory: &Directory, record: &Record) -> Result<()> {

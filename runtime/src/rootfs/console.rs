@@ -101,14 +101,15 @@ pub(crate) fn send(
 /// root owns; files that others share are left alone. The host's /dev/null becomes the container's:
 /// a file of a mount that the container does not have cannot be checkpointed.
 pub(crate) fn own_streams(uid: u32) -> Result<(), Errno> {
-    let null = open_null();
+    let mut null = None;
     for number in 0..=2 {
         let Ok(stream) = crate::sys::process::borrow_inherited(number) else {
             continue;
         };
         let stat = rustix::fs::fstat(stream)?;
         if is_null(&stat) {
-            if let Some(null) = &null {
+            // Opened only when it is needed: a filter may watch by now.
+            if let Some(null) = null.get_or_insert_with(open_null) {
                 crate::sys::process::dup_onto(null.as_fd(), number)?;
             }
             continue;

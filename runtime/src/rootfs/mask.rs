@@ -65,7 +65,11 @@ impl Covers {
         };
         let stat = rustix::fs::fstat(&target).during(Detail::Target)?;
         if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-            return self.cover_directory(target.as_fd());
+            return if self.by_path {
+                mount_empty(target.as_fd())
+            } else {
+                self.cover_directory(target.as_fd())
+            };
         }
         if self.by_path {
             let bind = nix::mount::MsFlags::MS_BIND;
@@ -132,7 +136,7 @@ fn empty_directory() -> Result<OwnedFd, Errno> {
     rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
 }
 
-/// Makes `path` and everything mounted below it read-only; a missing path is none.
+/// Makes `path` read-only; what is mounted below it stays there, as it is. A missing path is none.
 pub(crate) fn readonly(root: &Root, path: &CStr) -> Result<(), Fail> {
     let target = match root.find(path) {
         Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),

@@ -22,12 +22,23 @@ pub(crate) trait Sources {
     fn fetch(&mut self, index: usize) -> Result<OwnedFd, Fail>;
 }
 
+/// Set once it turned out that one of the calls is missing: then none of them is used.
+static CLASSIC: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+
+/// From here on [`clone_tree`] answers ENOSYS.
+pub(crate) fn give_up_new_calls() {
+    CLASSIC.store(true, std::sync::atomic::Ordering::Relaxed);
+}
+
 /// A detached clone of the tree at `source`.
 pub(crate) fn clone_tree(
     dir: BorrowedFd<'_>,
     source: &CStr,
     recursive: bool,
 ) -> Result<OwnedFd, Errno> {
+    if CLASSIC.load(std::sync::atomic::Ordering::Relaxed) {
+        return Err(Errno::NOSYS);
+    }
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     flags.set(OpenTreeFlags::AT_RECURSIVE, recursive);
     flags.set(OpenTreeFlags::AT_EMPTY_PATH, source.is_empty());
@@ -121,10 +132,8 @@ fn attach_configured(
         || step.unnamed != 0
         || !step.recursive.is_empty()
         || !step.propagation.is_empty();
-    let late = match mount_setattr(tree, c"", false, &MountAttr::default()) {
-        Err(Errno::NOSYS) if early => true,
-        _ => false,
-    };
+    let probe = || mount_setattr(tree, c"", false, &MountAttr::default());
+    let late = early && probe() == Err(Errno::NOSYS);
     if early && !late {
         configure(tree, step)?;
     }

@@ -30,31 +30,33 @@ pub(crate) fn prepare(
     if let Some(parent) = private_parent {
         mount(NONE, parent, NONE, MsFlags::MS_PRIVATE, NONE).during(Detail::Propagation)?;
     }
-    match clone_tree(rustix::fs::CWD, &rootfs.path, true) {
-        Ok(tree) => {
-            let target = rustix::fs::open(rootfs.path.as_c_str(), DIRECTORY, Mode::empty())
-                .during(Detail::Target)?;
-            attach(tree.as_fd(), target.as_fd()).during(Detail::Attach)?;
-            Ok(Root::new(tree))
+    match bind_new(rootfs) {
+        // Before 5.2, or where a filter hides one of the calls.
+        Err(Fail {
+            errno: Errno::NOSYS,
+            ..
+        }) => {
+            super::mount::give_up_new_calls();
+            bind_classic(rootfs)
         }
-        Err(Errno::NOSYS) => {
-            let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
-            mount(
-                Some(rootfs.path.as_c_str()),
-                rootfs.path.as_c_str(),
-                NONE,
-                flags,
-                NONE,
-            )
-            .during(Detail::Attach)?;
-            let root = rustix::fs::open(rootfs.path.as_c_str(), DIRECTORY, Mode::empty());
-            Ok(Root::new(root.during(Detail::Target)?))
-        }
-        Err(errno) => Err(Fail {
-            errno,
-            detail: Detail::Source,
-        }),
+        answer => answer,
     }
+}
+
+fn bind_new(rootfs: &Rootfs) -> Result<Root, Fail> {
+    let tree = clone_tree(rustix::fs::CWD, &rootfs.path, true).during(Detail::Source)?;
+    let target = rustix::fs::open(rootfs.path.as_c_str(), DIRECTORY, Mode::empty())
+        .during(Detail::Target)?;
+    attach(tree.as_fd(), target.as_fd()).during(Detail::Attach)?;
+    Ok(Root::new(tree))
+}
+
+fn bind_classic(rootfs: &Rootfs) -> Result<Root, Fail> {
+    let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
+    let path = rootfs.path.as_c_str();
+    mount(Some(path), path, NONE, flags, NONE).during(Detail::Attach)?;
+    let root = rustix::fs::open(path, DIRECTORY, Mode::empty());
+    Ok(Root::new(root.during(Detail::Target)?))
 }
 
 /// Switches to the prepared root and lets go of the old one.

@@ -122,7 +122,7 @@ impl Root {
             match self.open(above.as_c_str(), flags, links) {
                 Ok(_) => {}
                 Err(Errno::NOENT) => {
-                    drop(self.make_last(above.as_c_str(), Want::Directory, links)?)
+                    drop(self.make_last(above.as_c_str(), Want::Directory, links)?);
                 }
                 Err(_) => return None,
             }

@@ -3,7 +3,8 @@
 //! `ROOT/ID/state.json` says where the container's parts are, `config.json` is the configuration it
 //! was made from, `start.sock` exists while the init waits for `start`. The directory's existence
 //! makes the ID taken; its flock(2) serialises operations. Nothing here needs to survive a reboot,
-//! so nothing is synced; what is read is always complete, since records are renamed into place.
+//! so nothing is synced; `state.json` is always complete, since it is renamed into place.
+//! Normative: docs/on-disk.md.
 
 mod directory;
 mod process;
