@@ -2,6 +2,7 @@
 //! config-linux.md, "Devices" and "Default Devices"; config.md, "Dev symbolic links"). Pure.
 
 use std::ffi::{CStr, CString};
+use std::os::unix::ffi::OsStrExt as _;
 
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType};
 
@@ -83,6 +84,8 @@ pub fn plan(configured: &[LinuxDevice]) -> Result<Vec<Device>> {
     let mut devices = configured
         .iter()
         .enumerate()
+        // The container's own multiplexer takes that place ([`PTMX`]).
+        .filter(|(_, device)| device.path().as_os_str().as_bytes() != PTMX.path.to_bytes())
         .map(device)
         .collect::<Result<Vec<_>>>()?;
     for (path, major, minor) in DEFAULT_DEVICES {
@@ -160,6 +163,14 @@ mod tests {
         .unwrap();
         assert_eq!(devices.len(), DEFAULT_DEVICES.len());
         assert_eq!(devices[0].mode, 0o600);
+    }
+
+    #[test]
+    fn the_hosts_multiplexer_is_never_used() {
+        let json = serde_json::json!({"path": "/dev/ptmx", "type": "c", "major": 5, "minor": 2});
+        let devices = one(json).unwrap();
+        assert_eq!(devices.len(), DEFAULT_DEVICES.len());
+        assert!(devices.iter().all(|d| d.path.as_c_str() != PTMX.path));
     }
 
     #[test]
