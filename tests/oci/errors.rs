@@ -124,7 +124,14 @@ fn empty_files_and_objects(env: &Env) {
 
 fn missing_process(env: &Env) {
     let mut bundle = env.bundle();
-    bundle.unset("", "process").refused().says("process");
+    bundle.unset("", "process").run().fails().says("process");
+    // Only `start` requires one; runc refuses it earlier.
+    if env.rt.is_rcrun() {
+        let container = bundle.create();
+        container.verb("start").fails().says("process");
+        assert_eq!(container.state()["status"], "stopped");
+        container.delete();
+    }
 }
 
 fn missing_root(env: &Env) {

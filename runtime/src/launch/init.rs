@@ -484,7 +484,10 @@ impl Init<'_> {
     fn find_program(&mut self) -> Result<(), Fail> {
         let root = self.root.as_ref().ok_or(Errno::NOENT)?;
         program::set_home(&mut self.plan.process, root)?;
-        self.program = program::find(&self.plan.process)?;
+        // `/` stands for a process that the configuration leaves out; `start` refuses it.
+        if self.plan.process.program.as_c_str() != c"/" {
+            self.program = program::find(&self.plan.process)?;
+        }
         Ok(())
     }
 

@@ -105,8 +105,15 @@ pub(crate) fn prove_single_threaded() -> Result<SingleThreaded> {
 }
 
 /// Reads and judges the configuration; what is odd but harmless goes to the log.
-fn load(runtime: &Runtime, options: &CreateOptions) -> Result<(Spec, Vec<u8>)> {
-    let loaded = crate::spec::load::load(&options.bundle)?;
+fn load(runtime: &Runtime, options: &CreateOptions, start: Start) -> Result<(Spec, Vec<u8>)> {
+    let mut loaded = crate::spec::load::load(&options.bundle)?;
+    if start == Start::Later && loaded.spec.process().is_none() {
+        // Only `start` requires a process (runtime-spec config.md, "Process"): it refuses then.
+        let nothing = r#"{"user": {"uid": 0, "gid": 0}, "cwd": "/", "args": ["/"]}"#;
+        let nothing = serde_json::from_str(nothing)
+            .map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))?;
+        loaded.spec.set_process(Some(nothing));
+    }
     let caller = validate::Caller {
         no_pivot: options.no_pivot,
         rootless_cgroups: runtime.is_rootless(),
@@ -202,7 +209,7 @@ impl<'a> Launch<'a> {
         state::check_id(id)?;
         check_preserved(options.preserve_fds)?;
         let proof = prove_single_threaded()?;
-        let (spec, raw) = load(runtime, options)?;
+        let (spec, raw) = load(runtime, options, start)?;
         let plan = plan(&spec, options, start)?;
         let filter = compile_filter(&spec)?;
         let linux = spec.linux().as_ref();

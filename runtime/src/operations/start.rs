@@ -56,6 +56,13 @@ pub(crate) fn start(runtime: &Runtime, id: &str) -> Result<()> {
             ));
         }
     }
+    let config = crate::spec::load::spec(&directory.read_config()?)?;
+    if config.spec.process().is_none() {
+        super::stop::kill_init(&record)?;
+        return Err(Error::invalid(
+            "cannot start container: process is not set in config.json",
+        ));
+    }
     let wire = connect(&directory)
         .map(Wire::from_fd)
         .context(|| "cannot reach the container's init")?;
@@ -73,7 +80,6 @@ pub(crate) fn start(runtime: &Runtime, id: &str) -> Result<()> {
         Ok(()) | Err(Errno::NOENT) => {}
         Err(errno) => return Err(errno).context(|| "cannot remove start.sock"),
     }
-    let config = crate::spec::load::spec(&directory.read_config()?)?;
     if let Some(hooks) = config
         .spec
         .hooks()
