@@ -215,23 +215,9 @@ fn now() -> u64 {
         .map_or(0, |since| since.as_secs())
 }
 
-/// RFC 3339, seconds, UTC; the calendar by Howard Hinnant's `civil_from_days`.
+/// RFC 3339, seconds, UTC.
 fn rfc3339(unix: u64) -> String {
-    let (days, second) = (unix / 86_400 + 719_468, unix % 86_400);
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 {
-        shifted + 3
-    } else {
-        shifted - 9
-    };
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
-    let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+    rcrun_runtime::rfc3339_seconds(unix) + "Z"
 }
 
 #[cfg(test)]

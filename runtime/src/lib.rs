@@ -26,3 +26,4 @@ mod state;
 pub mod sys;
 
 pub use error::{Error, ErrorKind, Result};
+pub use state::time::seconds as rfc3339_seconds;

@@ -40,6 +40,18 @@ pub(crate) fn socket_pair() -> Result<(OwnedFd, OwnedFd), Errno> {
     )
 }
 
+/// Where a new terminal's master goes: to the socket at `path`, or to this process, which then gets
+/// the second descriptor to receive it from.
+pub(crate) fn console_ends(path: Option<&Path>) -> Result<(OwnedFd, Option<OwnedFd>)> {
+    match path {
+        Some(path) => Ok((connect(path, SocketType::STREAM)?, None)),
+        None => {
+            let (here, there) = socket_pair().context(|| "cannot create a socket pair")?;
+            Ok((there, Some(here)))
+        }
+    }
+}
+
 /// Receives a descriptor.
 pub(crate) fn receive(socket: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};

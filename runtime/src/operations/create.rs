@@ -411,14 +411,8 @@ impl<'a> Launch<'a> {
         if !self.plan.process.terminal {
             return Ok((None, None));
         }
-        match &self.options.console_socket {
-            Some(path) => Ok((Some(terminal::connect(path, SocketType::STREAM)?), None)),
-            None => {
-                let (here, there) =
-                    terminal::socket_pair().context(|| "cannot create a socket pair")?;
-                Ok((Some(there), Some(here)))
-            }
-        }
+        let (there, here) = terminal::console_ends(self.options.console_socket.as_deref())?;
+        Ok((Some(there), here))
     }
 
     /// The socket to which `start` connects. It lies in a directory that only root may enter, and its

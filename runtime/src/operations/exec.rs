@@ -130,14 +130,8 @@ impl<'a> Job<'a> {
         if !self.process.terminal {
             return Ok((None, None));
         }
-        match &self.options.console_socket {
-            Some(path) => Ok((Some(terminal::connect(path, SocketType::STREAM)?), None)),
-            None => {
-                let (here, there) =
-                    terminal::socket_pair().context(|| "cannot create a socket pair")?;
-                Ok((Some(there), Some(here)))
-            }
-        }
+        let (there, here) = terminal::console_ends(self.options.console_socket.as_deref())?;
+        Ok((Some(there), here))
     }
 
     fn clone_process(

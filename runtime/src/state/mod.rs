@@ -9,7 +9,7 @@
 mod directory;
 mod process;
 mod record;
-mod time;
+pub(crate) mod time;
 
 pub(crate) use directory::{Directory, check_id, list_ids};
 pub(crate) use process::{facts, signal_name, signal_words};

@@ -10,10 +10,16 @@ pub(crate) fn now() -> String {
     format_time(since.as_secs(), since.subsec_nanos())
 }
 
+fn format_time(unix: u64, nanos: u32) -> String {
+    format!("{}.{nanos:09}Z", seconds(unix))
+}
+
+/// RFC 3339, UTC, to the second and without the closing `Z`.
+///
 /// Days are counted from 0000-03-01, so that the leap day ends a year (Hinnant, "chrono-Compatible
 /// Low-Level Date Algorithms").
-fn format_time(seconds: u64, nanos: u32) -> String {
-    let (days, time) = (seconds / 86_400 + 719_468, seconds % 86_400);
+pub fn seconds(unix: u64) -> String {
+    let (days, time) = (unix / 86_400 + 719_468, unix % 86_400);
     let (era, day_of_era) = (days / 146_097, days % 146_097);
     let year_of_era =
         (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
@@ -27,7 +33,7 @@ fn format_time(seconds: u64, nanos: u32) -> String {
     };
     let year = year_of_era + era * 400 + u64::from(month <= 2);
     let (hour, minute, second) = (time / 3600, time / 60 % 60, time % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{nanos:09}Z")
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}")
 }
 
 #[cfg(test)]
