@@ -17,19 +17,18 @@ use super::images::{self, Directories, bytes};
 use super::root::Root;
 use super::rpc::{Kind, Options, Version};
 use super::swrk::{Criu, Start};
-use crate::cgroup::{Cgroup, Request, Select};
+use crate::cgroup::Select;
 use crate::container::{Runtime, Status};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::launch::parent::reap;
 use crate::launch::terminal::{self, Terminal};
 use crate::operations::create::{
-    Start as When, check_terminal, prove_single_threaded, write_pid_file,
+    Start as When, check_terminal, load, new_record, prove_single_threaded, write_pid_file,
 };
 use crate::operations::foreground::{adopt_orphans, attend, block_signals};
 use crate::operations::hooks::{self, Files};
 use crate::operations::stop;
 use crate::plan::{Facts, Plan};
-use crate::spec::validate;
 use crate::state::{self, Directory, Record};
 use crate::sys::process::{SingleThreaded, pidfd_signal};
 
@@ -101,28 +100,18 @@ impl<'a> Restore<'a> {
         state::check_id(id)?;
         let proof = prove_single_threaded()?;
         let bundle = &options.container.bundle;
-        let loaded = crate::spec::load::load(bundle)?;
-        let caller = validate::Caller {
-            no_pivot: options.container.no_pivot,
-            rootless_cgroups: runtime.is_rootless(),
-            cgroup2: crate::cgroup::is_unified(),
-        };
-        let facts = validate::Facts::gather(&loaded.spec, bundle, caller);
-        let warnings = validate::validate(&loaded.spec, &facts)?;
-        for warning in loaded.warnings.iter().chain(&warnings) {
-            tracing::warn!("{warning}");
-        }
+        let (spec, raw) = load(runtime, &options.container, When::Now)?;
         let facts = Facts {
             bundle,
             no_pivot: options.container.no_pivot,
             listen_fds: None,
             selinux: crate::spec::validate::selinux_enabled(),
         };
-        let plan = Plan::from_spec(&loaded.spec, &facts)?;
+        let plan = Plan::from_spec(&spec, &facts)?;
         check_terminal(&plan, &options.container, When::Now)?;
-        let record = record(runtime, id, bundle, &loaded.spec, &plan)?;
+        let record = new_record(runtime, id, &options.container, &spec, &plan)?;
         let places = Directories::open(&options.common, LOG)?;
-        let hook_list = loaded.spec.hooks().as_ref();
+        let hook_list = spec.hooks().as_ref();
         let files = hook_list.filter(|h| hooks::any(h)).map(|_| Files::new());
         let restore = Self {
             proof,
@@ -132,7 +121,7 @@ impl<'a> Restore<'a> {
             record,
             hooks: files.transpose()?,
             directory: Directory::create(&runtime.root, id)?,
-            spec: loaded.spec,
+            spec,
             cgroup_made: false,
             hooked: false,
             init: None,
@@ -140,7 +129,7 @@ impl<'a> Restore<'a> {
         let kept = restore
             .directory
             .write_record(&restore.record)
-            .and_then(|()| restore.directory.write_config(&loaded.raw));
+            .and_then(|()| restore.directory.write_config(&raw));
         match kept {
             Ok(()) => Ok(restore),
             Err(error) => {
@@ -382,39 +371,6 @@ impl<'a> Restore<'a> {
         }
         let _ = self.directory.remove();
     }
-}
-
-fn record(runtime: &Runtime, id: &str, bundle: &Path, spec: &Spec, plan: &Plan) -> Result<Record> {
-    let linux = spec.linux().as_ref();
-    let annotations = spec.annotations().clone().unwrap_or_default();
-    let cgroup = Cgroup::resolve(&Request {
-        id,
-        cgroups_path: linux.and_then(|l| l.cgroups_path().as_deref()),
-        driver: runtime.cgroup_driver,
-        resources: linux.and_then(|l| l.resources().as_ref()),
-        annotations: &annotations,
-        rootless: runtime.is_rootless(),
-    })?;
-    let poststop = spec.hooks().as_ref().and_then(|h| h.poststop().as_ref());
-    Ok(Record {
-        version: state::VERSION,
-        id: id.to_owned(),
-        oci_version: spec.version().clone(),
-        pid: 0,
-        start_time: 0,
-        bundle: bundle.to_owned(),
-        rootfs: Path::new(&*plan.rootfs.path.to_string_lossy()).to_owned(),
-        created: state::now(),
-        annotations: annotations.into_iter().collect(),
-        cgroup,
-        rdt: None,
-        namespaces: plan.namespaces.all,
-        poststop: poststop.is_some_and(|list| !list.is_empty()),
-        no_new_keyring: false,
-        descriptors: super::own_streams(),
-        owner: rustix::process::geteuid().as_raw(),
-        unknown: serde_json::Map::new(),
-    })
 }
 
 /// Where criu is in each hierarchy: that is where the dumped root's cgroup is from now on.

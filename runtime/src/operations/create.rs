@@ -105,7 +105,11 @@ pub(crate) fn prove_single_threaded() -> Result<SingleThreaded> {
 }
 
 /// Reads and judges the configuration; what is odd but harmless goes to the log.
-fn load(runtime: &Runtime, options: &CreateOptions, start: Start) -> Result<(Spec, Vec<u8>)> {
+pub(crate) fn load(
+    runtime: &Runtime,
+    options: &CreateOptions,
+    start: Start,
+) -> Result<(Spec, Vec<u8>)> {
     let mut loaded = crate::spec::load::load(&options.bundle)?;
     if start == Start::Later && loaded.spec.process().is_none() {
         // Only `start` requires a process (runtime-spec config.md, "Process"): it refuses then.
@@ -164,15 +168,26 @@ fn compile_filter(spec: &Spec) -> Result<Option<Filter>> {
     Ok(filter)
 }
 
-fn new_record(
+/// What is known of a container before anything of it is made: also where its cgroup will be.
+pub(crate) fn new_record(
+    runtime: &Runtime,
     id: &str,
     options: &CreateOptions,
     spec: &Spec,
     plan: &Plan,
-    cgroup: Cgroup,
-) -> Record {
+) -> Result<Record> {
+    let linux = spec.linux().as_ref();
+    let annotations = spec.annotations().clone().unwrap_or_default();
+    let cgroup = Cgroup::resolve(&Request {
+        id,
+        cgroups_path: linux.and_then(|l| l.cgroups_path().as_deref()),
+        driver: runtime.cgroup_driver,
+        resources: linux.and_then(|l| l.resources().as_ref()),
+        annotations: &annotations,
+        rootless: runtime.is_rootless(),
+    })?;
     let poststop = spec.hooks().as_ref().and_then(|h| h.poststop().as_ref());
-    Record {
+    Ok(Record {
         version: state::VERSION,
         id: id.to_owned(),
         oci_version: spec.version().clone(),
@@ -181,12 +196,7 @@ fn new_record(
         bundle: options.bundle.clone(),
         rootfs: Path::new(&*plan.rootfs.path.to_string_lossy()).to_owned(),
         created: state::now(),
-        annotations: spec
-            .annotations()
-            .clone()
-            .unwrap_or_default()
-            .into_iter()
-            .collect(),
+        annotations: annotations.into_iter().collect(),
         cgroup,
         rdt: None,
         namespaces: plan.namespaces.all,
@@ -195,7 +205,7 @@ fn new_record(
         descriptors: crate::checkpoint::own_streams(),
         owner: rustix::process::geteuid().as_raw(),
         unknown: serde_json::Map::new(),
-    }
+    })
 }
 
 impl<'a> Launch<'a> {
@@ -212,17 +222,7 @@ impl<'a> Launch<'a> {
         let (spec, raw) = load(runtime, options, start)?;
         let plan = plan(&spec, options, start)?;
         let filter = compile_filter(&spec)?;
-        let linux = spec.linux().as_ref();
-        let annotations = spec.annotations().clone().unwrap_or_default();
-        let cgroup = Cgroup::resolve(&Request {
-            id,
-            cgroups_path: linux.and_then(|l| l.cgroups_path().as_deref()),
-            driver: runtime.cgroup_driver,
-            resources: linux.and_then(|l| l.resources().as_ref()),
-            annotations: &annotations,
-            rootless: runtime.is_rootless(),
-        })?;
-        let record = new_record(id, options, &spec, &plan, cgroup);
+        let record = new_record(runtime, id, options, &spec, &plan)?;
         let proc = parent::open_proc()?;
         let hooks = spec
             .hooks()
