@@ -12,7 +12,7 @@
 pub mod cgroup;
 pub mod checkpoint;
 pub mod container;
-pub mod error;
+pub use rcrun_error as error;
 mod launch;
 pub mod netdev;
 mod operations;

@@ -15,7 +15,8 @@ pub(crate) fn run(env: &Env, inner: &Command, inject: &str) -> Output {
         inner,
         &[
             "-e",
-            &format!("trace={calls}"),
+            // The log begins with the runtime's own start.
+            &format!("trace=execve,{calls}"),
             "-e",
             &format!("inject={inject}"),
         ],
@@ -53,7 +54,7 @@ fn traced(env: &Env, inner: &Command, flags: &[&str]) -> (Output, i32, String) {
     let tracer = running.pid();
     let mut seen = None;
     process::until(&format!("end of the command with {flags:?}"), 40, || {
-        seen = seen.or_else(|| child_of(tracer, &env.rt.path()));
+        seen = seen.or_else(|| first_in(&log));
         let ended = seen.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists());
         (ended || running.child.try_wait().unwrap().is_some()).then_some(())
     });
@@ -66,25 +67,22 @@ fn traced(env: &Env, inner: &Command, flags: &[&str]) -> (Output, i32, String) {
     )
 }
 
-/// The process that strace has started and that has become the runtime; strace first tries itself on others.
-fn child_of(tracer: i32, program: &Path) -> Option<i32> {
-    let path = format!("/proc/{tracer}/task/{tracer}/children");
-    let children = std::fs::read_to_string(path).ok()?;
-    let mut children = children
-        .split_whitespace()
-        .filter_map(|pid| pid.parse::<i32>().ok());
-    children.find(|pid| {
-        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        line.split(|byte| *byte == 0).next() == Some(program.as_os_str().as_encoded_bytes())
-    })
+/// The process that strace has started: the first one in its log. (The first one among its children
+/// may be one that strace tries itself on, and a short command is over before anybody looks.)
+fn first_in(log: &Path) -> Option<i32> {
+    let text = std::fs::read_to_string(log).ok()?;
+    text.lines().next()?.split(' ').next()?.parse().ok()
 }
 
 /// Names and counts of the system calls that the command and its children make, up to execve of the container.
 #[track_caller]
 pub(crate) fn calls(env: &Env, inner: &Command) -> Vec<(String, usize)> {
-    let (_, _, text) = traced(env, inner, &["-c", "-S", "calls", "-U", "name,calls"]);
+    let (_, _, text) = traced(env, inner, &["-C", "-S", "calls", "-U", "name,calls"]);
     let mut found = Vec::new();
-    for line in text.lines().skip(2) {
+    let table = text
+        .lines()
+        .skip_while(|line| !line.starts_with("syscall "));
+    for line in table.skip(2) {
         let mut words = line.split_whitespace();
         match (words.next(), words.next().map(str::parse)) {
             (Some("total"), _) => {}

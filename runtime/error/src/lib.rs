@@ -1,4 +1,4 @@
-//! The one error type of this crate: what failed, why, and of which kind.
+//! The one error type of all libraries: what failed, why, and of which kind.
 //!
 //! Messages are lower case, without a full stop, verb first, and name the path or the
 //! configuration property concerned: `cannot mount proc at /proc`. A cause is chained as source;
