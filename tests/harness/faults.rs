@@ -41,6 +41,7 @@ pub(crate) fn run(env: &Env, inner: &Command, inject: &str) -> Output {
 #[track_caller]
 fn traced(env: &Env, inner: &Command, flags: &[&str]) -> (Output, i32, String) {
     let log = env.path("strace.log");
+    let _ = std::fs::remove_file(&log);
     let mut command = Command::new("strace");
     // By default a strace that writes to a file blocks the signal which ends it (-I 3).
     command
@@ -71,7 +72,8 @@ fn traced(env: &Env, inner: &Command, flags: &[&str]) -> (Output, i32, String) {
 /// may be one that strace tries itself on, and a short command is over before anybody looks.)
 fn first_in(log: &Path) -> Option<i32> {
     let text = std::fs::read_to_string(log).ok()?;
-    text.lines().next()?.split(' ').next()?.parse().ok()
+    // Half a number may have been written so far.
+    text.split_once(' ')?.0.parse().ok()
 }
 
 /// Names and counts of the system calls that the command and its children make, up to execve of the container.
