@@ -11,21 +11,20 @@
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, missing_docs)]
 
+mod support;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use nix::sys::ptrace::{self, Event, Options};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
-use serde_json::{Value, json};
-
-const RCRUN: &str = env!("CARGO_BIN_EXE_rcrun");
+use support::{RCRUN, bundle};
 
 fn main() {
-    // Of `cargo test --benches` and the like: this is a tool, not a test.
-    if !std::env::args().any(|word| word == "--bench") {
+    if !support::asked_for() {
         return;
     }
     let Some(map) = std::env::var_os("RCRUN_LINK_MAP") else {
@@ -147,30 +146,6 @@ fn life(work: &Path) -> Vec<Vec<String>> {
     verbs
         .map(|verb| verb.split(' ').map(str::to_owned).collect())
         .into()
-}
-
-fn bundle(work: &Path, name: &str, script: &str) -> PathBuf {
-    let directory = work.join(name);
-    let rootfs = directory.join("rootfs");
-    for path in ["bin", "dev", "proc", "sys"] {
-        std::fs::create_dir_all(rootfs.join(path)).unwrap();
-    }
-    std::fs::copy("/bin/busybox", rootfs.join("bin/busybox")).expect("busybox-static is needed");
-    for link in ["sh", "true", "sleep"] {
-        std::os::unix::fs::symlink("busybox", rootfs.join("bin").join(link)).unwrap();
-    }
-    let made = Command::new(RCRUN)
-        .arg("spec")
-        .current_dir(&directory)
-        .status()
-        .unwrap();
-    assert!(made.success());
-    let file = directory.join("config.json");
-    let mut config: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
-    config["process"]["terminal"] = json!(false);
-    config["process"]["args"] = script.split(' ').collect();
-    std::fs::write(&file, config.to_string()).unwrap();
-    directory
 }
 
 /// Runs a verb to its end, and says which addresses were executed by it and by its children, up
