@@ -110,7 +110,7 @@ pub(crate) fn load(
     options: &CreateOptions,
     start: Start,
 ) -> Result<(Spec, Vec<u8>)> {
-    let mut loaded = crate::spec::load::load(&options.bundle)?;
+    let mut loaded = crate::spec::load::load(&options.bundle, options.config.as_deref())?;
     if start == Start::Later && loaded.spec.process().is_none() {
         // Only `start` requires a process (runtime-spec config.md, "Process"): it refuses then.
         let nothing = r#"{"user": {"uid": 0, "gid": 0}, "cwd": "/", "args": ["/"]}"#;

@@ -11,8 +11,9 @@ use super::hooks::Files;
 use super::query::{gone_within, init_of, load, status_of};
 use crate::container::{Runtime, Status};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::state::{Directory, Record, signal_name};
+use crate::state::{Directory, Record, list_ids, signal_name};
 use crate::sys::process::pidfd_signal;
+use crate::sys::regex::Pattern;
 
 /// How long `delete --force` waits for the init to go after SIGKILL: a process in uninterruptible
 /// sleep cannot be waited for without end.
@@ -111,6 +112,31 @@ pub(crate) fn delete(runtime: &Runtime, id: &str, force: bool) -> Result<()> {
     destroy(&directory, &record)?;
     drop(lock);
     Ok(())
+}
+
+/// Removes the containers whose IDs match. One that is gone by then was removed by somebody else.
+pub(crate) fn delete_matching(runtime: &Runtime, pattern: &str, force: bool) -> Result<()> {
+    let compiled = Pattern::compile(crate::plan::c_string(pattern)?.as_c_str())
+        .map_err(|why| Error::invalid(format!("invalid regular expression {pattern:?}: {why}")))?;
+    let mut failed: Vec<Error> = Vec::new();
+    for id in list_ids(&runtime.root)? {
+        if !compiled.matches(crate::plan::c_string(&id)?.as_c_str()) {
+            continue;
+        }
+        match delete(runtime, &id, force) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => failed.push(error.context(id)),
+            Ok(()) => {}
+        }
+    }
+    let texts: Vec<String> = failed
+        .iter()
+        .map(|error| error.chain().to_string())
+        .collect();
+    match failed.into_iter().next() {
+        None => Ok(()),
+        Some(first) => Err(Error::new(first.kind(), texts.join("; "))),
+    }
 }
 
 /// How long a child lives whose parent was killed before it wrote down the child's pid.
