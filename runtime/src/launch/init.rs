@@ -153,7 +153,17 @@ struct FromParent<'a>(&'a Wire);
 
 impl Sources for FromParent<'_> {
     fn fetch(&mut self, index: usize) -> Result<OwnedFd, Fail> {
-        let mut message = Message::new(Tag::Source);
+        self.ask(Tag::Source, index)
+    }
+
+    fn fetch_node(&mut self, index: usize) -> Result<OwnedFd, Fail> {
+        self.ask(Tag::Node, index)
+    }
+}
+
+impl FromParent<'_> {
+    fn ask(&self, what: Tag, index: usize) -> Result<OwnedFd, Fail> {
+        let mut message = Message::new(what);
         message.index = u32::try_from(index).unwrap_or(u32::MAX);
         self.0.send(&message).during(Detail::Source)?;
         match self.0.receive().during(Detail::Source)? {
@@ -203,7 +213,7 @@ impl Init<'_> {
             self.progress.wire.wait_go()?;
         }
         if self.plan.namespaces.has_user() {
-            identity::become_root()?;
+            identity::become_root(self.plan.process.groups.is_none())?;
         }
         self.setup.common.hide()
     }
@@ -320,9 +330,11 @@ impl Init<'_> {
         // Modes are given exactly.
         rustix::process::umask(Mode::empty());
         let mut maker = device::Maker::default();
+        let mut sources = FromParent(&self.progress.wire);
+        let mut bind: Option<&mut dyn Sources> = self.setup.bind_devices.then_some(&mut sources);
         for (index, node) in self.plan.devices.iter().enumerate() {
             self.progress.index = index as u32;
-            maker.make(root, node, self.setup.bind_devices)?;
+            maker.make(root, node, index, bind.as_deref_mut())?;
         }
         rustix::process::umask(Mode::from_raw_mode(0o022));
         self.progress.index = u32::MAX;
@@ -380,6 +392,7 @@ impl Init<'_> {
         rustix::process::fchdir(self.root()?).during(Detail::Open)?;
         for (index, hook) in self.plan.create_container.iter().enumerate() {
             self.progress.index = index as u32;
+            streams.clear()?;
             hooks::run(self.setup.common.proof, hook, streams, None, &|| Ok(()))?;
         }
         Ok(())
@@ -530,6 +543,7 @@ impl Init<'_> {
         for (index, hook) in self.plan.start_container.iter().enumerate() {
             self.progress.index = index as u32;
             let env = Some(&self.plan.process.env);
+            streams.clear()?;
             hooks::run(self.setup.common.proof, hook, streams, env, &|| Ok(()))?;
         }
         Ok(())

@@ -19,6 +19,9 @@ use crate::sys::regex::Pattern;
 /// sleep cannot be waited for without end.
 const KILL_TIME: Duration = Duration::from_secs(10);
 
+/// How long until something has to be in its way.
+const PROMPT_TIME: Duration = Duration::from_millis(200);
+
 /// `CLONE_NEWNS`.
 const MOUNT_NAMESPACE: u64 = libc::CLONE_NEWNS as u64;
 /// `CLONE_NEWPID`.
@@ -165,6 +168,10 @@ pub(crate) fn kill_init(record: &Record) -> Result<()> {
         Err(errno) => return Err(errno).context(|| "cannot kill the container's init"),
     }
     record.cgroup.thaw()?;
+    if gone_within(&init, PROMPT_TIME)? {
+        return Ok(());
+    }
+    record.cgroup.unfreeze_process(record.pid);
     if gone_within(&init, KILL_TIME)? {
         return Ok(());
     }
@@ -229,7 +236,14 @@ fn run_poststop(directory: &Directory, record: &Record) -> Result<()> {
     let Some(hooks) = config.spec.hooks() else {
         return Ok(());
     };
-    let files = Files::new()?;
+    let files = match Files::new(&record.annotations) {
+        Ok(files) => files,
+        Err(error) => {
+            // Where their output goes is no reason not to run them.
+            tracing::warn!("{}", error.chain());
+            Files::in_memory()?
+        }
+    };
     files.set_state(record, Status::Stopped)?;
     files.run_poststop(proof, &record.bundle, hooks);
     Ok(())

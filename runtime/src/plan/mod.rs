@@ -3,6 +3,7 @@
 //! All of this is pure: no file is opened, no path resolved. The container's init receives the
 //! finished plan and carries it out without allocating (see `launch`).
 
+pub mod annotations;
 pub mod devices;
 pub mod hooks;
 pub mod mounts;
@@ -116,6 +117,10 @@ impl Plan {
             .as_ref()
             .ok_or_else(|| Error::invalid("process is missing"))?;
         let mut process = Process::plan(process, linux, facts.listen_fds)?;
+        let notes = spec.annotations().as_ref();
+        if annotations::keeps_groups(|name| notes?.get(name).map(String::as_str))? {
+            process.groups = None;
+        }
         // For processes of `exec` only, as the name says.
         (process.affinity_initial, process.affinity_final) = (None, None);
         let own_mounts = namespaces.has(LinuxNamespaceType::Mount);

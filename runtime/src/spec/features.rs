@@ -285,6 +285,8 @@ pub fn features(version: &str, commit: &str) -> Features {
             "bundle",
             "org.systemd.property.",
             "org.criu.config",
+            "run.oci.hooks.",
+            "run.oci.keep_original_groups",
         ],
     }
 }
