@@ -13,6 +13,22 @@ pub const KEEP_GROUPS: &str = "run.oci.keep_original_groups";
 pub const HOOKS_STDOUT: &str = "run.oci.hooks.stdout";
 /// File that receives their standard error.
 pub const HOOKS_STDERR: &str = "run.oci.hooks.stderr";
+/// Which mount option carries the SELinux label (mount(8), "context").
+pub const CONTEXT_TYPE: &str = "run.oci.mount_context_type";
+
+/// The option that [`CONTEXT_TYPE`] names.
+pub fn context_type<'a>(get: impl Fn(&str) -> Option<&'a str>) -> Result<&'static str> {
+    match get(CONTEXT_TYPE) {
+        None | Some("context") => Ok("context"),
+        Some("fscontext") => Ok("fscontext"),
+        Some("defcontext") => Ok("defcontext"),
+        Some("rootcontext") => Ok("rootcontext"),
+        Some(other) => Err(Error::invalid(format!(
+            "annotations[{CONTEXT_TYPE:?}]: {other:?} is none of context, fscontext, defcontext, \
+             rootcontext"
+        ))),
+    }
+}
 
 /// Whether [`KEEP_GROUPS`] is on: a wrong guess would give a program rights, so every other word
 /// than those for yes and no is refused.
@@ -54,6 +70,18 @@ mod tests {
         ] {
             let found = keeps_groups(|name| value.filter(|_| name == KEEP_GROUPS));
             assert_eq!(found.ok(), expected, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn context_types() {
+        let found = |value: Option<&'static str>| context_type(|_| value).ok();
+        assert_eq!(found(None), Some("context"));
+        for kind in ["context", "fscontext", "defcontext", "rootcontext"] {
+            assert_eq!(found(Some(kind)), Some(kind));
+        }
+        for bad in ["", "seclabel", "context=x,exec"] {
+            assert_eq!(found(Some(bad)), None, "{bad:?}");
         }
     }
 

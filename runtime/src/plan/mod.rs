@@ -101,10 +101,12 @@ impl Plan {
             .root()
             .as_ref()
             .map(|root| facts.bundle.join(root.path()));
+        let notes = spec.annotations().as_ref();
         let context = mounts::MountContext {
             bundle: facts.bundle,
             root: root.as_deref().unwrap_or(Path::new("/")),
             label: mount_label.as_deref(),
+            label_option: annotations::context_type(|name| notes?.get(name).map(String::as_str))?,
         };
         let entries = spec.mounts().as_deref().unwrap_or_default();
         let mounts = mounts::plan(entries, &context)?;
@@ -117,7 +119,6 @@ impl Plan {
             .as_ref()
             .ok_or_else(|| Error::invalid("process is missing"))?;
         let mut process = Process::plan(process, linux, facts.listen_fds)?;
-        let notes = spec.annotations().as_ref();
         if annotations::keeps_groups(|name| notes?.get(name).map(String::as_str))? {
             process.groups = None;
         }

@@ -287,6 +287,7 @@ pub fn features(version: &str, commit: &str) -> Features {
             "org.criu.config",
             "run.oci.hooks.",
             "run.oci.keep_original_groups",
+            "run.oci.mount_context_type",
         ],
     }
 }

@@ -128,6 +128,7 @@ fn process_properties() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn scheduler() {
     let row = |good: Value, bad: Value, complaint| {
         (
