@@ -4,8 +4,8 @@
 //! it begins at the current cgroup. Terminal and protected paths after the root was switched, since
 //! from then on no path of the host can be reached. Identity before the start is awaited, so that a
 //! user that cannot be had is an error of `create`; the seccomp filter after it, so that it need not
-//! allow what setting up takes (a filter with a listener is loaded before, since the listener's
-//! owner expects it from `create`).
+//! allow what setting up takes (a filter with a listener is loaded just before, since the listener's
+//! owner expects it from `create`, and need not answer for any of what setting up takes).
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
@@ -103,7 +103,6 @@ const STEPS: &[(Step, Action)] = &[
     (Step::NoNewPrivileges, |init| {
         super::exec::no_new_privileges(&init.plan.process)
     }),
-    (Step::Seccomp, |init| init.seccomp_with_listener()),
     (Step::ChangeDirectory, |init| {
         super::exec::change_directory(&init.plan.process, false)
     }),
@@ -115,6 +114,7 @@ const STEPS: &[(Step, Action)] = &[
         super::exec::change_directory(&init.plan.process, true)
     }),
     (Step::FindProgram, |init| init.find_program()),
+    (Step::Seccomp, |init| init.seccomp_with_listener()),
     (Step::Wait, |init| init.await_start()),
     (Step::Limits, |init| {
         super::exec::lower_limits(&init.plan.process)
@@ -482,9 +482,9 @@ impl Init<'_> {
         identity::restrict(&process.capabilities, self.keeps_admin())
     }
 
-    /// Whether the filter is loaded after the capabilities were given up.
+    /// The filter is loaded after the capabilities were given up, and without this one it could not be.
     fn keeps_admin(&self) -> bool {
-        self.late_filter() && !self.plan.process.no_new_privs
+        self.setup.common.seccomp.is_some() && !self.plan.process.no_new_privs
     }
 
     fn late_filter(&self) -> bool {
