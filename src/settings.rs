@@ -30,6 +30,10 @@ pub(crate) const GLOBAL: &[(Flag<'static>, &str)] = &[
         "enable systemd cgroup support, expects cgroupsPath to be of form \"slice:prefix:name\"",
     ),
     (
+        value("cgroup-manager"),
+        "cgroup manager as crun has it: 'cgroupfs', or 'systemd', the same as --systemd-cgroup",
+    ),
+    (
         value("rootless"),
         "ignore cgroup permission errors ('true', 'false', or 'auto')",
     ),
@@ -79,6 +83,7 @@ pub(crate) struct Global {
     log_format: Option<String>,
     root: Option<String>,
     systemd_cgroup: bool,
+    cgroup_manager: Option<String>,
     rootless: Option<String>,
     criu: Option<String>,
     debug: bool,
@@ -97,6 +102,7 @@ impl Global {
             "log-format" => self.log_format = Some(value),
             "root" => self.root = Some(value),
             "systemd-cgroup" => self.systemd_cgroup = on,
+            "cgroup-manager" => self.cgroup_manager = Some(value),
             "rootless" => self.rootless = Some(value),
             "criu" => self.criu = Some(value),
             "debug" => self.debug = on,
@@ -148,11 +154,7 @@ impl Settings {
             Some(root) => given_root(&root)?,
             None => default_root()?,
         };
-        let cgroup_driver = if global.systemd_cgroup {
-            CgroupDriver::Systemd
-        } else {
-            CgroupDriver::Files
-        };
+        let cgroup_driver = cgroup_driver(global.cgroup_manager.as_deref(), global.systemd_cgroup)?;
         let runtime = Runtime {
             root,
             cgroup_driver,
@@ -163,6 +165,24 @@ impl Settings {
             root_given,
             criu: global.criu.map(PathBuf::from),
         })
+    }
+}
+
+/// `--systemd-cgroup`, or `--cgroup-manager`, which must not say the opposite.
+fn cgroup_driver(manager: Option<&str>, systemd: bool) -> Result<CgroupDriver> {
+    match (manager, systemd) {
+        (None | Some(""), false) | (Some("cgroupfs"), false) => Ok(CgroupDriver::Files),
+        (None | Some("" | "systemd"), _) => Ok(CgroupDriver::Systemd),
+        (Some("cgroupfs"), true) => Err(Error::invalid(
+            "--cgroup-manager cgroupfs and --systemd-cgroup exclude each other",
+        )),
+        (Some("disabled"), _) => Err(Error::unsupported(
+            "cgroup manager \"disabled\" is not supported: processes outside of a cgroup of their \
+             own could be neither limited nor found",
+        )),
+        (Some(other), _) => Err(Error::invalid(format!(
+            "invalid value {other:?} for flag -cgroup-manager: use cgroupfs or systemd"
+        ))),
     }
 }
 
@@ -266,6 +286,24 @@ mod tests {
             );
         }
         assert_eq!(given_root("/run/./x/../y").unwrap(), Path::new("/run/y"));
+    }
+
+    #[test]
+    fn cgroup_managers() {
+        for (manager, systemd, expected) in [
+            (None, false, Some(CgroupDriver::Files)),
+            (None, true, Some(CgroupDriver::Systemd)),
+            (Some(""), true, Some(CgroupDriver::Systemd)),
+            (Some("cgroupfs"), false, Some(CgroupDriver::Files)),
+            (Some("systemd"), false, Some(CgroupDriver::Systemd)),
+            (Some("systemd"), true, Some(CgroupDriver::Systemd)),
+            (Some("cgroupfs"), true, None),
+            (Some("disabled"), false, None),
+            (Some("Systemd"), false, None),
+        ] {
+            let found = cgroup_driver(manager, systemd);
+            assert_eq!(found.ok(), expected, "{manager:?} {systemd}");
+        }
     }
 
     #[test]

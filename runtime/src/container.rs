@@ -34,6 +34,8 @@ pub struct Runtime {
 pub struct CreateOptions {
     /// Bundle directory; absolute.
     pub bundle: PathBuf,
+    /// The configuration, when it is not the bundle's `config.json`; absolute.
+    pub config: Option<PathBuf>,
     /// Where to write the init's pid; relative to the caller's directory.
     pub pid_file: Option<PathBuf>,
     /// AF_UNIX socket that receives the terminal's master.
@@ -177,6 +179,11 @@ impl Runtime {
     /// Removes a stopped container; with `force` kills it first, and a missing one is no error.
     pub fn delete(&self, id: &str, force: bool) -> Result<()> {
         stop::delete(self, id, force)
+    }
+    /// Removes all containers whose ID matches a POSIX extended regular expression; what goes wrong
+    /// with one does not save the others.
+    pub fn delete_matching(&self, pattern: &str, force: bool) -> Result<()> {
+        stop::delete_matching(self, pattern, force)
     }
     /// Runs an additional process; returns its exit code (0 with `detach`). Needs a process with one
     /// thread.

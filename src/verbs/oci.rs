@@ -99,7 +99,8 @@ mod tests {
         }
     }
 
-    /// The flags of runc 1.5, verb by verb, in alphabetical order; `=` after those with a value.
+    /// The flags of runc 1.5, verb by verb, in alphabetical order; `=` after those with a value. Of
+    /// crun's own ones `config` and `regex`.
     const FLAGS: &[(&str, &str)] = &[
         (
             "checkpoint",
@@ -109,10 +110,10 @@ mod tests {
         ),
         (
             "create",
-            "b,bundle= console-socket= no-new-keyring no-pivot pid-file= pidfd-socket= \
-             preserve-fds=",
+            "b,bundle= console-socket= f,config= no-new-keyring no-pivot pid-file= \
+             pidfd-socket= preserve-fds=",
         ),
-        ("delete", "f,force"),
+        ("delete", "f,force regex"),
         ("events", "interval= stats"),
         (
             "exec",
@@ -134,8 +135,8 @@ mod tests {
         ("resume", ""),
         (
             "run",
-            "b,bundle= console-socket= d,detach keep no-new-keyring no-pivot no-subreaper \
-             pid-file= pidfd-socket= preserve-fds=",
+            "b,bundle= console-socket= d,detach f,config= keep no-new-keyring no-pivot \
+             no-subreaper pid-file= pidfd-socket= preserve-fds=",
         ),
         ("spec", "b,bundle= rootless"),
         ("start", ""),
@@ -150,7 +151,7 @@ mod tests {
     ];
 
     #[test]
-    fn verbs_and_flags_are_those_of_runc() {
+    fn verbs_and_flags_are_those_of_runc_and_two_of_crun() {
         for (name, flags) in FLAGS {
             let verb = VERBS.iter().find(|verb| verb.name == *name).expect(name);
             let command = (verb.command)();

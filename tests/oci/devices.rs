@@ -10,7 +10,12 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(default_devices_work),
         test!(devices_of_the_spec),
         test!(devices_in_a_user_namespace_are_bound),
+        test!(device_in_a_user_namespace_that_the_host_lacks)
+            .only_rcrun("runc binds nodes of the host and has no other"),
+        test!(devices_in_a_user_namespace_run_nothing)
+            .only_rcrun("runc binds them as the host has them mounted"),
         test!(device_in_a_new_directory),
+        test!(slash_behind_a_device),
         test!(fifo_device),
         test!(unknown_device_type_is_refused),
         test!(relative_device_path_is_refused)
@@ -111,6 +116,57 @@ fn devices_in_a_user_namespace_are_bound(env: &Env) {
     assert_eq!(answers[0].1, "c 666 65534 65534 1 3", "the host's own node");
     assert!(answers[1].1.ends_with(" 1 11"), "{answers:?}");
     assert_eq!(answers[2].0, 0);
+}
+
+fn device_in_a_user_namespace_that_the_host_lacks(env: &Env) {
+    let mut bundle = env.bundle();
+    bundle.userns();
+    bundle.push("/linux/devices", device("/dev/mine", "c", 1, 3));
+    bundle.push("/linux/devices", device("/dev/nodes/mine", "c", 1, 3));
+    // The host's /dev/kmsg is another one.
+    bundle.push(
+        "/linux/devices",
+        json!({"path": "/dev/kmsg", "type": "c", "major": 1, "minor": 3}),
+    );
+    let answers = bundle.attempts(&[
+        "stat:/dev/mine",
+        "stat:/dev/nodes/mine",
+        "stat:/dev/kmsg",
+        "write:/dev/kmsg:x",
+    ]);
+    assert_eq!(answers[0].1, "c 640 10 20 1 3");
+    assert_eq!(answers[1].1, "c 640 10 20 1 3");
+    assert_eq!(answers[2].1, "c 666 0 0 1 3");
+    assert_eq!(answers[3].0, 0, "a node that can be used: {answers:?}");
+    // An owner that the namespace does not have.
+    let mut bundle = env.bundle();
+    bundle.userns().push(
+        "/linux/devices",
+        json!({"path": "/dev/mine", "type": "c", "major": 1, "minor": 3, "uid": 70_000}),
+    );
+    bundle.refused().says("/dev/mine");
+}
+
+fn devices_in_a_user_namespace_run_nothing(env: &Env) {
+    let mut bundle = env.bundle();
+    bundle.userns();
+    bundle.push("/linux/devices", device("/dev/mine", "c", 1, 3));
+    let facts = bundle.facts();
+    let mounts = facts["mounts"].as_array().unwrap();
+    for name in ["/dev/null", "/dev/zero", "/dev/tty", "/dev/mine"] {
+        let mount = mounts.iter().find(|m| m["target"] == name).expect(name);
+        let options = mount["options"].to_string();
+        assert!(
+            options.contains("nosuid") && options.contains("noexec"),
+            "{mount}"
+        );
+    }
+}
+
+fn slash_behind_a_device(env: &Env) {
+    let mut bundle = env.bundle();
+    bundle.push("/linux/devices", device("/mnt/", "c", 1, 3));
+    assert_eq!(bundle.attempts(&["stat:/mnt"])[0].1, "c 640 10 20 1 3");
 }
 
 fn device_in_a_new_directory(env: &Env) {

@@ -22,6 +22,8 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(stdin_need_not_be_read),
         test!(failure_before_start_stops_the_container),
         test!(failure_of_start_container),
+        test!(failure_of_hooks_of_start_destroys_the_container)
+            .only_rcrun("runc keeps it, stopped, against the spec"),
         test!(failure_of_poststop_is_a_warning).only_rcrun(
             "runc stops at the first failing poststop hook and delete fails, against the spec",
         ),
@@ -371,6 +373,27 @@ fn failure_of_start_container(env: &Env) {
     bundle.sh("touch /ran").run().fails();
     assert!(!bundle.rootfs("ran").exists(), "the process must not run");
     assert!(!env.rt.root.join(&bundle.id).exists());
+}
+
+fn failure_of_hooks_of_start_destroys_the_container(env: &Env) {
+    for kind in ["startContainer", "poststart"] {
+        let mut bundle = env.bundle();
+        add(&mut bundle, kind, json!({"path": "/bin/false"}));
+        let path = env.path(kind);
+        let file = script(env, "hook.sh", &format!("touch {}", path.display()));
+        add(&mut bundle, "poststop", hook(&file, &[]));
+        bundle.args(&["sleep", "1000"]);
+        let container = bundle.create();
+        let pid = container.pid();
+        let text = format!("error running {kind} hook #0");
+        container.verb("start").fails().says(&text);
+        container.verb("state").fails().says("does not exist");
+        let alive = process::all()
+            .iter()
+            .any(|(p, s, _)| *p == pid && *s != 'Z');
+        assert!(!alive, "{kind}");
+        assert!(path.exists(), "{kind}: poststop hooks run");
+    }
 }
 
 fn failure_of_poststop_is_a_warning(env: &Env) {

@@ -2,6 +2,7 @@
 
 mod cgroups_v1;
 mod checkpoint;
+mod crun;
 mod cves;
 mod cves_escape;
 mod cves_identity;
@@ -38,6 +39,7 @@ type Module = (&'static str, fn() -> Vec<Test>);
 const MODULES: &[Module] = &[
     ("cgroups_v1", cgroups_v1::tests),
     ("checkpoint", checkpoint::tests),
+    ("crun", crun::tests),
     ("cves", cves::tests),
     ("cves_escape", cves_escape::tests),
     ("cves_identity", cves_identity::tests),

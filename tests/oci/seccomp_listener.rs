@@ -11,6 +11,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(listener_decides),
         test!(listener_gets_state_and_metadata),
         test!(listener_serves_exec),
+        test!(listener_need_not_answer_for_create),
         test!(notify_without_listener_is_refused),
         test!(notify_on_write_is_refused),
         test!(listener_that_does_not_exist_is_refused),
@@ -91,6 +92,27 @@ fn listener_serves_exec(env: &Env) {
         crate::harness::bundle::attempts(&env.rt.finish(running).ok().json())[0].0,
         44
     );
+}
+
+/// An agent may only begin to answer when `create` is done.
+fn listener_need_not_answer_for_create(env: &Env) {
+    for no_new_privileges in [true, false] {
+        let (mut bundle, socket) = with_listener(env);
+        let notified: Vec<Value> = ["getcwd", "chdir", "setresuid", "setresgid", "setgroups"]
+            .iter()
+            .map(|name| rule(name, "SCMP_ACT_NOTIFY"))
+            .collect();
+        bundle
+            .set("/linux/seccomp/syscalls", json!(notified))
+            .set("/process/noNewPrivileges", json!(no_new_privileges))
+            .set("/process/user", json!({"uid": 1000, "gid": 1000}))
+            .set("/process/cwd", json!("/tmp"));
+        let container = bundle.sleeper();
+        let (_, fds) = socket.next();
+        assert_eq!(fds.len(), 1);
+        assert_eq!(container.status(), "running");
+        std::fs::remove_file(socket.path()).unwrap();
+    }
 }
 
 fn notify_without_listener_is_refused(env: &Env) {

@@ -151,6 +151,18 @@ impl Cgroup {
         }
     }
 
+    /// Lets a process go that was killed and does not die: on v1 it may be frozen by a sub-cgroup, or
+    /// sit in a frozen cgroup outside, to which somebody moved it. Out of that it is taken; what is
+    /// not ours is not thawed. Best effort: whether it helped is seen by the process.
+    pub fn unfreeze_process(&self, pid: i32) {
+        self.thaw_all();
+        if self.hierarchy != Hierarchy::Unified
+            && let Ok(dir) = self.freezer()
+        {
+            let _ = join::attach_to(dir, pid);
+        }
+    }
+
     /// A v1 process that is frozen, also by a sub-cgroup made inside, does not die: thaw all.
     fn thaw_all(&self) {
         let _ = self.thaw();

@@ -52,8 +52,17 @@ impl Cgroup {
         if let [(controllers, sub)] = subs.as_slice()
             && controllers.is_empty()
         {
-            for dir in paths.values_mut() {
+            let mut found = paths.clone();
+            for dir in found.values_mut() {
                 *dir = path::sub(dir, sub)?;
+            }
+            // Who made it in some hierarchies only gets it in those. In none: the first one missing
+            // is named below.
+            let any = found.values().any(|dir| dir.is_dir());
+            for (name, dir) in found {
+                if !any || dir.is_dir() {
+                    paths.insert(name, dir);
+                }
             }
         } else {
             for (controllers, sub) in &subs {

@@ -112,7 +112,9 @@ impl<'a> Restore<'a> {
         let record = new_record(runtime, id, &options.container, &spec, &plan)?;
         let places = Directories::open(&options.common, LOG)?;
         let hook_list = spec.hooks().as_ref();
-        let files = hook_list.filter(|h| hooks::any(h)).map(|_| Files::new());
+        let files = hook_list
+            .filter(|h| hooks::any(h))
+            .map(|_| Files::new(&record.annotations));
         let restore = Self {
             proof,
             options,

@@ -32,6 +32,14 @@ pub(crate) struct Streams<'a> {
     pub error: BorrowedFd<'a>,
 }
 
+impl Streams<'_> {
+    /// Forgets what the last hook printed.
+    pub(crate) fn clear(&self) -> Result<(), Errno> {
+        rustix::fs::ftruncate(self.output, 0)?;
+        rustix::fs::ftruncate(self.error, 0)
+    }
+}
+
 /// Runs a hook to its end. A hook that configures no environment has `env`, or none at all; `prepare`
 /// runs in the forked process before the hook does.
 pub(crate) fn run(
@@ -42,8 +50,6 @@ pub(crate) fn run(
     prepare: &dyn Fn() -> Result<(), Fail>,
 ) -> Result<(), Fail> {
     rustix::fs::seek(streams.state, SeekFrom::Start(0))?;
-    rustix::fs::ftruncate(streams.output, 0)?;
-    rustix::fs::ftruncate(streams.error, 0)?;
     match clone(proof, &CloneArgs::default())? {
         Cloned::Child => become_hook(hook, streams, env, prepare),
         Cloned::Parent(_, pidfd) => wait(&pidfd, hook.timeout),

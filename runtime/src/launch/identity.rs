@@ -11,9 +11,15 @@ use crate::sys::process as sys;
 /// Kept until the seccomp filter is loaded, where no_new_privs does not allow loading without it.
 const SYS_ADMIN: u64 = 1 << 21;
 
-/// Becomes uid 0 of a user namespace whose maps were just written.
-pub(crate) fn become_root() -> Result<(), Fail> {
-    match rustix::thread::set_thread_groups(&[]) {
+/// Becomes uid 0 of a user namespace whose maps were just written, without groups of the caller
+/// unless the program is to `keep_groups`.
+pub(crate) fn become_root(keep_groups: bool) -> Result<(), Fail> {
+    let cleared = if keep_groups {
+        Ok(())
+    } else {
+        rustix::thread::set_thread_groups(&[])
+    };
+    match cleared {
         // setgroups is denied where an ordinary user wrote the map.
         Ok(()) | Err(Errno::PERM) => {}
         Err(errno) => {
@@ -30,9 +36,11 @@ pub(crate) fn become_root() -> Result<(), Fail> {
 
 /// Groups, group, user and umask of the program, keeping the permitted capabilities.
 pub(crate) fn assume(process: &Process) -> Result<(), Fail> {
-    match rustix::thread::set_thread_groups(&process.groups) {
-        Err(Errno::PERM) if process.groups.is_empty() => {}
-        answer => answer.during(Detail::Owner)?,
+    if let Some(groups) = &process.groups {
+        match rustix::thread::set_thread_groups(groups) {
+            Err(Errno::PERM) if groups.is_empty() => {}
+            answer => answer.during(Detail::Owner)?,
+        }
     }
     let (uid, gid) = (Uid::from_raw(process.uid), Gid::from_raw(process.gid));
     rustix::thread::set_keep_capabilities(true)?;

@@ -4,8 +4,8 @@
 //! it begins at the current cgroup. Terminal and protected paths after the root was switched, since
 //! from then on no path of the host can be reached. Identity before the start is awaited, so that a
 //! user that cannot be had is an error of `create`; the seccomp filter after it, so that it need not
-//! allow what setting up takes (a filter with a listener is loaded before, since the listener's
-//! owner expects it from `create`).
+//! allow what setting up takes (a filter with a listener is loaded just before, since the listener's
+//! owner expects it from `create`, and need not answer for any of what setting up takes).
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
@@ -103,7 +103,6 @@ const STEPS: &[(Step, Action)] = &[
     (Step::NoNewPrivileges, |init| {
         super::exec::no_new_privileges(&init.plan.process)
     }),
-    (Step::Seccomp, |init| init.seccomp_with_listener()),
     (Step::ChangeDirectory, |init| {
         super::exec::change_directory(&init.plan.process, false)
     }),
@@ -115,6 +114,7 @@ const STEPS: &[(Step, Action)] = &[
         super::exec::change_directory(&init.plan.process, true)
     }),
     (Step::FindProgram, |init| init.find_program()),
+    (Step::Seccomp, |init| init.seccomp_with_listener()),
     (Step::Wait, |init| init.await_start()),
     (Step::Limits, |init| {
         super::exec::lower_limits(&init.plan.process)
@@ -153,7 +153,17 @@ struct FromParent<'a>(&'a Wire);
 
 impl Sources for FromParent<'_> {
     fn fetch(&mut self, index: usize) -> Result<OwnedFd, Fail> {
-        let mut message = Message::new(Tag::Source);
+        self.ask(Tag::Source, index)
+    }
+
+    fn fetch_node(&mut self, index: usize) -> Result<OwnedFd, Fail> {
+        self.ask(Tag::Node, index)
+    }
+}
+
+impl FromParent<'_> {
+    fn ask(&self, what: Tag, index: usize) -> Result<OwnedFd, Fail> {
+        let mut message = Message::new(what);
         message.index = u32::try_from(index).unwrap_or(u32::MAX);
         self.0.send(&message).during(Detail::Source)?;
         match self.0.receive().during(Detail::Source)? {
@@ -203,7 +213,7 @@ impl Init<'_> {
             self.progress.wire.wait_go()?;
         }
         if self.plan.namespaces.has_user() {
-            identity::become_root()?;
+            identity::become_root(self.plan.process.groups.is_none())?;
         }
         self.setup.common.hide()
     }
@@ -320,9 +330,11 @@ impl Init<'_> {
         // Modes are given exactly.
         rustix::process::umask(Mode::empty());
         let mut maker = device::Maker::default();
+        let mut sources = FromParent(&self.progress.wire);
+        let mut bind: Option<&mut dyn Sources> = self.setup.bind_devices.then_some(&mut sources);
         for (index, node) in self.plan.devices.iter().enumerate() {
             self.progress.index = index as u32;
-            maker.make(root, node, self.setup.bind_devices)?;
+            maker.make(root, node, index, bind.as_deref_mut())?;
         }
         rustix::process::umask(Mode::from_raw_mode(0o022));
         self.progress.index = u32::MAX;
@@ -380,6 +392,7 @@ impl Init<'_> {
         rustix::process::fchdir(self.root()?).during(Detail::Open)?;
         for (index, hook) in self.plan.create_container.iter().enumerate() {
             self.progress.index = index as u32;
+            streams.clear()?;
             hooks::run(self.setup.common.proof, hook, streams, None, &|| Ok(()))?;
         }
         Ok(())
@@ -469,9 +482,9 @@ impl Init<'_> {
         identity::restrict(&process.capabilities, self.keeps_admin())
     }
 
-    /// Whether the filter is loaded after the capabilities were given up.
+    /// The filter is loaded after the capabilities were given up, and without this one it could not be.
     fn keeps_admin(&self) -> bool {
-        self.late_filter() && !self.plan.process.no_new_privs
+        self.setup.common.seccomp.is_some() && !self.plan.process.no_new_privs
     }
 
     fn late_filter(&self) -> bool {
@@ -530,6 +543,7 @@ impl Init<'_> {
         for (index, hook) in self.plan.start_container.iter().enumerate() {
             self.progress.index = index as u32;
             let env = Some(&self.plan.process.env);
+            streams.clear()?;
             hooks::run(self.setup.common.proof, hook, streams, env, &|| Ok(()))?;
         }
         Ok(())

@@ -8,6 +8,7 @@ pub(crate) mod hooks;
 pub(crate) mod identity;
 pub(crate) mod init;
 pub(crate) mod intermediate;
+pub(crate) mod nodes;
 pub(crate) mod parent;
 pub(crate) mod program;
 pub(crate) mod steps;

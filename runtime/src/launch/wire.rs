@@ -26,6 +26,8 @@ pub(crate) enum Tag {
     Failed = 1,
     /// Child: it cannot open the source of mount `index`; a descriptor, please.
     Source,
+    /// Child: neither it nor the host has device `index`; a mount of one, please.
+    Node,
     /// Child: it may not raise resource limit `index` itself.
     Limit,
     /// Child: it may not write the offsets of its time namespace itself.
@@ -125,9 +127,10 @@ impl Message {
     }
 }
 
-const TAGS: [Tag; 9] = [
+const TAGS: [Tag; 10] = [
     Tag::Failed,
     Tag::Source,
+    Tag::Node,
     Tag::Limit,
     Tag::TimeOffsets,
     Tag::Mounted,

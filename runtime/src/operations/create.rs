@@ -20,7 +20,7 @@ use crate::launch::child::Setup;
 use crate::launch::explain::{Subject, explain};
 use crate::launch::init::{self, InitSetup};
 use crate::launch::wire::{Message, Tag, Wire};
-use crate::launch::{intermediate, parent, terminal};
+use crate::launch::{intermediate, nodes, parent, terminal};
 use crate::plan::{Facts, Plan};
 use crate::rootfs::cgroup as cgroup_mounts;
 use crate::seccomp::{self, Filter};
@@ -110,7 +110,7 @@ pub(crate) fn load(
     options: &CreateOptions,
     start: Start,
 ) -> Result<(Spec, Vec<u8>)> {
-    let mut loaded = crate::spec::load::load(&options.bundle)?;
+    let mut loaded = crate::spec::load::load(&options.bundle, options.config.as_deref())?;
     if start == Start::Later && loaded.spec.process().is_none() {
         // Only `start` requires a process (runtime-spec config.md, "Process"): it refuses then.
         let nothing = r#"{"user": {"uid": 0, "gid": 0}, "cwd": "/", "args": ["/"]}"#;
@@ -228,7 +228,7 @@ impl<'a> Launch<'a> {
             .hooks()
             .as_ref()
             .filter(|h| hooks::any(h))
-            .map(|_| Files::new())
+            .map(|_| Files::new(&record.annotations))
             .transpose()?;
         let directory = Directory::create(&runtime.root, id)?;
         let launch = Self {
@@ -562,6 +562,7 @@ impl<'a> Launch<'a> {
             match message.tag {
                 Tag::Failed => return Err(self.explain(&message)),
                 Tag::Source => self.answer_source(wire, pid, message.index as usize)?,
+                Tag::Node => self.answer_node(wire, message.index as usize)?,
                 Tag::TimeOffsets => {
                     let offsets = self.plan.namespaces.new_time.as_deref().unwrap_or_default();
                     parent::write_of(&self.proc, pid, "timens_offsets", offsets.to_bytes())
@@ -618,6 +619,32 @@ impl<'a> Launch<'a> {
                 )))
             }
         }
+    }
+
+    /// A device that neither the container nor the host has. Why there is none to be had either is
+    /// said to who looks for it; the init reports that the host has none.
+    fn answer_node(&self, wire: &Wire, index: usize) -> Result<()> {
+        let sent = match self.make_node(index) {
+            Ok(tree) => wire.send_with(&Message::new(Tag::Go), tree.as_fd()),
+            Err(error) => {
+                tracing::debug!("device {index}: {}", error.chain());
+                let mut nothing = Message::new(Tag::Go);
+                nothing.errno = Errno::NOENT.raw_os_error();
+                wire.send(&nothing)
+            }
+        };
+        sent.context(|| "cannot send a device to the init")
+    }
+
+    fn make_node(&self, index: usize) -> Result<OwnedFd> {
+        let unknown = || Error::new(ErrorKind::Internal, "there is no such device or owner");
+        let device = self.plan.devices.get(index).ok_or_else(unknown)?;
+        let namespaces = &self.plan.namespaces;
+        let owner = (namespaces.host_uid(device.uid)).zip(namespaces.host_gid(device.gid));
+        let label = self.plan.mount_label.as_ref();
+        let label = label.map_or_else(String::new, |label| format!(",context=\"{label}\""));
+        let options = crate::plan::c_string(&format!("mode=0755,nr_inodes=8,size=64k{label}"))?;
+        nodes::make(self.proof, device, owner.ok_or_else(unknown)?, &options)
     }
 
     fn run_early_hooks(&self) -> Result<()> {

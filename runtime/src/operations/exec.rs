@@ -17,7 +17,7 @@ use crate::launch::exec::{self, ExecSetup};
 use crate::launch::explain::{Subject, explain};
 use crate::launch::wire::{Message, Tag, Wire};
 use crate::launch::{intermediate, parent, terminal};
-use crate::plan::Process;
+use crate::plan::{Process, annotations};
 use crate::seccomp::{self, Filter};
 use crate::spec::validate;
 use crate::state::{Directory, Record};
@@ -102,6 +102,12 @@ impl<'a> Job<'a> {
         validate::process(&description, selinux)?;
         let linux = spec.linux().clone().unwrap_or_default();
         let mut process = Process::plan(&description, &linux, listen_fds())?;
+        // What is asked for by a flag is had.
+        if options.additional_gids.is_empty()
+            && annotations::keeps_groups(|name| record.annotations.get(name).map(String::as_str))?
+        {
+            process.groups = None;
+        }
         for name in &options.caps {
             process.capabilities.add(name)?;
         }

@@ -1,16 +1,18 @@
 //! Hooks of the runtime namespace, and the files that all hooks of a container have as their streams.
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::Path;
 
 use oci_spec::runtime as oci;
-use rustix::fs::{MemfdFlags, SeekFrom};
+use rustix::fs::{FileType, MemfdFlags, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
 use crate::container::Status;
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::launch::explain::hook_error;
 use crate::launch::hooks::{Streams, run};
-use crate::plan::hooks as plan;
+use crate::plan::{annotations, hooks as plan};
 use crate::state::Record;
 use crate::sys::process::SingleThreaded;
 
@@ -23,6 +25,9 @@ pub(crate) struct Files {
     state: OwnedFd,
     output: OwnedFd,
     error: OwnedFd,
+    /// Files outside that annotations named as output and error of the hooks that run there. Hooks of
+    /// the container never see them: a descriptor of the host's would be a way out.
+    outside: [Option<OwnedFd>; 2],
 }
 
 /// The state as hooks read it (runtime-spec runtime.md, "State").
@@ -43,14 +48,25 @@ pub(crate) fn state_json(record: &Record, status: Status) -> serde_json::Value {
 }
 
 impl Files {
+    /// New, empty ones, and those that the annotations name.
+    pub(crate) fn new(notes: &BTreeMap<String, String>) -> Result<Self> {
+        let mut files = Self::in_memory()?;
+        let named = annotations::hook_streams(|name| notes.get(name).map(String::as_str))?;
+        for (file, path) in files.outside.iter_mut().zip(named) {
+            *file = path.map(open_outside).transpose()?;
+        }
+        Ok(files)
+    }
+
     /// New, empty ones.
-    pub(crate) fn new() -> Result<Self> {
+    pub(crate) fn in_memory() -> Result<Self> {
         let file = |name: &str| rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC);
         let files = || -> Result<Self, Errno> {
             Ok(Self {
                 state: file("state")?,
                 output: file("output")?,
                 error: file("error")?,
+                outside: [None, None],
             })
         };
         files().context(|| "cannot create files for hooks")
@@ -99,13 +115,20 @@ impl Files {
         kind: &str,
         hooks: Option<&Vec<oci::Hook>>,
     ) -> Result<()> {
+        let mut streams = self.streams();
+        let [output, error] = &self.outside;
+        streams.output = output.as_ref().map_or(streams.output, |fd| fd.as_fd());
+        streams.error = error.as_ref().map_or(streams.error, |fd| fd.as_fd());
         for (index, hook) in plan::plan(kind, hooks)?.iter().enumerate() {
             // As other runtimes have it: hooks of the runtime namespace start in the bundle.
             let enter = || {
                 let _ = rustix::process::chdir(bundle);
                 Ok(())
             };
-            run(proof, hook, self.streams(), None, &enter).map_err(|fail| {
+            self.streams()
+                .clear()
+                .context(|| "cannot empty files for hooks")?;
+            run(proof, hook, streams, None, &enter).map_err(|fail| {
                 let (stdout, stderr) = self.printed();
                 hook_error(
                     kind,
@@ -135,6 +158,26 @@ impl Files {
                 tracing::warn!("{}", text.replacen("hook #0", &format!("hook #{index}"), 1));
             }
         }
+    }
+}
+
+/// Opens a file to append to. It is the administrator's who wrote the configuration; a link in its
+/// place, or a device, is not what was meant.
+fn open_outside(path: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::WRONLY
+        | OFlags::APPEND
+        | OFlags::CREATE
+        | OFlags::CLOEXEC
+        | OFlags::NOFOLLOW
+        | OFlags::NOCTTY
+        | OFlags::NONBLOCK;
+    let text = || format!("cannot open {} for the output of hooks", path.display());
+    let file = rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR).context(text)?;
+    let stat = rustix::fs::fstat(&file).context(text)?;
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => Ok(file),
+        FileType::CharacterDevice if stat.st_rdev == rustix::fs::makedev(1, 3) => Ok(file),
+        _ => Err(Error::invalid("not a regular file").context(text())),
     }
 }
 

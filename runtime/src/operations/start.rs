@@ -11,6 +11,7 @@ use super::query::{load, status_of};
 use crate::container::{Runtime, Status};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::launch::explain::{Subject, explain};
+use crate::launch::steps::Step;
 use crate::launch::wire::{Message, Tag, Wire};
 use crate::plan::{Facts, Plan};
 use crate::spec::validate;
@@ -74,7 +75,12 @@ pub(crate) fn start(runtime: &Runtime, id: &str) -> Result<()> {
         .context(|| "cannot hear from the container's init")?
         && message.tag == Tag::Failed
     {
-        return Err(explain_failure(&directory, &record, &message));
+        let error = explain_failure(&directory, &record, &message);
+        return Err(if message.step == Step::StartContainerHooks {
+            destroyed(&directory, &record, error)
+        } else {
+            error
+        });
     }
     match rustix::fs::unlinkat(&directory, c"start.sock", AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => {}
@@ -86,20 +92,30 @@ pub(crate) fn start(runtime: &Runtime, id: &str) -> Result<()> {
         .as_ref()
         .filter(|h| h.poststart().is_some())
     {
-        let proof = super::create::prove_single_threaded()?;
-        let files = Files::new()?;
-        files.set_state(&record, Status::Running)?;
-        if let Err(error) = files.run(
-            proof,
-            &record.bundle,
-            "poststart",
-            hooks.poststart().as_ref(),
-        ) {
-            super::stop::kill_init(&record)?;
-            return Err(error);
+        let poststart = hooks.poststart().as_ref();
+        if let Err(error) = run_poststart(&record, poststart) {
+            return Err(destroyed(&directory, &record, error));
         }
     }
     Ok(())
+}
+
+fn run_poststart(record: &Record, hooks: Option<&Vec<oci_spec::runtime::Hook>>) -> Result<()> {
+    let proof = super::create::prove_single_threaded()?;
+    let files = Files::new(&record.annotations)?;
+    files.set_state(record, Status::Running)?;
+    files.run(proof, &record.bundle, "poststart", hooks)
+}
+
+/// Hooks of `start` that fail are the container's end (runtime-spec runtime.md, "Lifecycle", 7 and 9:
+/// stop the container, and continue at 12). What goes wrong then is not the reason to report.
+fn destroyed(directory: &Directory, record: &Record, error: Error) -> Error {
+    let undone =
+        super::stop::kill_init(record).and_then(|()| super::stop::destroy(directory, record));
+    if let Err(left) = undone {
+        tracing::warn!("{}", left.chain());
+    }
+    error
 }
 
 fn explain_failure(directory: &Directory, record: &Record, message: &Message) -> Error {

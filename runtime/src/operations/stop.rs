@@ -11,12 +11,16 @@ use super::hooks::Files;
 use super::query::{gone_within, init_of, load, status_of};
 use crate::container::{Runtime, Status};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::state::{Directory, Record, signal_name};
+use crate::state::{Directory, Record, list_ids, signal_name};
 use crate::sys::process::pidfd_signal;
+use crate::sys::regex::Pattern;
 
 /// How long `delete --force` waits for the init to go after SIGKILL: a process in uninterruptible
 /// sleep cannot be waited for without end.
 const KILL_TIME: Duration = Duration::from_secs(10);
+
+/// How long until something has to be in its way.
+const PROMPT_TIME: Duration = Duration::from_millis(200);
 
 /// `CLONE_NEWNS`.
 const MOUNT_NAMESPACE: u64 = libc::CLONE_NEWNS as u64;
@@ -113,6 +117,31 @@ pub(crate) fn delete(runtime: &Runtime, id: &str, force: bool) -> Result<()> {
     Ok(())
 }
 
+/// Removes the containers whose IDs match. One that is gone by then was removed by somebody else.
+pub(crate) fn delete_matching(runtime: &Runtime, pattern: &str, force: bool) -> Result<()> {
+    let compiled = Pattern::compile(crate::plan::c_string(pattern)?.as_c_str())
+        .map_err(|why| Error::invalid(format!("invalid regular expression {pattern:?}: {why}")))?;
+    let mut failed: Vec<Error> = Vec::new();
+    for id in list_ids(&runtime.root)? {
+        if !compiled.matches(crate::plan::c_string(&id)?.as_c_str()) {
+            continue;
+        }
+        match delete(runtime, &id, force) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => failed.push(error.context(id)),
+            Ok(()) => {}
+        }
+    }
+    let texts: Vec<String> = failed
+        .iter()
+        .map(|error| error.chain().to_string())
+        .collect();
+    match failed.into_iter().next() {
+        None => Ok(()),
+        Some(first) => Err(Error::new(first.kind(), texts.join("; "))),
+    }
+}
+
 /// How long a child lives whose parent was killed before it wrote down the child's pid.
 const ORPHAN_TIME: Duration = Duration::from_secs(5);
 
@@ -139,6 +168,10 @@ pub(crate) fn kill_init(record: &Record) -> Result<()> {
         Err(errno) => return Err(errno).context(|| "cannot kill the container's init"),
     }
     record.cgroup.thaw()?;
+    if gone_within(&init, PROMPT_TIME)? {
+        return Ok(());
+    }
+    record.cgroup.unfreeze_process(record.pid);
     if gone_within(&init, KILL_TIME)? {
         return Ok(());
     }
@@ -203,7 +236,14 @@ fn run_poststop(directory: &Directory, record: &Record) -> Result<()> {
     let Some(hooks) = config.spec.hooks() else {
         return Ok(());
     };
-    let files = Files::new()?;
+    let files = match Files::new(&record.annotations) {
+        Ok(files) => files,
+        Err(error) => {
+            // Where their output goes is no reason not to run them.
+            tracing::warn!("{}", error.chain());
+            Files::in_memory()?
+        }
+    };
     files.set_state(record, Status::Stopped)?;
     files.run_poststop(proof, &record.bundle, hooks);
     Ok(())

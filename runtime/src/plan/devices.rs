@@ -2,7 +2,6 @@
 //! config-linux.md, "Devices" and "Default Devices"; config.md, "Dev symbolic links"). Pure.
 
 use std::ffi::{CStr, CString};
-use std::os::unix::ffi::OsStrExt as _;
 
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType};
 
@@ -84,10 +83,10 @@ pub fn plan(configured: &[LinuxDevice]) -> Result<Vec<Device>> {
     let mut devices = configured
         .iter()
         .enumerate()
-        // The container's own multiplexer takes that place ([`PTMX`]).
-        .filter(|(_, device)| device.path().as_os_str().as_bytes() != PTMX.path.to_bytes())
         .map(device)
         .collect::<Result<Vec<_>>>()?;
+    // The container's own multiplexer takes that place ([`PTMX`]).
+    devices.retain(|device| device.path.as_c_str() != PTMX.path);
     for (path, major, minor) in DEFAULT_DEVICES {
         if !devices.iter().any(|d| d.path.as_c_str() == path) {
             devices.push(Device {
@@ -129,7 +128,8 @@ fn device((index, device): (usize, &LinuxDevice)) -> Result<Device> {
     };
     let fifo = kind == libc::S_IFIFO;
     Ok(Device {
-        path: c_path(device.path())?,
+        // `/mnt/` is /mnt: components() leaves out what names nothing.
+        path: c_path(&device.path().components().collect::<std::path::PathBuf>())?,
         kind,
         // fileMode may carry the file type bits; the device's type decides.
         mode: device.file_mode().unwrap_or(0o666) & 0o7777,
@@ -167,10 +167,20 @@ mod tests {
 
     #[test]
     fn the_hosts_multiplexer_is_never_used() {
-        let json = serde_json::json!({"path": "/dev/ptmx", "type": "c", "major": 5, "minor": 2});
-        let devices = one(json).unwrap();
-        assert_eq!(devices.len(), DEFAULT_DEVICES.len());
-        assert!(devices.iter().all(|d| d.path.as_c_str() != PTMX.path));
+        for path in ["/dev/ptmx", "/dev/ptmx/"] {
+            let json = serde_json::json!({"path": path, "type": "c", "major": 5, "minor": 2});
+            let devices = one(json).unwrap();
+            assert_eq!(devices.len(), DEFAULT_DEVICES.len());
+            assert!(devices.iter().all(|d| d.path.as_c_str() != PTMX.path));
+        }
+    }
+
+    #[test]
+    fn slashes_at_the_end_name_nothing() {
+        for path in ["/mnt/", "//mnt", "/./mnt//"] {
+            let json = serde_json::json!({"path": path, "type": "b", "major": 10, "minor": 229});
+            assert_eq!(one(json).unwrap()[0].path.as_c_str(), c"/mnt", "{path}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! All of this is pure: no file is opened, no path resolved. The container's init receives the
 //! finished plan and carries it out without allocating (see `launch`).
 
+pub mod annotations;
 pub mod devices;
 pub mod hooks;
 pub mod mounts;
@@ -100,10 +101,12 @@ impl Plan {
             .root()
             .as_ref()
             .map(|root| facts.bundle.join(root.path()));
+        let notes = spec.annotations().as_ref();
         let context = mounts::MountContext {
             bundle: facts.bundle,
             root: root.as_deref().unwrap_or(Path::new("/")),
             label: mount_label.as_deref(),
+            label_option: annotations::context_type(|name| notes?.get(name).map(String::as_str))?,
         };
         let entries = spec.mounts().as_deref().unwrap_or_default();
         let mounts = mounts::plan(entries, &context)?;
@@ -116,6 +119,9 @@ impl Plan {
             .as_ref()
             .ok_or_else(|| Error::invalid("process is missing"))?;
         let mut process = Process::plan(process, linux, facts.listen_fds)?;
+        if annotations::keeps_groups(|name| notes?.get(name).map(String::as_str))? {
+            process.groups = None;
+        }
         // For processes of `exec` only, as the name says.
         (process.affinity_initial, process.affinity_final) = (None, None);
         let own_mounts = namespaces.has(LinuxNamespaceType::Mount);

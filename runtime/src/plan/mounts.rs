@@ -277,6 +277,8 @@ pub struct MountContext<'a> {
     pub root: &'a Path,
     /// SELinux context for new file systems.
     pub label: Option<&'a str>,
+    /// The mount option that carries it.
+    pub label_option: &'static str,
 }
 
 /// Turns `mounts` into steps.
@@ -444,7 +446,7 @@ fn filesystem(
         .label
         .filter(|l| !l.is_empty() && fstype != "proc" && fstype != "sysfs")
     {
-        data.push(format!("context=\"{label}\""));
+        data.push(format!("{}=\"{label}\"", context.label_option));
     }
     let source = match mount.source() {
         Some(source) if !source.as_os_str().is_empty() => c_path(source)?,
@@ -528,6 +530,7 @@ mod tests {
             bundle: Path::new("/bundle"),
             root: Path::new("/bundle/rootfs"),
             label: None,
+            label_option: "context",
         };
         step(0, &mount, &context)
     }
@@ -544,6 +547,25 @@ mod tests {
         assert_eq!(bind.source.as_c_str(), c"/bundle/vol");
         assert!(bind.recursive);
         assert_eq!(step.attr.set, attr::RDONLY);
+    }
+
+    #[test]
+    fn labels_are_carried_by_the_option_asked_for() {
+        let context = MountContext {
+            bundle: Path::new("/bundle"),
+            root: Path::new("/bundle/rootfs"),
+            label: Some("u:r:t:s0:c1,c2"),
+            label_option: "rootcontext",
+        };
+        for (kind, labelled) in [("tmpfs", true), ("proc", false)] {
+            let json = serde_json::json!({"destination": "/a", "type": kind, "source": kind});
+            let mount: Mount = serde_json::from_value(json).unwrap();
+            let MountKind::Filesystem(fs) = step(0, &mount, &context).unwrap().kind else {
+                panic!("not a file system")
+            };
+            let data = format!("{:?}", fs.data);
+            assert_eq!(data.contains("rootcontext="), labelled, "{data}");
+        }
     }
 
     #[test]

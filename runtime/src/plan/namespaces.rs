@@ -125,14 +125,23 @@ impl Namespaces {
 
     /// What a user of the container is to the caller; nothing when the configuration does not say.
     pub fn host_uid(&self, uid: u32) -> Option<u32> {
+        self.host_id(uid, |maps| &maps.uid_list)
+    }
+
+    /// What a group of the container is to the caller, likewise.
+    pub fn host_gid(&self, gid: u32) -> Option<u32> {
+        self.host_id(gid, |maps| &maps.gid_list)
+    }
+
+    fn host_id(&self, id: u32, list: fn(&IdMaps) -> &Vec<LinuxIdMapping>) -> Option<u32> {
         if !self.has_user() {
-            return Some(uid);
+            return Some(id);
         }
         let within = |m: &LinuxIdMapping| {
-            let offset = uid.checked_sub(m.container_id())?;
+            let offset = id.checked_sub(m.container_id())?;
             (offset < m.size()).then(|| m.host_id().checked_add(offset))?
         };
-        self.maps.as_ref()?.uid_list.iter().find_map(within)
+        list(self.maps.as_ref()?).iter().find_map(within)
     }
 
     /// Whether a kind is among them.

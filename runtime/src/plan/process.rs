@@ -36,8 +36,8 @@ pub struct Process {
     pub uid: u32,
     /// Group id in the container.
     pub gid: u32,
-    /// Supplementary groups.
-    pub groups: Vec<rustix::process::Gid>,
+    /// Supplementary groups; nothing: those of the caller.
+    pub groups: Option<Vec<rustix::process::Gid>>,
     /// File mode creation mask.
     pub umask: u32,
     /// Capability sets.
@@ -164,12 +164,13 @@ impl Process {
             cwd: c_path(process.cwd())?,
             uid: user.uid(),
             gid: user.gid(),
-            groups: user
-                .additional_gids()
-                .iter()
-                .flatten()
-                .map(|g| rustix::process::Gid::from_raw(*g))
-                .collect(),
+            groups: Some(
+                user.additional_gids()
+                    .iter()
+                    .flatten()
+                    .map(|g| rustix::process::Gid::from_raw(*g))
+                    .collect(),
+            ),
             umask: user.umask().unwrap_or(DEFAULT_UMASK),
             capabilities: match process.capabilities() {
                 Some(sets) => Capabilities::plan(sets)?,

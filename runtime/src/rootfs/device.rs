@@ -6,11 +6,12 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 
-use super::mount::{attach, clone_tree};
+use super::mount::{Sources, attach, clone_tree, set_attributes};
 use super::resolve::{Links, Want};
 use super::{Detail, During as _, Fail, Root};
 use crate::plan::Device;
 use crate::plan::devices::Link;
+use crate::sys::mount::{MountAttr, attr};
 
 /// Makes devices; most of them lie in the same directory, which is looked up once.
 #[derive(Debug, Default)]
@@ -19,11 +20,24 @@ pub(crate) struct Maker<'p> {
 }
 
 impl<'p> Maker<'p> {
-    /// Makes one device, with a umask of 0. `bind` says that nodes cannot be made here (user
-    /// namespaces).
-    pub(crate) fn make(&mut self, root: &Root, device: &'p Device, bind: bool) -> Result<(), Fail> {
-        if bind && device.kind != libc::S_IFIFO {
-            return bind_node(root, device);
+    /// Makes one device, with a umask of 0. In a user namespace nodes cannot be made: there they come
+    /// from the host, or, the host having none, from `outside`.
+    pub(crate) fn make(
+        &mut self,
+        root: &Root,
+        device: &'p Device,
+        index: usize,
+        outside: Option<&mut (dyn Sources + '_)>,
+    ) -> Result<(), Fail> {
+        if let Some(outside) = outside
+            && device.kind != libc::S_IFIFO
+        {
+            let source = match host_node(device) {
+                // That the host has none is the reason to name, whatever the other one is.
+                Err(fail) => outside.fetch_node(index).map_err(|_| fail)?,
+                Ok(source) => source,
+            };
+            return bind_node(root, device, &source);
         }
         let (directory, name) = self.place(root, &device.path).during(Detail::Target)?;
         let kind = FileType::from_raw_mode(device.kind);
@@ -32,7 +46,9 @@ impl<'p> Maker<'p> {
         match rustix::fs::mknodat(directory, name, kind, mode, number) {
             Err(Errno::EXIST) => return existing(directory, name, device),
             // Some sandboxes forbid mknod to root; binding is as good.
-            Err(Errno::PERM) if device.kind != libc::S_IFIFO => return bind_node(root, device),
+            Err(Errno::PERM) if device.kind != libc::S_IFIFO => {
+                return bind_node(root, device, &host_node(device)?);
+            }
             answer => answer.during(Detail::Node)?,
         }
         if (device.uid, device.gid) != (0, 0) {
@@ -71,7 +87,7 @@ fn existing(directory: BorrowedFd<'_>, name: &CStr, device: &Device) -> Result<(
     check_number(&node, device)
 }
 
-fn check_number(node: &std::os::fd::OwnedFd, device: &Device) -> Result<(), Fail> {
+fn check_number(node: &OwnedFd, device: &Device) -> Result<(), Fail> {
     let stat = rustix::fs::fstat(node).during(Detail::Node)?;
     let fifo = device.kind == libc::S_IFIFO;
     let number = rustix::fs::makedev(device.major, device.minor);
@@ -84,14 +100,24 @@ fn check_number(node: &std::os::fd::OwnedFd, device: &Device) -> Result<(), Fail
     Ok(())
 }
 
-fn bind_node(root: &Root, device: &Device) -> Result<(), Fail> {
-    // The host's node of the same name; /dev is still the host's from where this process stands.
+/// The host's node of the same name; /dev is still the host's from where this process stands.
+fn host_node(device: &Device) -> Result<OwnedFd, Fail> {
     let source = clone_tree(rustix::fs::CWD, &device.path, false).during(Detail::Source)?;
     check_number(&source, device)?;
+    Ok(source)
+}
+
+fn bind_node(root: &Root, device: &Device, source: &OwnedFd) -> Result<(), Fail> {
     let (target, _) = root
         .ensure(&device.path, Want::File, Links::Follow)
         .during(Detail::Target)?;
-    attach(source.as_fd(), target.as_fd()).during(Detail::Attach)
+    attach(source.as_fd(), target.as_fd()).during(Detail::Attach)?;
+    // Nothing is lost, and the host's own mount need not have them.
+    let harmless = MountAttr {
+        set: attr::NOSUID | attr::NOEXEC,
+        ..MountAttr::default()
+    };
+    set_attributes(source.as_fd(), &harmless, false).during(Detail::Attributes)
 }
 
 /// Makes one link; a link that is there already and says the same is fine.

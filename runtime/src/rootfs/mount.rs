@@ -20,6 +20,8 @@ const DATA_MAX: usize = 4096;
 pub(crate) trait Sources {
     /// A detached clone of the source of mount `index`, with its ids mapped as configured.
     fn fetch(&mut self, index: usize) -> Result<OwnedFd, Fail>;
+    /// A detached mount of device `index`, made outside of the container's user namespace.
+    fn fetch_node(&mut self, index: usize) -> Result<OwnedFd, Fail>;
 }
 
 /// Set once it turned out that one of the calls is missing: then none of them is used.

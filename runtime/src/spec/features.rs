@@ -285,6 +285,9 @@ pub fn features(version: &str, commit: &str) -> Features {
             "bundle",
             "org.systemd.property.",
             "org.criu.config",
+            "run.oci.hooks.",
+            "run.oci.keep_original_groups",
+            "run.oci.mount_context_type",
         ],
     }
 }

@@ -36,8 +36,11 @@ pub struct Loaded {
     pub warnings: Vec<String>,
 }
 
-/// Reads `config.json` of the bundle.
-pub fn load(bundle: &Path) -> Result<Loaded> {
+/// Reads the configuration of the bundle: its `config.json`, or the file that the caller named.
+pub fn load(bundle: &Path, named: Option<&Path>) -> Result<Loaded> {
+    if let Some(path) = named {
+        return spec_owned(read_path(path)?).context(|| path.display().to_string());
+    }
     let directory = rustix::fs::open(
         bundle,
         OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,

@@ -199,23 +199,23 @@ fn virtual_tpms_are_refused_and_only_there() {
 fn files_are_read_from_a_bundle_only_when_regular() {
     let bundle = std::env::temp_dir().join(format!("rcrun-load-{}", std::process::id()));
     std::fs::create_dir_all(&bundle).unwrap();
-    let message = load(&bundle).unwrap_err().to_string();
+    let message = load(&bundle, None).unwrap_err().to_string();
     assert_eq!(message, "JSON specification file config.json not found");
     std::fs::write(bundle.join(CONFIG), r#"{"ociVersion": "1.2.0"}"#).unwrap();
-    let loaded = load(&bundle).unwrap();
+    let loaded = load(&bundle, None).unwrap();
     assert_eq!(loaded.spec.version(), "1.2.0");
     assert_eq!(loaded.raw, br#"{"ociVersion": "1.2.0"}"#);
     std::fs::remove_file(bundle.join(CONFIG)).unwrap();
     std::fs::create_dir(bundle.join(CONFIG)).unwrap();
     assert!(
-        load(&bundle)
+        load(&bundle, None)
             .unwrap_err()
             .chain()
             .to_string()
             .ends_with("not a regular file")
     );
     std::fs::remove_dir_all(&bundle).unwrap();
-    assert_eq!(load(&bundle).unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(load(&bundle, None).unwrap_err().kind(), ErrorKind::NotFound);
 }
 
 #[test]

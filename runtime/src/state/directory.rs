@@ -25,9 +25,12 @@ pub(crate) fn check_id(id: &str) -> Result<()> {
     if id.is_empty() {
         return Err(Error::invalid("container id cannot be empty"));
     }
-    if !id.bytes().all(plain) || id == "." || id == ".." || id.len() > ID_MAX {
+    let strange = id.chars().find(|c| !c.is_ascii() || !plain(*c as u8));
+    if strange.is_some() || id == "." || id == ".." || id.len() > ID_MAX {
+        let which = strange.map_or_else(String::new, |c| format!("invalid character {c:?}, "));
         return Err(Error::invalid(format!(
-            "invalid container ID format: {id:?}: use letters, digits and _+-. ({ID_MAX} at most)"
+            "invalid container ID format: {id:?}: {which}use letters, digits and _+-. ({ID_MAX} at \
+             most)"
         )));
     }
     Ok(())

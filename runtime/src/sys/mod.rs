@@ -1,7 +1,8 @@
 //! The only home of `unsafe`: one thin function per kernel call that neither rustix nor nix offers
 //! in the form needed here. No policy, no allocation; errors are plain errno values.
 //!
-//! Everything in here may be called by the container's init between `clone3` and `execve`.
+//! Everything in here may be called by the container's init between `clone3` and `execve`; but for
+//! `regex`, which is the C library's, not the kernel's.
 
 pub mod alloc_guard;
 pub mod bpf;
@@ -10,6 +11,7 @@ pub mod keyring;
 pub mod mount;
 pub mod netlink;
 pub mod process;
+pub mod regex;
 pub mod sched;
 pub mod seccomp;
 

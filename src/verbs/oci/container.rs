@@ -11,6 +11,9 @@ pub(super) struct ContainerFlags {
     /// path to the root of the bundle directory, defaults to the current directory
     #[arg(long, short, value_name = "string")]
     bundle: Option<PathBuf>,
+    /// path to the configuration, defaults to config.json in the bundle directory (as crun has it)
+    #[arg(long, short = 'f', value_name = "string")]
+    config: Option<PathBuf>,
     /// path to an AF_UNIX socket which will receive a file descriptor referencing the master end of the console's pseudoterminal
     #[arg(long, value_name = "string")]
     console_socket: Option<PathBuf>,
@@ -32,10 +35,15 @@ pub(super) struct ContainerFlags {
 }
 
 impl ContainerFlags {
-    /// The library's options; paths that must survive a change of directory are absolute.
+    /// The library's options; paths that must survive a change of directory are absolute. A mere
+    /// `config.json` is, as for crun, the bundle's, not one of the current directory.
     pub(super) fn options(self) -> Result<CreateOptions> {
         Ok(CreateOptions {
             bundle: bundle(self.bundle)?,
+            config: given(self.config)
+                .filter(|path| path.as_os_str() != rcrun_runtime::spec::load::CONFIG)
+                .map(|path| absolute(&path))
+                .transpose()?,
             pid_file: given(self.pid_file),
             console_socket: given(self.console_socket),
             pidfd_socket: given(self.pidfd_socket),

@@ -11,12 +11,19 @@ pub(crate) struct Delete {
     /// Forcibly deletes the container if it is still running (uses SIGKILL)
     #[arg(long, short)]
     force: bool,
+    /// <container-id> is a POSIX extended regular expression: delete all containers that match (as crun has it)
+    #[arg(long)]
+    regex: bool,
     id: String,
 }
 
 impl crate::verbs::Run for Delete {
     fn run(self, settings: &Settings) -> Result<u8, Error> {
-        settings.runtime.delete(&self.id, self.force)?;
+        if self.regex {
+            settings.runtime.delete_matching(&self.id, self.force)?;
+        } else {
+            settings.runtime.delete(&self.id, self.force)?;
+        }
         Ok(0)
     }
 }

@@ -153,21 +153,20 @@ fn scheduler(scheduler: &Scheduler, found: &mut Found) {
             || format!("{priority} is not between 1 and 99"),
         );
     }
-    let [runtime, deadline, period] = [
-        scheduler.runtime().unwrap_or(0),
-        scheduler.deadline().unwrap_or(0),
-        scheduler.period().unwrap_or(0),
+    let times = [
+        ("runtime", *scheduler.runtime()),
+        ("deadline", *scheduler.deadline()),
+        ("period", *scheduler.period()),
     ];
     if policy == Policy::SchedDeadline {
-        let ordered = runtime <= deadline && (period == 0 || deadline <= period);
-        found.require(
-            runtime > 0 && ordered,
-            path("scheduler"),
-            || "SCHED_DEADLINE needs 0 < runtime <= deadline <= period",
-        );
+        if let Err(why) = deadline_times(&times) {
+            // In the words of crun, whose users know them; runc leaves it at the kernel's EINVAL.
+            let text = format!("sched_setattr: `SCHED_DEADLINE` {why}");
+            found.problem(path("scheduler")(), text);
+        }
     } else {
         found.require(
-            runtime == 0 && deadline == 0 && period == 0,
+            times.iter().all(|(_, time)| time.unwrap_or(0) == 0),
             path("scheduler"),
             || "scheduler runtime/deadline/period can only be specified for SchedDeadline policy",
         );
@@ -177,6 +176,36 @@ fn scheduler(scheduler: &Scheduler, found: &mut Found) {
         path("scheduler.policy"),
         || "SCHED_ISO is reserved and not implemented by Linux",
     );
+}
+
+/// What the kernel demands of runtime, deadline and period (sched(7), "SCHED_DEADLINE"): each at
+/// least 1024 ns and below 2^63, in ascending order; a period of 0, or none, is the deadline.
+fn deadline_times(times: &[(&str, Option<u64>); 3]) -> Result<(), String> {
+    const RANGE: std::ops::RangeInclusive<u64> = 1024..=i64::MAX as u64;
+    for (name, time) in &times[..2] {
+        match time {
+            None => return Err(format!("requires `{name}`")),
+            Some(0) => return Err(format!("{name} must be greater than 0")),
+            Some(_) => {}
+        }
+    }
+    let given = || {
+        let all = times.iter();
+        all.filter_map(|(name, time)| time.filter(|time| *time > 0).map(|time| (name, time)))
+    };
+    for ((name, time), (next, limit)) in given().zip(given().skip(1)) {
+        if time > limit {
+            return Err(format!("{name} {time} must be <= {next} {limit}"));
+        }
+    }
+    match given().find(|(_, time)| !RANGE.contains(time)) {
+        None => Ok(()),
+        Some((name, time)) => Err(format!(
+            "{name} {time} must be between {} and {}",
+            RANGE.start(),
+            RANGE.end()
+        )),
+    }
 }
 
 /// `0-3,7`: numbers and ascending ranges, separated by commas.

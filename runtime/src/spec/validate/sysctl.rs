@@ -67,6 +67,15 @@ pub(super) fn check(spec: &Spec, facts: &Facts, namespaces: Namespaces<'_>, foun
             found.problem(path(), "not the name of a sysctl");
         } else if let Err(message) = namespaced(&dotted(name), facts, namespaces) {
             found.problem(path(), message);
+        } else if dotted(name) == "kernel.domainname"
+            && let Some(field) = spec
+                .domainname()
+                .as_deref()
+                .filter(|field| !field.is_empty())
+        {
+            found.require(value.trim_end_matches('\n') == field, path, || {
+                format!("{value:?} conflicts with the OCI \"domainname\" field, {field:?}")
+            });
         }
         found.require(
             !value.trim_end_matches('\n').contains('\n'),

@@ -188,6 +188,20 @@ fn sysctls() {
 }
 
 #[test]
+fn a_domain_name_is_said_once_or_twice_the_same() {
+    let spec =
+        |value: &str| json!({"domainname": "a", "linux": {"sysctl": {"kernel.domainname": value}}});
+    rows(
+        &FACTS,
+        &[(
+            spec("a"),
+            spec("b"),
+            "linux.sysctl[\"kernel.domainname\"]: \"b\" conflicts with",
+        )],
+    );
+}
+
+#[test]
 fn sysctl_names_become_paths_in_one_way() {
     for (name, path) in [
         (

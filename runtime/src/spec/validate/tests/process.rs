@@ -128,6 +128,7 @@ fn process_properties() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn scheduler() {
     let row = |good: Value, bad: Value, complaint| {
         (
@@ -139,7 +140,7 @@ fn scheduler() {
     let policy = |name: &str| json!({"policy": name});
     let nice = |nice: i32| json!({"policy": "SCHED_BATCH", "nice": nice});
     let fifo = |priority: i32| json!({"policy": "SCHED_FIFO", "priority": priority});
-    let deadline = |runtime: u32, deadline: u32, period: u32| {
+    let deadline = |runtime: u64, deadline: u64, period: u64| {
         json!({"policy": "SCHED_DEADLINE", "runtime": runtime, "deadline": deadline,
                "period": period})
     };
@@ -177,14 +178,39 @@ fn scheduler() {
                 "process.scheduler: scheduler runtime/deadline/period can only be",
             ),
             row(
-                deadline(1, 2, 3),
-                deadline(3, 2, 3),
-                "process.scheduler: SCHED_DEADLINE needs",
+                deadline(1024, 2048, 3072),
+                deadline(3000, 2000, 3000),
+                "process.scheduler: sched_setattr: `SCHED_DEADLINE` runtime 3000 must be <= deadline 2000",
             ),
             row(
-                deadline(1, 1, 0),
-                deadline(0, 2, 3),
-                "process.scheduler: SCHED_DEADLINE needs",
+                deadline(1024, 1024, 0),
+                deadline(0, 2000, 3000),
+                "process.scheduler: sched_setattr: `SCHED_DEADLINE` runtime must be greater than 0",
+            ),
+            row(
+                deadline(1024, 3000, 3000),
+                deadline(1024, 3000, 2999),
+                "process.scheduler: sched_setattr: `SCHED_DEADLINE` deadline 3000 must be <= period 2999",
+            ),
+            row(
+                deadline(1024, 1 << 62, 0),
+                deadline(1023, 3000, 3000),
+                "process.scheduler: sched_setattr: `SCHED_DEADLINE` runtime 1023 must be between 1024 and 9223372036854775807",
+            ),
+            row(
+                deadline(1024, 3000, 1 << 62),
+                deadline(1024, 3000, 1 << 63),
+                "process.scheduler: sched_setattr: `SCHED_DEADLINE` period 9223372036854775808 must be between",
+            ),
+            row(
+                json!({"policy": "SCHED_DEADLINE", "runtime": 2000, "deadline": 2000}),
+                json!({"policy": "SCHED_DEADLINE", "runtime": 2000, "period": 2000}),
+                "process.scheduler: sched_setattr: `SCHED_DEADLINE` requires `deadline`",
+            ),
+            row(
+                policy("SCHED_OTHER"),
+                json!({"policy": "SCHED_DEADLINE", "deadline": 2000}),
+                "process.scheduler: sched_setattr: `SCHED_DEADLINE` requires `runtime`",
             ),
             row(
                 policy("SCHED_OTHER"),
