@@ -20,6 +20,9 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(unclear_word_keeps_no_groups).only_rcrun(CRUNS),
         test!(output_of_hooks_goes_to_files).only_rcrun(CRUNS),
         test!(output_of_hooks_goes_to_plain_files_only).only_rcrun(CRUNS),
+        test!(unknown_system_calls_can_be_refused).only_rcrun(CRUNS),
+        test!(host_sysfs_of_a_shared_network).only_rcrun("runc fails"),
+        test!(mounting_once_more_changes_options).only_rcrun("runc fails"),
         test!(sub_cgroup_of_some_hierarchies)
             .needs(Need::V1("pids"))
             .only_rcrun("runc wants it in all of them"),
@@ -263,4 +266,54 @@ fn delete_of_a_container_that_froze_itself(env: &Env) {
     let start = Instant::now();
     env.rt.call(&["delete", "--force", &container.id]).ok();
     assert!(start.elapsed() < Duration::from_secs(5), "{start:?}");
+}
+
+fn unknown_system_calls_can_be_refused(env: &Env) {
+    let mut bundle = env.bundle();
+    bundle.args(&["true"]).set(
+        "/linux/seccomp",
+        json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+            {"names": ["no_such_call"], "action": "SCMP_ACT_ERRNO"}
+        ]}),
+    );
+    bundle.run().ok();
+    let set = |bundle: &mut crate::harness::Bundle<'_>, value: &str| {
+        let name = "run.oci.seccomp_fail_unknown_syscall";
+        bundle.set("/annotations", json!({name: value}));
+    };
+    set(&mut bundle, "0");
+    bundle.run().ok();
+    set(&mut bundle, "1");
+    bundle.refused().says("no_such_call");
+    set(&mut bundle, "perhaps");
+    bundle.refused().says("neither 1 nor 0");
+}
+
+fn host_sysfs_of_a_shared_network(env: &Env) {
+    let mut bundle = env.bundle();
+    bundle
+        .userns()
+        .without_namespace("network")
+        .without_mount("/sys/fs/cgroup")
+        .without_mount("/sys")
+        .mount(json!({"destination": "/sys", "type": "sysfs", "source": "sysfs",
+            "options": ["nosuid", "noexec", "nodev", "ro"]}))
+        .sh("ls -d /sys/kernel; ls /sys/fs/cgroup | wc -l; grep -v ' ro,nosuid,nodev,noexec' /proc/mounts | grep -c ' /sys'");
+    let output = bundle.run();
+    output.exits(1).prints("/sys/kernel\n0\n0");
+}
+
+fn mounting_once_more_changes_options(env: &Env) {
+    let mut bundle = env.bundle();
+    let again = |kind: &str, at: &str| {
+        json!({"destination": at, "type": kind, "source": kind,
+            "options": ["nosuid", "noexec", "nodev", "ro"]})
+    };
+    bundle
+        .without_mount("/dev/mqueue")
+        .mount(json!({"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue"}))
+        .mount(again("mqueue", "/dev/mqueue"))
+        .mount(again("proc", "/proc"))
+        .sh("grep -E ' (/dev/mqueue|/proc) [a-z]+ ro,nosuid,nodev,noexec' /proc/mounts | wc -l");
+    bundle.run().ok().prints("2");
 }

@@ -21,7 +21,7 @@ use crate::launch::explain::{Subject, explain};
 use crate::launch::init::{self, InitSetup};
 use crate::launch::wire::{Message, Tag, Wire};
 use crate::launch::{intermediate, nodes, parent, terminal};
-use crate::plan::{Facts, Plan};
+use crate::plan::{Facts, Plan, annotations};
 use crate::rootfs::cgroup as cgroup_mounts;
 use crate::seccomp::{self, Filter};
 use crate::spec::validate;
@@ -159,10 +159,17 @@ fn compile_filter(spec: &Spec) -> Result<Option<Filter>> {
         tracing::debug!("runc exeseal: using {method}");
     }
     if let Some(filter) = &filter {
-        filter
-            .warnings
-            .iter()
-            .for_each(|warning| tracing::warn!("{warning}"));
+        let notes = spec.annotations().as_ref();
+        let strict = annotations::strict_seccomp(|name| notes?.get(name).map(String::as_str))?;
+        if let Some(name) = filter.unknown.first().filter(|_| strict) {
+            return Err(Error::invalid(format!(
+                "linux.seccomp.syscalls: system call {name:?} is unknown, and {} forbids that",
+                annotations::STRICT_SECCOMP
+            )));
+        }
+        for name in &filter.unknown {
+            tracing::warn!("unknown seccomp syscall {name:?} ignored");
+        }
         tracing::debug!("seccomp filter flags: {}", filter.flags);
     }
     Ok(filter)

@@ -16,6 +16,9 @@ pub const HOOKS_STDERR: &str = "run.oci.hooks.stderr";
 /// Which mount option carries the SELinux label (mount(8), "context").
 pub const CONTEXT_TYPE: &str = "run.oci.mount_context_type";
 
+/// A system call in the seccomp profile that is unknown here is an error.
+pub const STRICT_SECCOMP: &str = "run.oci.seccomp_fail_unknown_syscall";
+
 /// The option that [`CONTEXT_TYPE`] names.
 pub fn context_type<'a>(get: impl Fn(&str) -> Option<&'a str>) -> Result<&'static str> {
     match get(CONTEXT_TYPE) {
@@ -30,14 +33,24 @@ pub fn context_type<'a>(get: impl Fn(&str) -> Option<&'a str>) -> Result<&'stati
     }
 }
 
-/// Whether [`KEEP_GROUPS`] is on: a wrong guess would give a program rights, so every other word
-/// than those for yes and no is refused.
+/// Whether [`KEEP_GROUPS`] is on.
 pub fn keeps_groups<'a>(get: impl Fn(&str) -> Option<&'a str>) -> Result<bool> {
-    match get(KEEP_GROUPS) {
+    switch(KEEP_GROUPS, get)
+}
+
+/// Whether [`STRICT_SECCOMP`] is on.
+pub fn strict_seccomp<'a>(get: impl Fn(&str) -> Option<&'a str>) -> Result<bool> {
+    switch(STRICT_SECCOMP, get)
+}
+
+/// A wrong guess would give a program rights, so every other word than those for yes and no is
+/// refused.
+fn switch<'a>(name: &str, get: impl Fn(&str) -> Option<&'a str>) -> Result<bool> {
+    match get(name) {
         None | Some("" | "0" | "false") => Ok(false),
         Some("1" | "true") => Ok(true),
         Some(other) => Err(Error::invalid(format!(
-            "annotations[{KEEP_GROUPS:?}]: {other:?} is neither 1 nor 0"
+            "annotations[{name:?}]: {other:?} is neither 1 nor 0"
         ))),
     }
 }

@@ -107,6 +107,8 @@ impl Plan {
             root: root.as_deref().unwrap_or(Path::new("/")),
             label: mount_label.as_deref(),
             label_option: annotations::context_type(|name| notes?.get(name).map(String::as_str))?,
+            foreign_network: namespaces.has(LinuxNamespaceType::User)
+                && !namespaces.is_new(LinuxNamespaceType::Network),
         };
         let entries = spec.mounts().as_deref().unwrap_or_default();
         let mounts = mounts::plan(entries, &context)?;
@@ -136,7 +138,7 @@ impl Plan {
             },
             populate_dev: !bound_dev,
             masked: if own_mounts {
-                masked(linux)?
+                masked(linux, mounts::exposed_cgroups(&mounts))?
             } else {
                 Vec::new()
             },
@@ -249,9 +251,10 @@ fn name(text: &Option<String>, uts: bool) -> Result<Option<CString>> {
 }
 
 /// Each once: a second mask would hide nothing more.
-fn masked(linux: &Linux) -> Result<Vec<CString>> {
+fn masked(linux: &Linux, more: Option<CString>) -> Result<Vec<CString>> {
     let mut seen = std::collections::HashSet::new();
     let mut paths = c_list(linux.masked_paths())?;
+    paths.extend(more);
     paths.retain(|path| seen.insert(path.clone()));
     Ok(paths)
 }

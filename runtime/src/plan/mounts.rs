@@ -3,7 +3,8 @@
 //!
 //! Options that no table here knows are file system data and go to the kernel as they are.
 
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxIdMapping, Mount};
@@ -65,6 +66,9 @@ pub struct Filesystem {
     pub inherit_mode: bool,
     /// Becomes read-only once the container's /dev is populated.
     pub late_readonly: bool,
+    /// A sysfs that the kernel may refuse, since the container has a user namespace but not the
+    /// network namespace: then the host's /sys takes its place, with these attributes throughout.
+    pub host_sysfs: Option<MountAttr>,
 }
 
 /// A bind mount.
@@ -279,6 +283,8 @@ pub struct MountContext<'a> {
     pub label: Option<&'a str>,
     /// The mount option that carries it.
     pub label_option: &'static str,
+    /// The container has a user namespace, but shares somebody else's network namespace.
+    pub foreign_network: bool,
 }
 
 /// Turns `mounts` into steps.
@@ -469,7 +475,23 @@ fn filesystem(
         copy_up: options.copy_up,
         inherit_mode: tmpfs && !options.data.iter().any(|o| o.starts_with("mode=")),
         late_readonly: late,
+        host_sysfs: (fstype == "sysfs" && context.foreign_network).then(|| MountAttr {
+            set: attributes(options.flags, 0).set & !(attr::ATIME | attr::NODIRATIME),
+            ..MountAttr::default()
+        }),
     })
+}
+
+/// Where the host's /sys shows cgroups that are not the container's, unless something is mounted
+/// there: to be masked.
+pub fn exposed_cgroups(steps: &[MountStep]) -> Option<CString> {
+    let cgroup = Path::new("/sys/fs/cgroup");
+    let target = |step: &MountStep| lexical(Path::new(OsStr::from_bytes(step.target.to_bytes())));
+    let is_host = |step: &MountStep| matches!(&step.kind, MountKind::Filesystem(fs) if fs.host_sysfs.is_some());
+    let covered = || steps.iter().any(|step| target(step).starts_with(cgroup));
+    let mut hosts = steps.iter().filter(|step| is_host(step));
+    (hosts.any(|step| target(step) == Path::new("/sys")) && !covered())
+        .then(|| c"/sys/fs/cgroup".to_owned())
 }
 
 #[cfg(test)]
@@ -531,6 +553,7 @@ mod tests {
             root: Path::new("/bundle/rootfs"),
             label: None,
             label_option: "context",
+            foreign_network: true,
         };
         step(0, &mount, &context)
     }
@@ -550,12 +573,29 @@ mod tests {
     }
 
     #[test]
+    fn cgroups_of_the_host_are_masked() {
+        let sysfs = || one(serde_json::json!({"destination": "/sys/", "type": "sysfs"})).unwrap();
+        let at =
+            |path: &str| one(serde_json::json!({"destination": path, "type": "tmpfs"})).unwrap();
+        assert_eq!(
+            exposed_cgroups(&[sysfs()]).as_deref(),
+            Some(c"/sys/fs/cgroup")
+        );
+        assert!(exposed_cgroups(&[sysfs(), at("/sys/fs")]).is_some());
+        for covered in ["/sys/fs/cgroup", "sys/fs/../fs/cgroup/"] {
+            assert_eq!(exposed_cgroups(&[sysfs(), at(covered)]), None, "{covered}");
+        }
+        assert_eq!(exposed_cgroups(&[at("/sys")]), None);
+    }
+
+    #[test]
     fn labels_are_carried_by_the_option_asked_for() {
         let context = MountContext {
             bundle: Path::new("/bundle"),
             root: Path::new("/bundle/rootfs"),
             label: Some("u:r:t:s0:c1,c2"),
             label_option: "rootcontext",
+            foreign_network: false,
         };
         for (kind, labelled) in [("tmpfs", true), ("proc", false)] {
             let json = serde_json::json!({"destination": "/a", "type": kind, "source": kind});

@@ -222,13 +222,22 @@ pub(crate) fn filesystem(root: &Root, step: &MountStep, fs: &Filesystem) -> Resu
         }
     }
     data.push(fs.data.as_bytes())?;
-    nix::mount::mount(
+    let mounted = nix::mount::mount(
         Some(fs.source.as_c_str()),
         fd_path(target.as_fd()).as_c_str(),
         Some(fs.fstype.as_c_str()),
         MsFlags::from_bits_retain(fs.flags & !libc::MS_REC),
         Some(data.as_c_str()),
-    )?;
+    );
+    match (mounted, &fs.host_sysfs) {
+        (Err(nix::errno::Errno::EPERM), Some(change)) => {
+            return bind_host_sysfs(target.as_fd(), step, change);
+        }
+        (Err(nix::errno::Errno::EBUSY), _) if is_there(target.as_fd(), fs) => {
+            return mount_again(root, step, fs);
+        }
+        (mounted, _) => mounted?,
+    }
     let unchanged = step.recursive.is_empty() && step.propagation.is_empty();
     if unchanged && !fs.copy_up {
         return Ok(());
@@ -240,6 +249,46 @@ pub(crate) fn filesystem(root: &Root, step: &MountStep, fs: &Filesystem) -> Resu
             make_readonly(mounted.as_fd(), false).during(Detail::Attributes)?;
         }
     }
+    configure_rest(mounted.as_fd(), step)
+}
+
+/// In place of a sysfs that would show a network namespace which belongs to somebody else.
+fn bind_host_sysfs(
+    target: BorrowedFd<'_>,
+    step: &MountStep,
+    change: &MountAttr,
+) -> Result<(), Fail> {
+    // With all that is mounted below: the kernel does not let a user namespace uncover what is.
+    let tree = clone_tree(rustix::fs::CWD, c"/sys", true).during(Detail::Source)?;
+    if !change.is_empty() {
+        set_attributes(tree.as_fd(), change, true).during(Detail::Attributes)?;
+    }
+    attach(tree.as_fd(), target).during(Detail::Attach)?;
+    configure_rest(tree.as_fd(), step)
+}
+
+/// Whether the one instance that there is of such a file system is what the target shows.
+fn is_there(target: BorrowedFd<'_>, fs: &Filesystem) -> bool {
+    let magic = match fs.fstype.to_bytes() {
+        b"mqueue" => 0x1980_0202,
+        b"proc" => 0x9fa0,
+        b"sysfs" => 0x6265_6572,
+        _ => return false,
+    };
+    rustix::fs::fstatfs(target).is_ok_and(|stat| stat.f_type == magic)
+}
+
+/// The kernel refuses to mount the same instance twice at one place: only its flags can be new.
+fn mount_again(root: &Root, step: &MountStep, fs: &Filesystem) -> Result<(), Fail> {
+    let mounted = root.find(&step.target).during(Detail::Target)?;
+    let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND;
+    nix::mount::mount(
+        None::<&CStr>,
+        fd_path(mounted.as_fd()).as_c_str(),
+        None::<&CStr>,
+        flags | MsFlags::from_bits_retain(fs.flags & !libc::MS_REC),
+        None::<&CStr>,
+    )?;
     configure_rest(mounted.as_fd(), step)
 }
 

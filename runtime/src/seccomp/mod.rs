@@ -111,8 +111,8 @@ pub struct Filter {
     pub flags: u32,
     /// Set when a rule notifies.
     pub notify: Option<Notify>,
-    /// What was ignored; for the log.
-    pub warnings: Vec<String>,
+    /// System calls of the profile that do not exist here, and so need no rule.
+    pub unknown: Vec<String>,
 }
 
 /// Compiles a profile. `None`: it forbids nothing, and no filter is needed.
@@ -140,7 +140,7 @@ pub fn compile(seccomp: &LinuxSeccomp) -> Result<Option<Filter>> {
         program,
         flags,
         notify,
-        warnings: profile.warnings,
+        unknown: profile.unknown,
     }))
 }
 

@@ -171,7 +171,7 @@ pub(super) struct Profile {
     /// Calls newer than [`Calls::newest`] do not exist for the container.
     pub(super) enosys: bool,
     pub(super) calls: Vec<Calls>,
-    pub(super) warnings: Vec<String>,
+    pub(super) unknown: Vec<String>,
     rules: Vec<Rule>,
     /// Lists of rules as a tree of suffixes: (list before, rule added). Equal lists share a number.
     chains: Vec<(u16, u16)>,
@@ -199,7 +199,7 @@ impl Profile {
             default,
             enosys: !permissive,
             calls,
-            warnings: Vec::new(),
+            unknown: Vec::new(),
             rules: Vec::new(),
             chains: vec![(0, 0)],
         };
@@ -225,8 +225,7 @@ impl Profile {
                 return Err(Error::invalid("empty string is not a valid syscall"));
             }
             let Some(row) = arch::lookup(name) else {
-                self.warnings
-                    .push(format!("unknown seccomp syscall {name:?} ignored"));
+                self.unknown.push(name.clone());
                 continue;
             };
             let mux = if self.calls.iter().any(|c| c.abi.mux) {

@@ -288,6 +288,7 @@ pub fn features(version: &str, commit: &str) -> Features {
             "run.oci.hooks.",
             "run.oci.keep_original_groups",
             "run.oci.mount_context_type",
+            "run.oci.seccomp_fail_unknown_syscall",
         ],
     }
 }
