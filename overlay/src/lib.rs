@@ -9,6 +9,7 @@
 
 pub mod digest;
 pub mod durable;
+pub mod snapshot;
 
 pub use digest::Digest;
 pub use rcrun_error::{Context, Error, ErrorKind, Result};

@@ -1,0 +1,3 @@
+//! Snapshots: layers, and a directory for the changes of one container above them.
+
+pub mod mount;
