@@ -19,7 +19,7 @@ use super::child::{Progress, Setup};
 use super::hooks::{self, Streams};
 use super::steps::Step;
 use super::wire::{Message, Tag, Wire};
-use super::{identity, program};
+use super::{entry, identity, program};
 use crate::plan::devices::{CORE, LINKS, PTMX};
 use crate::plan::{MountKind, Plan};
 use crate::rootfs::mask::{self, Covers};
@@ -49,6 +49,9 @@ pub(crate) struct InitSetup<'a> {
     pub hooks: Option<Streams<'a>>,
     /// Where `start` connects; none when the parent itself starts the program.
     pub listener: Option<&'a OwnedFd>,
+    /// Whoever made the container may not trace the init, so that `exec` will ask it for its
+    /// namespaces ([`entry`]).
+    pub hold_namespaces: bool,
     /// Device nodes are bound, not made.
     pub bind_devices: bool,
 }
@@ -61,6 +64,7 @@ pub(crate) struct Init<'a> {
     progress: Progress,
     root: Option<Root>,
     covers: Covers,
+    held: entry::Held,
     /// Which candidate is the program.
     program: usize,
     /// Holds the message's text when the program cannot be executed.
@@ -76,6 +80,7 @@ const STEPS: &[(Step, Action)] = &[
     (Step::Session, |init| init.session()),
     (Step::CgroupNamespace, |init| init.cgroup_namespace()),
     (Step::TimeNamespace, |init| init.time_namespace()),
+    (Step::JoinNamespaces, |init| init.hold_namespaces()),
     (Step::Keyring, |init| init.setup.common.join_keyring()),
     (Step::Loopback, |init| init.loopback()),
     (Step::HostName, |init| init.host_name()),
@@ -136,6 +141,7 @@ pub(crate) fn run(plan: &mut Plan, setup: InitSetup<'_>, wire: Wire) -> ! {
         progress,
         root: None,
         covers: Covers::default(),
+        held: entry::Held::default(),
         program: 0,
         missing: [0; 256],
     };
@@ -260,6 +266,15 @@ impl Init<'_> {
         let own = rustix::fs::openat(self.setup.common.proc, name, flags, Mode::empty());
         let own = own.during(Detail::Open)?;
         nix::sched::setns(own, CloneFlags::from_bits_retain(libc::CLONE_NEWTIME))?;
+        Ok(())
+    }
+
+    /// All namespaces are as they will be, and the host's /proc is still there.
+    fn hold_namespaces(&mut self) -> Result<(), Fail> {
+        if self.setup.hold_namespaces {
+            let all = self.plan.namespaces.all;
+            self.held = entry::Held::open(self.setup.common.proc, all);
+        }
         Ok(())
     }
 
@@ -497,7 +512,8 @@ impl Init<'_> {
         let Some(listener) = self.setup.listener else {
             return Ok(self.progress.wire.wait_go()?);
         };
-        let mut keep = [-1; 5];
+        let mut keep = [-1; 13];
+        keep[5..].copy_from_slice(&self.held.numbers());
         (keep[0], keep[1]) = (listener.as_raw_fd(), self.progress.wire.as_fd().as_raw_fd());
         if let Some(streams) = self
             .setup
@@ -514,11 +530,15 @@ impl Init<'_> {
             let accepted = rustix::io::retry_on_intr(|| {
                 rustix::net::accept_with(listener, SocketFlags::CLOEXEC)
             })?;
-            let starter = Wire::from_fd(accepted);
-            // `state` only connects to see that somebody listens.
-            if starter.wait_go().is_ok() {
-                self.progress.wire = starter;
-                return Ok(());
+            let caller = Wire::from_fd(accepted);
+            match caller.receive() {
+                Ok(Some((message, _))) if message.tag == Tag::Go => {
+                    self.progress.wire = caller;
+                    return Ok(());
+                }
+                Ok(Some((message, _))) if message.tag == Tag::Enter => self.held.send(&caller),
+                // `state` only connects to see that somebody listens.
+                _ => {}
             }
         }
     }

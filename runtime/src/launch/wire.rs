@@ -40,6 +40,10 @@ pub(crate) enum Tag {
     Ready,
     /// Parent: go on.
     Go,
+    /// `exec`: descriptors of the waiting init's namespaces, please.
+    Enter,
+    /// Init: here is the one of kind `value`.
+    Namespace,
 }
 
 /// One message.
@@ -125,7 +129,7 @@ impl Message {
     }
 }
 
-const TAGS: [Tag; 9] = [
+const TAGS: [Tag; 11] = [
     Tag::Failed,
     Tag::Source,
     Tag::Limit,
@@ -135,6 +139,8 @@ const TAGS: [Tag; 9] = [
     Tag::Listener,
     Tag::Ready,
     Tag::Go,
+    Tag::Enter,
+    Tag::Namespace,
 ];
 
 /// One end.

@@ -20,7 +20,7 @@ use crate::launch::child::Setup;
 use crate::launch::explain::{Subject, explain};
 use crate::launch::init::{self, InitSetup};
 use crate::launch::wire::{Message, Tag, Wire};
-use crate::launch::{intermediate, parent, terminal};
+use crate::launch::{entry, intermediate, parent, terminal};
 use crate::plan::{Facts, Plan};
 use crate::rootfs::cgroup as cgroup_mounts;
 use crate::seccomp::{self, Filter};
@@ -482,6 +482,7 @@ impl<'a> Launch<'a> {
             flags: namespaces.clone_flags,
             cgroup: prepared.unified.as_ref().map(|fd| fd.as_fd()),
         };
+        let hold_namespaces = listener.is_some() && !entry::may_trace();
         let bind_devices = namespaces.has_user();
         let wait_for_maps = self.must_wait();
         let proof = self.proof;
@@ -531,6 +532,7 @@ impl<'a> Launch<'a> {
             sync_mounted: self.hooks.is_some(),
             hooks: self.hooks.as_ref().map(Files::streams),
             listener,
+            hold_namespaces,
             bind_devices,
         };
         init::run(&mut self.plan, setup, theirs)
@@ -591,7 +593,7 @@ impl<'a> Launch<'a> {
                         .context(|| "cannot release the init")?;
                 }
                 Tag::Ready => return self.settle(pid),
-                Tag::Init | Tag::Go => {
+                Tag::Init | Tag::Go | Tag::Enter | Tag::Namespace => {
                     return Err(Error::new(ErrorKind::Internal, "unexpected message"));
                 }
             }
