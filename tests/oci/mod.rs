@@ -23,6 +23,7 @@ mod reliability;
 mod reports;
 mod rollback;
 mod rootfs;
+mod rootless;
 mod seccomp;
 mod seccomp_listener;
 mod sysctl;
@@ -59,6 +60,7 @@ const MODULES: &[Module] = &[
     ("reports", reports::tests),
     ("rollback", rollback::tests),
     ("rootfs", rootfs::tests),
+    ("rootless", rootless::tests),
     ("seccomp", seccomp::tests),
     ("seccomp_listener", seccomp_listener::tests),
     ("sysctl", sysctl::tests),

@@ -11,6 +11,7 @@ use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 
 use nix::sched::CloneFlags;
+use oci_spec::runtime::LinuxNamespaceType;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
@@ -37,6 +38,8 @@ pub(crate) struct InitSetup<'a> {
     pub joins: &'a [(u64, OwnedFd)],
     /// The parent has maps to write before anything can be done.
     pub wait_for_maps: bool,
+    /// The parent can do its part for an init that is undumpable from the first moment.
+    pub hide_at_once: bool,
     /// The mount that holds the root, to be made private.
     pub private_parent: Option<&'a CStr>,
     /// Mounts of proc and sysfs that a moved root would leave reachable.
@@ -49,9 +52,8 @@ pub(crate) struct InitSetup<'a> {
     pub hooks: Option<Streams<'a>>,
     /// Where `start` connects; none when the parent itself starts the program.
     pub listener: Option<&'a OwnedFd>,
-    /// Whoever made the container may not trace the init, so that `exec` will ask it for its
-    /// namespaces ([`entry`]).
-    pub hold_namespaces: bool,
+    /// Whoever makes the container may not trace an undumpable init ([`entry`]).
+    pub untraceable: bool,
     /// Device nodes are bound, not made.
     pub bind_devices: bool,
 }
@@ -185,12 +187,13 @@ impl Init<'_> {
     }
 
     fn own_mounts(&self) -> bool {
-        self.plan
-            .namespaces
-            .has(oci_spec::runtime::LinuxNamespaceType::Mount)
+        self.plan.namespaces.has(LinuxNamespaceType::Mount)
     }
 
     fn join_cgroups(&mut self) -> Result<(), Fail> {
+        if self.setup.hide_at_once {
+            self.setup.common.hide()?;
+        }
         self.setup.common.join_cgroups()?;
         Setup::reset_affinity();
         Ok(())
@@ -271,7 +274,7 @@ impl Init<'_> {
 
     /// All namespaces are as they will be, and the host's /proc is still there.
     fn hold_namespaces(&mut self) -> Result<(), Fail> {
-        if self.setup.hold_namespaces {
+        if self.setup.untraceable && self.setup.listener.is_some() {
             let all = self.plan.namespaces.all;
             self.held = entry::Held::open(self.setup.common.proc, all);
         }
@@ -562,7 +565,17 @@ impl Init<'_> {
         let Some(filter) = self.setup.common.seccomp else {
             return Ok(());
         };
-        load_filter(filter, &self.progress.wire)
+        let namespaces = &self.plan.namespaces;
+        let alone = namespaces.maps.is_some() && namespaces.is_new(LinuxNamespaceType::Pid);
+        if !(self.setup.untraceable && alone) {
+            return load_filter(filter, &self.progress.wire);
+        }
+        // The parent takes the listener by pidfd_getfd(2), which asks for the right to trace. Who is
+        // alone in new user and pid namespaces can give that right for a moment; an `exec` that came
+        // now would wait for an answer from this process.
+        self.setup.common.show()?;
+        load_filter(filter, &self.progress.wire)?;
+        self.setup.common.hide()
     }
 
     fn seccomp(&mut self) -> Result<(), Fail> {

@@ -270,6 +270,7 @@ impl<'a> Launch<'a> {
             Start::Now => None,
         };
         let (wire, theirs) = Wire::pair().context(|| "cannot create a socket pair")?;
+        let score = parent::lend_oom_score(&self.proc, &self.plan.process)?;
         let pid = self.clone_init(
             &prepared,
             &wire,
@@ -278,6 +279,7 @@ impl<'a> Launch<'a> {
             listener.as_ref(),
         )?;
         drop((console, listener));
+        parent::restore_oom_score(&self.proc, score)?;
         if systemd {
             self.start_unit(pid)?;
         }
@@ -482,7 +484,9 @@ impl<'a> Launch<'a> {
             flags: namespaces.clone_flags,
             cgroup: prepared.unified.as_ref().map(|fd| fd.as_fd()),
         };
-        let hold_namespaces = listener.is_some() && !entry::may_trace();
+        let untraceable = !entry::may_trace();
+        // An ordinary user has no right to the maps of an undumpable process.
+        let hide_at_once = namespaces.maps.is_none() || rustix::process::geteuid().is_root();
         let bind_devices = namespaces.has_user();
         let wait_for_maps = self.must_wait();
         let proof = self.proof;
@@ -511,7 +515,7 @@ impl<'a> Launch<'a> {
         // parent's death.
         wire.close_in_child();
         if intermediate {
-            intermediate::run(proof, &joins, &args, &theirs);
+            intermediate::run(proof, &joins, &args, hide_at_once, &theirs);
         }
         let setup = InitSetup {
             common: Setup {
@@ -526,13 +530,14 @@ impl<'a> Launch<'a> {
             },
             joins: if intermediate { &[] } else { &joins },
             wait_for_maps,
+            hide_at_once,
             private_parent: private_parent.as_deref(),
             kernel_views: &kernel_views,
             cgroup: &view,
             sync_mounted: self.hooks.is_some(),
             hooks: self.hooks.as_ref().map(Files::streams),
             listener,
-            hold_namespaces,
+            untraceable,
             bind_devices,
         };
         init::run(&mut self.plan, setup, theirs)

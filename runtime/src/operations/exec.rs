@@ -57,9 +57,11 @@ pub(crate) fn exec(runtime: &Runtime, id: &str, options: &ExecOptions) -> Result
         .exec_target(&options.cgroup, job.record.pid)?;
     let (console, console_here) = job.open_console()?;
     let (wire, theirs) = Wire::pair().context(|| "cannot create a socket pair")?;
+    let score = parent::lend_oom_score(&job.proc, &job.process)?;
     let (pid, pidfd) = job.clone_process(&prepared, &wire, theirs, console.as_ref())?;
     drop((console, prepared));
-    match job.release(&wire, pid, &pidfd) {
+    let restored = parent::restore_oom_score(&job.proc, score);
+    match restored.and_then(|()| job.release(&wire, pid, &pidfd)) {
         Ok(()) => {}
         Err(error) => {
             if let Some(socket) = &console_here
@@ -214,7 +216,7 @@ impl<'a> Job<'a> {
         };
         wire.close_in_child();
         if let Some(join) = &intermediate {
-            intermediate::run(self.proof, join, &args, &theirs);
+            intermediate::run(self.proof, join, &args, true, &theirs);
         }
         exec::run(&mut self.process, setup, theirs)
     }
