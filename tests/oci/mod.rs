@@ -1,5 +1,6 @@
 //! The OCI runtime, one module per area that a user can name.
 
+mod apparmor;
 mod cgroups_v1;
 mod checkpoint;
 mod cves;
@@ -37,6 +38,7 @@ type Module = (&'static str, fn() -> Vec<Test>);
 
 /// Modules and their tests. `no_file_is_forgotten` compares this list with the directory.
 const MODULES: &[Module] = &[
+    ("apparmor", apparmor::tests),
     ("cgroups_v1", cgroups_v1::tests),
     ("checkpoint", checkpoint::tests),
     ("cves", cves::tests),

@@ -148,10 +148,12 @@ fn what(message: &Message, subject: &Subject<'_>) -> String {
         },
         Step::Labels => match (&subject.process.apparmor, &subject.process.selinux) {
             (Some(profile), _) => {
-                format!(
-                    "unable to apply apparmor profile {}",
-                    profile.to_string_lossy()
-                )
+                let missing = match message.errno {
+                    libc::ENOENT => " (is it loaded?)",
+                    _ => "",
+                };
+                let profile = profile.to_string_lossy();
+                format!("unable to apply apparmor profile {profile}{missing}")
             }
             (None, Some(label)) => {
                 format!("cannot apply SELinux label {}", label.to_string_lossy())
