@@ -2,7 +2,7 @@
 
 use super::seccomp::{deny, rule, umask};
 use crate::harness::sockets::FdSocket;
-use crate::harness::{Bundle, Env, Test, raw, test};
+use crate::harness::{Bundle, Env, Test, full, raw, test};
 use serde_json::json;
 
 /// Nobody on the machines where this runs.
@@ -15,6 +15,7 @@ pub(crate) fn tests() -> Vec<Test> {
             .only_rcrun("runc leaves the tmpfs that holds v1 hierarchies writable"),
         test!(exec_enters_a_container_that_waits)
             .only_rcrun("runc's waiting init can be traced from inside"),
+        test!(exec_is_never_traced),
         test!(oom_score_is_set),
         test!(seccomp_listener_is_handed_over),
     ]
@@ -105,6 +106,25 @@ fn exec_enters_a_container_that_waits(env: &Env) {
         (0, "0 1 2".into()),
         "nothing of the waiting is left"
     );
+}
+
+/// A process of the user namespace's root may trace whatever is in there and dumpable: exec's process
+/// is in there from its birth.
+fn exec_is_never_traced(env: &Env) {
+    let mut bundle = bundle(env);
+    bundle.caps(&["CAP_SYS_PTRACE"]);
+    let container = bundle.args(&["/bin/probe", "fd-attack"]).start();
+    container.wait_output("ready");
+    for _ in 0..if full() { 500 } else { 60 } {
+        container.exec(&["true"]).ok();
+    }
+    container.stop();
+    let out = container.stdout();
+    let found: Vec<&str> = out
+        .lines()
+        .filter(|l| l.starts_with("OPENED") || l.starts_with("TRACED"))
+        .collect();
+    assert!(found.is_empty(), "{:?}", &found[..found.len().min(5)]);
 }
 
 fn oom_score_is_set(env: &Env) {

@@ -101,8 +101,9 @@ pub(crate) fn run(process: &mut Process, setup: ExecSetup<'_>, wire: Wire) -> ! 
 
 impl Exec<'_> {
     fn initial_affinity(&mut self) -> Result<(), Fail> {
+        // The container's processes see this one already.
+        self.setup.common.hide()?;
         if self.setup.adopted {
-            self.setup.common.hide()?;
             self.progress.wire.wait_go()?;
         }
         match &self.process.affinity_initial {
@@ -120,7 +121,6 @@ impl Exec<'_> {
     }
 
     fn join_namespaces(&mut self) -> Result<(), Fail> {
-        self.setup.common.hide()?;
         let flags = CloneFlags::from_bits_retain(self.setup.namespaces as libc::c_int);
         if self.setup.doors.is_empty() && !flags.is_empty() {
             nix::sched::setns(self.setup.init, flags)?;
