@@ -33,6 +33,8 @@ pub(crate) enum Need {
     V1(&'static str),
     /// A kernel in which AppArmor is enabled.
     AppArmor,
+    /// A kernel in which SELinux is enabled, with a policy.
+    SeLinux,
     /// A program on the PATH.
     Program(&'static str),
     /// The runtime under test lists this under a dotted path of `features` as true or non-empty.

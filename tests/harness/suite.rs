@@ -158,6 +158,8 @@ impl Suite {
                 .is_none()
                 .then(|| format!("no cgroup v1 controller {controller} here")),
             Need::AppArmor => (!app_armor()).then(|| "no AppArmor in this kernel".to_owned()),
+            Need::SeLinux => (!Path::new("/sys/fs/selinux/policy").exists())
+                .then(|| "no SELinux in this kernel".to_owned()),
             Need::Program(name) => process::which(Path::new(name))
                 .is_none()
                 .then(|| format!("{name} is not installed")),

@@ -27,6 +27,7 @@ mod rootfs;
 mod rootless;
 mod seccomp;
 mod seccomp_listener;
+mod selinux;
 mod sysctl;
 mod terminal;
 mod verbs;
@@ -65,6 +66,7 @@ const MODULES: &[Module] = &[
     ("rootless", rootless::tests),
     ("seccomp", seccomp::tests),
     ("seccomp_listener", seccomp_listener::tests),
+    ("selinux", selinux::tests),
     ("sysctl", sysctl::tests),
     ("terminal", terminal::tests),
     ("verbs", verbs::tests),

@@ -50,7 +50,10 @@ const STEPS: &[(Step, Action)] = &[
     (Step::JoinCgroup, |exec| exec.join_cgroups()),
     (Step::JoinNamespaces, |exec| exec.join_namespaces()),
     (Step::Session, |exec| exec.session()),
-    (Step::Keyring, |exec| exec.setup.common.join_keyring()),
+    (Step::Keyring, |exec| {
+        let label = exec.process.selinux.as_deref();
+        exec.setup.common.join_keyring(label)
+    }),
     (Step::Console, |exec| exec.console()),
     (Step::Personality, |exec| {
         personality(exec.process, &mut exec.progress)

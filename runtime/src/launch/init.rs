@@ -83,7 +83,10 @@ const STEPS: &[(Step, Action)] = &[
     (Step::CgroupNamespace, |init| init.cgroup_namespace()),
     (Step::TimeNamespace, |init| init.time_namespace()),
     (Step::JoinNamespaces, |init| init.hold_namespaces()),
-    (Step::Keyring, |init| init.setup.common.join_keyring()),
+    (Step::Keyring, |init| {
+        let label = init.plan.process.selinux.as_deref();
+        init.setup.common.join_keyring(label)
+    }),
     (Step::Loopback, |init| init.loopback()),
     (Step::HostName, |init| init.host_name()),
     (Step::Root, |init| init.prepare_root()),
@@ -445,7 +448,8 @@ impl Init<'_> {
         let before = 1 + self.plan.readonly.len();
         for (index, path) in self.plan.masked.iter().enumerate() {
             self.progress.index = (before + index) as u32;
-            self.covers.mask(root, path)?;
+            self.covers
+                .mask(root, path, self.plan.mount_label.as_deref())?;
         }
         Ok(())
     }
