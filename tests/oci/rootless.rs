@@ -15,6 +15,7 @@ pub(crate) fn tests() -> Vec<Test> {
             .only_rcrun("runc leaves the tmpfs that holds v1 hierarchies writable"),
         test!(exec_enters_a_container_that_waits)
             .only_rcrun("runc's waiting init can be traced from inside"),
+        test!(root_without_the_right_to_trace_enters_too),
         test!(exec_is_never_traced),
         test!(oom_score_is_set),
         test!(seccomp_listener_is_handed_over),
@@ -106,6 +107,33 @@ fn exec_enters_a_container_that_waits(env: &Env) {
         (0, "0 1 2".into()),
         "nothing of the waiting is left"
     );
+}
+
+/// As in a container of an engine, whose root usually has no CAP_SYS_PTRACE.
+fn root_without_the_right_to_trace_enters_too(env: &Env) {
+    let mut bundle = env.bundle();
+    bundle.args(&["sleep", "1000"]).write();
+    let call = |args: &[&str]| {
+        let mut command = std::process::Command::new("setpriv");
+        command
+            .args(["--bounding-set", "-sys_ptrace"])
+            .args(["--inh-caps", "-sys_ptrace"])
+            .arg(env.rt.path())
+            .arg("--root")
+            .arg(&env.rt.root)
+            .args(args);
+        env.rt.finish(env.rt.spawn(command)).ok()
+    };
+    call(&[
+        "create",
+        "--bundle",
+        bundle.path.to_str().unwrap(),
+        &bundle.id,
+    ]);
+    call(&["exec", &bundle.id, "hostname"]).prints("box");
+    call(&["start", &bundle.id]);
+    call(&["exec", &bundle.id, "hostname"]).prints("box");
+    call(&["delete", "--force", &bundle.id]);
 }
 
 /// A process of the user namespace's root may trace whatever is in there and dumpable: exec's process
