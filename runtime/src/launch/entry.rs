@@ -10,8 +10,9 @@
 //! else is in there: processes of an earlier `exec`, or of a pid namespace that was joined. They could
 //! read the memory it shares with rcrun (environment and configuration of the host), take its
 //! descriptors, write to the file it was executed from or have it do things (CVE-2016-9962,
-//! CVE-2019-5736). To become so for a moment, when asked, would make that a race. The descriptors are
-//! worth nothing to a thief: all name namespaces that the thief is in. They are close-on-exec.
+//! CVE-2019-5736). To become so for a moment, when asked, would make that a race. The descriptors name
+//! namespaces of the container, which its program is in anyhow, and nothing else of the host; they are
+//! close-on-exec, and out of reach like everything else of an undumpable process (CVE-2024-21626).
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
