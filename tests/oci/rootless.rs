@@ -16,7 +16,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(exec_enters_a_container_that_waits)
             .only_rcrun("runc's waiting init can be traced from inside"),
         test!(root_without_the_right_to_trace_enters_too),
-        test!(exec_is_never_traced),
+        test!(exec_is_never_traced).timeout(180),
         test!(oom_score_is_set),
         test!(seccomp_listener_is_handed_over),
     ]
