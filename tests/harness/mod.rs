@@ -31,6 +31,10 @@ use std::time::Duration;
 pub(crate) enum Need {
     /// A cgroup v1 hierarchy with this controller.
     V1(&'static str),
+    /// A kernel in which AppArmor is enabled.
+    AppArmor,
+    /// A kernel in which SELinux is enabled, with a policy.
+    SeLinux,
     /// A program on the PATH.
     Program(&'static str),
     /// The runtime under test lists this under a dotted path of `features` as true or non-empty.

@@ -1,7 +1,7 @@
 //! The runtime under test: calling it with a deadline, and what it answered.
 
 use super::process;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read, Seek};
@@ -17,6 +17,7 @@ const LIMIT: Duration = Duration::from_secs(25);
 #[derive(Debug)]
 pub(crate) struct Runtime {
     path: RefCell<PathBuf>,
+    user: Cell<Option<u32>>,
     pub(crate) root: PathBuf,
     scratch: PathBuf,
     transcript: RefCell<String>,
@@ -46,6 +47,7 @@ impl Runtime {
         std::fs::create_dir_all(&scratch).unwrap();
         Self {
             path: RefCell::new(path),
+            user: Cell::new(None),
             root: dir.join("state"),
             scratch,
             transcript: RefCell::default(),
@@ -70,9 +72,27 @@ impl Runtime {
         copy
     }
 
+    /// From now on is called by an ordinary user, who owns the state root.
+    pub(crate) fn as_user(&self, user: u32) {
+        // The build directory may be closed to others.
+        self.use_copy();
+        std::fs::create_dir(&self.root).unwrap();
+        std::os::unix::fs::chown(&self.root, Some(user), Some(user)).unwrap();
+        self.user.set(Some(user));
+    }
+
     /// A command with the state root set and nothing else.
     pub(crate) fn command<S: AsRef<OsStr>>(&self, args: &[S]) -> Command {
-        let mut command = Command::new(self.path());
+        let mut command = match self.user.get() {
+            None => Command::new(self.path()),
+            Some(user) => {
+                let user = user.to_string();
+                let mut command = Command::new("setpriv");
+                command.args(["--reuid", &user, "--regid", &user, "--clear-groups"]);
+                command.arg(self.path());
+                command
+            }
+        };
         command.arg("--root").arg(&self.root).args(args);
         command.env_remove("RCRUN_TEST_STAGE");
         command.stdin(Stdio::null());

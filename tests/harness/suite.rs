@@ -48,6 +48,13 @@ pub(crate) fn main(tests: Vec<Test>) -> ExitCode {
     conclusion.exit_code()
 }
 
+/// Whether profiles can be loaded.
+fn app_armor() -> bool {
+    let enabled = fs::read("/sys/module/apparmor/parameters/enabled");
+    enabled.is_ok_and(|text| text.starts_with(b"Y"))
+        && Path::new("/sys/kernel/security/apparmor/.load").exists()
+}
+
 impl Suite {
     fn prepare() -> Result<Self, String> {
         if !rustix::process::getuid().is_root() {
@@ -150,6 +157,9 @@ impl Suite {
             Need::V1(controller) => cgroup::v1(controller)
                 .is_none()
                 .then(|| format!("no cgroup v1 controller {controller} here")),
+            Need::AppArmor => (!app_armor()).then(|| "no AppArmor in this kernel".to_owned()),
+            Need::SeLinux => (!Path::new("/sys/fs/selinux/policy").exists())
+                .then(|| "no SELinux in this kernel".to_owned()),
             Need::Program(name) => process::which(Path::new(name))
                 .is_none()
                 .then(|| format!("{name} is not installed")),

@@ -1,5 +1,6 @@
 //! The OCI runtime, one module per area that a user can name.
 
+mod apparmor;
 mod cgroups_v1;
 mod checkpoint;
 mod crun;
@@ -24,8 +25,10 @@ mod reliability;
 mod reports;
 mod rollback;
 mod rootfs;
+mod rootless;
 mod seccomp;
 mod seccomp_listener;
+mod selinux;
 mod sysctl;
 mod terminal;
 mod verbs;
@@ -37,6 +40,7 @@ type Module = (&'static str, fn() -> Vec<Test>);
 
 /// Modules and their tests. `no_file_is_forgotten` compares this list with the directory.
 const MODULES: &[Module] = &[
+    ("apparmor", apparmor::tests),
     ("cgroups_v1", cgroups_v1::tests),
     ("checkpoint", checkpoint::tests),
     ("crun", crun::tests),
@@ -61,8 +65,10 @@ const MODULES: &[Module] = &[
     ("reports", reports::tests),
     ("rollback", rollback::tests),
     ("rootfs", rootfs::tests),
+    ("rootless", rootless::tests),
     ("seccomp", seccomp::tests),
     ("seccomp_listener", seccomp_listener::tests),
+    ("selinux", selinux::tests),
     ("sysctl", sysctl::tests),
     ("terminal", terminal::tests),
     ("verbs", verbs::tests),

@@ -38,6 +38,8 @@ pub(crate) fn all() -> Value {
         "io_priority": raw::io_priority(),
         "memory_policy": raw::memory_policy(),
         "session_keyring": raw::session_keyring(),
+        "session_keyring_label": raw::session_keyring_label(),
+        "label": read("/proc/self/attr/current"),
         "terminal": terminal(),
     })
 }

@@ -95,12 +95,22 @@ pub(crate) fn memory_policy() -> Value {
 /// The description of the session keyring, or the negated errno.
 pub(crate) fn session_keyring() -> Value {
     const KEYCTL_DESCRIBE: i64 = 6;
+    of_session_keyring(KEYCTL_DESCRIBE)
+}
+
+/// Its security label.
+pub(crate) fn session_keyring_label() -> Value {
+    const KEYCTL_GET_SECURITY: i64 = 17;
+    of_session_keyring(KEYCTL_GET_SECURITY)
+}
+
+fn of_session_keyring(question: i64) -> Value {
     const KEY_SPEC_SESSION_KEYRING: i64 = -3;
     let mut text = [0_u8; 256];
     let length = call(
         libc::SYS_keyctl,
         [
-            KEYCTL_DESCRIBE,
+            question,
             KEY_SPEC_SESSION_KEYRING,
             text.as_mut_ptr() as i64,
             256,

@@ -9,6 +9,11 @@ use crate::error::Result;
 use crate::plan::{c_path, c_string};
 use crate::rootfs::cgroup::{Hierarchy as Shown, View};
 
+/// The cgroup that a container without rights has stayed in: the caller's.
+fn callers(mounted: &Mounted) -> Option<PathBuf> {
+    Some(mounted.point.join(mounted.own.as_ref()?))
+}
+
 impl Cgroup {
     /// What a mount on a v2 host shows.
     fn shown(&self, namespaced: bool) -> Result<Option<PathBuf>> {
@@ -19,9 +24,7 @@ impl Cgroup {
         if !self.rootless || self.unit.is_some() || self.exists() {
             return Ok(self.unified().map(Path::to_owned));
         }
-        // Without rights the container has stayed in the caller's cgroup.
-        let own = |mounted: &Mounted| Some(mounted.point.join(mounted.own.as_ref()?));
-        Ok(hierarchy::view()?.mounted.first().and_then(own))
+        Ok(hierarchy::view()?.mounted.first().and_then(callers))
     }
 
     /// Lays out the hierarchies for mounting; `namespaced` when the container has a cgroup namespace.
@@ -40,9 +43,13 @@ impl Cgroup {
                 .first()
                 .map(String::as_str)
                 .unwrap_or_default();
-            let (Some(directory), Some(name)) = (self.paths.get(first), mounted.point.file_name())
+            let (Some(path), Some(name)) = (self.paths.get(first), mounted.point.file_name())
             else {
                 continue;
+            };
+            let directory = match callers(mounted) {
+                Some(own) if self.rootless && !path.exists() => own,
+                _ => path.clone(),
             };
             if first.is_empty() {
                 // cgroup2 beside v1 holds no controllers; containers are shown v1 alone.
@@ -56,7 +63,7 @@ impl Cgroup {
                 name: c_path(name.as_ref())?,
                 links: links.map(|link| c_string(link)).collect::<Result<_>>()?,
                 options: c_string(&mounted.controllers.join(","))?,
-                directory: c_path(directory)?,
+                directory: c_path(&directory)?,
             });
         }
         Ok(view)

@@ -104,11 +104,23 @@ impl Setup<'_> {
         Ok(())
     }
 
-    /// Joins the container's session keyring. Kernels without keyrings have none to protect.
-    pub(crate) fn join_keyring(&self) -> Result<(), Fail> {
+    /// Joins the container's session keyring, which gets the program's SELinux label: the program may
+    /// not be allowed to use one with rcrun's. Kernels without keyrings have none to protect.
+    pub(crate) fn join_keyring(&self, label: Option<&CStr>) -> Result<(), Fail> {
         let Some(name) = self.keyring else {
             return Ok(());
         };
+        let Some(label) = label else {
+            return Self::join_keyring_named(name);
+        };
+        let attribute = c"thread-self/attr/keycreate";
+        self.write_proc(attribute, label.to_bytes())?;
+        Self::join_keyring_named(name)?;
+        // Keys made from here on get the label of who makes them.
+        self.write_proc(attribute, b"\n")
+    }
+
+    fn join_keyring_named(name: &CStr) -> Result<(), Fail> {
         match crate::sys::keyring::join_session(name) {
             Ok(serial) => match crate::sys::keyring::allow_user_search(serial) {
                 Err(Errno::ACCESS | Errno::PERM) | Ok(()) => Ok(()),

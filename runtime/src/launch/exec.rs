@@ -22,6 +22,8 @@ pub(crate) struct ExecSetup<'a> {
     pub common: Setup<'a>,
     /// The container's init.
     pub init: &'a OwnedFd,
+    /// Its namespaces, where it may not be traced and gave them away ([`super::entry`]).
+    pub doors: &'a [(u64, OwnedFd)],
     /// `CLONE_NEW*` of the namespaces to enter; the pid namespace was entered by the parent, or by an
     /// intermediate process.
     pub namespaces: u64,
@@ -48,7 +50,10 @@ const STEPS: &[(Step, Action)] = &[
     (Step::JoinCgroup, |exec| exec.join_cgroups()),
     (Step::JoinNamespaces, |exec| exec.join_namespaces()),
     (Step::Session, |exec| exec.session()),
-    (Step::Keyring, |exec| exec.setup.common.join_keyring()),
+    (Step::Keyring, |exec| {
+        let label = exec.process.selinux.as_deref();
+        exec.setup.common.join_keyring(label)
+    }),
     (Step::Console, |exec| exec.console()),
     (Step::Personality, |exec| {
         personality(exec.process, &mut exec.progress)
@@ -99,8 +104,9 @@ pub(crate) fn run(process: &mut Process, setup: ExecSetup<'_>, wire: Wire) -> ! 
 
 impl Exec<'_> {
     fn initial_affinity(&mut self) -> Result<(), Fail> {
+        // The container's processes see this one already.
+        self.setup.common.hide()?;
         if self.setup.adopted {
-            self.setup.common.hide()?;
             self.progress.wire.wait_go()?;
         }
         match &self.process.affinity_initial {
@@ -118,10 +124,15 @@ impl Exec<'_> {
     }
 
     fn join_namespaces(&mut self) -> Result<(), Fail> {
-        self.setup.common.hide()?;
         let flags = CloneFlags::from_bits_retain(self.setup.namespaces as libc::c_int);
-        if !flags.is_empty() {
+        if self.setup.doors.is_empty() && !flags.is_empty() {
             nix::sched::setns(self.setup.init, flags)?;
+        }
+        for (kind, door) in self.setup.doors {
+            if self.setup.namespaces & kind != 0 {
+                let kind = CloneFlags::from_bits_retain(*kind as libc::c_int);
+                nix::sched::setns(door, kind)?;
+            }
         }
         // Entering a user namespace makes the process dumpable by its root again.
         self.setup.common.hide()?;

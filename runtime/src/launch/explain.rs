@@ -93,7 +93,13 @@ fn what(message: &Message, subject: &Subject<'_>) -> String {
         Step::Session => "cannot create a session".to_owned(),
         Step::CgroupNamespace => "cannot create the cgroup namespace".to_owned(),
         Step::TimeNamespace => "cannot create the time namespace".to_owned(),
-        Step::Keyring => "unable to join session keyring".to_owned(),
+        Step::Keyring => match (message.detail, &subject.process.selinux) {
+            (Detail::Open | Detail::Write, Some(label)) => format!(
+                "cannot apply SELinux label {} to the session keyring",
+                label.to_string_lossy()
+            ),
+            _ => "unable to join session keyring".to_owned(),
+        },
         Step::Loopback => "cannot bring the loopback interface up".to_owned(),
         Step::HostName if index == 0 => "cannot set hostname".to_owned(),
         Step::HostName => "cannot set domainname".to_owned(),
@@ -148,10 +154,12 @@ fn what(message: &Message, subject: &Subject<'_>) -> String {
         },
         Step::Labels => match (&subject.process.apparmor, &subject.process.selinux) {
             (Some(profile), _) => {
-                format!(
-                    "unable to apply apparmor profile {}",
-                    profile.to_string_lossy()
-                )
+                let missing = match message.errno {
+                    libc::ENOENT => " (is it loaded?)",
+                    _ => "",
+                };
+                let profile = profile.to_string_lossy();
+                format!("unable to apply apparmor profile {profile}{missing}")
             }
             (None, Some(label)) => {
                 format!("cannot apply SELinux label {}", label.to_string_lossy())

@@ -11,6 +11,7 @@ use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 
 use nix::sched::CloneFlags;
+use oci_spec::runtime::LinuxNamespaceType;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
@@ -19,7 +20,7 @@ use super::child::{Progress, Setup};
 use super::hooks::{self, Streams};
 use super::steps::Step;
 use super::wire::{Message, Tag, Wire};
-use super::{identity, program};
+use super::{entry, identity, program};
 use crate::plan::devices::{CORE, LINKS, PTMX};
 use crate::plan::{MountKind, Plan};
 use crate::rootfs::mask::{self, Covers};
@@ -37,6 +38,8 @@ pub(crate) struct InitSetup<'a> {
     pub joins: &'a [(u64, OwnedFd)],
     /// The parent has maps to write before anything can be done.
     pub wait_for_maps: bool,
+    /// The parent can do its part for an init that is undumpable from the first moment.
+    pub hide_at_once: bool,
     /// The mount that holds the root, to be made private.
     pub private_parent: Option<&'a CStr>,
     /// Mounts of proc and sysfs that a moved root would leave reachable.
@@ -49,6 +52,8 @@ pub(crate) struct InitSetup<'a> {
     pub hooks: Option<Streams<'a>>,
     /// Where `start` connects; none when the parent itself starts the program.
     pub listener: Option<&'a OwnedFd>,
+    /// Whoever makes the container may not trace an undumpable init ([`entry`]).
+    pub untraceable: bool,
     /// Device nodes are bound, not made.
     pub bind_devices: bool,
 }
@@ -61,6 +66,7 @@ pub(crate) struct Init<'a> {
     progress: Progress,
     root: Option<Root>,
     covers: Covers,
+    held: entry::Held,
     /// Which candidate is the program.
     program: usize,
     /// Holds the message's text when the program cannot be executed.
@@ -76,7 +82,11 @@ const STEPS: &[(Step, Action)] = &[
     (Step::Session, |init| init.session()),
     (Step::CgroupNamespace, |init| init.cgroup_namespace()),
     (Step::TimeNamespace, |init| init.time_namespace()),
-    (Step::Keyring, |init| init.setup.common.join_keyring()),
+    (Step::JoinNamespaces, |init| init.hold_namespaces()),
+    (Step::Keyring, |init| {
+        let label = init.plan.process.selinux.as_deref();
+        init.setup.common.join_keyring(label)
+    }),
     (Step::Loopback, |init| init.loopback()),
     (Step::HostName, |init| init.host_name()),
     (Step::Root, |init| init.prepare_root()),
@@ -136,6 +146,7 @@ pub(crate) fn run(plan: &mut Plan, setup: InitSetup<'_>, wire: Wire) -> ! {
         progress,
         root: None,
         covers: Covers::default(),
+        held: entry::Held::default(),
         program: 0,
         missing: [0; 256],
     };
@@ -189,12 +200,13 @@ impl Init<'_> {
     }
 
     fn own_mounts(&self) -> bool {
-        self.plan
-            .namespaces
-            .has(oci_spec::runtime::LinuxNamespaceType::Mount)
+        self.plan.namespaces.has(LinuxNamespaceType::Mount)
     }
 
     fn join_cgroups(&mut self) -> Result<(), Fail> {
+        if self.setup.hide_at_once {
+            self.setup.common.hide()?;
+        }
         self.setup.common.join_cgroups()?;
         Setup::reset_affinity();
         Ok(())
@@ -270,6 +282,15 @@ impl Init<'_> {
         let own = rustix::fs::openat(self.setup.common.proc, name, flags, Mode::empty());
         let own = own.during(Detail::Open)?;
         nix::sched::setns(own, CloneFlags::from_bits_retain(libc::CLONE_NEWTIME))?;
+        Ok(())
+    }
+
+    /// All namespaces are as they will be, and the host's /proc is still there.
+    fn hold_namespaces(&mut self) -> Result<(), Fail> {
+        if self.setup.untraceable && self.setup.listener.is_some() {
+            let all = self.plan.namespaces.all;
+            self.held = entry::Held::open(self.setup.common.proc, all);
+        }
         Ok(())
     }
 
@@ -440,7 +461,8 @@ impl Init<'_> {
         let before = 1 + self.plan.readonly.len();
         for (index, path) in self.plan.masked.iter().enumerate() {
             self.progress.index = (before + index) as u32;
-            self.covers.mask(root, path)?;
+            self.covers
+                .mask(root, path, self.plan.mount_label.as_deref())?;
         }
         Ok(())
     }
@@ -510,7 +532,8 @@ impl Init<'_> {
         let Some(listener) = self.setup.listener else {
             return Ok(self.progress.wire.wait_go()?);
         };
-        let mut keep = [-1; 5];
+        let mut keep = [-1; 13];
+        keep[5..].copy_from_slice(&self.held.numbers());
         (keep[0], keep[1]) = (listener.as_raw_fd(), self.progress.wire.as_fd().as_raw_fd());
         if let Some(streams) = self
             .setup
@@ -527,11 +550,15 @@ impl Init<'_> {
             let accepted = rustix::io::retry_on_intr(|| {
                 rustix::net::accept_with(listener, SocketFlags::CLOEXEC)
             })?;
-            let starter = Wire::from_fd(accepted);
-            // `state` only connects to see that somebody listens.
-            if starter.wait_go().is_ok() {
-                self.progress.wire = starter;
-                return Ok(());
+            let caller = Wire::from_fd(accepted);
+            match caller.receive() {
+                Ok(Some((message, _))) if message.tag == Tag::Go => {
+                    self.progress.wire = caller;
+                    return Ok(());
+                }
+                Ok(Some((message, _))) if message.tag == Tag::Enter => self.held.send(&caller),
+                // `state` only connects to see that somebody listens.
+                _ => {}
             }
         }
     }
@@ -556,7 +583,17 @@ impl Init<'_> {
         let Some(filter) = self.setup.common.seccomp else {
             return Ok(());
         };
-        load_filter(filter, &self.progress.wire)
+        let namespaces = &self.plan.namespaces;
+        let alone = namespaces.maps.is_some() && namespaces.is_new(LinuxNamespaceType::Pid);
+        if !(self.setup.untraceable && alone) {
+            return load_filter(filter, &self.progress.wire);
+        }
+        // The parent takes the listener by pidfd_getfd(2), which asks for the right to trace. Who is
+        // alone in new user and pid namespaces can give that right for a moment; an `exec` that came
+        // now would wait for an answer from this process.
+        self.setup.common.show()?;
+        load_filter(filter, &self.progress.wire)?;
+        self.setup.common.hide()
     }
 
     fn seccomp(&mut self) -> Result<(), Fail> {

@@ -5,6 +5,7 @@
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use nix::sched::CloneFlags;
+use rustix::process::DumpableBehavior;
 
 use super::child::Progress;
 use super::steps::Step;
@@ -15,11 +16,13 @@ use crate::sys::process::{CloneArgs, Cloned, SingleThreaded, clone, exit_now};
 /// Index of a [`Tag::Init`] message: the init was not born in its cgroup.
 pub(crate) const OUTSIDE: u32 = 1;
 
-/// Returns only in the init.
+/// Returns only in the init. With `hide` that is undumpable from birth: processes of a namespace that
+/// it enters see it from its first moment.
 pub(crate) fn run(
     proof: SingleThreaded,
     joins: &[(u64, OwnedFd)],
     args: &CloneArgs<'_>,
+    hide: bool,
     wire: &Wire,
 ) {
     let mut index = 0;
@@ -36,6 +39,14 @@ pub(crate) fn run(
     };
     if let Err(problem) = enter(joins, &mut index) {
         fail(Step::JoinNamespaces, index, problem);
+    }
+    // After the namespaces were entered, which may undo it.
+    let hidden = match hide {
+        true => rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable),
+        false => Ok(()),
+    };
+    if let Err(errno) = hidden {
+        fail(Step::JoinNamespaces, 0, errno.into());
     }
     let args = CloneArgs {
         flags: args.flags | libc::CLONE_PARENT as u64,

@@ -2,6 +2,7 @@
 //! does ([`child`]), the same way for `create`, `run` and `exec`.
 
 pub(crate) mod child;
+pub(crate) mod entry;
 pub(crate) mod exec;
 pub(crate) mod explain;
 pub(crate) mod hooks;

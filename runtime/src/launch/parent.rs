@@ -118,11 +118,44 @@ pub(crate) fn raise_limit(pid: i32, process: &Process, index: usize) -> Result<(
     })
 }
 
-/// The out-of-memory killer's preference.
+/// The out-of-memory killer's preference, of a child of root: see [`lend_oom_score`].
 pub(crate) fn set_oom_score(proc: &OwnedFd, pid: i32, process: &Process) -> Result<()> {
+    match process.oom_score_adj {
+        Some(score) if rustix::process::geteuid().is_root() => write_oom_score(proc, pid, score),
+        _ => Ok(()),
+    }
+}
+
+/// The same for the child of an ordinary user, to whom the files of an undumpable process do not
+/// belong (proc_pid(5)): the child is to be born with it. Returns the caller's own score, to be given
+/// to [`restore_oom_score`] after the clone.
+pub(crate) fn lend_oom_score(proc: &OwnedFd, process: &Process) -> Result<Option<i64>> {
     let Some(score) = process.oom_score_adj else {
-        return Ok(());
+        return Ok(None);
     };
+    if rustix::process::geteuid().is_root() {
+        return Ok(None);
+    }
+    let own = std::fs::read_to_string("/proc/self/oom_score_adj")
+        .context(|| "cannot read /proc/self/oom_score_adj")?;
+    write_oom_score(
+        proc,
+        rustix::process::getpid().as_raw_nonzero().get(),
+        score,
+    )?;
+    Ok(own.trim().parse().ok())
+}
+
+/// Undoes [`lend_oom_score`].
+pub(crate) fn restore_oom_score(proc: &OwnedFd, own: Option<i64>) -> Result<()> {
+    match own {
+        Some(own) => write_oom_score(proc, rustix::process::getpid().as_raw_nonzero().get(), own),
+        None => Ok(()),
+    }
+}
+
+fn write_oom_score(proc: &OwnedFd, pid: i32, score: impl Into<i64>) -> Result<()> {
+    let score = score.into();
     write_of(proc, pid, "oom_score_adj", score.to_string().as_bytes()).context(|| {
         format!("cannot set process.oomScoreAdj to {score} (lowering it takes CAP_SYS_RESOURCE)")
     })

@@ -42,6 +42,10 @@ pub(crate) enum Tag {
     Ready,
     /// Parent: go on.
     Go,
+    /// `exec`: descriptors of the waiting init's namespaces, please.
+    Enter,
+    /// Init: here is the one of kind `value`.
+    Namespace,
 }
 
 /// One message.
@@ -127,7 +131,7 @@ impl Message {
     }
 }
 
-const TAGS: [Tag; 10] = [
+const TAGS: [Tag; 12] = [
     Tag::Failed,
     Tag::Source,
     Tag::Node,
@@ -138,6 +142,8 @@ const TAGS: [Tag; 10] = [
     Tag::Listener,
     Tag::Ready,
     Tag::Go,
+    Tag::Enter,
+    Tag::Namespace,
 ];
 
 /// One end.

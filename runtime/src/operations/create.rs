@@ -20,7 +20,7 @@ use crate::launch::child::Setup;
 use crate::launch::explain::{Subject, explain};
 use crate::launch::init::{self, InitSetup};
 use crate::launch::wire::{Message, Tag, Wire};
-use crate::launch::{intermediate, nodes, parent, terminal};
+use crate::launch::{entry, intermediate, nodes, parent, terminal};
 use crate::plan::{Facts, Plan, annotations};
 use crate::rootfs::cgroup as cgroup_mounts;
 use crate::seccomp::{self, Filter};
@@ -277,6 +277,7 @@ impl<'a> Launch<'a> {
             Start::Now => None,
         };
         let (wire, theirs) = Wire::pair().context(|| "cannot create a socket pair")?;
+        let score = parent::lend_oom_score(&self.proc, &self.plan.process)?;
         let pid = self.clone_init(
             &prepared,
             &wire,
@@ -285,6 +286,7 @@ impl<'a> Launch<'a> {
             listener.as_ref(),
         )?;
         drop((console, listener));
+        parent::restore_oom_score(&self.proc, score)?;
         if systemd {
             self.start_unit(pid)?;
         }
@@ -489,6 +491,9 @@ impl<'a> Launch<'a> {
             flags: namespaces.clone_flags,
             cgroup: prepared.unified.as_ref().map(|fd| fd.as_fd()),
         };
+        let untraceable = !entry::may_trace();
+        // An ordinary user has no right to the maps of an undumpable process.
+        let hide_at_once = namespaces.maps.is_none() || rustix::process::geteuid().is_root();
         let bind_devices = namespaces.has_user();
         let wait_for_maps = self.must_wait();
         let proof = self.proof;
@@ -517,7 +522,7 @@ impl<'a> Launch<'a> {
         // parent's death.
         wire.close_in_child();
         if intermediate {
-            intermediate::run(proof, &joins, &args, &theirs);
+            intermediate::run(proof, &joins, &args, hide_at_once, &theirs);
         }
         let setup = InitSetup {
             common: Setup {
@@ -532,12 +537,14 @@ impl<'a> Launch<'a> {
             },
             joins: if intermediate { &[] } else { &joins },
             wait_for_maps,
+            hide_at_once,
             private_parent: private_parent.as_deref(),
             kernel_views: &kernel_views,
             cgroup: &view,
             sync_mounted: self.hooks.is_some(),
             hooks: self.hooks.as_ref().map(Files::streams),
             listener,
+            untraceable,
             bind_devices,
         };
         init::run(&mut self.plan, setup, theirs)
@@ -599,7 +606,7 @@ impl<'a> Launch<'a> {
                         .context(|| "cannot release the init")?;
                 }
                 Tag::Ready => return self.settle(pid),
-                Tag::Init | Tag::Go => {
+                Tag::Init | Tag::Go | Tag::Enter | Tag::Namespace => {
                     return Err(Error::new(ErrorKind::Internal, "unexpected message"));
                 }
             }
@@ -648,7 +655,11 @@ impl<'a> Launch<'a> {
         let device = self.plan.devices.get(index).ok_or_else(unknown)?;
         let namespaces = &self.plan.namespaces;
         let owner = (namespaces.host_uid(device.uid)).zip(namespaces.host_gid(device.gid));
-        let label = self.plan.mount_label.as_ref();
+        let label = self
+            .plan
+            .mount_label
+            .as_ref()
+            .map(|label| label.to_string_lossy());
         let label = label.map_or_else(String::new, |label| format!(",context=\"{label}\""));
         let options = crate::plan::c_string(&format!("mode=0755,nr_inodes=8,size=64k{label}"))?;
         nodes::make(self.proof, device, owner.ok_or_else(unknown)?, &options)

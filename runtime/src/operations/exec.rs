@@ -16,7 +16,7 @@ use crate::launch::child::Setup;
 use crate::launch::exec::{self, ExecSetup};
 use crate::launch::explain::{Subject, explain};
 use crate::launch::wire::{Message, Tag, Wire};
-use crate::launch::{intermediate, parent, terminal};
+use crate::launch::{entry, intermediate, parent, terminal};
 use crate::plan::{Process, annotations};
 use crate::seccomp::{self, Filter};
 use crate::spec::validate;
@@ -32,6 +32,8 @@ struct Job<'a> {
     options: &'a ExecOptions,
     record: Record,
     init: OwnedFd,
+    /// Namespaces that the init gave away: one that waits and that this process may not trace.
+    doors: Vec<(u64, OwnedFd)>,
     process: Process,
     filter: Option<Filter>,
     proc: OwnedFd,
@@ -55,9 +57,11 @@ pub(crate) fn exec(runtime: &Runtime, id: &str, options: &ExecOptions) -> Result
         .exec_target(&options.cgroup, job.record.pid)?;
     let (console, console_here) = job.open_console()?;
     let (wire, theirs) = Wire::pair().context(|| "cannot create a socket pair")?;
+    let score = parent::lend_oom_score(&job.proc, &job.process)?;
     let (pid, pidfd) = job.clone_process(&prepared, &wire, theirs, console.as_ref())?;
     drop((console, prepared));
-    match job.release(&wire, pid, &pidfd) {
+    let restored = parent::restore_oom_score(&job.proc, score);
+    match restored.and_then(|()| job.release(&wire, pid, &pidfd)) {
         Ok(()) => {}
         Err(error) => {
             if let Some(socket) = &console_here
@@ -96,6 +100,10 @@ impl<'a> Job<'a> {
                 "cannot exec in a paused container (use --ignore-paused to override)",
             ));
         }
+        let doors = match entry::may_trace() {
+            true => Vec::new(),
+            false => entry::ask(&directory),
+        };
         let spec = crate::spec::load::spec(&directory.read_config()?)?.spec;
         let description = describe(&spec, options)?;
         let selinux = description.selinux_label().is_some() && validate::selinux_enabled();
@@ -126,6 +134,7 @@ impl<'a> Job<'a> {
             options,
             record,
             init,
+            doors,
             process,
             filter,
             proc: parent::open_proc()?,
@@ -203,6 +212,7 @@ impl<'a> Job<'a> {
                     seccomp: self.filter.as_ref(),
                 },
                 init: &self.init,
+                doors: &self.doors,
                 namespaces: match &intermediate {
                     Some(_) => namespaces & !(PID_NAMESPACE | USER_NAMESPACE),
                     None => namespaces & !PID_NAMESPACE,
@@ -212,7 +222,7 @@ impl<'a> Job<'a> {
         };
         wire.close_in_child();
         if let Some(join) = &intermediate {
-            intermediate::run(self.proof, std::slice::from_ref(join), &args, &theirs);
+            intermediate::run(self.proof, join, &args, true, &theirs);
         }
         exec::run(&mut self.process, setup, theirs)
     }
@@ -220,26 +230,39 @@ impl<'a> Job<'a> {
     /// A process cannot change its own pid namespace, only that of its children, and this process has
     /// no more children than the one that is made now. Without the right to enter, which only the root
     /// of the container's user namespace may have, another process is to enter both.
-    fn enter_pid_namespace(&self, namespaces: u64) -> Result<Option<(u64, OwnedFd)>> {
+    fn enter_pid_namespace(&self, namespaces: u64) -> Result<Option<Vec<(u64, OwnedFd)>>> {
         if namespaces & PID_NAMESPACE == 0 {
             return Ok(None);
         }
-        match nix::sched::setns(&self.init, CloneFlags::CLONE_NEWPID) {
+        let both = PID_NAMESPACE | USER_NAMESPACE;
+        let door = self.door(PID_NAMESPACE).unwrap_or(&self.init);
+        match nix::sched::setns(door, CloneFlags::CLONE_NEWPID) {
             Ok(()) => Ok(None),
             Err(nix::errno::Errno::EPERM) if namespaces & USER_NAMESPACE != 0 => {
-                let init = self.init.try_clone()?;
-                Ok(Some((PID_NAMESPACE | USER_NAMESPACE, init)))
+                let copy = |(kind, door): &(u64, OwnedFd)| Ok((*kind, door.try_clone()?));
+                let doors = self.doors.iter().filter(|(kind, _)| both & kind != 0);
+                let doors: Vec<_> = doors.map(copy).collect::<Result<_>>()?;
+                if doors.is_empty() {
+                    return Ok(Some(vec![(both, self.init.try_clone()?)]));
+                }
+                Ok(Some(doors))
             }
             Err(errno) => Err(errno).context(|| "cannot enter the container's pid namespace"),
         }
     }
 
+    fn door(&self, wanted: u64) -> Option<&OwnedFd> {
+        let door = self.doors.iter().find(|(kind, _)| *kind == wanted);
+        door.map(|(_, door)| door)
+    }
+
     fn same_user_namespace(&self) -> Result<bool> {
         let stat = |path: String| rustix::fs::stat(&path).context(|| format!("cannot stat {path}"));
-        let (own, init) = (
-            stat("/proc/self/ns/user".to_owned())?,
-            stat(format!("/proc/{}/ns/user", self.record.pid))?,
-        );
+        let own = stat("/proc/self/ns/user".to_owned())?;
+        let init = match self.door(USER_NAMESPACE) {
+            Some(door) => rustix::fs::fstat(door)?,
+            None => stat(format!("/proc/{}/ns/user", self.record.pid))?,
+        };
         Ok((own.st_dev, own.st_ino) == (init.st_dev, init.st_ino))
     }
 

@@ -51,8 +51,8 @@ pub struct Plan {
     pub create_container: Vec<Hook>,
     /// Hooks that the init runs before the program.
     pub start_container: Vec<Hook>,
-    /// SELinux context of what is mounted and of the console.
-    pub mount_label: Option<String>,
+    /// SELinux context of what is mounted.
+    pub mount_label: Option<CString>,
     /// The program.
     pub process: Process,
     /// Bring the loopback interface of a new network namespace up.
@@ -158,7 +158,7 @@ impl Plan {
                 "startContainer",
                 hooks.and_then(|h| h.start_container().as_ref()),
             )?,
-            mount_label,
+            mount_label: mount_label.map(|label| c_string(&label)).transpose()?,
             process,
             loopback: namespaces.is_new(LinuxNamespaceType::Network),
             namespaces,

@@ -69,6 +69,9 @@ pub struct Filesystem {
     /// A sysfs that the kernel may refuse, since the container has a user namespace but not the
     /// network namespace: then the host's /sys takes its place, with these attributes throughout.
     pub host_sysfs: Option<MountAttr>,
+    /// SELinux label for the root of a file system that is there before it is mounted: one that has
+    /// labels already takes no other by `context=`.
+    pub label: Option<CString>,
 }
 
 /// A bind mount.
@@ -448,11 +451,12 @@ fn filesystem(
 ) -> Result<Filesystem> {
     let fstype = mount.typ().as_deref().unwrap_or_default();
     let mut data = options.data.clone();
-    if let Some(label) = context
-        .label
-        .filter(|l| !l.is_empty() && fstype != "proc" && fstype != "sysfs")
-    {
-        data.push(format!("{}=\"{label}\"", context.label_option));
+    let mut afterwards = None;
+    match (fstype, context.label.filter(|l| !l.is_empty())) {
+        ("proc" | "sysfs", _) | (_, None) => {}
+        // An ipc namespace is born with its own.
+        ("mqueue", Some(label)) => afterwards = Some(c_string(label)?),
+        (_, Some(label)) => data.push(format!("{}=\"{label}\"", context.label_option)),
     }
     let source = match mount.source() {
         Some(source) if !source.as_os_str().is_empty() => c_path(source)?,
@@ -479,6 +483,7 @@ fn filesystem(
             set: attributes(options.flags, 0).set & !(attr::ATIME | attr::NODIRATIME),
             ..MountAttr::default()
         }),
+        label: afterwards,
     })
 }
 
@@ -547,15 +552,39 @@ mod tests {
     }
 
     fn one(json: serde_json::Value) -> Result<MountStep> {
+        labelled(json, None)
+    }
+
+    fn labelled(json: serde_json::Value, label: Option<&str>) -> Result<MountStep> {
         let mount: Mount = serde_json::from_value(json).unwrap();
         let context = MountContext {
             bundle: Path::new("/bundle"),
             root: Path::new("/bundle/rootfs"),
-            label: None,
+            label,
             label_option: "context",
             foreign_network: true,
         };
         step(0, &mount, &context)
+    }
+
+    #[test]
+    fn each_type_gets_its_label_in_its_way() {
+        for (fstype, data, label) in [
+            ("tmpfs", c"size=1,context=\"u:r:t:s0:c1,c2\"", None),
+            ("mqueue", c"size=1", Some(c"u:r:t:s0:c1,c2".to_owned())),
+            ("proc", c"size=1", None),
+            ("sysfs", c"size=1", None),
+        ] {
+            let destination = if fstype == "proc" { "/proc" } else { "/x" };
+            let mount = serde_json::json!({
+                "destination": destination, "type": fstype, "options": ["size=1"]
+            });
+            let MountKind::Filesystem(fs) = labelled(mount, Some("u:r:t:s0:c1,c2")).unwrap().kind
+            else {
+                panic!("not a file system")
+            };
+            assert_eq!((fs.data.as_c_str(), fs.label), (data, label), "{fstype}");
+        }
     }
 
     #[test]

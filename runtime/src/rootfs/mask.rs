@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 
 use super::mount::{attach, clone_tree, make_readonly};
-use super::{Detail, During as _, Fail, Root};
+use super::{Detail, During as _, Fail, Root, Text};
 
 /// Something to cover masked paths with: a tree that is attached at its first use, and bound from
 /// there at the following ones (kernels before 6.15 cannot clone what is not attached).
@@ -57,8 +57,14 @@ impl Covers {
         self.by_path
     }
 
-    /// Makes `path` empty and unwritable; a missing path needs no mask.
-    pub(crate) fn mask(&mut self, root: &Root, path: &CStr) -> Result<(), Fail> {
+    /// Makes `path` empty and unwritable; a missing path needs no mask. Directories get the SELinux
+    /// label, so that they may be seen to be empty.
+    pub(crate) fn mask(
+        &mut self,
+        root: &Root,
+        path: &CStr,
+        label: Option<&CStr>,
+    ) -> Result<(), Fail> {
         let target = match root.find(path) {
             Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) => return Ok(()),
             answer => answer.during(Detail::Target)?,
@@ -66,9 +72,9 @@ impl Covers {
         let stat = rustix::fs::fstat(&target).during(Detail::Target)?;
         if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
             return if self.by_path {
-                mount_empty(target.as_fd())
+                mount_empty(target.as_fd(), label)
             } else {
-                self.cover_directory(target.as_fd())
+                self.cover_directory(target.as_fd(), label)
             };
         }
         if self.by_path {
@@ -88,13 +94,17 @@ impl Covers {
         Ok(())
     }
 
-    fn cover_directory(&mut self, target: BorrowedFd<'_>) -> Result<(), Fail> {
+    fn cover_directory(
+        &mut self,
+        target: BorrowedFd<'_>,
+        label: Option<&CStr>,
+    ) -> Result<(), Fail> {
         match &self.empty {
             Some(empty) => cover(empty.as_fd(), true, target),
             None => {
-                let empty = match empty_directory() {
+                let empty = match empty_directory(label) {
                     // Before 5.2, or behind a filter that hides it: one tmpfs for each.
-                    Err(Errno::NOSYS) => return mount_empty(target),
+                    Err(Errno::NOSYS) => return mount_empty(target, label),
                     other => other.during(Detail::Source)?,
                 };
                 cover(empty.as_fd(), false, target)?;
@@ -113,21 +123,30 @@ fn cover(tree: BorrowedFd<'_>, attached: bool, target: BorrowedFd<'_>) -> Result
     attach(copy.as_fd(), target).during(Detail::Attach)
 }
 
-fn mount_empty(target: BorrowedFd<'_>) -> Result<(), Fail> {
+fn mount_empty(target: BorrowedFd<'_>, label: Option<&CStr>) -> Result<(), Fail> {
     use nix::mount::MsFlags;
     rustix::process::fchdir(target).during(Detail::Target)?;
     let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     let name = Some(c"tmpfs");
-    nix::mount::mount(name, c".", name, flags, Some(c"nr_blocks=1,nr_inodes=1"))
-        .during(Detail::Attach)?;
+    let mut data = Text::<1024>::new();
+    data.push(b"nr_blocks=1,nr_inodes=1")?;
+    if let Some(label) = label {
+        data.push(b",context=\"")?
+            .push(label.to_bytes())?
+            .push(b"\"")?;
+    }
+    nix::mount::mount(name, c".", name, flags, Some(data.as_c_str())).during(Detail::Attach)?;
     Ok(rustix::process::chdir(c"/")?)
 }
 
-fn empty_directory() -> Result<OwnedFd, Errno> {
+fn empty_directory(label: Option<&CStr>) -> Result<OwnedFd, Errno> {
     let context = rustix::mount::fsopen(c"tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
     // Two blocks and two inodes: the root directory, and nothing else whoever tries.
     rustix::mount::fsconfig_set_string(context.as_fd(), c"nr_blocks", c"1")?;
     rustix::mount::fsconfig_set_string(context.as_fd(), c"nr_inodes", c"1")?;
+    if let Some(label) = label {
+        rustix::mount::fsconfig_set_string(context.as_fd(), c"context", label)?;
+    }
     rustix::mount::fsconfig_create(context.as_fd())?;
     let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
         | MountAttrFlags::MOUNT_ATTR_NOSUID

@@ -239,10 +239,16 @@ pub(crate) fn filesystem(root: &Root, step: &MountStep, fs: &Filesystem) -> Resu
         (mounted, _) => mounted?,
     }
     let unchanged = step.recursive.is_empty() && step.propagation.is_empty();
-    if unchanged && !fs.copy_up {
+    if unchanged && !fs.copy_up && fs.label.is_none() {
         return Ok(());
     }
     let mounted = root.find(&step.target).during(Detail::Target)?;
+    if let Some(label) = &fs.label {
+        let path = fd_path(mounted.as_fd());
+        let (name, none) = (c"security.selinux", rustix::fs::XattrFlags::empty());
+        rustix::fs::setxattr(path.as_c_str(), name, label.to_bytes(), none)
+            .during(Detail::Attributes)?;
+    }
     if fs.copy_up {
         copy_up::copy(target.as_fd(), mounted.as_fd()).during(Detail::Copy)?;
         if fs.late_readonly && step.target.as_c_str() != c"/dev" {
