@@ -23,6 +23,17 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use support::{RCRUN, bundle};
 
+/// Hot whatever the steps say: what sets a container up, and the growing of vectors, of which the
+/// compiler keeps one of many equal instantiations, not always the same.
+const ALWAYS: [&str; 6] = [
+    "*(.text._R*13rcrun_runtime6launch*)",
+    "*(.text._R*13rcrun_runtime6rootfs*)",
+    "*(.text._R*13rcrun_runtime4plan*)",
+    "*(.text._R*13rcrun_runtime5state*)",
+    "*(.text._R*13rcrun_runtime3sys*)",
+    "*(.text.unlikely._R*_5alloc7raw_vec*8grow_one*)",
+];
+
 fn main() {
     if !support::asked_for() {
         return;
@@ -50,7 +61,7 @@ fn main() {
         })
         .map(|(start, _)| *start)
         .collect();
-    let mut patterns: Vec<String> = Vec::new();
+    let mut patterns: Vec<String> = ALWAYS.map(str::to_owned).into();
     for section in hot.iter().map(|start| &sections[start]) {
         if !patterns.contains(&section.pattern) {
             patterns.push(section.pattern.clone());
@@ -101,18 +112,13 @@ fn pattern(file: &str, section: &str) -> String {
     }
 }
 
-/// Replaces the hashes of both kinds of mangled names: `17h0123456789abcdefE` and `Cs1a2B_`.
+/// Replaces the hashes of crates (`Cs1a2B_`) and the numbers of the compiler's copies (`.1234`).
 fn without_hashes(name: &str) -> String {
     let mut name = name.to_owned();
-    if let Some(at) = name.find("17h")
-        && name[at + 3..]
-            .bytes()
-            .take(16)
-            .filter(u8::is_ascii_hexdigit)
-            .count()
-            == 16
+    if let Some((front, number)) = name.rsplit_once('.')
+        && number.bytes().all(|byte| byte.is_ascii_digit())
     {
-        name.replace_range(at + 3..at + 19, "*");
+        name = format!("{front}*");
     }
     let mut from = 0;
     while let Some(at) = name[from..].find("Cs").map(|at| from + at + 2) {
