@@ -24,14 +24,17 @@ pub(super) enum Step {
 }
 
 /// Names the properties as the type does; returns those that several spellings set differently.
-pub(super) fn rename<T: DeserializeOwned>(value: &mut Value) -> Vec<Vec<Step>> {
+///
+/// Fails, with the place, only where an object or a list stands for a text of certain contents.
+pub(super) fn rename<T: DeserializeOwned>(value: &mut Value) -> Result<Vec<Vec<Step>>, Vec<Step>> {
     let walk = Walk {
         only_names: true,
         ..Walk::default()
     };
-    let outcome = T::deserialize(Node::new(Some(value), &walk));
-    debug_assert!(outcome.is_ok(), "{:?}", outcome.err());
-    walk.conflicts.into_inner()
+    match T::deserialize(Node::new(Some(value), &walk)) {
+        Ok(_) => Ok(walk.conflicts.into_inner()),
+        Err(_) => Err(walk.path.into_inner()),
+    }
 }
 
 /// Reads the value; the problem comes with its place.
@@ -220,19 +223,16 @@ impl<'de> Deserializer<'de> for Node<'de, '_> {
         visitor: V,
     ) -> Result<V::Value, Error> {
         let walk = self.walk;
-        let map = match self.value {
+        let mut map = match self.value {
             Some(Value::Object(map)) => Some(map),
             _ if walk.only_names => None,
             _ => return Err(self.wrong_type(&visitor)),
         };
         let mut absent = Vec::new();
-        let map = map.map(|map| {
-            if walk.only_names {
+        if walk.only_names {
+            if let Some(map) = &mut map {
                 walk.rename(map, fields);
             }
-            map
-        });
-        if walk.only_names {
             absent.extend_from_slice(fields);
             absent.retain(|field| map.as_ref().is_none_or(|map| !map.contains_key(*field)));
         }

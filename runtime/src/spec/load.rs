@@ -168,17 +168,25 @@ fn parse<T: DeserializeOwned>(
         ));
     }
     let mut warnings = Vec::new();
-    let told_twice = document::rename::<T>(&mut value).into_iter().map(|path| {
-        let cause = "named more than once, in upper and lower case, with different values";
-        word(&show(&path), cause)
-    });
-    let told_twice = told_twice.collect();
+    let told_twice = told_twice::<T>(&mut value)?;
     repair(&mut value, &mut warnings);
     patient(value, told_twice)
         .map(|parsed| (parsed, warnings))
         .map_err(|problems| {
             Error::invalid(format!("invalid configuration: {}", problems.join("; ")))
         })
+}
+
+/// Puts names right; returns what several spellings of one name say differently.
+fn told_twice<T: DeserializeOwned>(value: &mut Value) -> Result<Vec<String>> {
+    let places = document::rename::<T>(value).map_err(|path| {
+        let cause = "an object or a list where a single value belongs";
+        let problem = word(&show(&path), cause);
+        Error::invalid(format!("invalid configuration: {problem}"))
+    })?;
+    let cause = "named more than once, in upper and lower case, with different values";
+    let places = places.iter().map(|path| word(&show(path), cause));
+    Ok(places.collect())
 }
 
 /// Whether a string may have a zero byte, which no system call can be told.

@@ -485,8 +485,7 @@ fn a_process_is_read_in_any_case() {
     assert_eq!(read.args().as_deref(), Some(&["a".to_owned()][..]));
 }
 
-/// Names are put right without offence at anything missing, in all structures that have lists or
-/// required properties (a failure is an assertion in `document::rename`).
+/// In all structures that have lists or required properties.
 #[test]
 fn names_are_put_right_before_anything_is_complete() {
     let one = json!([{}]);
@@ -496,7 +495,7 @@ fn names_are_put_right_before_anything_is_complete() {
         "Root": {}, "Mounts": [{"uidMappings": one}], "Hooks": {"prestart": one, "poststop": one},
         "process": {
             "user": {}, "rlimits": one, "scheduler": {}, "ioPriority": {}, "consoleSize": {},
-            "capabilities": {"bounding": [{}]}, "execCPUAffinity": {"initial": {}},
+            "capabilities": {"bounding": [5]}, "execCPUAffinity": {"initial": 5},
         },
         "linux": {
             "uidMappings": one, "namespaces": one, "devices": one, "timeOffsets": {"a": {}},
@@ -512,7 +511,13 @@ fn names_are_put_right_before_anything_is_complete() {
         "windows": {"devices": one, "resources": {"cpu": {}}, "network": {}, "hyperv": {}},
         "zos": {"namespaces": one},
     });
-    assert!(document::rename::<Spec>(&mut value).is_empty());
+    assert_eq!(document::rename::<Spec>(&mut value), Ok(Vec::new()));
     assert_eq!(value["root"], json!({}));
     assert_eq!(value["linux"]["seccomp"]["syscalls"][0]["args"], one);
+    let message = problems(&json!({"process": {"capabilities": {"Bounding": [{}]}}}));
+    assert_eq!(
+        message,
+        "invalid configuration: process.capabilities.bounding[0]: an object or a list where a \
+         single value belongs"
+    );
 }
