@@ -25,6 +25,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(init_is_in_the_cgroup_before_it_runs),
         test!(update_by_flags),
         test!(update_from_a_file),
+        test!(limits_are_found_in_any_case),
         test!(update_keeps_what_it_does_not_name),
         test!(update_of_a_paused_container),
         test!(update_is_remembered),
@@ -340,6 +341,25 @@ fn update_from_a_file(env: &Env) {
     command.stdin(fs::File::open(&path).unwrap());
     env.rt.finish(env.rt.spawn(command)).ok();
     assert_eq!(number(&container, "pids", "pids.max"), 22, "- is stdin");
+}
+
+/// As Go reads names; `cpu` and `CPU` side by side are one.
+fn limits_are_found_in_any_case(env: &Env) {
+    let resources = json!({
+        "CPU": {"Cpus": "0", "MEMS": "0"}, "cpu": {"shares": 222}, "Pids": {"Limit": 20},
+    });
+    let (_, container) = with_resources(env, &resources);
+    assert_eq!(value(&container, "cpuset", "cpuset.cpus"), "0");
+    assert_eq!(number(&container, "cpu", "cpu.shares"), 222);
+    assert_eq!(number(&container, "pids", "pids.max"), 20);
+    let path = env.path("resources.json");
+    let more = json!({"CPU": {"Shares": 333}, "PIDS": {"limit": 21}});
+    fs::write(&path, more.to_string()).unwrap();
+    let mut command = env.rt.command(&["update", "-r", "-", &container.id]);
+    command.stdin(fs::File::open(&path).unwrap());
+    env.rt.finish(env.rt.spawn(command)).ok();
+    assert_eq!(number(&container, "cpu", "cpu.shares"), 333);
+    assert_eq!(number(&container, "pids", "pids.max"), 21);
 }
 
 fn update_keeps_what_it_does_not_name(env: &Env) {
