@@ -13,7 +13,7 @@ use super::{CheckpointOptions, PageServer};
 use crate::cgroup::Hierarchy;
 use crate::container::{Runtime, Status};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::operations::create::prove_single_threaded;
+use crate::operations::caller::prove_single_threaded;
 use crate::operations::query::{load, status_of};
 use crate::operations::stop;
 use crate::plan::{Facts, Plan};

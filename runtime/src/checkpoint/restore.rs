@@ -22,10 +22,11 @@ use crate::container::{Runtime, Status};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::launch::parent::reap;
 use crate::launch::terminal::{self, Terminal};
-use crate::operations::create::{
-    Start as When, check_terminal, load, new_record, prove_single_threaded, write_pid_file,
-};
-use crate::operations::foreground::{adopt_orphans, attend, block_signals};
+use crate::operations::caller::prove_single_threaded;
+use crate::operations::create::Start as When;
+use crate::operations::create::decide::{check_terminal, load, new_record};
+use crate::operations::foreground::{attend, stay};
+use crate::operations::handover::write_pid_file;
 use crate::operations::hooks::{self, Files};
 use crate::operations::stop;
 use crate::plan::{Facts, Plan};
@@ -57,11 +58,7 @@ pub(super) fn restore(runtime: &Runtime, id: &str, options: &RestoreOptions) -> 
     if runtime.is_rootless() {
         tracing::warn!("rcrun restore is untested with rootless containers");
     }
-    let detach = options.container.detach;
-    let signals = (!detach).then(block_signals).transpose()?;
-    if !detach && !options.container.no_subreaper {
-        adopt_orphans()?;
-    }
+    let signals = stay(options.container.detach, options.container.no_subreaper)?;
     let mut restore = Restore::decide(runtime, id, options)?;
     let done = restore.carry_out();
     let (init, console) = match (done, restore.init.take()) {

@@ -9,6 +9,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{WaitId, WaitIdOptions, WaitIdStatus};
 
+use super::birth::Child;
 use super::child::Progress;
 use super::intermediate;
 use super::steps::Step;
@@ -161,22 +162,22 @@ fn write_oom_score(proc: &OwnedFd, pid: i32, score: impl Into<i64>) -> Result<()
     })
 }
 
-/// Takes the process that an intermediate one made as this process's child: its pid, a pidfd, and
-/// whether it was not born in its cgroup.
+/// Takes the process that an intermediate one made as this process's child.
 pub(crate) fn adopt(
     wire: &Wire,
     intermediate: &OwnedFd,
     explain: impl Fn(&Message) -> Error,
-) -> Result<(i32, OwnedFd, bool)> {
+) -> Result<Child> {
     let answer = wire
         .receive()
         .context(|| "cannot hear from the container's init")?;
     let _ = reap(intermediate.as_fd());
     match answer {
-        Some((message, Some(pidfd))) if message.tag == Tag::Init => {
-            let pid = i32::try_from(message.value).unwrap_or(0);
-            Ok((pid, pidfd, message.index == intermediate::OUTSIDE))
-        }
+        Some((message, Some(pidfd))) if message.tag == Tag::Init => Ok(Child {
+            pid: i32::try_from(message.value).unwrap_or(0),
+            pidfd,
+            outside: message.index == intermediate::OUTSIDE,
+        }),
         Some((message, _)) if message.tag == Tag::Failed => Err(explain(&message)),
         _ => Err(Error::new(
             ErrorKind::Internal,

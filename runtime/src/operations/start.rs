@@ -101,7 +101,7 @@ pub(crate) fn start(runtime: &Runtime, id: &str) -> Result<()> {
 }
 
 fn run_poststart(record: &Record, hooks: Option<&Vec<oci_spec::runtime::Hook>>) -> Result<()> {
-    let proof = super::create::prove_single_threaded()?;
+    let proof = super::caller::prove_single_threaded()?;
     let files = Files::new(&record.annotations)?;
     files.set_state(record, Status::Running)?;
     files.run(proof, &record.bundle, "poststart", hooks)

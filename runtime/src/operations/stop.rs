@@ -231,7 +231,7 @@ pub(crate) fn destroy(directory: &Directory, record: &Record) -> Result<()> {
 }
 
 fn run_poststop(directory: &Directory, record: &Record) -> Result<()> {
-    let proof = super::create::prove_single_threaded()?;
+    let proof = super::caller::prove_single_threaded()?;
     let config = crate::spec::load::spec(&directory.read_config()?)?;
     let Some(hooks) = config.spec.hooks() else {
         return Ok(());
