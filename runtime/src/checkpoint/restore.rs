@@ -13,7 +13,8 @@ use rustix::net::SocketType;
 use rustix::process::{Pid, PidfdFlags};
 
 use super::RestoreOptions;
-use super::images::{self, Directories, bytes};
+use super::external::{self, bytes};
+use super::images::{self, Directories};
 use super::root::Root;
 use super::rpc::{Kind, Options, Version};
 use super::swrk::{Criu, Start};
@@ -170,7 +171,7 @@ impl<'a> Restore<'a> {
             None => bytes(&self.record.rootfs),
         });
         for (name, fd) in names.iter().zip(&fds) {
-            if let Some(key) = images::namespace_key(&criu, name)? {
+            if let Some(key) = external::namespace_key(&criu, name)? {
                 request.inherited.push((key.to_owned(), fd.as_raw_fd()));
             }
         }
@@ -216,7 +217,7 @@ impl<'a> Restore<'a> {
 
     fn check_versions(&self, criu: &Criu, names: &[&str]) -> Result<()> {
         for name in names {
-            images::namespace_key(criu, name)?;
+            external::namespace_key(criu, name)?;
         }
         if self.options.lsm_profile.is_some() {
             criu.require(OTHER_LSM, "--lsm-profile")?;
@@ -270,9 +271,9 @@ impl<'a> Restore<'a> {
     }
 
     fn external_mounts(&self) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
-        let view = images::cgroup_view(&self.plan, &self.record.cgroup)?;
-        let resolve = |place: &Path| images::resolve(&self.record.rootfs, place);
-        let mut pairs: Vec<_> = images::external_mounts(&self.plan, &view, &resolve)
+        let view = external::cgroup_view(&self.plan, &self.record.cgroup)?;
+        let resolve = |place: &Path| external::resolve(&self.record.rootfs, place);
+        let mut pairs: Vec<_> = external::external_mounts(&self.plan, &view, &resolve)
             .iter()
             .map(|external| (bytes(&external.place), bytes(&real(&external.source))))
             .collect();
@@ -294,7 +295,7 @@ impl<'a> Restore<'a> {
                     ));
                 }
                 name => {
-                    let name = images::namespace_name(name);
+                    let name = external::namespace_name(name);
                     all.push((name, join.path.to_bytes().to_vec()));
                 }
             }

@@ -3,6 +3,7 @@
 
 pub(crate) mod birth;
 pub(crate) mod child;
+pub(crate) mod conditions;
 pub(crate) mod entry;
 pub(crate) mod exec;
 pub(crate) mod explain;
