@@ -32,6 +32,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(failed_checkpoint_leaves_the_container_alone),
         test!(failed_restore_leaves_nothing),
         test!(failed_hook_leaves_nothing),
+        test!(poststop_after_a_failed_restore),
         test!(taken_id_is_refused),
         test!(missing_criu).only_rcrun("runc 1.5 takes criu from the PATH only"),
         test!(no_criu_at_all).only_rcrun("runc 1.5 takes criu from the PATH only"),
@@ -545,6 +546,24 @@ fn failed_hook_leaves_nothing(env: &Env) {
     bundle.push("/hooks/createRuntime", json!({"path": path}));
     refused(&bundle, &[]).says("hook").says("because");
     nothing_left(&bundle);
+}
+
+/// Whatever a restore fails of after there were processes: each of them, also behind one that fails.
+fn poststop_after_a_failed_restore(env: &Env) {
+    let (mut bundle, container) = counter(env);
+    checkpoint(env, &[], &container.id).ok();
+    let log = env.path("log");
+    let says = script(env, "says", &format!("echo stopped >> {}", log.display()));
+    bundle.push("/hooks/poststop", json!({"path": "/bin/false"}));
+    bundle.push("/hooks/poststop", json!({"path": says}));
+    refused(&bundle, &["--pid-file", "/no/such/directory/pid"]).says("pid file");
+    nothing_left(&bundle);
+    assert_eq!(read(&log), "stopped\n");
+    let path = script(env, "fails", "exit 3");
+    bundle.push("/hooks/createRuntime", json!({"path": path}));
+    refused(&bundle, &[]).says("createRuntime");
+    nothing_left(&bundle);
+    assert_eq!(read(&log), "stopped\nstopped\n");
 }
 
 fn taken_id_is_refused(env: &Env) {

@@ -50,7 +50,6 @@ struct Restore<'a> {
     hooks: Option<Files>,
     /// Set once they exist, for the undoing.
     cgroup_made: bool,
-    hooked: bool,
     init: Option<OwnedFd>,
 }
 
@@ -123,7 +122,6 @@ impl<'a> Restore<'a> {
             directory: Directory::create(&runtime.root, id)?,
             spec,
             cgroup_made: false,
-            hooked: false,
             init: None,
         };
         let kept = restore
@@ -312,7 +310,6 @@ impl<'a> Restore<'a> {
         let (Some(files), Some(list)) = (&self.hooks, self.spec.hooks()) else {
             return Ok(());
         };
-        self.hooked = true;
         files.set_state(&self.record, Status::Creating)?;
         let prestart = hooks::prestart(list);
         let bundle = &self.record.bundle;
@@ -362,12 +359,8 @@ impl<'a> Restore<'a> {
         {
             let _ = std::fs::remove_file(path);
         }
-        if self.hooked
-            && let (Some(files), Some(list)) = (&self.hooks, self.spec.hooks())
-        {
-            let _ = files.set_state(&self.record, Status::Stopped);
-            let poststop = list.poststop().as_ref();
-            let _ = files.run(self.proof, &self.record.bundle, "poststop", poststop);
+        if self.record.pid > 0 {
+            stop::poststop(&self.directory, &self.record);
         }
         let _ = self.directory.remove();
     }

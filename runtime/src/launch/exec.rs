@@ -156,7 +156,9 @@ impl Exec<'_> {
     fn find_program(&mut self) -> Result<(), Fail> {
         let root = self.root.as_ref().ok_or(Errno::NOENT)?;
         program::set_home(self.process, root)?;
-        self.program = program::find(self.process)?;
+        if let Some(program) = &self.process.program {
+            self.program = program::find(program)?;
+        }
         Ok(())
     }
 
@@ -167,8 +169,7 @@ impl Exec<'_> {
     }
 
     fn execute(&mut self) -> Result<(), Fail> {
-        let fail = program::execute(self.program, self.process, &mut self.missing);
-        program::complain(self.process, fail);
-        Err(fail)
+        let (number, missing) = (self.program, &mut self.missing);
+        Err(program::execute(number, self.process, missing))
     }
 }

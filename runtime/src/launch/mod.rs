@@ -5,6 +5,7 @@ pub(crate) mod birth;
 pub(crate) mod child;
 pub(crate) mod conditions;
 pub(crate) mod entry;
+pub(crate) mod errand;
 pub(crate) mod exec;
 pub(crate) mod explain;
 pub(crate) mod hooks;

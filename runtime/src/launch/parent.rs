@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use rustix::process::{WaitId, WaitIdOptions, WaitIdStatus};
 
 use super::birth::Child;
-use super::child::Progress;
+use super::errand;
 use super::intermediate;
 use super::steps::Step;
 use super::wire::{Message, Tag, Wire};
@@ -259,41 +259,12 @@ pub(crate) fn fetch_source(
             Some((user_namespace(proof, &maps)?, *recursive))
         }
     };
-    // A process of its own enters the namespace: what enters a mount namespace loses its root and
-    // working directory for good.
-    let (ours, theirs) = Wire::pair()?;
-    match clone(proof, &CloneArgs::default()).context(|| "cannot fork")? {
-        Cloned::Child => {
-            drop(ours);
-            let result = nix::sched::setns(&mounts, CloneFlags::CLONE_NEWNS)
-                .during(Detail::Open)
-                .and_then(|()| {
-                    clone_tree(rustix::fs::CWD, &bind.source, bind.recursive).during(Detail::Source)
-                })
-                .and_then(|tree| map_ids(tree, users.as_ref()));
-            match result {
-                Ok(tree) => {
-                    let _ = theirs.send_with(&Message::new(Tag::Go), tree.as_fd());
-                    exit_now(0)
-                }
-                Err(fail) => Progress {
-                    wire: theirs,
-                    index: 0,
-                }
-                .fail(Step::Mounts, fail, b""),
-            }
-        }
-        Cloned::Parent(_, pidfd) => {
-            drop(theirs);
-            let answer = ours.receive();
-            let _ = reap(pidfd.as_fd());
-            match answer? {
-                Some((_, Some(tree))) => Ok(tree),
-                Some((message, None)) => Err(source_error(&message)),
-                None => Err(Error::new(ErrorKind::Internal, "no answer")),
-            }
-        }
-    }
+    let get = || {
+        nix::sched::setns(&mounts, CloneFlags::CLONE_NEWNS).during(Detail::Open)?;
+        let tree = clone_tree(rustix::fs::CWD, &bind.source, bind.recursive);
+        map_ids(tree.during(Detail::Source)?, users.as_ref())
+    };
+    errand::fetch(proof, Step::Mounts, get, source_error)
 }
 
 fn source_error(message: &Message) -> Error {

@@ -16,8 +16,9 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use oci_spec::runtime::Spec;
 
 use super::hooks::Files;
+use super::stop;
 use crate::cgroup::Prepared;
-use crate::container::{CreateOptions, Runtime, Status};
+use crate::container::{CreateOptions, Runtime};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::launch::explain::{Subject, explain};
 use crate::launch::wire::{Message, Tag, Wire};
@@ -218,9 +219,8 @@ impl Launch<'_> {
         if let Some(path) = self.options.pid_file.as_ref().filter(|_| cloned) {
             let _ = std::fs::remove_file(path);
         }
-        if cloned && let (Some(files), Some(hooks)) = (&self.hooks, self.spec.hooks()) {
-            let _ = files.set_state(&self.record, Status::Stopped);
-            files.run_poststop(self.proof, &self.record.bundle, hooks);
+        if cloned {
+            stop::poststop(&self.directory, &self.record);
         }
         let _ = self.directory.remove();
     }

@@ -116,11 +116,10 @@ impl Plan {
             step.target.as_c_str() == c"/dev" && matches!(step.kind, MountKind::Bind(_))
         });
         let configured = linux.devices().as_deref().unwrap_or_default();
-        let process = spec
-            .process()
-            .as_ref()
-            .ok_or_else(|| Error::invalid("process is missing"))?;
-        let mut process = Process::plan(process, linux, facts.listen_fds)?;
+        let mut process = match spec.process() {
+            Some(process) => Process::plan(process, linux, facts.listen_fds)?,
+            None => Process::absent(linux)?,
+        };
         if annotations::keeps_groups(|name| notes?.get(name).map(String::as_str))? {
             process.groups = None;
         }

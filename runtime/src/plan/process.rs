@@ -22,12 +22,8 @@ pub const HOME_MAX: usize = 4096;
 /// The program, its identity and its limits.
 #[derive(Debug)]
 pub struct Process {
-    /// Paths to try, in order; the first that is an executable file is run.
-    pub candidates: Vec<CString>,
-    /// What the user called the program.
-    pub program: CString,
-    /// argv.
-    pub args: Vector,
+    /// What is executed; nothing while the configuration has no process (`start` refuses that).
+    pub program: Option<Program>,
     /// environ; has a slot for `HOME=` when the configuration does not set it.
     pub env: Vector,
     /// Absolute working directory.
@@ -68,6 +64,17 @@ pub struct Process {
     pub terminal: bool,
     /// `(rows, columns)` of the terminal.
     pub console_size: Option<(u16, u16)>,
+}
+
+/// The program and its arguments.
+#[derive(Debug)]
+pub struct Program {
+    /// What the user called it.
+    pub name: CString,
+    /// Paths to try, in order; the first that is an executable file is run.
+    pub candidates: Vec<CString>,
+    /// argv.
+    pub args: Vector,
 }
 
 /// The five sets as bit masks.
@@ -157,9 +164,11 @@ impl Process {
         let affinity = process.exec_cpu_affinity().as_ref();
         let user = process.user();
         Ok(Self {
-            candidates: candidates(program, &env)?,
-            program: c_string(program)?,
-            args: Vector::new(c_strings(args)?),
+            program: Some(Program {
+                name: c_string(program)?,
+                candidates: candidates(program, &env)?,
+                args: Vector::new(c_strings(args)?),
+            }),
             env: environment_vector(&env)?,
             cwd: c_path(process.cwd())?,
             uid: user.uid(),
@@ -189,17 +198,43 @@ impl Process {
                 .transpose()?,
             affinity_initial: cpus(affinity.and_then(|a| a.initial().as_deref()))?,
             affinity_final: cpus(affinity.and_then(|a| a.cpu_affinity_final().as_deref()))?,
-            personality: linux.personality().as_ref().map(personality).transpose()?,
-            memory_policy: linux
-                .memory_policy()
-                .as_ref()
-                .map(memory_policy)
-                .transpose()?,
             terminal: process.terminal().unwrap_or(false),
             console_size: process.console_size().as_ref().map(|size| {
                 let clamp = |n: u64| u16::try_from(n).unwrap_or(u16::MAX);
                 (clamp(size.height()), clamp(size.width()))
             }),
+            ..Self::absent(linux)?
+        })
+    }
+
+    /// What the init of a container without `process` is until its end: root, without rights.
+    pub fn absent(linux: &oci::Linux) -> Result<Self> {
+        Ok(Self {
+            program: None,
+            env: Vector::new(Vec::new()),
+            cwd: c"/".to_owned(),
+            uid: 0,
+            gid: 0,
+            groups: Some(Vec::new()),
+            umask: DEFAULT_UMASK,
+            capabilities: Capabilities::default(),
+            no_new_privs: false,
+            rlimits: Vec::new(),
+            oom_score_adj: None,
+            apparmor: None,
+            selinux: None,
+            scheduler: None,
+            io_priority: None,
+            affinity_initial: None,
+            affinity_final: None,
+            personality: linux.personality().as_ref().map(personality),
+            memory_policy: linux
+                .memory_policy()
+                .as_ref()
+                .map(memory_policy)
+                .transpose()?,
+            terminal: false,
+            console_size: None,
         })
     }
 }
@@ -341,20 +376,12 @@ fn io_priority(priority: &oci::LinuxIOPriority) -> Result<(u32, u32)> {
     Ok((class, level))
 }
 
-fn personality(personality: &oci::LinuxPersonality) -> Result<u32> {
-    if personality
-        .flags()
-        .as_ref()
-        .is_some_and(|flags| !flags.is_empty())
-    {
-        return Err(Error::invalid(
-            "linux.personality.flags: no flags are defined",
-        ));
-    }
-    Ok(match personality.domain() {
+/// Flags are none yet (runtime-spec config-linux.md, "Personality"): `spec::validate` warns of them.
+fn personality(personality: &oci::LinuxPersonality) -> u32 {
+    match personality.domain() {
         oci::LinuxPersonalityDomain::PerLinux => 0,
         oci::LinuxPersonalityDomain::PerLinux32 => 8,
-    })
+    }
 }
 
 fn memory_policy(policy: &oci::LinuxMemoryPolicy) -> Result<(i32, Vec<u64>)> {
@@ -410,7 +437,8 @@ mod tests {
         let mut json = minimal();
         json["env"] = serde_json::json!(["PATH=/a:rel::/b/"]);
         let process = plan(json).unwrap();
-        let paths: Vec<_> = process
+        let program = process.program.unwrap();
+        let paths: Vec<_> = program
             .candidates
             .iter()
             .map(|c| c.to_str().unwrap())

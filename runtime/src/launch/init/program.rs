@@ -47,9 +47,8 @@ impl Init<'_> {
     pub(super) fn find_program(&mut self) -> Result<(), Fail> {
         let root = self.root.as_ref().ok_or(Errno::NOENT)?;
         program::set_home(&mut self.plan.process, root)?;
-        // `/` stands for a process that the configuration leaves out; `start` refuses it.
-        if self.plan.process.program.as_c_str() != c"/" {
-            self.program = program::find(&self.plan.process)?;
+        if let Some(program) = &self.plan.process.program {
+            self.program = program::find(program)?;
         }
         Ok(())
     }
@@ -131,8 +130,7 @@ impl Init<'_> {
     }
 
     pub(super) fn execute(&mut self) -> Result<(), Fail> {
-        let fail = program::execute(self.program, &self.plan.process, &mut self.missing);
-        program::complain(&self.plan.process, fail);
-        Err(fail)
+        let process = &self.plan.process;
+        Err(program::execute(self.program, process, &mut self.missing))
     }
 }

@@ -87,7 +87,7 @@ impl Launch<'_> {
                     && m.target.as_c_str() == c"/sys/fs/cgroup"
                     && m.attr.set & crate::sys::mount::attr::RDONLY == 0
             });
-        let uid = self.spec.process().as_ref()?.user().uid();
+        let uid = self.plan.process.uid;
         managed.then(|| namespaces.host_uid(uid)).flatten()
     }
 

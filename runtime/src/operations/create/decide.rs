@@ -1,6 +1,7 @@
 //! The half of `create` that decides: reads and judges the configuration, plans, compiles. It leaves
 //! nothing behind but the state directory with a record of what is to be made.
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use oci_spec::runtime::Spec;
@@ -23,27 +24,36 @@ pub(crate) fn load(
     options: &CreateOptions,
     start: Start,
 ) -> Result<(Spec, Vec<u8>)> {
-    let mut loaded = crate::spec::load::load(&options.bundle, options.config.as_deref())?;
-    if start == Start::Later && loaded.spec.process().is_none() {
-        // Only `start` requires a process (runtime-spec config.md, "Process"): it refuses then.
-        let nothing = r#"{"user": {"uid": 0, "gid": 0}, "cwd": "/", "args": ["/"]}"#;
-        let nothing = serde_json::from_str(nothing)
-            .map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))?;
-        loaded.spec.set_process(Some(nothing));
-    }
+    let loaded = crate::spec::load::load(&options.bundle, options.config.as_deref())?;
     let caller = validate::Caller {
         no_pivot: options.no_pivot,
         rootless_cgroups: runtime.is_rootless(),
         cgroup2: cgroup::is_unified(),
     };
     let facts = validate::Facts::gather(&loaded.spec, &options.bundle, caller);
-    let warnings = validate::validate(&loaded.spec, &facts)?;
+    let judged = judged(&loaded.spec, start)?;
+    let warnings = validate::validate(&judged, &facts)?;
+    drop(judged);
     loaded
         .warnings
         .iter()
         .chain(&warnings)
         .for_each(|warning| tracing::warn!("{warning}"));
     Ok((loaded.spec, loaded.raw))
+}
+
+/// What the rules judge. They want a process, but only `start` requires one (runtime-spec config.md,
+/// "Process"): what is made without, for a `start` that may come, is judged with a faultless one.
+fn judged(spec: &Spec, start: Start) -> Result<Cow<'_, Spec>> {
+    if start == Start::Now || spec.process().is_some() {
+        return Ok(Cow::Borrowed(spec));
+    }
+    let faultless = serde_json::json!({"user": {"uid": 0, "gid": 0}, "cwd": "/", "args": ["x"]});
+    let process = serde_json::from_value(faultless)
+        .map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))?;
+    let mut spec = spec.clone();
+    spec.set_process(Some(process));
+    Ok(Cow::Owned(spec))
 }
 
 fn plan(spec: &Spec, options: &CreateOptions, start: Start) -> Result<Plan> {
