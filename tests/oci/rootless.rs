@@ -13,6 +13,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(generated_configuration_runs),
         test!(cgroup_mount_shows_where_the_container_is)
             .only_rcrun("runc leaves the tmpfs that holds v1 hierarchies writable"),
+        test!(exec_enters_the_user_namespace),
         test!(exec_enters_a_container_that_waits)
             .only_rcrun("runc's waiting init can be traced from inside"),
         test!(root_without_the_right_to_trace_enters_too),
@@ -49,6 +50,16 @@ fn generated_configuration_runs(env: &Env) {
         .split_whitespace()
         .collect();
     assert_eq!(map, ["0", &USER.to_string(), "1"]);
+}
+
+/// Only the root of the container's user namespace may enter its pid namespace.
+fn exec_enters_the_user_namespace(env: &Env) {
+    let container = bundle(env).sleeper();
+    container
+        .exec(&["sh", "-c", "id -u; readlink /proc/1/exe; exit 7"])
+        .exits(7)
+        .prints("0\n/bin/busybox");
+    container.exec(&["/absent"]).exits(255).says("/absent");
 }
 
 /// It stayed where its caller is: on v1 the hierarchies are bound from there.
