@@ -38,7 +38,6 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(bad_sub_cgroup_is_refused),
         test!(preserved_descriptors),
         test!(flags_after_the_command_are_the_commands),
-        test!(many_at_once),
         test!(parent_of_a_detached_one_is_not_the_runtime),
         test!(pidfd_socket),
         test!(without_arguments_is_refused),
@@ -137,18 +136,19 @@ fn additional_groups(env: &Env) {
     assert_eq!(facts["status"]["Groups"], "10 20");
 }
 
+/// The environment that a process found.
+fn variables(facts: &Value) -> Vec<&str> {
+    let all = facts["env"].as_array().unwrap().iter();
+    all.map(|v| v.as_str().unwrap()).collect()
+}
+
 fn environment(env: &Env) {
     let mut bundle = env.bundle();
     bundle.push("/process/env", json!("KEY=spec"));
     let facts = bundle
         .sleeper()
         .exec_facts(&["--env", "KEY=exec", "-e", "NEW=a=b"]);
-    let all: Vec<&str> = facts["env"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|v| v.as_str().unwrap())
-        .collect();
+    let all = variables(&facts);
     assert!(
         all.contains(&"KEY=exec") && all.contains(&"NEW=a=b") && !all.contains(&"KEY=spec"),
         "{all:?}"
@@ -223,12 +223,7 @@ fn process_file(env: &Env) {
     assert_eq!(facts["limits"]["Max open files"], json!(["50", "60"]));
     assert_eq!(facts["scheduler"]["policy"], 3);
     assert_eq!(facts["io_priority"], json!([2, 5]));
-    let variables: Vec<&str> = facts["env"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|v| v.as_str().unwrap())
-        .collect();
+    let variables = variables(&facts);
     assert!(
         variables
             .iter()
@@ -407,22 +402,6 @@ fn flags_after_the_command_are_the_commands(env: &Env) {
         .exec(&["echo", "--user", "nobody", "-t"])
         .ok()
         .prints("--user nobody -t");
-}
-
-fn many_at_once(env: &Env) {
-    let container = env.bundle().sleeper();
-    let running: Vec<_> = (0..12)
-        .map(|i| {
-            env.rt
-                .spawn(container.exec_command(&[], &["sh", "-c", &format!("echo {i}; exit {i}")]))
-        })
-        .collect();
-    for (i, one) in running.into_iter().enumerate() {
-        env.rt
-            .finish(one)
-            .exits(i32::try_from(i).unwrap())
-            .prints(&i.to_string());
-    }
 }
 
 fn parent_of_a_detached_one_is_not_the_runtime(env: &Env) {

@@ -42,7 +42,8 @@ pub(crate) fn tests() -> Vec<Test> {
     ]
 }
 
-const KINDS: [&str; 6] = [
+/// All kinds.
+pub(super) const KINDS: [&str; 6] = [
     "prestart",
     "createRuntime",
     "createContainer",
@@ -50,6 +51,11 @@ const KINDS: [&str; 6] = [
     "poststart",
     "poststop",
 ];
+
+/// Those whose programs are the host's.
+pub(super) fn of_the_host() -> impl Iterator<Item = &'static str> {
+    KINDS.into_iter().filter(|kind| *kind != "startContainer")
+}
 
 fn hook(path: &Path, args: &[&str]) -> Value {
     let mut all = vec!["hook"];
@@ -201,13 +207,7 @@ fn environment_is_only_the_hooks(env: &Env) {
     );
     let mut value = hook(&file, &[]);
     value["env"] = json!(["PATH=/usr/bin:/bin", "ONLY=this"]);
-    for kind in [
-        "prestart",
-        "createRuntime",
-        "createContainer",
-        "poststart",
-        "poststop",
-    ] {
+    for kind in of_the_host() {
         bundle.hook(kind, value.clone());
     }
     bundle.runs();

@@ -159,11 +159,12 @@ pub(super) fn cgroup_view(plan: &Plan, cgroup: &crate::cgroup::Cgroup) -> Result
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::plan::Facts;
 
-    fn plan(mounts: &serde_json::Value) -> Plan {
+    /// Of a container with these mounts.
+    pub(in super::super) fn plan(mounts: &serde_json::Value) -> Plan {
         let spec: oci_spec::runtime::Spec = serde_json::from_value(serde_json::json!({
             "ociVersion": "1.2.0",
             "root": {"path": "rootfs"},

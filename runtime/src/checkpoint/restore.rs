@@ -25,9 +25,9 @@ use crate::launch::parent::reap;
 use crate::launch::terminal::{self, Terminal};
 use crate::operations::caller::prove_single_threaded;
 use crate::operations::create::Start as When;
-use crate::operations::create::decide::{check_terminal, load, new_record};
+use crate::operations::create::decide::{load, new_record};
 use crate::operations::foreground::{attend, stay};
-use crate::operations::handover::write_pid_file;
+use crate::operations::handover::{check_terminal, write_pid_file};
 use crate::operations::hooks::{self, Files};
 use crate::operations::stop;
 use crate::plan::{Facts, Plan};
@@ -105,7 +105,8 @@ impl<'a> Restore<'a> {
             selinux: crate::spec::validate::selinux_enabled(),
         };
         let plan = Plan::from_spec(&spec, &facts)?;
-        check_terminal(&plan, &options.container, When::Now)?;
+        let socket = options.container.console_socket.as_deref();
+        check_terminal(plan.process.terminal, socket, options.container.detach)?;
         let record = new_record(runtime, id, &options.container, &spec, &plan)?;
         let places = Directories::open(&options.common, LOG)?;
         let hook_list = spec.hooks().as_ref();

@@ -8,7 +8,7 @@ use oci_spec::runtime as oci;
 use super::caller::{check_preserved, listen_fds, prove_single_threaded};
 use super::create::decide::drop_missing_profile;
 use super::foreground::{attend, open_terminal, stay};
-use super::handover::{send_listener, send_pidfd, write_pid_file};
+use super::handover::{check_terminal, send_listener, send_pidfd, write_pid_file};
 use super::query::{init_of, load};
 use crate::cgroup::Prepared;
 use crate::container::{ExecOptions, Runtime};
@@ -115,7 +115,8 @@ impl<'a> Job<'a> {
         for name in &options.caps {
             process.capabilities.add(name)?;
         }
-        check_terminal(&process, options)?;
+        let socket = options.console_socket.as_deref();
+        check_terminal(process.terminal, socket, options.detach)?;
         drop_missing_profile(&mut process);
         if options.console_socket.is_none() {
             process.console_size = process.console_size.or_else(terminal::callers_size);
@@ -326,23 +327,6 @@ impl<'a> Job<'a> {
         wire.send(&Message::new(Tag::Go))
             .context(|| "cannot release the process")
     }
-}
-
-fn check_terminal(process: &Process, options: &ExecOptions) -> Result<()> {
-    match (&options.console_socket, process.terminal) {
-        (Some(_), true) if !options.detach => {}
-        (Some(_), true) => return Ok(()),
-        (Some(_), false) => {}
-        (None, true) if options.detach => {
-            return Err(Error::invalid(
-                "cannot allocate tty if runc will detach without setting console socket",
-            ));
-        }
-        (None, _) => return Ok(()),
-    }
-    Err(Error::invalid(
-        "cannot use console socket if runc will not detach or allocate tty",
-    ))
 }
 
 /// What a process description leaves open is as for the container's own program.

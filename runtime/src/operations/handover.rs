@@ -1,4 +1,4 @@
-//! What others get of a new process: the pid file, a pidfd, the listener of its seccomp filter.
+//! What others get of a new process: its terminal, the pid file, a pidfd, the listener of its seccomp filter.
 
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::Path;
@@ -11,6 +11,19 @@ use crate::launch::terminal;
 use crate::launch::wire::Message;
 use crate::seccomp::{self, Filter};
 use crate::state::Record;
+
+/// Refuses a terminal that nobody shows, and a console socket that nothing is sent to.
+pub(crate) fn check_terminal(wanted: bool, socket: Option<&Path>, detached: bool) -> Result<()> {
+    match socket {
+        None if wanted && detached => Err(Error::invalid(
+            "cannot allocate tty if runc will detach without setting console socket",
+        )),
+        Some(_) if !(wanted && detached) => Err(Error::invalid(
+            "cannot use console socket if runc will not detach or allocate tty",
+        )),
+        _ => Ok(()),
+    }
+}
 
 /// Writes a pid so that a reader never sees half of it.
 pub(crate) fn write_pid_file(path: &Path, pid: i32) -> Result<()> {

@@ -12,6 +12,7 @@ use crate::container::{CreateOptions, Runtime};
 use crate::error::{Error, ErrorKind, Result};
 use crate::launch::{parent, terminal};
 use crate::operations::caller::{check_preserved, listen_fds, prove_single_threaded};
+use crate::operations::handover::check_terminal;
 use crate::operations::hooks::{self, Files};
 use crate::plan::{Facts, Plan, annotations};
 use crate::seccomp::{self, Filter};
@@ -64,7 +65,9 @@ fn plan(spec: &Spec, options: &CreateOptions, start: Start) -> Result<Plan> {
         selinux: validate::selinux_enabled(),
     };
     let mut plan = Plan::from_spec(spec, &facts)?;
-    check_terminal(&plan, options, start)?;
+    let detached = start == Start::Later || options.detach;
+    let socket = options.console_socket.as_deref();
+    check_terminal(plan.process.terminal, socket, detached)?;
     drop_missing_profile(&mut plan.process);
     if options.console_socket.is_none() {
         plan.process.console_size = plan.process.console_size.or_else(terminal::callers_size);
@@ -184,23 +187,6 @@ impl<'a> Launch<'a> {
                 Err(error)
             }
         }
-    }
-}
-
-/// Refuses a terminal that nobody shows, and a console socket that nothing is sent to.
-pub(crate) fn check_terminal(plan: &Plan, options: &CreateOptions, start: Start) -> Result<()> {
-    let detached = start == Start::Later || options.detach;
-    match (&options.console_socket, plan.process.terminal) {
-        (Some(_), true) if !detached => Err(Error::invalid(
-            "cannot use console socket if runc will not detach or allocate tty",
-        )),
-        (Some(_), false) => Err(Error::invalid(
-            "cannot use console socket if runc will not detach or allocate tty",
-        )),
-        (None, true) if detached => Err(Error::invalid(
-            "cannot allocate tty if runc will detach without setting console socket",
-        )),
-        _ => Ok(()),
     }
 }
 
