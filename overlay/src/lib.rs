@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod archive;
+pub mod compress;
 pub mod digest;
 pub mod durable;
 
