@@ -11,6 +11,7 @@ pub mod archive;
 pub mod compress;
 pub mod digest;
 pub mod durable;
+pub mod layer;
 
 pub use digest::Digest;
 pub use rcrun_error::{Context, Error, ErrorKind, Result};

@@ -25,14 +25,22 @@ pub use write::Writer;
 /// An extended attribute: name and value.
 pub type Attribute = (Box<[u8]>, Box<[u8]>);
 
-/// The error inside an `io::Error` that one of our readers made, with its own kind.
-pub fn from_io(error: std::io::Error) -> crate::Error {
-    if error
+/// Whether one of our readers made this error.
+pub fn is_ours(error: &std::io::Error) -> bool {
+    error
         .get_ref()
-        .is_some_and(|inner| inner.is::<crate::Error>())
-        && let Some(inner) = error.into_inner().and_then(|inner| inner.downcast().ok())
-    {
-        return *inner;
+        .and_then(|inner| inner.downcast_ref::<crate::Error>())
+        .is_some()
+}
+
+/// An error of a reader: the one inside if it is ours, with its own kind.
+pub fn from_io(error: std::io::Error) -> crate::Error {
+    if !is_ours(&error) {
+        return error.into();
     }
-    crate::Error::new(crate::ErrorKind::Internal, "unexpected error of a reader")
+    let inner = error.into_inner().and_then(|inner| inner.downcast().ok());
+    inner.map_or_else(
+        || crate::Error::new(crate::ErrorKind::Internal, "cannot read an archive"),
+        |inner| *inner,
+    )
 }

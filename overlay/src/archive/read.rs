@@ -12,7 +12,7 @@ use super::limits::{ENTRIES, HEADER_BYTES, PATH_BYTES, SPARSE_SIZE};
 use super::name::{self, show};
 use super::pax::Extended;
 use super::sparse::{self, Layout, MapReader, Piece};
-use super::{Attribute, from_io};
+use super::{Attribute, from_io, is_ours};
 use crate::{Error, Result};
 
 /// Bytes of a block, the unit of everything in tar.
@@ -307,7 +307,7 @@ impl<R: BufRead> Reader<R> {
             Some(size) => size,
             None => size_field(header).map_err(|error| error.context(shown()))?,
         };
-        let kind = kind(header, &raw, link).map_err(|error| error.context(shown()))?;
+        let kind = kind(header, &raw, link.as_deref()).map_err(|error| error.context(shown()))?;
         let is_sparse = header.as_bytes()[156] == b'S' || !matches!(layout, Layout::None);
         if kind != Kind::Regular && (stored != 0 || is_sparse) {
             return wrong(format_args!(
@@ -411,13 +411,10 @@ fn fill<R: BufRead>(source: &mut R) -> Result<&[u8]> {
 }
 
 fn read_error(error: std::io::Error) -> Error {
-    if error.raw_os_error().is_some() {
-        return Error::from(error).context("cannot read an archive");
-    }
-    if error.get_ref().is_some_and(|inner| inner.is::<Error>()) {
+    if is_ours(&error) {
         return from_io(error);
     }
-    Error::invalid(format!("cannot read an archive: {error}"))
+    Error::from(error).context("cannot read an archive")
 }
 
 fn set_once(slot: &mut Option<Box<[u8]>>, value: Box<[u8]>) -> Result<()> {
@@ -526,17 +523,15 @@ fn header_path(header: &Header) -> Box<[u8]> {
     [prefix, b"/", name].concat().into()
 }
 
-fn kind(header: &Header, raw: &[u8], long: Option<Box<[u8]>>) -> Result<Kind> {
+fn kind(header: &Header, raw: &[u8], long: Option<&[u8]>) -> Result<Kind> {
     let bytes = header.as_bytes();
     let slash = raw.ends_with(b"/");
     let link = || {
-        let link = long
-            .clone()
-            .unwrap_or_else(|| until_nul(&bytes[157..257]).into());
+        let link = long.unwrap_or_else(|| until_nul(&bytes[157..257]));
         if link.is_empty() || link.len() > PATH_BYTES {
             return wrong("a link without a target, or with one longer than 4095 bytes");
         }
-        Ok(link)
+        Ok(link.into())
     };
     let device = || {
         let part = |field| number(field).and_then(|part| u32::try_from(part).ok());

@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use super::decode::{Decoder, Limits};
 use super::sniff::Compression;
+use crate::archive::{from_io, is_ours};
 use crate::digest::{Algorithm, Digest};
 use crate::{Error, ErrorKind, Result};
 
@@ -59,7 +60,7 @@ pub fn decode_ahead<R: Read + Send, T>(
             at: 0,
         };
         let consumed = consume(&mut ahead).and_then(|value| {
-            io::copy(&mut ahead, &mut io::sink()).map_err(crate::archive::from_io)?;
+            io::copy(&mut ahead, &mut io::sink()).map_err(from_io)?;
             Ok(value)
         });
         // Ends the thread if it still has something to say.
@@ -128,8 +129,8 @@ fn inflate<R: Read>(
 }
 
 fn source_error(error: io::Error) -> Error {
-    if error.get_ref().is_some_and(|inner| inner.is::<Error>()) {
-        return crate::archive::from_io(error);
+    if is_ours(&error) {
+        return from_io(error);
     }
     Error::from(error).context("cannot read a layer")
 }
@@ -201,7 +202,7 @@ mod tests {
         }
         let error = decode_ahead(Failing(0), Limits::default(), |ahead| {
             let mut all = Vec::new();
-            ahead.read_to_end(&mut all).map_err(crate::archive::from_io)
+            ahead.read_to_end(&mut all).map_err(from_io)
         })
         .unwrap_err();
         assert!(

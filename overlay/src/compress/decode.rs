@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use super::gunzip::Gunzip;
 use super::input::Input;
 use super::sniff::{Compression, SNIFFED, sniff};
+use crate::archive::{from_io, is_ours};
 use crate::{Error, ErrorKind, Result};
 
 /// The largest window that zstd may ask for: 2^27, what `zstd -d` allows without `--long`.
@@ -114,8 +115,8 @@ impl<R: Read> Decoder<R> {
 }
 
 fn error_of(error: io::Error, doing: &str) -> Error {
-    if error.raw_os_error().is_none() && error.get_ref().is_some_and(|inner| inner.is::<Error>()) {
-        return crate::archive::from_io(error);
+    if is_ours(&error) {
+        return from_io(error);
     }
     Error::from(error).context(doing)
 }
@@ -135,8 +136,7 @@ impl<R: Read> Read for Decoder<R> {
 
 /// The library's own words; errors of the source pass unchanged.
 fn zstd_error(error: io::Error) -> io::Error {
-    let foreign = error.get_ref().is_some_and(|inner| inner.is::<Error>());
-    if foreign || error.raw_os_error().is_some() {
+    if is_ours(&error) || error.raw_os_error().is_some() {
         return error;
     }
     let message = format!(
