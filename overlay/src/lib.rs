@@ -7,8 +7,11 @@
 
 #![forbid(unsafe_code)]
 
+pub mod archive;
+pub mod compress;
 pub mod digest;
 pub mod durable;
+pub mod layer;
 pub mod snapshot;
 
 pub use digest::Digest;
