@@ -183,7 +183,7 @@ fn is_excepted(item: &str, host: &str, port: u16) -> bool {
         };
         return is_within(address, network, bits);
     }
-    if let (Some(address), Ok(other)) = (address, item.trim_matches(['[', ']']).parse()) {
+    if let (Some(address), Ok(other)) = (address, item.trim_matches(['[', ']']).parse::<std::net::IpAddr>()) {
         return address == other;
     }
     let (name, only_port) = match item.rsplit_once(':') {
