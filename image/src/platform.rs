@@ -22,7 +22,11 @@ pub struct Platform {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub variant: String,
     /// The version of the operating system, which only Windows uses.
-    #[serde(default, rename = "os.version", skip_serializing_if = "String::is_empty")]
+    #[serde(
+        default,
+        rename = "os.version",
+        skip_serializing_if = "String::is_empty"
+    )]
     pub os_version: String,
 }
 
@@ -64,10 +68,7 @@ impl Platform {
     }
 
     /// The best of several, the first of equals.
-    pub fn best<'a, T>(
-        &self,
-        candidates: impl IntoIterator<Item = (T, &'a Self)>,
-    ) -> Option<T> {
+    pub fn best<'a, T>(&self, candidates: impl IntoIterator<Item = (T, &'a Self)>) -> Option<T> {
         candidates
             .into_iter()
             .filter_map(|(item, platform)| Some((self.rank(platform)?, item)))
@@ -85,7 +86,10 @@ impl Platform {
                 .collect()
         };
         let own = &runs[0];
-        let level = own.variant.strip_prefix('v').and_then(|v| v.parse::<u32>().ok());
+        let level = own
+            .variant
+            .strip_prefix('v')
+            .and_then(|v| v.parse::<u32>().ok());
         match own.architecture.as_str() {
             "amd64" => {
                 let older = (1..level.unwrap_or(1)).rev().map(|v| format!("v{v}"));
@@ -202,7 +206,8 @@ impl FromStr for Platform {
     fn from_str(text: &str) -> Result<Self> {
         let wrong = |why: &str| Error::invalid(format!("invalid platform {text:?}: {why}"));
         let valid = |part: &str| {
-            let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
+            let allowed =
+                |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
             !part.is_empty() && part.len() <= 32 && part.bytes().all(allowed)
         };
         let parts: Vec<&str> = text.split('/').collect();
@@ -220,7 +225,9 @@ impl FromStr for Platform {
                 if ARCHITECTURES.contains(&alone.architecture.as_str()) {
                     return Ok(alone);
                 }
-                Err(wrong("neither a known operating system nor a known architecture"))
+                Err(wrong(
+                    "neither a known operating system nor a known architecture",
+                ))
             }
             [os, architecture] => Ok(Self::new(os, architecture, "")),
             [os, architecture, variant] => Ok(Self::new(os, architecture, variant)),
@@ -269,9 +276,21 @@ mod tests {
             ("s390x", "linux/s390x"),
         ];
         for (typed, shown) in cases {
-            assert_eq!(typed.parse::<Platform>().unwrap().to_string(), shown, "{typed}");
+            assert_eq!(
+                typed.parse::<Platform>().unwrap().to_string(),
+                shown,
+                "{typed}"
+            );
         }
-        for wrong in ["", "/", "linux/", "linux/a/b/c", "vax", "linux/a b", "linux/\n"] {
+        for wrong in [
+            "",
+            "/",
+            "linux/",
+            "linux/a/b/c",
+            "vax",
+            "linux/a b",
+            "linux/\n",
+        ] {
             let error = wrong.parse::<Platform>().unwrap_err().to_string();
             assert!(error.starts_with("invalid platform"), "{error}");
         }
@@ -284,24 +303,39 @@ mod tests {
     fn order_of_preference() {
         let pick = |wanted: &str, offered: &[&str]| {
             let wanted: Platform = wanted.parse().unwrap();
-            let offered: Vec<Platform> =
-                offered.iter().map(|text| text.parse().unwrap()).collect();
-            wanted.best(offered.iter().map(|one| (one, one))).map(ToString::to_string)
+            let offered: Vec<Platform> = offered.iter().map(|text| text.parse().unwrap()).collect();
+            wanted
+                .best(offered.iter().map(|one| (one, one)))
+                .map(ToString::to_string)
         };
         let some = |text: &str| Some(text.to_owned());
-        let amd = ["linux/386", "linux/amd64", "linux/amd64/v2", "linux/amd64/v3", "linux/amd64/v4"];
+        let amd = [
+            "linux/386",
+            "linux/amd64",
+            "linux/amd64/v2",
+            "linux/amd64/v3",
+            "linux/amd64/v4",
+        ];
         assert_eq!(pick("linux/amd64/v3", &amd), some("linux/amd64/v3"));
         assert_eq!(pick("linux/amd64/v3", &amd[..2]), some("linux/amd64"));
         assert_eq!(pick("linux/amd64", &amd), some("linux/amd64"));
         assert_eq!(pick("linux/amd64", &amd[..1]), some("linux/386"));
         assert_eq!(pick("linux/amd64", &amd[2..]), None);
         assert_eq!(pick("linux/386", &amd[1..]), None);
-        let arm = ["linux/arm/v5", "linux/arm/v6", "linux/arm/v7", "linux/arm/v8"];
+        let arm = [
+            "linux/arm/v5",
+            "linux/arm/v6",
+            "linux/arm/v7",
+            "linux/arm/v8",
+        ];
         assert_eq!(pick("linux/arm/v6", &arm), some("linux/arm/v6"));
         assert_eq!(pick("linux/arm/v7", &arm[..2]), some("linux/arm/v6"));
         assert_eq!(pick("linux/arm/v5", &arm[1..]), None);
         assert_eq!(pick("linux/arm64", &arm), some("linux/arm/v8"));
-        assert_eq!(pick("linux/arm64/v9", &["linux/arm64/v8.4", "linux/arm64"]), some("linux/arm64/v8.4"));
+        assert_eq!(
+            pick("linux/arm64/v9", &["linux/arm64/v8.4", "linux/arm64"]),
+            some("linux/arm64/v8.4")
+        );
         assert_eq!(pick("linux/arm64", &["linux/arm64/v9"]), None);
         assert_eq!(pick("linux/amd64", &["windows/amd64", "linux/arm64"]), None);
     }

@@ -140,7 +140,9 @@ fn parse(text: &str) -> Result<Reference> {
     }
     if text.len() == 64 && text.bytes().all(is_lower_hex) {
         // It would be taken for an image's identifier everywhere else.
-        return Err(Error::invalid("a repository cannot be named by 64 hexadecimal digits"));
+        return Err(Error::invalid(
+            "a repository cannot be named by 64 hexadecimal digits",
+        ));
     }
     let (rest, digest) = match text.split_once('@') {
         Some((rest, digest)) => (rest, Some(digest.parse::<Digest>()?)),
@@ -167,7 +169,9 @@ fn parse(text: &str) -> Result<Reference> {
         path.to_owned()
     };
     if host.len() + 1 + repository.len() > MAX_NAME {
-        return Err(Error::invalid(format!("the name is longer than {MAX_NAME} bytes")));
+        return Err(Error::invalid(format!(
+            "the name is longer than {MAX_NAME} bytes"
+        )));
     }
     let tag = match (tag, &digest) {
         (None, None) => Some(DEFAULT_TAG),
@@ -228,7 +232,9 @@ pub fn check_host(host: &str) -> Result<()> {
     }
     let component = |part: &str| {
         !part.is_empty()
-            && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+            && part
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
             && !part.starts_with('-')
             && !part.ends_with('-')
     };
@@ -281,7 +287,9 @@ fn check_tag(tag: &str) -> Result<()> {
         Some(_) => {}
     }
     if tag.len() > MAX_TAG {
-        return Err(Error::invalid(format!("the tag is longer than {MAX_TAG} bytes")));
+        return Err(Error::invalid(format!(
+            "the tag is longer than {MAX_TAG} bytes"
+        )));
     }
     if !bytes.all(|byte| word(byte) || matches!(byte, b'.' | b'-')) {
         return Err(Error::invalid("the tag has an invalid character"));
@@ -334,7 +342,9 @@ impl FromStr for Location {
                 None => (rest, None),
             };
             if path.is_empty() {
-                return Err(Error::invalid(format!("invalid image location {text:?}: no path")));
+                return Err(Error::invalid(format!(
+                    "invalid image location {text:?}: no path"
+                )));
             }
             if name.as_deref() == Some("") {
                 return Err(Error::invalid(format!(
@@ -367,10 +377,11 @@ impl FromStr for Location {
 
 impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let named = |f: &mut fmt::Formatter<'_>, scheme: &str, path: &PathBuf, name: &Option<String>| {
-            write!(f, "{scheme}:{}", path.display())?;
-            name.iter().try_for_each(|name| write!(f, ":{name}"))
-        };
+        let named =
+            |f: &mut fmt::Formatter<'_>, scheme: &str, path: &PathBuf, name: &Option<String>| {
+                write!(f, "{scheme}:{}", path.display())?;
+                name.iter().try_for_each(|name| write!(f, ":{name}"))
+            };
         match self {
             Self::Registry(reference) => write!(f, "docker://{reference}"),
             Self::Layout { directory, name } => named(f, "oci", directory, name),
@@ -395,20 +406,56 @@ mod tests {
         let cases = [
             ("debian", "docker.io/library/debian:latest", "debian:latest"),
             ("debian:12", "docker.io/library/debian:12", "debian:12"),
-            ("docker.io/debian", "docker.io/library/debian:latest", "debian:latest"),
-            ("index.docker.io/debian", "docker.io/library/debian:latest", "debian:latest"),
-            ("library/debian", "docker.io/library/debian:latest", "debian:latest"),
+            (
+                "docker.io/debian",
+                "docker.io/library/debian:latest",
+                "debian:latest",
+            ),
+            (
+                "index.docker.io/debian",
+                "docker.io/library/debian:latest",
+                "debian:latest",
+            ),
+            (
+                "library/debian",
+                "docker.io/library/debian:latest",
+                "debian:latest",
+            ),
             ("a/b", "docker.io/a/b:latest", "a/b:latest"),
-            ("library/a/b", "docker.io/library/a/b:latest", "library/a/b:latest"),
+            (
+                "library/a/b",
+                "docker.io/library/a/b:latest",
+                "library/a/b:latest",
+            ),
             ("localhost/a", "localhost/a:latest", "localhost/a:latest"),
-            ("localhost:5000/a", "localhost:5000/a:latest", "localhost:5000/a:latest"),
+            (
+                "localhost:5000/a",
+                "localhost:5000/a:latest",
+                "localhost:5000/a:latest",
+            ),
             ("Host/a", "Host/a:latest", "Host/a:latest"),
-            ("reg.lan/a/b/c:x_Y.z-1", "reg.lan/a/b/c:x_Y.z-1", "reg.lan/a/b/c:x_Y.z-1"),
+            (
+                "reg.lan/a/b/c:x_Y.z-1",
+                "reg.lan/a/b/c:x_Y.z-1",
+                "reg.lan/a/b/c:x_Y.z-1",
+            ),
             ("[::1]:5000/a", "[::1]:5000/a:latest", "[::1]:5000/a:latest"),
             ("[fd00::1]/a", "[fd00::1]/a:latest", "[fd00::1]/a:latest"),
-            ("10.0.0.1:80/a", "10.0.0.1:80/a:latest", "10.0.0.1:80/a:latest"),
-            ("a__b/c---d/e.f", "docker.io/a__b/c---d/e.f:latest", "a__b/c---d/e.f:latest"),
-            ("localhost", "docker.io/library/localhost:latest", "localhost:latest"),
+            (
+                "10.0.0.1:80/a",
+                "10.0.0.1:80/a:latest",
+                "10.0.0.1:80/a:latest",
+            ),
+            (
+                "a__b/c---d/e.f",
+                "docker.io/a__b/c---d/e.f:latest",
+                "a__b/c---d/e.f:latest",
+            ),
+            (
+                "localhost",
+                "docker.io/library/localhost:latest",
+                "localhost:latest",
+            ),
             ("a:5000", "docker.io/library/a:5000", "a:5000"),
         ];
         for (typed, full, familiar) in cases {
@@ -482,15 +529,37 @@ mod tests {
             location
         };
         same("docker://docker.io/library/debian:latest");
-        assert_eq!(same("oci:/a/b"), Location::Layout { directory: "/a/b".into(), name: None });
+        assert_eq!(
+            same("oci:/a/b"),
+            Location::Layout {
+                directory: "/a/b".into(),
+                name: None
+            }
+        );
         let name = Some("v1:x".to_owned());
-        assert_eq!(same("oci:/a/b:v1:x"), Location::Layout { directory: "/a/b".into(), name });
+        assert_eq!(
+            same("oci:/a/b:v1:x"),
+            Location::Layout {
+                directory: "/a/b".into(),
+                name
+            }
+        );
         same("oci-archive:x.tar:v1");
         same("docker-archive:x.tar");
         same("docker-archive:x.tar:docker.io/library/a:b");
         let plain: Location = "debian".parse().unwrap();
-        assert_eq!(plain.to_string(), "docker://docker.io/library/debian:latest");
-        for wrong in ["oci:", "oci::x", "oci:a:", "ftp://a", "docker-archive:x:Y", "docker://"] {
+        assert_eq!(
+            plain.to_string(),
+            "docker://docker.io/library/debian:latest"
+        );
+        for wrong in [
+            "oci:",
+            "oci::x",
+            "oci:a:",
+            "ftp://a",
+            "docker-archive:x:Y",
+            "docker://",
+        ] {
             wrong.parse::<Location>().unwrap_err();
         }
     }

@@ -61,10 +61,18 @@ pub struct Descriptor {
     /// Their number. A negative or fractional one is refused by the type.
     pub size: u64,
     /// Other places they are said to be at. Read, shown, and never fetched from.
-    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "or_default")]
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "or_default"
+    )]
     pub urls: Vec<String>,
     /// A user's own facts.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "or_default")]
+    #[serde(
+        default,
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "or_default"
+    )]
     pub annotations: BTreeMap<String, String>,
     /// Which machines an index's entry is for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -147,9 +155,24 @@ fn present<'de, D: Deserializer<'de>>(reader: D) -> Result<bool, D::Error> {
 }
 
 const KNOWN: [&str; 18] = [
-    "schemaVersion", "mediaType", "config", "layers", "manifests", "annotations", "subject",
-    "artifactType", "fsLayers", "blobs", "digest", "size", "urls", "platform", "os",
-    "architecture", "variant", "data",
+    "schemaVersion",
+    "mediaType",
+    "config",
+    "layers",
+    "manifests",
+    "annotations",
+    "subject",
+    "artifactType",
+    "fsLayers",
+    "blobs",
+    "digest",
+    "size",
+    "urls",
+    "platform",
+    "os",
+    "architecture",
+    "variant",
+    "data",
 ];
 
 impl Document {
@@ -159,7 +182,11 @@ impl Document {
         strict::check(bytes, &KNOWN)?;
         let raw: Raw = match serde_json::from_slice(bytes) {
             Ok(raw) => raw,
-            Err(e) => return Err(Error::invalid(format!("not an image manifest or index: {e}"))),
+            Err(e) => {
+                return Err(Error::invalid(format!(
+                    "not an image manifest or index: {e}"
+                )));
+            }
         };
         if raw.schema_version == 1 || raw.fs_layers {
             return Err(Error::unsupported(
@@ -168,7 +195,9 @@ impl Document {
         }
         if raw.schema_version != 2 {
             let version = raw.schema_version;
-            return Err(Error::unsupported(format!("unknown schemaVersion {version}")));
+            return Err(Error::unsupported(format!(
+                "unknown schemaVersion {version}"
+            )));
         }
         let media_type = raw.media_type(content_type)?;
         match (raw.manifests, raw.layers, raw.config) {
@@ -194,7 +223,9 @@ impl Document {
             (Some(_), _, _) | (None, Some(_), Some(_)) => Err(Error::invalid(format!(
                 "the members of the document do not fit its media type {media_type}"
             ))),
-            _ => Err(Error::invalid(format!("{media_type} lacks required members"))),
+            _ => Err(Error::invalid(format!(
+                "{media_type} lacks required members"
+            ))),
         }
     }
 
@@ -271,7 +302,11 @@ impl Index {
         if more > 0 {
             offered.push_str(&format!(" and {more} more"));
         }
-        let offered = if offered.is_empty() { "no platform".into() } else { offered };
+        let offered = if offered.is_empty() {
+            "no platform".into()
+        } else {
+            offered
+        };
         Err(Error::new(
             crate::ErrorKind::NotFound,
             format!("no image for platform {wanted}: the index has {offered}"),
@@ -345,7 +380,9 @@ impl Manifest {
         }
         strict::check_size(usize::try_from(self.config.size).unwrap_or(usize::MAX))
             .context(|| format!("configuration {}", self.config.digest))?;
-        self.layers.iter().try_for_each(|layer| layer.layer().map(drop))
+        self.layers
+            .iter()
+            .try_for_each(|layer| layer.layer().map(drop))
     }
 }
 

@@ -166,7 +166,10 @@ mod tests {
             ("{\"a\":\"\\ud800\"}", "hex escape"),
         ];
         for (text, words) in wrong {
-            let error = check(text.as_bytes(), &known).unwrap_err().chain().to_string();
+            let error = check(text.as_bytes(), &known)
+                .unwrap_err()
+                .chain()
+                .to_string();
             assert!(error.contains(words), "{text}: {error}");
         }
         // The Kelvin sign is a k in Go's folding.

@@ -20,7 +20,10 @@ fn index(entries: &[(&str, &str)]) -> Index {
         .iter()
         .map(|(media_type, more)| descriptor(media_type, more))
         .collect();
-    let text = format!(r#"{{"schemaVersion":2,"manifests":[{}]}}"#, entries.join(","));
+    let text = format!(
+        r#"{{"schemaVersion":2,"manifests":[{}]}}"#,
+        entries.join(",")
+    );
     match Document::read(text.as_bytes(), Some(media::OCI_INDEX)).unwrap() {
         Document::Index(index) => index,
         Document::Manifest(_) => panic!("an index became a manifest"),
@@ -28,7 +31,10 @@ fn index(entries: &[(&str, &str)]) -> Index {
 }
 
 fn refusal(text: &str, content_type: Option<&str>) -> String {
-    Document::read(text.as_bytes(), content_type).unwrap_err().chain().to_string()
+    Document::read(text.as_bytes(), content_type)
+        .unwrap_err()
+        .chain()
+        .to_string()
 }
 
 #[test]
@@ -97,7 +103,10 @@ fn d9_digests_and_sizes() {
     }
     for wrong in ["-1", "1.5", "\"2\"", "1e3", "18446744073709551616", "null"] {
         let text = fine.replacen(r#""size":2"#, &format!(r#""size":{wrong}"#), 1);
-        assert!(refusal(&text, None).contains("not an image manifest"), "{wrong}");
+        assert!(
+            refusal(&text, None).contains("not an image manifest"),
+            "{wrong}"
+        );
     }
 }
 
@@ -120,12 +129,21 @@ fn what_is_not_an_image() {
         Document::Manifest(manifest) => manifest.check_image().unwrap_err().to_string(),
         Document::Index(_) => panic!("not a manifest"),
     };
-    let chart = manifest("application/vnd.cncf.helm.config.v1+json", "application/x-helm");
+    let chart = manifest(
+        "application/vnd.cncf.helm.config.v1+json",
+        "application/x-helm",
+    );
     assert!(check(&chart).contains("helm.config.v1+json\" and not an image"));
-    let typed = manifest(media::OCI_EMPTY, "application/x")
-        .replacen('{', r#"{"artifactType":"application/x-sbom","#, 1);
+    let typed = manifest(media::OCI_EMPTY, "application/x").replacen(
+        '{',
+        r#"{"artifactType":"application/x-sbom","#,
+        1,
+    );
     assert!(check(&typed).contains("application/x-sbom"));
-    let secret = manifest(media::OCI_CONFIG, &format!("{}+encrypted", media::OCI_LAYER_GZIP));
+    let secret = manifest(
+        media::OCI_CONFIG,
+        &format!("{}+encrypted", media::OCI_LAYER_GZIP),
+    );
     assert!(check(&secret).contains("is encrypted"));
     let unknown = manifest(media::OCI_CONFIG, "application/x-squashfs");
     assert!(check(&unknown).contains("unknown media type \"application/x-squashfs\""));
@@ -156,11 +174,20 @@ fn selects_by_platform() {
     assert_eq!(all.select(&amd).unwrap(), &all.manifests[2]);
     let none = index(&[(manifest, &unknown), (manifest, &arm)]);
     let error = none.select(&amd).unwrap_err().to_string();
-    assert_eq!(error, "no image for platform linux/amd64/v3: the index has linux/arm/v7");
+    assert_eq!(
+        error,
+        "no image for platform linux/amd64/v3: the index has linux/arm/v7"
+    );
     let plain = index(&[(manifest, &unknown), (manifest, "")]);
     assert_eq!(plain.select(&amd).unwrap(), &plain.manifests[1]);
     let empty = index(&[]);
-    assert!(empty.select(&amd).unwrap_err().to_string().ends_with("has no platform"));
+    assert!(
+        empty
+            .select(&amd)
+            .unwrap_err()
+            .to_string()
+            .ends_with("has no platform")
+    );
 }
 
 #[test]
@@ -185,7 +212,13 @@ fn configuration() {
     config.check_layers(1).unwrap();
     config.check_layers(2).unwrap_err();
     let none = r#"{"rootfs":{"type":"layers","diff_ids":null},"config":null,"history":null}"#;
-    assert!(ImageConfig::read(none.as_bytes()).unwrap().rootfs.diff_ids.is_empty());
+    assert!(
+        ImageConfig::read(none.as_bytes())
+            .unwrap()
+            .rootfs
+            .diff_ids
+            .is_empty()
+    );
     for (from, to, words) in [
         (id.as_str(), "sha256:1", "invalid digest"),
         (r#""type":"layers""#, r#""type":"x""#, "unknown rootfs"),
@@ -193,7 +226,10 @@ fn configuration() {
         (r#""Env""#, r#""Env":[],"Env""#, "twice"),
     ] {
         let text = text.replacen(from, to, 1);
-        let error = ImageConfig::read(text.as_bytes()).unwrap_err().chain().to_string();
+        let error = ImageConfig::read(text.as_bytes())
+            .unwrap_err()
+            .chain()
+            .to_string();
         assert!(error.contains(words), "{error}");
     }
 }

@@ -81,7 +81,9 @@ pub(super) fn query(name: &str, kind: u16) -> io::Result<(u16, Vec<u8>)> {
 /// Reads an answer. `None` if it is not one to this question.
 pub(super) fn answer(message: &[u8], id: u16, name: &str, kind: u16) -> Option<Answer> {
     let word = |at: usize| -> Option<u16> {
-        Some(u16::from_be_bytes(message.get(at..at + 2)?.try_into().ok()?))
+        Some(u16::from_be_bytes(
+            message.get(at..at + 2)?.try_into().ok()?,
+        ))
     };
     let flags = word(2)?;
     if word(0)? != id || flags & 0x8000 == 0 || word(4)? != 1 {
@@ -192,7 +194,11 @@ fn read_name(message: &[u8], start: usize) -> Option<(String, usize)> {
                     name.push('.');
                 }
                 // Bytes that no host name has become characters that no host name has.
-                name.extend(label.iter().map(|byte| char::from(byte.to_ascii_lowercase())));
+                name.extend(
+                    label
+                        .iter()
+                        .map(|byte| char::from(byte.to_ascii_lowercase())),
+                );
                 if name.len() > 2 * MAX_NAME {
                     return None;
                 }
@@ -234,11 +240,17 @@ mod tests {
         assert_eq!(answer(&message, id, "a.example", A), None);
         message[usize::from(at) + 1] = 12;
         let good = answer(&message, id, "a.example", A).unwrap();
-        let Answer::Records(records) = good else { panic!("{good:?}") };
+        let Answer::Records(records) = good else {
+            panic!("{good:?}")
+        };
         assert_eq!(records.addresses, [IpAddr::from([1, 2, 3, 4])]);
         assert_eq!(records.ttl, Duration::from_secs(9));
         for length in 0..message.len() {
-            assert_eq!(answer(&message[..length], id, "a.example", A), None, "{length}");
+            assert_eq!(
+                answer(&message[..length], id, "a.example", A),
+                None,
+                "{length}"
+            );
         }
     }
 

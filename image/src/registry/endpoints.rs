@@ -178,12 +178,16 @@ fn is_excepted(item: &str, host: &str, port: u16) -> bool {
     }
     let address = host.parse::<std::net::IpAddr>().ok();
     if let Some((network, bits)) = item.split_once('/') {
-        let (Some(address), Ok(network), Ok(bits)) = (address, network.parse(), bits.parse()) else {
+        let (Some(address), Ok(network), Ok(bits)) = (address, network.parse(), bits.parse())
+        else {
             return false;
         };
         return is_within(address, network, bits);
     }
-    if let (Some(address), Ok(other)) = (address, item.trim_matches(['[', ']']).parse::<std::net::IpAddr>()) {
+    if let (Some(address), Ok(other)) = (
+        address,
+        item.trim_matches(['[', ']']).parse::<std::net::IpAddr>(),
+    ) {
         return address == other;
     }
     let (name, only_port) = match item.rsplit_once(':') {
@@ -195,7 +199,8 @@ fn is_excepted(item: &str, host: &str, port: u16) -> bool {
     }
     let name = name.trim_start_matches('*').trim_matches(['[', ']']);
     let inside = |domain: &str| {
-        host.strip_suffix(domain).is_some_and(|rest| rest.ends_with('.') && rest.len() > 1)
+        host.strip_suffix(domain)
+            .is_some_and(|rest| rest.ends_with('.') && rest.len() > 1)
     };
     match name.strip_prefix('.') {
         Some(domain) => inside(domain),
@@ -279,15 +284,28 @@ mod tests {
         });
         let direct = |text: &str| proxies.of(&Url::parse(text).unwrap()).is_none();
         for text in [
-            "https://lan/", "https://a.lan/", "https://b.only.sub/", "https://10.1.2.3:5000/",
-            "https://[fd00::1]/", "https://x.com:8443/", "https://1.2.3.4/", "https://a.w/",
-            "http://localhost:5000/", "https://127.0.0.2/", "https://[::1]/",
+            "https://lan/",
+            "https://a.lan/",
+            "https://b.only.sub/",
+            "https://10.1.2.3:5000/",
+            "https://[fd00::1]/",
+            "https://x.com:8443/",
+            "https://1.2.3.4/",
+            "https://a.w/",
+            "http://localhost:5000/",
+            "https://127.0.0.2/",
+            "https://[::1]/",
         ] {
             assert!(direct(text), "{text}");
         }
         for text in [
-            "https://notlan/", "https://only.sub/", "https://11.0.0.1/", "https://x.com/",
-            "https://lan.com/", "http://a.b/", "https://[fe80::1]/",
+            "https://notlan/",
+            "https://only.sub/",
+            "https://11.0.0.1/",
+            "https://x.com/",
+            "https://lan.com/",
+            "http://a.b/",
+            "https://[fe80::1]/",
         ] {
             assert!(!direct(text), "{text}");
         }

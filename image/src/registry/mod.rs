@@ -1,8 +1,9 @@
 //! The client of the distribution protocol (OCI distribution specification 1.1; Docker Registry v2).
-pub mod endpoints;
-pub mod resolver;
+pub mod credentials;
 mod dns;
+pub mod endpoints;
+mod helper;
+pub mod resolver;
 pub mod retry;
 pub mod settings;
 pub mod url;
-pub mod credentials;

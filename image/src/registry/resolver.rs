@@ -238,7 +238,10 @@ fn read(path: &std::path::Path) -> String {
 }
 
 fn words(line: &str) -> impl Iterator<Item = &str> {
-    line.split(['#', ';']).next().unwrap_or_default().split_ascii_whitespace()
+    line.split(['#', ';'])
+        .next()
+        .unwrap_or_default()
+        .split_ascii_whitespace()
 }
 
 fn from_hosts(text: &str, name: &str) -> Vec<IpAddr> {
@@ -273,9 +276,13 @@ fn read_configuration(text: &str) -> Configuration {
                 configuration.servers.extend(server);
             }
             Some("search" | "domain") => {
-                let list = words.take(MAX_SEARCH).map(|word| word.trim_end_matches('.'));
-                configuration.search =
-                    list.filter(|word| !word.is_empty()).map(str::to_owned).collect();
+                let list = words
+                    .take(MAX_SEARCH)
+                    .map(|word| word.trim_end_matches('.'));
+                configuration.search = list
+                    .filter(|word| !word.is_empty())
+                    .map(str::to_owned)
+                    .collect();
             }
             Some("options") => words.for_each(|word| option(&mut configuration, word)),
             _ => {}
@@ -313,7 +320,11 @@ fn candidates(name: &str, configuration: &Configuration) -> Vec<String> {
         .map(|domain| format!("{name}.{domain}"))
         .collect();
     let dots = name.matches('.').count();
-    let own = if dots >= configuration.ndots { 0 } else { candidates.len() };
+    let own = if dots >= configuration.ndots {
+        0
+    } else {
+        candidates.len()
+    };
     candidates.insert(own, name.to_owned());
     candidates
 }

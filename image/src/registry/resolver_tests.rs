@@ -53,7 +53,11 @@ fn name_in(query: &[u8]) -> (String, u16, usize) {
         labels.push(String::from_utf8(query[at + 1..=at + length].to_vec()).unwrap());
         at += length + 1;
     }
-    (labels.join("."), u16::from_be_bytes([query[at + 1], query[at + 2]]), at + 5)
+    (
+        labels.join("."),
+        u16::from_be_bytes([query[at + 1], query[at + 2]]),
+        at + 5,
+    )
 }
 
 fn respond(query: &[u8], reply: &Reply) -> Vec<Vec<u8>> {
@@ -111,12 +115,15 @@ fn server(script: Script) -> Server {
     let port = tcp.local_addr().unwrap().port();
     let asked = Arc::new(AtomicUsize::new(0));
     let stop = Arc::new(AtomicBool::new(false));
-    udp.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+    udp.set_read_timeout(Some(Duration::from_millis(20)))
+        .unwrap();
     let (count, ended) = (asked.clone(), stop.clone());
     let datagrams = std::thread::spawn(move || {
         let mut buffer = [0; 512];
         while !ended.load(Ordering::SeqCst) {
-            let Ok((length, from)) = udp.recv_from(&mut buffer) else { continue };
+            let Ok((length, from)) = udp.recv_from(&mut buffer) else {
+                continue;
+            };
             count.fetch_add(1, Ordering::SeqCst);
             let (name, kind, _) = name_in(&buffer[..length]);
             for message in respond(&buffer[..length], &script(&name, kind, false)) {
@@ -143,13 +150,25 @@ fn server(script: Script) -> Server {
         }
     });
     let threads = vec![datagrams, streams];
-    Server { port, asked, stop, threads }
+    Server {
+        port,
+        asked,
+        stop,
+        threads,
+    }
 }
 
 fn resolver(server: &Server, options: &str) -> (tempfile::TempDir, Resolver) {
     let directory = tempfile::tempdir().unwrap();
-    let (hosts, configuration) = (directory.path().join("hosts"), directory.path().join("resolv"));
-    std::fs::write(&hosts, "# c\n10.1.1.1 Static.lan alias # no.lan\n::9 static.lan\nx y\n").unwrap();
+    let (hosts, configuration) = (
+        directory.path().join("hosts"),
+        directory.path().join("resolv"),
+    );
+    std::fs::write(
+        &hosts,
+        "# c\n10.1.1.1 Static.lan alias # no.lan\n::9 static.lan\nx y\n",
+    )
+    .unwrap();
     std::fs::write(&configuration, format!("nameserver 127.0.0.1\n{options}\n")).unwrap();
     let resolver = Resolver::new(hosts, configuration, server.port);
     (directory, resolver)
@@ -164,7 +183,9 @@ fn script(name: &str, kind: u16, tcp: bool) -> Reply {
         "reg.example" => Reply::Addresses(vec![v4(1), "fd00::1".parse().unwrap(), v4(2)]),
         "six.example" => Reply::Addresses(vec!["fd00::6".parse().unwrap()]),
         "short.search.example" => Reply::Addresses(vec![v4(3)]),
-        "alias.example" => Reply::Alias("real.example", if kind == 1 { vec![v4(4)] } else { vec![] }),
+        "alias.example" => {
+            Reply::Alias("real.example", if kind == 1 { vec![v4(4)] } else { vec![] })
+        }
         "forged.example" => Reply::Forged(vec![v4(5)]),
         "big.example" if tcp => Reply::Addresses((0..40).map(v4).collect()),
         "big.example" => Reply::Truncated,
@@ -177,18 +198,31 @@ fn script(name: &str, kind: u16, tcp: bool) -> Reply {
 #[test]
 fn looks_up() {
     let server = server(script);
-    let (_directory, resolver) = resolver(&server, "search search.example\noptions timeout:1 attempts:1");
+    let (_directory, resolver) = resolver(
+        &server,
+        "search search.example\noptions timeout:1 attempts:1",
+    );
     let mut all = resolver.look_up("reg.example").unwrap();
     all.sort();
     assert_eq!(all, [v4(1), v4(2), "fd00::1".parse::<IpAddr>().unwrap()]);
     let before = server.asked.load(Ordering::SeqCst);
     resolver.look_up("REG.example").unwrap();
-    assert_eq!(server.asked.load(Ordering::SeqCst), before, "the answer was not kept");
-    assert_eq!(resolver.look_up("six.example").unwrap(), ["fd00::6".parse::<IpAddr>().unwrap()]);
+    assert_eq!(
+        server.asked.load(Ordering::SeqCst),
+        before,
+        "the answer was not kept"
+    );
+    assert_eq!(
+        resolver.look_up("six.example").unwrap(),
+        ["fd00::6".parse::<IpAddr>().unwrap()]
+    );
     assert_eq!(resolver.look_up("short").unwrap(), [v4(3)]);
     assert_eq!(resolver.look_up("alias.example").unwrap(), [v4(4)]);
     assert_eq!(resolver.look_up("forged.example").unwrap(), [v4(5)]);
-    assert_eq!(resolver.look_up("big.example").unwrap().len(), MAX_ADDRESSES);
+    assert_eq!(
+        resolver.look_up("big.example").unwrap().len(),
+        MAX_ADDRESSES
+    );
 }
 
 #[test]
@@ -198,10 +232,22 @@ fn without_a_server() {
     let mut found = resolver.look_up("STATIC.lan").unwrap();
     found.sort();
     assert_eq!(found, [IpAddr::from([10, 1, 1, 1]), "::9".parse().unwrap()]);
-    assert_eq!(resolver.look_up("alias").unwrap(), [IpAddr::from([10, 1, 1, 1])]);
-    assert_eq!(resolver.look_up("::1").unwrap(), ["::1".parse::<IpAddr>().unwrap()]);
+    assert_eq!(
+        resolver.look_up("alias").unwrap(),
+        [IpAddr::from([10, 1, 1, 1])]
+    );
+    assert_eq!(
+        resolver.look_up("::1").unwrap(),
+        ["::1".parse::<IpAddr>().unwrap()]
+    );
     for name in ["localhost", "a.localhost", "LOCALHOST."] {
-        assert!(resolver.look_up(name).unwrap().iter().all(IpAddr::is_loopback));
+        assert!(
+            resolver
+                .look_up(name)
+                .unwrap()
+                .iter()
+                .all(IpAddr::is_loopback)
+        );
     }
     assert_eq!(server.asked.load(Ordering::SeqCst), 0);
 }
@@ -212,12 +258,21 @@ fn failures_in_words() {
     let (_directory, resolver) = resolver(&server, "options timeout:1 attempts:1");
     let none = resolver.look_up("none.example").unwrap_err();
     assert_eq!(none.kind(), io::ErrorKind::NotFound);
-    assert_eq!(none.to_string(), "cannot resolve none.example: no such host");
-    for (name, words) in [("broken.example", "server failure"), ("silent.example", "does not answer")] {
+    assert_eq!(
+        none.to_string(),
+        "cannot resolve none.example: no such host"
+    );
+    for (name, words) in [
+        ("broken.example", "server failure"),
+        ("silent.example", "does not answer"),
+    ] {
         let error = resolver.look_up(name).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert!(error.to_string().contains(words), "{error}");
-        assert!(error.to_string().contains("name server 127.0.0.1:"), "{error}");
+        assert!(
+            error.to_string().contains("name server 127.0.0.1:"),
+            "{error}"
+        );
     }
 }
 
@@ -229,7 +284,10 @@ fn configuration_files() {
         "; c\nnameserver ::1\nnameserver fe80::1%eth0\nnameserver 1.1.1.1 # x\nsearch a. b\n\
          options ndots:5 timeout:2 rotate attempts:9 use-vc unknown:x\n",
     );
-    assert_eq!(configuration.servers, ["::1".parse::<IpAddr>().unwrap(), [1, 1, 1, 1].into()]);
+    assert_eq!(
+        configuration.servers,
+        ["::1".parse::<IpAddr>().unwrap(), [1, 1, 1, 1].into()]
+    );
     assert_eq!((configuration.ndots, configuration.attempts), (5, 5));
     assert!(configuration.tcp);
     assert_eq!(candidates("x.y", &configuration), ["x.y.a", "x.y.b", "x.y"]);

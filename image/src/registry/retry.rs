@@ -122,7 +122,10 @@ impl Policy {
     /// How long to wait before try `n` (from 0). `random` is in 0..=255: the wait is between half
     /// and all of the doubled time, so that many clients do not come back together.
     fn wait(&self, n: u32, asked: Option<Duration>, random: u8) -> Duration {
-        let doubled = self.first.saturating_mul(2_u32.saturating_pow(n)).min(self.longest);
+        let doubled = self
+            .first
+            .saturating_mul(2_u32.saturating_pow(n))
+            .min(self.longest);
         let jittered = doubled / 2 + doubled / 2 * u32::from(random) / 255;
         match asked {
             Some(asked) => asked.min(self.longest_asked).max(jittered),
@@ -203,7 +206,9 @@ impl<'a> Attempts<'a> {
                 0 => Err(failure.error),
                 made => {
                     let tries = made + 1;
-                    Err(failure.error.context(format!("gave up after {tries} tries")))
+                    Err(failure
+                        .error
+                        .context(format!("gave up after {tries} tries")))
                 }
             };
         }
@@ -255,7 +260,9 @@ mod tests {
     fn waits_double_up_to_a_limit_with_jitter() {
         let policy = Policy::default();
         let seconds = |n, asked: Option<u64>, random| {
-            policy.wait(n, asked.map(Duration::from_secs), random).as_secs_f64()
+            policy
+                .wait(n, asked.map(Duration::from_secs), random)
+                .as_secs_f64()
         };
         assert_eq!(seconds(0, None, 255), 0.5);
         assert_eq!(seconds(0, None, 0), 0.25);
@@ -282,14 +289,23 @@ mod tests {
 
     #[test]
     fn tries_as_often_as_said() {
-        let policy = Policy { first: Duration::ZERO, ..Policy::default() };
+        let policy = Policy {
+            first: Duration::ZERO,
+            ..Policy::default()
+        };
         let mut tries = 0;
         let error = tried::<()>(policy, &Cancel::new(), || {
             tries += 1;
-            Err(Failure::passing(Error::new(ErrorKind::Unavailable, "reset")))
+            Err(Failure::passing(Error::new(
+                ErrorKind::Unavailable,
+                "reset",
+            )))
         });
         assert_eq!(tries, 6);
-        assert_eq!(error.unwrap_err().chain().to_string(), "gave up after 6 tries: reset");
+        assert_eq!(
+            error.unwrap_err().chain().to_string(),
+            "gave up after 6 tries: reset"
+        );
         let mut tries = 0;
         let error = tried::<()>(policy, &Cancel::new(), || {
             tries += 1;

@@ -155,8 +155,15 @@ impl TryFrom<BTreeMap<String, Host>> for Settings {
 
 /// Headers that the protocol needs for itself.
 const OWN_HEADERS: [&str; 9] = [
-    "authorization", "host", "content-length", "content-type", "range", "accept",
-    "accept-encoding", "connection", "transfer-encoding",
+    "authorization",
+    "host",
+    "content-length",
+    "content-type",
+    "range",
+    "accept",
+    "accept-encoding",
+    "connection",
+    "transfer-encoding",
 ];
 
 impl Host {
@@ -173,27 +180,40 @@ impl Host {
         }
         let tls = !self.ca.is_empty() || self.skip_verify || self.client_certificate.is_some();
         if tls && self.plain_http == Some(true) {
-            return Err(Error::invalid("plain_http and TLS settings exclude each other"));
+            return Err(Error::invalid(
+                "plain_http and TLS settings exclude each other",
+            ));
         }
         if self.client_certificate.is_some() != self.client_key.is_some() {
-            return Err(Error::invalid("client_certificate and client_key need each other"));
+            return Err(Error::invalid(
+                "client_certificate and client_key need each other",
+            ));
         }
         if !(1..=MAX_CONNECTIONS).contains(&self.connections) {
-            return Err(Error::invalid(format!("connections is not in 1..={MAX_CONNECTIONS}")));
+            return Err(Error::invalid(format!(
+                "connections is not in 1..={MAX_CONNECTIONS}"
+            )));
         }
         if self.upload_chunk == Some(0) {
             return Err(Error::invalid("upload_chunk is 0"));
         }
         for (name, value) in &self.headers {
-            let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+            let token =
+                |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
             if name.is_empty() || !name.bytes().all(token) {
                 return Err(Error::invalid(format!("{name:?} is no header's name")));
             }
             if OWN_HEADERS.contains(&name.to_ascii_lowercase().as_str()) {
                 return Err(Error::invalid(format!("the header {name} cannot be set")));
             }
-            if !value.expose().bytes().all(|byte| (b' '..127).contains(&byte)) {
-                return Err(Error::invalid(format!("the header {name} has an invalid value")));
+            if !value
+                .expose()
+                .bytes()
+                .all(|byte| (b' '..127).contains(&byte))
+            {
+                return Err(Error::invalid(format!(
+                    "the header {name} has an invalid value"
+                )));
             }
         }
         Ok(())
@@ -226,7 +246,10 @@ mod tests {
         let hub = settings.host("docker.io");
         assert_eq!(hub.mirrors[0].parts(), ("m:5", "hub"));
         assert_eq!(hub.mirrors[1].capabilities, all_capabilities());
-        assert_eq!(settings.host("m:5").stall_timeout, Duration::from_millis(1500));
+        assert_eq!(
+            settings.host("m:5").stall_timeout,
+            Duration::from_millis(1500)
+        );
         assert_eq!(settings.host("elsewhere").connections, 2);
         assert!(!format!("{settings:?}").contains("hidden-value"));
     }
@@ -238,13 +261,25 @@ mod tests {
             (r#"{"a":{"mirror":[]}}"#, "unknown field"),
             (r#"{"a":{"mirrors":[{"host":"m","x":1}]}}"#, "unknown field"),
             (r#"{"a":{"mirrors":[{"host":"m/../x"}]}}"#, "wrong mirror"),
-            (r#"{"a":{"mirrors":[{"host":"m","capabilities":["push"]}]}}"#, "unknown variant"),
-            (r#"{"a":{"mirrors":[{"host":"m","capabilities":[]}]}}"#, "for nothing"),
-            (r#"{"a":{"plain_http":true,"ca":["/x"]}}"#, "exclude each other"),
+            (
+                r#"{"a":{"mirrors":[{"host":"m","capabilities":["push"]}]}}"#,
+                "unknown variant",
+            ),
+            (
+                r#"{"a":{"mirrors":[{"host":"m","capabilities":[]}]}}"#,
+                "for nothing",
+            ),
+            (
+                r#"{"a":{"plain_http":true,"ca":["/x"]}}"#,
+                "exclude each other",
+            ),
             (r#"{"a":{"client_key":"/x"}}"#, "need each other"),
             (r#"{"a":{"connections":0}}"#, "connections"),
             (r#"{"a":{"connect_timeout":-1}}"#, "seconds"),
-            (r#"{"a":{"headers":{"Authorization":"x"}}}"#, "cannot be set"),
+            (
+                r#"{"a":{"headers":{"Authorization":"x"}}}"#,
+                "cannot be set",
+            ),
             (r#"{"a":{"headers":{"X":"a\r\nb: c"}}}"#, "invalid value"),
             (r#"{"a":{"headers":{"X y":"a"}}}"#, "no header's name"),
         ] {

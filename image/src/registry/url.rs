@@ -58,7 +58,9 @@ impl Url {
         if !text.bytes().all(|byte| (b'!'..127).contains(&byte)) {
             return Err(wrong("it has characters that must be escaped"));
         }
-        let (scheme, rest) = text.split_once("://").ok_or_else(|| wrong("not absolute"))?;
+        let (scheme, rest) = text
+            .split_once("://")
+            .ok_or_else(|| wrong("not absolute"))?;
         let scheme = match scheme.to_ascii_lowercase().as_str() {
             "http" => Scheme::Http,
             "https" => Scheme::Https,
@@ -129,7 +131,9 @@ impl Url {
             Some((_, after)) => after,
             None => &self.authority,
         };
-        let port = after.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+        let port = after
+            .rsplit_once(':')
+            .and_then(|(_, port)| port.parse().ok());
         port.unwrap_or(match self.scheme {
             Scheme::Http => 80,
             Scheme::Https => 443,
@@ -202,14 +206,27 @@ mod tests {
             assert_eq!(base.join(location).unwrap().full(), result);
         }
         assert_eq!(base.to_string(), "https://reg.lan:5000/v2/a/blobs/x");
-        assert_eq!(base.with_query("d", "a:b").full(), "https://reg.lan:5000/v2/a/blobs/x?y=z&d=a%3Ab");
+        assert_eq!(
+            base.with_query("d", "a:b").full(),
+            "https://reg.lan:5000/v2/a/blobs/x?y=z&d=a%3Ab"
+        );
     }
 
     #[test]
     fn refuses() {
         for text in [
-            "", "a", "ftp://a/", "file:///etc/passwd", "https://", "https://u:p@a/", "https://a b/",
-            "https://a/\r\nX: y", "https://a%2f/", "https://a:99999/", "https:///x", "https://[::1",
+            "",
+            "a",
+            "ftp://a/",
+            "file:///etc/passwd",
+            "https://",
+            "https://u:p@a/",
+            "https://a b/",
+            "https://a/\r\nX: y",
+            "https://a%2f/",
+            "https://a:99999/",
+            "https:///x",
+            "https://[::1",
         ] {
             Url::parse(text).unwrap_err();
         }
