@@ -1,4 +1,5 @@
 //! The client of the distribution protocol (OCI distribution specification 1.1; Docker Registry v2).
+mod authenticate;
 pub mod credentials;
 mod dns;
 pub mod endpoints;
@@ -6,4 +7,5 @@ mod helper;
 pub mod resolver;
 pub mod retry;
 pub mod settings;
+mod transport;
 pub mod url;

@@ -16,7 +16,7 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::path::PathBuf;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use ureq::config::Config;
@@ -34,12 +34,16 @@ const MAX_CACHED: usize = 64;
 const MAX_ADDRESSES: usize = 16;
 const DNS_PORT: u16 = 53;
 
+/// Addresses by name, until when.
+type Cache = HashMap<String, (Instant, Vec<IpAddr>)>;
+
 /// Looks names up.
+#[derive(Clone)]
 pub struct Resolver {
     hosts: PathBuf,
     configuration: PathBuf,
     port: u16,
-    cache: Mutex<HashMap<String, (Instant, Vec<IpAddr>)>>,
+    cache: Arc<Mutex<Cache>>,
 }
 
 impl Default for Resolver {
@@ -72,7 +76,7 @@ impl Resolver {
             hosts,
             configuration,
             port,
-            cache: Mutex::default(),
+            cache: Arc::default(),
         }
     }
 
