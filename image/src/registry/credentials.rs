@@ -81,6 +81,7 @@ pub struct Credentials {
     files: Vec<PathBuf>,
     written: Option<PathBuf>,
     helpers: Helpers,
+    only: Option<(String, Credential)>,
 }
 
 impl Credentials {
@@ -101,6 +102,7 @@ impl Credentials {
                 files,
                 written,
                 helpers,
+                only: None,
             };
         }
         let home = path("HOME");
@@ -119,6 +121,7 @@ impl Credentials {
             files,
             written,
             helpers,
+            only: None,
         }
     }
 
@@ -131,6 +134,16 @@ impl Credentials {
                 path: None,
                 deadline: helper::DEADLINE,
             },
+            only: None,
+        }
+    }
+
+    /// This one for this host, and no file.
+    pub fn only(host: &str, credential: &Credential) -> Self {
+        let only = Some((host.to_owned(), credential.clone()));
+        Self {
+            only,
+            ..Self::none()
         }
     }
 
@@ -143,6 +156,9 @@ impl Credentials {
 
     /// The credential for a repository of a host; the most specific one of the first file with any.
     pub fn find(&self, host: &str, repository: &str) -> Result<Option<Credential>> {
+        if let Some((known, credential)) = &self.only {
+            return Ok((known == host).then(|| credential.clone()));
+        }
         for path in &self.files {
             let words = || format!("cannot read credentials from {}", path.display());
             let Some(file) = read(path).context(words)? else {

@@ -47,7 +47,7 @@ pub(super) enum Body<'a> {
     None,
     Bytes(&'a [u8]),
     /// Exactly so many bytes of a stream.
-    Stream(&'a mut dyn Read, u64),
+    Stream(Box<dyn Read + 'a>, u64),
 }
 
 /// A request.
@@ -193,9 +193,7 @@ fn failure_of(error: ureq::Error, url: &Url, stall: Duration) -> Failure {
         ),
         ureq::Error::Io(e) => {
             let (kind, again) = match (e.kind(), e.get_ref()) {
-                (_, Some(inner)) if inner.is::<rustls::Error>() => {
-                    (ErrorKind::Unavailable, Again::No)
-                }
+                (_, Some(inner)) if inner.is::<rustls::Error>() => (tls_kind(inner), Again::No),
                 // A name that does not exist and a port that nobody listens on are clear answers.
                 (io::ErrorKind::NotFound, _) => (ErrorKind::NotFound, Again::No),
                 (io::ErrorKind::ConnectionRefused, _) => (ErrorKind::Unavailable, Again::No),
@@ -218,6 +216,16 @@ fn failure_of(error: ureq::Error, url: &Url, stall: Duration) -> Failure {
             format!("cannot talk to {host}: {other}"),
             Again::No,
         ),
+    }
+}
+
+/// Whose certificate is not accepted, by whichever side, is told from who does not speak TLS.
+fn tls_kind(error: &(dyn std::error::Error + Send + Sync + 'static)) -> ErrorKind {
+    match error.downcast_ref::<rustls::Error>() {
+        Some(rustls::Error::InvalidCertificate(_) | rustls::Error::AlertReceived(_)) => {
+            ErrorKind::PermissionDenied
+        }
+        _ => ErrorKind::Unavailable,
     }
 }
 
