@@ -1,0 +1,14 @@
+//! The client of the distribution protocol (OCI distribution specification 1.1; Docker Registry v2).
+mod authenticate;
+pub mod client;
+pub mod credentials;
+mod dns;
+pub mod download;
+pub mod endpoints;
+mod helper;
+pub mod resolver;
+pub mod retry;
+pub mod settings;
+mod transport;
+pub mod upload;
+pub mod url;
