@@ -7,8 +7,14 @@
 
 #![forbid(unsafe_code)]
 
+pub mod content;
 pub mod digest;
 pub mod durable;
+pub mod gc;
+pub mod lease;
+pub mod lock;
+pub mod store;
+mod tree;
 
 pub use digest::Digest;
 pub use rcrun_error::{Context, Error, ErrorKind, Result};
