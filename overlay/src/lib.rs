@@ -10,6 +10,7 @@
 pub mod content;
 pub mod digest;
 pub mod durable;
+pub mod fsck;
 pub mod gc;
 pub mod lease;
 pub mod lock;

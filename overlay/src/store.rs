@@ -237,4 +237,6 @@ fn refuse_foreign(root: &OwnedFd) -> Result<()> {
 }
 
 #[cfg(test)]
+mod faults;
+#[cfg(test)]
 mod tests;

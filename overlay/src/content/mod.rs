@@ -10,8 +10,8 @@ mod store;
 
 pub use ingest::{Ingest, Mismatch, Outcome, Piece, Reader, STEP, Verified, commit_all};
 pub use segments::{MAX_SIZE, SEGMENT};
+pub(crate) use store::{ALGORITHMS, INCOMING, Incoming, SHARD, final_name, scan_incoming};
 pub use store::{Blob, Claim, Content, Expected};
-pub(crate) use store::{INCOMING, Incoming, final_name, scan_incoming};
 
 #[cfg(test)]
 mod tests;

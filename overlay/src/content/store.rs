@@ -93,7 +93,7 @@ impl Content {
             return Ok(false);
         };
         match rustix::fs::statat(&shard, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(_) => Ok(true),
+            Ok(stat) => Ok(tree::is_regular(&stat)),
             Err(Errno::NOENT) => Ok(false),
             Err(errno) => Err(errno).context(|| format!("cannot stat blob {digest}")),
         }
