@@ -16,6 +16,7 @@ pub mod implied;
 pub mod merged;
 #[cfg(test)]
 mod roundtrip;
+pub mod store;
 pub mod tree;
 pub mod unpack;
 
