@@ -52,15 +52,17 @@ pub struct Ingest {
     digest: Option<Digest>,
     resumed: u64,
     shared: Arc<Shared>,
-    /// Nothing of it is worth keeping.
-    discard: AtomicBool,
     committed: bool,
 }
 
 #[derive(Debug)]
 struct Shared {
+    /// What it is, for messages.
+    words: String,
     part: File,
     map: Option<File>,
+    /// Nothing of it is worth keeping.
+    discard: AtomicBool,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -123,8 +125,8 @@ pub struct Verified {
 /// A part of a blob that one connection fetches. What it did not write when it is dropped is handed
 /// out again.
 #[derive(Debug)]
-pub struct Piece<'a> {
-    ingest: &'a Ingest,
+pub struct Piece {
+    shared: Arc<Shared>,
     range: std::ops::Range<u64>,
 }
 
@@ -167,8 +169,7 @@ impl Ingest {
             name: part_name(digest),
             digest: Some(digest.clone()),
             resumed,
-            shared: Shared::new(part, Some(map), segments, digest.algorithm()),
-            discard: AtomicBool::new(false),
+            shared: Shared::new(Some(digest), part, Some(map), segments),
             committed: false,
         };
         ingest.write_map()?;
@@ -189,8 +190,7 @@ impl Ingest {
                     name,
                     digest: None,
                     resumed: 0,
-                    shared: Shared::new(part, None, Segments::new(None)?, Algorithm::Sha256),
-                    discard: AtomicBool::new(false),
+                    shared: Shared::new(None, part, None, Segments::new(None)?),
                     committed: false,
                 });
             }
@@ -221,12 +221,10 @@ impl Ingest {
     /// Hands out missing bytes that nobody else fetches: at least to the end of their segment, and
     /// more until there are `at_least`, as far as nothing of them is there. One connection asks for
     /// `u64::MAX`, each of several for [`SEGMENT`]. None if there is nothing to do at the moment.
-    pub fn claim(&self, at_least: u64) -> Option<Piece<'_>> {
+    pub fn claim(&self, at_least: u64) -> Option<Piece> {
         let range = self.shared.lock().segments.claim(at_least)?;
-        Some(Piece {
-            ingest: self,
-            range,
-        })
+        let shared = Arc::clone(&self.shared);
+        Some(Piece { shared, range })
     }
 
     /// Reads from the beginning, in another thread than the one that verifies.
@@ -240,7 +238,7 @@ impl Ingest {
     /// Sees whether all has arrived and is right. If something is missing that is an error, and what
     /// is there stays for the next attempt.
     pub fn verify(self) -> Result<Outcome> {
-        let words = self.words();
+        let words = &self.shared.words;
         let mut state = self.shared.lock();
         let size = state.segments.contiguous();
         if !state.segments.is_complete() {
@@ -270,7 +268,7 @@ impl Ingest {
             );
             drop(state);
             self.shared.end(End::Failed(error.to_string()));
-            self.discard.store(true, Ordering::Relaxed);
+            self.shared.discard.store(true, Ordering::Relaxed);
             let resumed = self.resumed > 0;
             return Ok(Outcome::Mismatch(Mismatch {
                 resumed,
@@ -296,14 +294,7 @@ impl Ingest {
 
     /// Gives up, and leaves nothing behind.
     pub fn discard(self) {
-        self.discard.store(true, Ordering::Relaxed);
-    }
-
-    fn words(&self) -> String {
-        match &self.digest {
-            Some(digest) => format!("blob {digest}"),
-            None => "the new blob".to_owned(),
-        }
+        self.shared.discard.store(true, Ordering::Relaxed);
     }
 
     fn write_map(&self) -> Result<()> {
@@ -314,10 +305,12 @@ impl Ingest {
         // Shortened after it was written, so that a process killed between the two loses nothing.
         map.write_all_at(&bytes, 0)
             .and_then(|()| map.set_len(bytes.len() as u64))
-            .inspect_err(|error| self.note(error))
-            .context(|| format!("cannot write the map of {}", self.words()))
+            .inspect_err(|error| self.shared.note(error))
+            .context(|| format!("cannot write the map of {}", self.shared.words))
     }
+}
 
+impl Shared {
     /// A full disk is given back what was taken; a broken one is not trusted with what it has.
     fn note(&self, error: &io::Error) {
         let raw = error.raw_os_error().map(Errno::from_raw_os_error);
@@ -328,23 +321,20 @@ impl Ingest {
 
     /// Writes bytes that lie within one segment.
     fn write(&self, offset: u64, bytes: &[u8]) -> Result<()> {
-        let shared = &self.shared;
-        shared
-            .part
+        self.part
             .write_all_at(bytes, offset)
             .inspect_err(|error| self.note(error))
-            .context(|| format!("cannot write {}", self.words()))?;
-        let mut state = shared.lock();
+            .context(|| format!("cannot write {}", self.words))?;
+        let mut state = self.lock();
         let (place, number) = state.segments.advance(offset, bytes.len() as u64);
         drop(state);
-        shared.changed.notify_all();
-        if let Some(map) = &shared.map {
+        self.changed.notify_all();
+        if let Some(map) = &self.map {
             // Only who resumes misses it.
             let _ = map.write_all_at(&number.to_le_bytes(), place);
         }
-        shared
-            .follow(offset, bytes, CATCH_UP)
-            .context(|| format!("cannot read {} back", self.words()))
+        self.follow(offset, bytes, CATCH_UP)
+            .context(|| format!("cannot read {} back", self.words))
     }
 }
 
@@ -352,9 +342,10 @@ impl Drop for Ingest {
     fn drop(&mut self) {
         if matches!(self.shared.lock().end, End::Open) {
             self.shared
-                .end(End::Failed(format!("{} was given up", self.words())));
+                .end(End::Failed(format!("{} was given up", self.shared.words)));
         }
-        if !self.committed && (self.digest.is_none() || *self.discard.get_mut()) {
+        if !self.committed && (self.digest.is_none() || self.shared.discard.load(Ordering::Relaxed))
+        {
             discard(&self.content, self.digest.as_ref(), &self.name);
         }
         // Readers may keep the file open.
@@ -388,7 +379,7 @@ impl Verified {
             .and_then(|()| part.sync_all())
             .inspect_err(|_| {
                 // After a failed sync the kernel takes the lost pages for clean.
-                self.ingest.discard.store(true, Ordering::Relaxed);
+                self.ingest.shared.discard.store(true, Ordering::Relaxed);
             })
             .context(|| format!("cannot sync blob {}", self.digest))
     }
@@ -420,7 +411,7 @@ pub fn commit_all(blobs: Vec<Verified>) -> Result<Vec<Blob>> {
     for mut verified in blobs {
         let content = verified.ingest.content.clone();
         if content.contains(&verified.digest)? {
-            verified.ingest.discard.store(true, Ordering::Relaxed);
+            verified.ingest.shared.discard.store(true, Ordering::Relaxed);
         } else {
             verified.sync()?;
             verified.rename(&mut directories)?;
@@ -470,7 +461,7 @@ impl Directories {
     }
 }
 
-impl Piece<'_> {
+impl Piece {
     /// Where the next byte belongs.
     pub fn start(&self) -> u64 {
         self.range.start
@@ -478,7 +469,7 @@ impl Piece<'_> {
 
     /// Where the piece ends; none if nobody knows.
     pub fn end(&self) -> Option<u64> {
-        self.ingest.size().map(|_| self.range.end)
+        self.shared.lock().segments.size().map(|_| self.range.end)
     }
 
     /// Takes the next bytes. More than the piece has are refused, and none of them is written.
@@ -488,7 +479,7 @@ impl Piece<'_> {
                 ErrorKind::Corrupt,
                 format!(
                     "refuse more bytes than expected of {}: {} at offset {}, where {} are missing",
-                    self.ingest.words(),
+                    self.shared.words,
                     bytes.len(),
                     self.range.start,
                     self.range.end - self.range.start
@@ -499,7 +490,7 @@ impl Piece<'_> {
             let room = SEGMENT - self.range.start % SEGMENT;
             let room = usize::try_from(room).unwrap_or(usize::MAX);
             let (step, rest) = bytes.split_at(bytes.len().min(STEP).min(room));
-            self.ingest.write(self.range.start, step)?;
+            self.shared.write(self.range.start, step)?;
             self.range.start += step.len() as u64;
             bytes = rest;
         }
@@ -507,7 +498,7 @@ impl Piece<'_> {
     }
 }
 
-impl Write for Piece<'_> {
+impl Write for Piece {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = Piece::write(self, bytes);
         written.map(|()| bytes.len()).map_err(io::Error::other)
@@ -518,18 +509,20 @@ impl Write for Piece<'_> {
     }
 }
 
-impl Drop for Piece<'_> {
+impl Drop for Piece {
     fn drop(&mut self) {
-        self.ingest
-            .shared
-            .lock()
-            .segments
-            .release(self.range.clone());
+        self.shared.lock().segments.release(self.range.clone());
     }
 }
 
 impl Shared {
-    fn new(part: File, map: Option<File>, segments: Segments, algorithm: Algorithm) -> Arc<Self> {
+    fn new(
+        digest: Option<&Digest>,
+        part: File,
+        map: Option<File>,
+        segments: Segments,
+    ) -> Arc<Self> {
+        let algorithm = digest.map_or(Algorithm::Sha256, Digest::algorithm);
         let state = State {
             segments,
             hashed: 0,
@@ -537,6 +530,8 @@ impl Shared {
             end: End::Open,
         };
         Arc::new(Self {
+            words: digest.map_or("the new blob".to_owned(), |digest| format!("blob {digest}")),
+            discard: AtomicBool::new(false),
             part,
             map,
             state: Mutex::new(state),
