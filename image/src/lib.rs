@@ -10,7 +10,9 @@
 #![forbid(unsafe_code)]
 
 pub mod document;
+pub mod names;
 pub mod platform;
+pub mod pull;
 pub mod reference;
 pub mod registry;
 

@@ -411,7 +411,11 @@ pub fn commit_all(blobs: Vec<Verified>) -> Result<Vec<Blob>> {
     for mut verified in blobs {
         let content = verified.ingest.content.clone();
         if content.contains(&verified.digest)? {
-            verified.ingest.shared.discard.store(true, Ordering::Relaxed);
+            verified
+                .ingest
+                .shared
+                .discard
+                .store(true, Ordering::Relaxed);
         } else {
             verified.sync()?;
             verified.rename(&mut directories)?;

@@ -102,6 +102,25 @@ impl Unfinished {
     pub fn id(&self) -> &LayerId {
         &self.id
     }
+
+    /// Throws away what was unpacked so far.
+    pub fn clear(&mut self) -> Result<()> {
+        self.diff = empty(&self.directory, &self.id)?;
+        Ok(())
+    }
+}
+
+/// Makes the directory for a layer's files, with nothing in it and nothing beside it.
+fn empty(directory: &OwnedFd, id: &LayerId) -> Result<OwnedFd> {
+    for name in tree::names(directory)? {
+        tree::remove(directory, &name)?;
+    }
+    let context = || format!("cannot create layers/incoming/{id}/{DIFF}");
+    rustix::fs::mkdirat(directory, DIFF, Mode::from(0o755)).context(context)?;
+    let diff = open_directory(directory, DIFF)?;
+    // Whatever the umask.
+    rustix::fs::fchmod(&diff, Mode::from(0o755)).context(context)?;
+    Ok(diff)
 }
 
 impl Drop for Unfinished {
@@ -182,15 +201,8 @@ impl Layers {
     }
 
     fn begin(&self, id: &LayerId, directory: OwnedFd) -> Result<Unfinished> {
-        // From a maker that died.
-        for name in tree::names(&directory)? {
-            tree::remove(&directory, &name)?;
-        }
-        let context = || format!("cannot create layers/incoming/{id}/{DIFF}");
-        rustix::fs::mkdirat(&directory, DIFF, Mode::from(0o755)).context(context)?;
-        let diff = open_directory(&directory, DIFF)?;
-        // Whatever the umask.
-        rustix::fs::fchmod(&diff, Mode::from(0o755)).context(context)?;
+        // There may be something of a maker that died.
+        let diff = empty(&directory, id)?;
         let incoming = open_directory(&self.incoming, ".")?;
         let (id, published) = (id.clone(), false);
         Ok(Unfinished {
