@@ -9,6 +9,8 @@ mod helper;
 pub mod resolver;
 pub mod retry;
 pub mod settings;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod transport;
 pub mod upload;
 pub mod url;
