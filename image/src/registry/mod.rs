@@ -9,6 +9,10 @@ mod helper;
 pub mod resolver;
 pub mod retry;
 pub mod settings;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+#[cfg(test)]
+mod tests;
 mod transport;
 pub mod upload;
 pub mod url;

@@ -415,6 +415,9 @@ impl Upload<'_> {
         self.follow(&response)?;
         // A registry may have taken less than it was given.
         self.sent = received(&response).unwrap_or(end).min(end);
+        if self.sent == 1 && end > 1 {
+            self.location = None;
+        }
         Ok(false)
     }
 
@@ -475,25 +478,27 @@ impl Upload<'_> {
             }
         })?;
         match answer {
-            Some(response) => {
-                self.sent = received(&response).unwrap_or(0).min(self.blob.size);
-                if response.header("location").is_some() {
-                    self.follow(&response)?;
+            Some(response) => match received(&response) {
+                Some(sent) if sent > 1 => {
+                    self.sent = sent.min(self.blob.size);
+                    if response.header("location").is_some() {
+                        self.follow(&response)?;
+                    }
                 }
-            }
+                _ => self.location = None,
+            },
             None => self.location = None,
         }
         Ok(false)
     }
 }
 
-/// How many bytes the registry has: `Range: 0-LAST`. It has no way to say "none" but `0-0`, which
-/// could also be one; one byte sent twice would spoil the blob, and one byte is cheap: so a range
-/// of one counts as nothing only for an upload that was just begun.
+/// How many bytes the registry has, by `Range: 0-LAST`. There is no way to say "none" but `0-0`,
+/// which is also one byte: the callers treat 1 as not known and begin anew.
 fn received(response: &Response) -> Option<u64> {
     let range = response.header("range")?;
     let range = range.strip_prefix("bytes=").unwrap_or(range);
     let (first, last) = range.split_once('-')?;
     let last: u64 = last.trim().parse().ok()?;
-    (first.trim() == "0").then(|| if last == 0 { 0 } else { last + 1 })
+    (first.trim() == "0").then(|| last.saturating_add(1))
 }
