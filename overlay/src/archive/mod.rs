@@ -11,6 +11,9 @@
 
 #[cfg(test)]
 mod corpus;
+#[cfg(test)]
+mod corpus_archives;
+mod fields;
 pub mod limits;
 pub mod name;
 pub mod pax;

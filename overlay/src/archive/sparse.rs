@@ -4,9 +4,9 @@
 //! data). See "Storing Sparse Files" in the manual of GNU tar. A map that overlaps, goes backwards,
 //! leaves the file or does not account for every stored byte is refused.
 
+use super::fields::number;
 use super::limits::{SPARSE_PIECES, SPARSE_SIZE};
 use super::pax::decimal;
-use super::read::number;
 use crate::{Error, Result};
 
 /// A piece of data in a sparse file.
@@ -67,6 +67,8 @@ impl Keywords {
                 self.size = Some(size);
             }
             b"numblocks" => self.count = Some(number()?),
+            // GNU tar writes it first, and reads nothing else.
+            b"offset" | b"map" if self.count.is_none() => return wrong("no number of pieces"),
             b"offset" if self.open.is_some() => return wrong("an offset without a length"),
             b"offset" => self.open = Some(number()?),
             b"numbytes" => {

@@ -6,8 +6,9 @@ use rustix::fs::{AtFlags, FileType};
 use rustix::io::Errno;
 
 use super::merged::{Merged, is_opaque};
+use super::options::Overlay;
+use super::tree::is_whiteout;
 use super::tree::{self, Tree};
-use super::unpack::{Overlay, is_whiteout};
 use crate::archive::name::{join, show};
 use crate::{Context, Result};
 

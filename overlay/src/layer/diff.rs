@@ -13,8 +13,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 
 use super::attributes::{is_overlay, of_stat, read_extended, read_extended_of};
+use super::options::Overlay;
+use super::tree::is_whiteout;
 use super::tree::{self, Place, Tree};
-use super::unpack::{Overlay, is_whiteout};
 use crate::archive::limits::PATH_BYTES;
 use crate::archive::name::{join, show};
 use crate::archive::{Attribute, Entry, Kind, Time, Writer, whiteout};

@@ -21,8 +21,8 @@ use super::attributes::{
     self, Attributes, Fresh, complete_directory, complete_file, complete_other,
 };
 use super::merged::{Found, Merged, is_opaque};
+use super::options::Overlay;
 use super::tree::{self, Place, Tree};
-use super::unpack::Overlay;
 use crate::archive::name::{show, split};
 use crate::{Context, Error, Result};
 
@@ -121,7 +121,8 @@ struct Settling {
 
 impl Settling {
     fn directory(&mut self, path: &[u8]) -> Result<()> {
-        let Some(place) = self.tree.open(path)? else {
+        let place = self.tree.open(path)?.filter(|place| place.path == path);
+        let Some(place) = place else {
             return Err(Errno::NOENT.into());
         };
         // A directory whose parents are opaque has nothing below.
@@ -190,7 +191,7 @@ impl Settling {
 
     fn place(&mut self, path: &[u8]) -> Result<Place> {
         let made = &mut self.made;
-        self.tree.open_or_make(path, &mut |path| {
+        self.tree.open_or_make(path, &mut |path, _| {
             made.push(path.to_vec());
             Ok(())
         })

@@ -11,8 +11,9 @@ use std::rc::Rc;
 use rustix::fs::{AtFlags, FileType, Stat};
 use rustix::io::Errno;
 
+use super::options::Overlay;
+use super::tree::is_whiteout;
 use super::tree::{self, names};
-use super::unpack::{Overlay, is_whiteout};
 use crate::archive::name::show;
 use crate::{Context, Result};
 

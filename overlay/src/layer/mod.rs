@@ -7,6 +7,8 @@
 //! contains, and nobody who changes the directory meanwhile, leads out of it.
 
 pub mod attributes;
+#[cfg(test)]
+mod bombs;
 pub mod chain;
 pub mod changes;
 pub mod diff;
@@ -14,8 +16,11 @@ pub mod diff;
 mod hostile;
 pub mod implied;
 pub mod merged;
+pub mod options;
 #[cfg(test)]
 mod roundtrip;
+#[cfg(test)]
+mod stacked;
 pub mod store;
 pub mod tree;
 pub mod unpack;
@@ -23,4 +28,5 @@ pub mod unpack;
 pub use changes::{Change, ChangeKind, changes};
 pub use diff::{Packed, pack};
 pub use implied::Pending;
-pub use unpack::{Devices, Options, Overlay, Owners, Unpacked, Unpacker, unpack_layer};
+pub use options::{Devices, Options, Overlay, Owners};
+pub use unpack::{Unpacked, Unpacker, unpack_layer};

@@ -9,7 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
 use crate::archive::limits::PATH_BYTES;
@@ -29,8 +29,17 @@ pub struct Tree {
     clock: u64,
 }
 
-/// Is told of directories that had to be made.
-type Made<'a> = &'a mut dyn FnMut(&[u8]) -> Result<()>;
+/// Is told of directories that had to be made, parents first.
+type Made<'a> = &'a mut dyn FnMut(&[u8], Instead) -> Result<()>;
+
+/// What a directory was made instead of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Instead {
+    /// Nothing.
+    Nothing,
+    /// Overlayfs's mark for a deleted file.
+    Deletion,
+}
 
 /// A directory and its path without links.
 #[derive(Debug)]
@@ -58,11 +67,7 @@ impl Tree {
     }
 
     /// Opens a directory; missing ones are made and handed to `made`, parents first.
-    pub fn open_or_make(
-        &mut self,
-        path: &[u8],
-        made: &mut dyn FnMut(&[u8]) -> Result<()>,
-    ) -> Result<Place> {
+    pub fn open_or_make(&mut self, path: &[u8], made: Made<'_>) -> Result<Place> {
         let place = self.find(path, &mut Some(made))?;
         place.ok_or_else(|| {
             let path = show(path);
@@ -119,36 +124,43 @@ impl Tree {
                 continue;
             }
             let at = done.last().map_or(&self.root, |(_, fd)| fd);
-            let opened = match open_component(at.as_fd(), &part) {
-                Err(Errno::NOENT) => {
-                    let Some(made) = made else { return Ok(None) };
-                    let new = canonical(&done, &part)?;
-                    rustix::fs::mkdirat(at, &*part, Mode::from(0o755)).context(context)?;
-                    made(&new)?;
-                    open_component(at.as_fd(), &part)
+            let missing = match open_component(at.as_fd(), &part) {
+                Ok(fd) => {
+                    done.push((part, Rc::new(fd)));
+                    continue;
                 }
-                other => other,
-            };
-            match opened {
-                Ok(fd) => done.push((part, Rc::new(fd))),
-                Err(Errno::LOOP | Errno::NOTDIR) => {
-                    // EINVAL: neither directory nor link.
-                    let target = match rustix::fs::readlinkat(at, &*part, Vec::new()) {
-                        Err(Errno::INVAL) => return Err(Errno::NOTDIR).context(context),
-                        other => other.context(context)?.into_bytes(),
-                    };
-                    links += 1;
-                    if links > LINKS {
-                        return Err(Errno::LOOP).context(context);
-                    }
-                    if target.starts_with(b"/") {
-                        done.clear();
-                    }
-                    for part in parts(&target).rev() {
-                        todo.push_front(part);
-                    }
+                Err(Errno::NOENT) => Some(Instead::Nothing),
+                Err(Errno::LOOP | Errno::NOTDIR) if is_deletion(at.as_fd(), &part) => {
+                    Some(Instead::Deletion)
                 }
+                Err(Errno::LOOP | Errno::NOTDIR) => None,
                 Err(errno) => return Err(errno).context(context),
+            };
+            if let Some(instead) = missing {
+                let Some(made) = made else { return Ok(None) };
+                let new = canonical(&done, &part)?;
+                if instead == Instead::Deletion {
+                    rustix::fs::unlinkat(at, &*part, AtFlags::empty()).context(context)?;
+                }
+                rustix::fs::mkdirat(at, &*part, Mode::from(0o755)).context(context)?;
+                made(&new, instead)?;
+                todo.push_front(part);
+                continue;
+            }
+            // EINVAL: neither directory nor link.
+            let target = match rustix::fs::readlinkat(at, &*part, Vec::new()) {
+                Err(Errno::INVAL) => return Err(Errno::NOTDIR).context(context),
+                other => other.context(context)?.into_bytes(),
+            };
+            links += 1;
+            if links > LINKS {
+                return Err(Errno::LOOP).context(context);
+            }
+            if target.starts_with(b"/") {
+                done.clear();
+            }
+            for part in parts(&target).rev() {
+                todo.push_front(part);
             }
         }
         let path = canonical(&done, b"")?;
@@ -229,6 +241,17 @@ fn open_component(at: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<OwnedFd
         Err(Errno::NOSYS | Errno::PERM) => rustix::fs::openat(at, name, DIRECTORY, Mode::empty()),
         other => other,
     }
+}
+
+/// Whether a name is overlayfs's mark for a deleted file.
+fn is_deletion(at: BorrowedFd<'_>, name: &[u8]) -> bool {
+    let stat = rustix::fs::statat(at, name, AtFlags::SYMLINK_NOFOLLOW);
+    stat.is_ok_and(|stat| is_whiteout(&stat))
+}
+
+/// Whether a file is overlayfs's mark for a deleted one.
+pub fn is_whiteout(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
 }
 
 /// Opens what an O_PATH descriptor of a directory stands for, to read it or to change it.

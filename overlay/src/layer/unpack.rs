@@ -19,90 +19,14 @@ use super::attributes::{
     self, Attributes, Fresh, complete_directory, complete_file, complete_other,
 };
 use super::implied::{self, Pending};
-use super::tree::{self, Place, Tree, path_in};
-use crate::archive::limits::{ENTRIES, REMEMBERED_BYTES};
+use super::options::{Devices, Options, Owners};
+use super::tree::{self, Instead, Place, Tree, is_whiteout, path_in};
+use crate::archive::limits::REMEMBERED_BYTES;
 use crate::archive::name::{self, show, split};
 use crate::archive::whiteout::{Meaning, meaning};
 use crate::archive::{Entry, Kind, Reader};
-use crate::compress::{Decoded, Limits, decode_ahead};
+use crate::compress::{Decoded, decode_ahead};
 use crate::{Context, Digest, Error, ErrorKind, Result};
-
-/// Whose files become.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Owners {
-    /// Those that the archive says, in the user namespace of this process.
-    Archive,
-    /// All ours: without privilege there is no choice.
-    Keep,
-}
-
-/// Which extended attributes tell overlayfs something.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Overlay {
-    /// `trusted.overlay.*`: mounted by root.
-    Trusted,
-    /// `user.overlay.*`: mounted with `userxattr`, in a user namespace.
-    User,
-}
-
-impl Overlay {
-    /// The full name of such an attribute.
-    pub fn attribute(self, name: &str) -> String {
-        match self {
-            Self::Trusted => format!("trusted.overlay.{name}"),
-            Self::User => format!("user.overlay.{name}"),
-        }
-    }
-}
-
-/// What becomes of device nodes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Devices {
-    /// They are made.
-    Create,
-    /// An empty file takes the name, mode and owner.
-    Placeholder,
-    /// The layer is refused.
-    Refuse,
-}
-
-/// How to unpack.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// Whose files become.
-    pub owners: Owners,
-    /// Which mounts will read the layer.
-    pub overlay: Overlay,
-    /// What becomes of device nodes.
-    pub devices: Devices,
-    /// How many entries an archive may have.
-    pub entries: u64,
-    /// How far a compressed stream may grow.
-    pub inflate: Limits,
-}
-
-impl Options {
-    /// As root, everything as it is.
-    pub fn privileged() -> Self {
-        Self {
-            owners: Owners::Archive,
-            overlay: Overlay::Trusted,
-            devices: Devices::Create,
-            entries: ENTRIES,
-            inflate: Limits::default(),
-        }
-    }
-
-    /// In a user namespace of which we are root: owners are mapped, devices impossible.
-    pub fn rootless() -> Self {
-        let (overlay, devices) = (Overlay::User, Devices::Placeholder);
-        Self {
-            overlay,
-            devices,
-            ..Self::privileged()
-        }
-    }
-}
 
 /// What was unpacked.
 #[derive(Debug)]
@@ -268,8 +192,9 @@ impl Unpacker {
     fn parent(&mut self, path: &[u8]) -> Result<Place> {
         let (tree, directories) = (&mut self.tree, &mut self.directories);
         let remembered = &mut self.remembered;
-        tree.open_or_make(path, &mut |made| {
-            directories.entry(made.into()).or_default();
+        tree.open_or_make(path, &mut |made, instead| {
+            let directory = directories.entry(made.into()).or_default();
+            directory.opaque |= instead == Instead::Deletion;
             more(remembered, made.len())
         })
     }
@@ -509,7 +434,9 @@ impl Unpacker {
         let mut opaque_root = false;
         for (path, directory) in std::mem::take(&mut self.directories).into_iter().rev() {
             let context = || format!("cannot complete directory {}", show(&path));
-            let Some(place) = self.tree.open(&path)? else {
+            // A link in its place now is not ours.
+            let place = self.tree.open(&path)?.filter(|place| *place.path == *path);
+            let Some(place) = place else {
                 return Err(Errno::NOENT).context(context);
             };
             let fd = tree::readable(&place.fd).context(context)?;
@@ -565,11 +492,6 @@ fn plain_root(root: &OwnedFd) -> Result<Option<(u32, u32)>> {
     let gid = rustix::process::getegid().as_raw();
     // Some file systems are mounted so that files get the group of their directory.
     Ok((stat.st_gid == gid).then_some((uid, gid)))
-}
-
-/// Whether a file is overlayfs's mark for a deleted one.
-pub fn is_whiteout(stat: &Stat) -> bool {
-    FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
 }
 
 fn more(remembered: &mut usize, bytes: usize) -> Result<()> {
