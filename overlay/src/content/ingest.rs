@@ -38,6 +38,9 @@ pub(super) const READ_BACK: usize = 256 << 10;
 /// How much one write may read back.
 const CATCH_UP: u64 = 1 << 20;
 
+/// The disk is kept busy in portions of this size.
+const WRITE_BACK: u64 = 8 << 20;
+
 /// Who opens a file in `incoming/` and finds something else there removes it, so often.
 const ATTEMPTS: usize = 4;
 
@@ -552,6 +555,15 @@ impl Shared {
         self.changed.notify_all();
     }
 
+    /// Lets the kernel begin to write what was hashed, so that little is left for the sync at the end.
+    /// What is not on the disk yet stays in memory.
+    fn write_back(&self, end: u64) {
+        let length = std::num::NonZero::new(WRITE_BACK);
+        // Only advice.
+        let start = end.saturating_sub(WRITE_BACK);
+        let _ = rustix::fs::fadvise(&self.part, start, length, rustix::fs::Advice::DontNeed);
+    }
+
     /// Hashes what has arrived without a gap: `bytes`, which were just written at `offset`, from
     /// memory, and up to `budget` others from the file. One at a time does this; others go on.
     fn follow(&self, offset: u64, bytes: &[u8], mut budget: u64) -> Result<()> {
@@ -583,9 +595,13 @@ impl Shared {
                 budget -= wanted;
                 buffer.len()
             };
+            let end = from + count as u64;
+            if from / WRITE_BACK != end / WRITE_BACK {
+                self.write_back(end / WRITE_BACK * WRITE_BACK);
+            }
             state = self.lock();
             state.hasher = Some(hasher);
-            state.hashed += count as u64;
+            state.hashed = end;
         }
     }
 }
