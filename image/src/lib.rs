@@ -15,6 +15,7 @@ pub mod platform;
 pub mod pull;
 pub mod reference;
 pub mod registry;
+pub mod roots;
 
 pub use rcrun_error::{Context, Error, ErrorKind, Result};
 pub use rcrun_overlay::Digest;

@@ -99,8 +99,9 @@ impl Source {
 }
 
 impl Pull<'_> {
-    /// Gets one blob; none if it was there.
-    pub(super) fn fetch(&self, wanted: &Descriptor, source: &Source) -> Result<Option<Verified>> {
+    /// Gets one blob; false if it was there. It is durable at once: held back until the end of the
+    /// pull, it would be waited for by others who hold layers that we wait for.
+    pub(super) fn fetch(&self, wanted: &Descriptor, source: &Source) -> Result<bool> {
         let digest = &wanted.digest;
         let watch = self.request.watch;
         let ingest = match self.claim(wanted)? {
@@ -111,7 +112,7 @@ impl Pull<'_> {
                     state.over = true;
                 });
                 watch(Event::Exists(digest.clone()));
-                return Ok(None);
+                return Ok(false);
             }
             content::Claim::Mine(ingest) => ingest,
         };
@@ -141,9 +142,10 @@ impl Pull<'_> {
                 format!("blob {digest} was not verified"),
             ));
         };
+        verified.commit()?;
         source.set(|state| state.over = true);
         watch(Event::Fetched(digest.clone()));
-        Ok(Some(verified))
+        Ok(true)
     }
 
     fn claim(&self, wanted: &Descriptor) -> Result<content::Claim> {

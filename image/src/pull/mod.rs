@@ -9,12 +9,14 @@
 //! others, which the next attempt goes on with; they are swept if there is none.
 
 mod blob;
+#[cfg(test)]
+mod tests;
 mod unpack;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use rcrun_overlay::content::{Content, Verified, commit_all};
+use rcrun_overlay::content::{Content, commit_all};
 use rcrun_overlay::layer::chain::chain_ids;
 use rcrun_overlay::layer::store::{Claim, Layers};
 use rcrun_overlay::lease::{LayerId, Lease, Root};
@@ -189,9 +191,9 @@ impl<'a> Pull<'a> {
         let target = self.target()?;
         let before = names.get(self.request.reference)?;
         let layers = Layers::new(self.store)?;
-        let (blobs, unpacked) = self.fetch_and_unpack(&layers)?;
-        let fetched = !blobs.is_empty() || !unpacked.is_empty();
-        let mut whole = blobs;
+        let (fetched, unpacked) = self.fetch_and_unpack(&layers)?;
+        let fetched = fetched || !unpacked.is_empty();
+        let mut whole = Vec::new();
         for document in self
             .documents
             .iter()
@@ -244,8 +246,9 @@ impl<'a> Pull<'a> {
         })
     }
 
-    /// Fetches all layers and unpacks those that are not there; neither is visible yet.
-    fn fetch_and_unpack(&self, layers: &Layers) -> Result<(Vec<Verified>, Vec<unpack::Done>)> {
+    /// Fetches all blobs and unpacks the layers that are not there, which are not visible yet. Says
+    /// whether there was anything to fetch.
+    fn fetch_and_unpack(&self, layers: &Layers) -> Result<(bool, Vec<unpack::Done>)> {
         let sources: Vec<blob::Source> = self
             .manifest
             .layers
@@ -257,7 +260,7 @@ impl<'a> Pull<'a> {
             cancel: self.request.cancel,
             sources: &sources,
         };
-        let verified = Mutex::new(Vec::new());
+        let fetched = std::sync::atomic::AtomicBool::new(false);
         let next = AtomicUsize::new(0);
         let unpacked = std::thread::scope(|scope| {
             for _ in 0..self
@@ -269,7 +272,9 @@ impl<'a> Pull<'a> {
                     while let Some(index) = stop.go_on(&next, sources.len()) {
                         let layer = &self.manifest.layers[index];
                         match self.fetch(layer, &sources[index]) {
-                            Ok(blob) => lock(&verified).extend(blob),
+                            Ok(new) => {
+                                fetched.fetch_or(new, Ordering::Relaxed);
+                            }
                             Err(error) => stop.because(error),
                         }
                     }
@@ -290,12 +295,7 @@ impl<'a> Pull<'a> {
             .unwrap_or_else(std::sync::PoisonError::into_inner)
         {
             Some(error) => Err(error),
-            None => Ok((
-                verified
-                    .into_inner()
-                    .unwrap_or_else(std::sync::PoisonError::into_inner),
-                unpacked,
-            )),
+            None => Ok((fetched.into_inner(), unpacked)),
         }
     }
 
