@@ -25,12 +25,13 @@ use support::{RCRUN, bundle};
 
 /// Hot whatever the steps say: what sets a container up, and the growing of vectors, of which the
 /// compiler keeps one of many equal instantiations, not always the same.
-const ALWAYS: [&str; 6] = [
+const ALWAYS: [&str; 7] = [
     "*(.text._R*13rcrun_runtime6launch*)",
     "*(.text._R*13rcrun_runtime6rootfs*)",
     "*(.text._R*13rcrun_runtime4plan*)",
     "*(.text._R*13rcrun_runtime5state*)",
     "*(.text._R*13rcrun_runtime3sys*)",
+    "*(.text._R*13rcrun_runtime10operations6create*)",
     "*(.text.unlikely._R*_5alloc7raw_vec*8grow_one*)",
 ];
 

@@ -4,7 +4,7 @@ use super::runtime::Running;
 use super::{Container, Env, Output};
 use serde_json::{Value, json};
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -148,6 +148,24 @@ impl<'e> Bundle<'e> {
         path
     }
 
+    /// An executable file inside the root file system.
+    pub(crate) fn program(&self, relative: &str, content: &[u8]) -> PathBuf {
+        let path = self.file(relative, "");
+        fs::write(&path, content).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        path
+    }
+
+    /// An executable shell script inside the root file system.
+    pub(crate) fn script(&self, relative: &str, body: &str) -> PathBuf {
+        self.program(relative, format!("#!/bin/sh\n{body}\n").as_bytes())
+    }
+
+    /// Adds a hook of this kind.
+    pub(crate) fn hook(&mut self, kind: &str, hook: Value) -> &mut Self {
+        self.push(&format!("/hooks/{kind}"), hook)
+    }
+
     /// Gives the bundle copies of the programs instead of hard links: for attacks that write to them.
     pub(crate) fn own_programs(&self) -> &Self {
         for name in ["bin/busybox", "bin/probe"] {
@@ -282,6 +300,13 @@ impl<'e> Bundle<'e> {
     }
 
     /// Tries each operation inside the container: errno 0 means that it succeeded.
+    #[track_caller]
+    pub(crate) fn errnos(&mut self, operations: &[&str]) -> Vec<i32> {
+        let answers = self.attempts(operations);
+        answers.into_iter().map(|(errno, _)| errno).collect()
+    }
+
+    /// The same, with what the operations gave.
     #[track_caller]
     pub(crate) fn attempts(&mut self, operations: &[&str]) -> Vec<(i32, String)> {
         let mut all = vec!["try"];

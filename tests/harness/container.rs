@@ -1,6 +1,7 @@
 //! A created container and the verbs that take its ID. Dropping it deletes it by force.
 
 use super::bundle::attempts;
+use super::env::read;
 use super::{Env, Output, process};
 use serde_json::Value;
 use std::cell::RefCell;
@@ -115,6 +116,15 @@ impl<'e> Container<'e> {
         self.env
             .rt
             .finish(self.env.rt.spawn(self.exec_command(flags, args)))
+    }
+
+    /// The pid of a process that `exec` leaves in the background.
+    #[track_caller]
+    pub(crate) fn exec_detached(&self, args: &[&str]) -> i32 {
+        let path = self.env.path("exec.pid");
+        let flags = ["--detach", "--pid-file", path.to_str().unwrap()];
+        self.exec_with(&flags, args).ok();
+        read(&path).parse().expect("a number without a line feed")
     }
 
     pub(crate) fn exec_command(&self, flags: &[&str], args: &[&str]) -> Command {

@@ -5,6 +5,7 @@ use super::stage::{self, Skip};
 use super::{Bundle, spec};
 use std::cell::Cell;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 /// Everything a test may touch. All paths are below `dir`, all names start with `tag`.
@@ -57,6 +58,14 @@ impl Env {
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.join(name)
+    }
+
+    /// An executable shell script on the host.
+    pub(crate) fn script(&self, name: &str, body: &str) -> PathBuf {
+        let path = self.path(name);
+        fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        path
     }
 
     /// The base root file system that bundles hard-link.

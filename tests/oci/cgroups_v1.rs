@@ -1,4 +1,4 @@
-//! cgroup v1: where the container is put, its limits, changing them, and killing what hides there.
+//! cgroup v1: where the container is put, its limits, and killing what hides there.
 
 use crate::harness::{Bundle, Container, Env, Need, Test, cgroup, process, test};
 use serde_json::{Value, json};
@@ -23,13 +23,6 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(bad_values_are_refused),
         test!(unified_is_refused),
         test!(init_is_in_the_cgroup_before_it_runs),
-        test!(update_by_flags),
-        test!(update_from_a_file),
-        test!(update_keeps_what_it_does_not_name),
-        test!(update_of_a_paused_container),
-        test!(update_is_remembered),
-        test!(bad_update_is_refused),
-        test!(update_after_start_of_devices_still_holds),
         test!(cgroup_is_removed),
         test!(nested_cgroups_are_removed),
         test!(cgroup_in_use_is_refused),
@@ -40,19 +33,19 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(oom_event),
         test!(cgroup_of_another_container_is_not_touched),
     ];
-    tests
-        .into_iter()
-        .map(|t| {
-            t.needs(Need::V1("memory"))
-                .needs(Need::V1("pids"))
-                .needs(Need::V1("freezer"))
-        })
-        .collect()
+    tests.into_iter().map(on_v1).collect()
 }
 
-const MIB: u64 = 1 << 20;
+/// A test that wants hierarchies of v1.
+pub(super) fn on_v1(test: Test) -> Test {
+    ["memory", "pids", "freezer"]
+        .into_iter()
+        .fold(test, |test, name| test.needs(Need::V1(name)))
+}
 
-fn with_resources<'e>(env: &'e Env, resources: &Value) -> (Bundle<'e>, Container<'e>) {
+pub(super) const MIB: u64 = 1 << 20;
+
+pub(super) fn with_resources<'e>(env: &'e Env, resources: &Value) -> (Bundle<'e>, Container<'e>) {
     let mut bundle = env.bundle();
     for (key, value) in resources.as_object().unwrap() {
         bundle.set(&format!("/linux/resources/{key}"), value.clone());
@@ -62,12 +55,12 @@ fn with_resources<'e>(env: &'e Env, resources: &Value) -> (Bundle<'e>, Container
 }
 
 #[track_caller]
-fn value(container: &Container<'_>, controller: &str, file: &str) -> String {
+pub(super) fn value(container: &Container<'_>, controller: &str, file: &str) -> String {
     cgroup::value(controller, &container.env.tag, &container.id, file)
 }
 
 #[track_caller]
-fn number(container: &Container<'_>, controller: &str, file: &str) -> i64 {
+pub(super) fn number(container: &Container<'_>, controller: &str, file: &str) -> i64 {
     value(container, controller, file).parse().unwrap()
 }
 
@@ -271,145 +264,6 @@ fn init_is_in_the_cgroup_before_it_runs(env: &Env) {
     );
 }
 
-#[track_caller]
-fn update(container: &Container<'_>, flags: &[&str]) {
-    let mut args = vec!["update"];
-    args.extend(flags);
-    args.push(&container.id);
-    container.env.rt.call(&args).ok();
-}
-
-fn update_by_flags(env: &Env) {
-    let (_, container) = with_resources(
-        env,
-        &json!({"memory": {"limit": 64 * MIB}, "pids": {"limit": 20}}),
-    );
-    update(
-        &container,
-        &[
-            "--memory",
-            "100M",
-            "--memory-reservation",
-            "50331648",
-            "--pids-limit",
-            "44",
-            "--cpu-share",
-            "512",
-            "--cpu-period",
-            "100000",
-            "--cpu-quota",
-            "70000",
-            "--cpuset-cpus",
-            "0",
-        ],
-    );
-    assert_eq!(
-        number(&container, "memory", "memory.limit_in_bytes"),
-        100 << 20
-    );
-    assert_eq!(
-        number(&container, "memory", "memory.soft_limit_in_bytes"),
-        48 << 20
-    );
-    assert_eq!(number(&container, "pids", "pids.max"), 44);
-    assert_eq!(number(&container, "cpu", "cpu.shares"), 512);
-    assert_eq!(number(&container, "cpu", "cpu.cfs_quota_us"), 70_000);
-    assert_eq!(value(&container, "cpuset", "cpuset.cpus"), "0");
-    update(&container, &["--pids-limit", "-1"]);
-    assert_eq!(value(&container, "pids", "pids.max"), "max");
-}
-
-fn update_from_a_file(env: &Env) {
-    let (_, container) = with_resources(env, &json!({"pids": {"limit": 20}}));
-    let path = env.path("resources.json");
-    fs::write(
-        &path,
-        json!({"pids": {"limit": 21}, "cpu": {"shares": 222}}).to_string(),
-    )
-    .unwrap();
-    update(&container, &["--resources", path.to_str().unwrap()]);
-    assert_eq!(
-        [
-            number(&container, "pids", "pids.max"),
-            number(&container, "cpu", "cpu.shares")
-        ],
-        [21, 222]
-    );
-    fs::write(&path, json!({"pids": {"limit": 22}}).to_string()).unwrap();
-    let mut command = env.rt.command(&["update", "-r", "-", &container.id]);
-    command.stdin(fs::File::open(&path).unwrap());
-    env.rt.finish(env.rt.spawn(command)).ok();
-    assert_eq!(number(&container, "pids", "pids.max"), 22, "- is stdin");
-}
-
-fn update_keeps_what_it_does_not_name(env: &Env) {
-    let (_, container) = with_resources(
-        env,
-        &json!({"memory": {"limit": 64 * MIB}, "pids": {"limit": 20}, "cpu": {"shares": 333}}),
-    );
-    update(&container, &["--memory", "128M"]);
-    assert_eq!(
-        number(&container, "memory", "memory.limit_in_bytes"),
-        128 << 20
-    );
-    assert_eq!(
-        [
-            number(&container, "pids", "pids.max"),
-            number(&container, "cpu", "cpu.shares")
-        ],
-        [20, 333]
-    );
-}
-
-fn update_of_a_paused_container(env: &Env) {
-    let (_, container) = with_resources(env, &json!({"pids": {"limit": 20}}));
-    container.verb("pause").ok();
-    update(&container, &["--pids-limit", "30"]);
-    assert_eq!(container.status(), "paused", "it is not let go by the way");
-    assert_eq!(number(&container, "pids", "pids.max"), 30);
-    container.verb("resume").ok();
-}
-
-fn update_is_remembered(env: &Env) {
-    let (_, container) =
-        with_resources(env, &json!({"pids": {"limit": 20}, "cpu": {"shares": 333}}));
-    update(&container, &["--pids-limit", "30"]);
-    update(&container, &["--cpu-share", "444"]);
-    assert_eq!(
-        [
-            number(&container, "pids", "pids.max"),
-            number(&container, "cpu", "cpu.shares")
-        ],
-        [30, 444]
-    );
-}
-
-fn bad_update_is_refused(env: &Env) {
-    let (_, container) = with_resources(env, &json!({"pids": {"limit": 20}}));
-    for bad in [
-        ["--memory", "lots"],
-        ["--cpuset-cpus", "999"],
-        ["--resources", "/no/such/file"],
-    ] {
-        env.rt
-            .call(&["update", bad[0], bad[1], &container.id])
-            .fails();
-    }
-    assert_eq!(container.status(), "running");
-    assert_eq!(number(&container, "pids", "pids.max"), 20);
-}
-
-/// An update rewrites the device rules; there must be no moment and no state in which all is open.
-fn update_after_start_of_devices_still_holds(env: &Env) {
-    let mut bundle = env.bundle();
-    let container = bundle.caps(&["CAP_MKNOD"]).sleeper();
-    let before = value(&container, "devices", "devices.list");
-    update(&container, &["--pids-limit", "30"]);
-    assert_eq!(value(&container, "devices", "devices.list"), before);
-    let answers = container.exec_attempts(&["--cap", "CAP_MKNOD"], &["open-node:/tmp/mem:c:1:1"]);
-    assert_eq!(answers[0].0, 1);
-}
-
 fn cgroup_is_removed(env: &Env) {
     let container = env.bundle().sleeper();
     assert!(cgroup::children(&env.tag).len() >= CONTROLLERS.len());
@@ -516,9 +370,6 @@ fn orphans_in_a_shared_pid_namespace_are_killed(env: &Env) {
 fn oom_event(env: &Env) {
     let mut bundle = env.bundle();
     bundle.set("/linux/resources/memory", json!({"limit": 32 * MIB}));
-    let container = bundle.sh("read x < /go; exec /bin/probe memory 100");
-    container.file("go", "");
-    let bundle = container;
     bundle.sh("while [ ! -e /go2 ]; do sleep 0.05; done; /bin/probe memory 100; sleep 1000");
     let container = bundle.start();
     let mut events = env.rt.spawn(

@@ -1,5 +1,4 @@
-//! checkpoint and restore: what goes on where it stood, what comes from outside again, and what is left
-//! when it fails. Needs a criu that works (see `harness::criu`).
+//! checkpoint and restore: what goes on where it stood, and what comes from outside again. Needs a criu that works (see `harness::criu`).
 
 use crate::harness::env::read;
 use crate::harness::sockets::{Console, FdSocket};
@@ -7,8 +6,7 @@ use crate::harness::{Bundle, Container, Env, Output, Test, cgroup, criu, process
 use serde_json::json;
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -28,16 +26,6 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(hooks),
         test!(paused_container),
         test!(pre_dump),
-        test!(checkpoint_needs_a_running_container),
-        test!(failed_checkpoint_leaves_the_container_alone),
-        test!(failed_restore_leaves_nothing),
-        test!(failed_hook_leaves_nothing),
-        test!(taken_id_is_refused),
-        test!(missing_criu).only_rcrun("runc 1.5 takes criu from the PATH only"),
-        test!(no_criu_at_all).only_rcrun("runc 1.5 takes criu from the PATH only"),
-        test!(old_criu).only_rcrun("runc 1.5 takes criu from the PATH only"),
-        test!(killed_restore_can_be_deleted)
-            .only_rcrun("runc leaves a mount in the state directory"),
     ];
     all.into_iter().map(|test| test.timeout(120)).collect()
 }
@@ -46,7 +34,7 @@ pub(crate) fn tests() -> Vec<Test> {
 const COUNTER: &str =
     "i=0; while :; do i=$((i+1)); echo $i > /n.new; mv /n.new /n; sleep 0.05; done";
 
-fn counter<'e>(env: &'e Env) -> (Bundle<'e>, Container<'e>) {
+pub(super) fn counter<'e>(env: &'e Env) -> (Bundle<'e>, Container<'e>) {
     criu::require(env);
     let mut bundle = env.bundle();
     bundle.sh(COUNTER);
@@ -55,7 +43,7 @@ fn counter<'e>(env: &'e Env) -> (Bundle<'e>, Container<'e>) {
     (bundle, container)
 }
 
-fn count(bundle: &Bundle<'_>) -> Option<u32> {
+pub(super) fn count(bundle: &Bundle<'_>) -> Option<u32> {
     fs::read_to_string(bundle.rootfs("n"))
         .ok()?
         .trim()
@@ -64,18 +52,18 @@ fn count(bundle: &Bundle<'_>) -> Option<u32> {
 }
 
 #[track_caller]
-fn wait_beyond(bundle: &Bundle<'_>, than: u32) -> u32 {
+pub(super) fn wait_beyond(bundle: &Bundle<'_>, than: u32) -> u32 {
     process::until("the counter goes on", 15, || {
         count(bundle).filter(|n| *n > than)
     })
 }
 
-fn images(env: &Env) -> PathBuf {
+pub(super) fn images(env: &Env) -> PathBuf {
     env.path("images")
 }
 
 #[track_caller]
-fn checkpoint(env: &Env, flags: &[&str], id: &str) -> Output {
+pub(super) fn checkpoint(env: &Env, flags: &[&str], id: &str) -> Output {
     let images = images(env);
     let mut args = vec!["checkpoint", "--image-path", images.to_str().unwrap()];
     args.extend(flags);
@@ -84,7 +72,7 @@ fn checkpoint(env: &Env, flags: &[&str], id: &str) -> Output {
 }
 
 /// `restore` with everything but the streams.
-fn restore_command(bundle: &Bundle<'_>, flags: &[&str]) -> Command {
+pub(super) fn restore_command(bundle: &Bundle<'_>, flags: &[&str]) -> Command {
     let images = images(bundle.env);
     let mut all = vec!["--image-path", images.to_str().unwrap()];
     all.extend(flags);
@@ -93,7 +81,7 @@ fn restore_command(bundle: &Bundle<'_>, flags: &[&str]) -> Command {
 
 /// A detached `restore`, and what it said.
 #[track_caller]
-fn try_restore(bundle: &Bundle<'_>, flags: &[&str]) -> Output {
+pub(super) fn try_restore(bundle: &Bundle<'_>, flags: &[&str]) -> Output {
     let mut all = vec!["--detach"];
     all.extend(flags);
     let mut command = restore_command(bundle, &all);
@@ -108,15 +96,9 @@ fn try_restore(bundle: &Bundle<'_>, flags: &[&str]) -> Output {
 }
 
 #[track_caller]
-fn restore<'e>(bundle: &Bundle<'e>, flags: &[&str]) -> Container<'e> {
+pub(super) fn restore<'e>(bundle: &Bundle<'e>, flags: &[&str]) -> Container<'e> {
     try_restore(bundle, flags).ok();
     criu::handle(bundle, &bundle.id)
-}
-
-/// `restore` that must be refused, with its words.
-#[track_caller]
-fn refused(bundle: &Bundle<'_>, flags: &[&str]) -> Output {
-    try_restore(bundle, flags).fails()
 }
 
 fn gone(env: &Env, id: &str) {
@@ -391,14 +373,6 @@ fn another_cgroup(env: &Env) {
     );
 }
 
-/// An executable script on the host.
-fn script(env: &Env, name: &str, body: &str) -> PathBuf {
-    let path = env.path(name);
-    fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-    path
-}
-
 fn hooks(env: &Env) {
     criu::require(env);
     let log = env.path("log");
@@ -407,16 +381,16 @@ fn hooks(env: &Env) {
             "echo {kind} $(sed 's/.*\"pid\" *: *\\([0-9]*\\).*/\\1/') >> {}",
             log.display()
         );
-        script(env, kind, &body)
+        env.script(kind, &body)
     };
     let mut bundle = env.bundle();
     bundle.args(&["sleep", "1000"]);
     for kind in ["prestart", "createRuntime", "poststart"] {
-        bundle.push(&format!("/hooks/{kind}"), json!({"path": say(kind)}));
+        bundle.hook(kind, json!({"path": say(kind)}));
     }
-    bundle.push(
-        "/hooks/poststop",
-        json!({"path": script(env, "end", &format!("echo poststop >> {}", log.display()))}),
+    bundle.hook(
+        "poststop",
+        json!({"path": env.script("end", &format!("echo poststop >> {}", log.display()))}),
     );
     let container = criu::start(&bundle);
     checkpoint(env, &[], &container.id).ok();
@@ -456,169 +430,4 @@ fn pre_dump(env: &Env) {
     let stood = count(&bundle).unwrap();
     let _container = restore(&bundle, &[]);
     wait_beyond(&bundle, stood);
-}
-
-fn checkpoint_needs_a_running_container(env: &Env) {
-    checkpoint(env, &[], "nobody")
-        .fails()
-        .says("does not exist");
-    let mut bundle = env.bundle();
-    let container = bundle.args(&["true"]).create();
-    checkpoint(env, &[], &container.id)
-        .fails()
-        .says("cannot be checkpointed in created state");
-    container.start();
-    container.wait_stopped();
-    checkpoint(env, &[], &container.id)
-        .fails()
-        .says("cannot be checkpointed in stopped state");
-}
-
-fn failed_checkpoint_leaves_the_container_alone(env: &Env) {
-    criu::require(env);
-    // Its output goes to a file of the host that has no name any more: criu cannot save that.
-    let container = env
-        .bundle()
-        .sh("while :; do echo line; sleep 0.05; done")
-        .start();
-    container.wait_output("line");
-    let output = checkpoint(env, &[], &container.id)
-        .fails()
-        .says("criu failed")
-        .says("dump.log");
-    assert!(
-        output.stderr.contains("Error"),
-        "no reason from criu's log: {output}"
-    );
-    assert_eq!(container.status(), "running");
-    let length = container.stdout().len();
-    process::until("it goes on", 10, || {
-        (container.stdout().len() > length).then_some(())
-    });
-}
-
-#[track_caller]
-fn nothing_left(bundle: &Bundle<'_>) {
-    let env = bundle.env;
-    assert!(!env.rt.root.join(&bundle.id).exists(), "state is left");
-    assert!(
-        cgroup::children(&env.tag).is_empty(),
-        "{:?}",
-        cgroup::children(&env.tag)
-    );
-}
-
-fn failed_restore_leaves_nothing(env: &Env) {
-    let (bundle, container) = counter(env);
-    refused(&bundle, &["--pid-file", env.path("pid").to_str().unwrap()]);
-    checkpoint(env, &[], &container.id).ok();
-    nothing_left(&bundle);
-    let core = images(env).join("core-1.img");
-    let good = fs::read(&core).unwrap();
-    fs::write(&core, &good[..good.len() / 2]).unwrap();
-    refused(&bundle, &[])
-        .says("criu failed")
-        .says("restore.log");
-    nothing_left(&bundle);
-    fs::rename(
-        images(env).join("descriptors.json"),
-        env.path("descriptors"),
-    )
-    .unwrap();
-    refused(&bundle, &[]).says("descriptors.json");
-    nothing_left(&bundle);
-    fs::rename(
-        env.path("descriptors"),
-        images(env).join("descriptors.json"),
-    )
-    .unwrap();
-    fs::write(&core, &good).unwrap();
-    let stood = count(&bundle).unwrap();
-    let _container = restore(&bundle, &[]);
-    wait_beyond(&bundle, stood);
-}
-
-fn failed_hook_leaves_nothing(env: &Env) {
-    let (mut bundle, container) = counter(env);
-    checkpoint(env, &[], &container.id).ok();
-    let path = script(env, "fails", "echo because >&2; exit 3");
-    bundle.push("/hooks/createRuntime", json!({"path": path}));
-    refused(&bundle, &[]).says("hook").says("because");
-    nothing_left(&bundle);
-}
-
-fn taken_id_is_refused(env: &Env) {
-    let (bundle, container) = counter(env);
-    checkpoint(env, &["--leave-running"], &container.id).ok();
-    refused(&bundle, &[]).says("already exists");
-    wait_beyond(&bundle, count(&bundle).unwrap());
-}
-
-#[track_caller]
-fn with_criu(env: &Env, program: &Path, id: &str) -> Output {
-    let images = images(env);
-    let program = program.to_str().unwrap();
-    env.rt.call(&[
-        "--criu",
-        program,
-        "checkpoint",
-        "--image-path",
-        images.to_str().unwrap(),
-        id,
-    ])
-}
-
-fn missing_criu(env: &Env) {
-    let container = env.bundle().sleeper();
-    with_criu(env, &env.path("no-criu"), &container.id)
-        .fails()
-        .says("no-criu")
-        .says("install");
-    assert_eq!(container.status(), "running");
-}
-
-fn no_criu_at_all(env: &Env) {
-    let container = env.bundle().sleeper();
-    let fake = script(env, "fake", "exit 1");
-    with_criu(env, &fake, &container.id)
-        .fails()
-        .says("criu failed: it ended without an answer");
-    assert_eq!(container.status(), "running");
-}
-
-fn old_criu(env: &Env) {
-    let container = env.bundle().sleeper();
-    // Called as `criu swrk FD`; answers the first request with version 2.12.
-    let answer = r"\010\012\020\001\122\004\010\002\020\014";
-    let fake = script(
-        env,
-        "fake",
-        &format!("eval \"printf '{answer}' >&$2\"; sleep 1"),
-    );
-    with_criu(env, &fake, &container.id)
-        .fails()
-        .says("criu 2.12 is too old")
-        .says("needs 3.0 or later");
-    assert_eq!(container.status(), "running");
-}
-
-fn killed_restore_can_be_deleted(env: &Env) {
-    let (mut bundle, container) = counter(env);
-    checkpoint(env, &[], &container.id).ok();
-    let path = script(
-        env,
-        "slow",
-        &format!("touch {}; sleep 2", env.path("hooked").display()),
-    );
-    bundle.push("/hooks/createRuntime", json!({"path": path}));
-    let mut child = criu::quiet(restore_command(&bundle, &["--detach"]))
-        .spawn()
-        .unwrap();
-    process::until("the hook runs", 20, || {
-        env.path("hooked").exists().then_some(())
-    });
-    child.kill().unwrap();
-    child.wait().unwrap();
-    env.rt.call(&["delete", "--force", &bundle.id]).ok();
-    nothing_left(&bundle);
 }

@@ -1,5 +1,6 @@
 //! What users of crun find again: its flags and annotations, as far as rcrun has them.
 
+use super::hooks;
 use crate::harness::env::read;
 use crate::harness::{Env, Need, Test, cgroup, test};
 use serde_json::json;
@@ -173,14 +174,7 @@ fn output_of_hooks_goes_to_files(env: &Env) {
         "/annotations",
         json!({"run.oci.hooks.stdout": out, "run.oci.hooks.stderr": err}),
     );
-    for kind in [
-        "prestart",
-        "createRuntime",
-        "createContainer",
-        "startContainer",
-        "poststart",
-        "poststop",
-    ] {
+    for kind in hooks::KINDS {
         bundle.push(&format!("/hooks/{kind}"), says(kind));
     }
     let container = bundle.sleeper();

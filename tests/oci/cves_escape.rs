@@ -3,12 +3,12 @@
 //! reaches, c4 about a process that joins it.
 
 use super::cves::rounds;
+use super::hooks;
 use crate::harness::attack::digest;
 use crate::harness::bundle::attempts;
-use crate::harness::{Env, Need, Output, Test, full, test};
+use crate::harness::{Bundle, Env, Need, Output, Test, full, test};
 use serde_json::{Value, json};
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![
@@ -38,8 +38,7 @@ fn a1_entrypoint_is_the_runtime_itself(env: &Env) {
     let before = digest(&fs::read(&binary).unwrap());
     let mut script = env.bundle();
     script.own_programs();
-    let file = script.file("evil", "#!/proc/self/exe\n");
-    fs::set_permissions(file, fs::Permissions::from_mode(0o755)).unwrap();
+    script.program("evil", b"#!/proc/self/exe\n");
     script.args(&["/evil"]).run();
     let mut link = env.bundle();
     link.own_programs();
@@ -332,13 +331,7 @@ fn environment_of_hooks(env: &Env, given: &Value) -> String {
     }
     bundle.set("/process/env/0", json!("PATH=/bin:/evil"));
     let code = format!("/bin/cat /proc/self/environ >> {}", path.display());
-    for kind in [
-        "prestart",
-        "createRuntime",
-        "createContainer",
-        "poststart",
-        "poststop",
-    ] {
+    for kind in hooks::of_the_host() {
         let mut hook = json!({"path": "/bin/sh", "args": ["sh", "-c", code]});
         if !given.is_null() {
             hook["env"] = given.clone();
@@ -380,10 +373,16 @@ fn a17_no_abstract_socket(env: &Env) {
 }
 
 fn c4_container_looks_into_an_exec(env: &Env) {
-    let mut bundle = env.bundle();
+    nothing_to_find(&mut env.bundle(), rounds(40, 500));
+}
+
+/// A container that tries all the time to trace, and to open what is open in, the processes it sees
+/// finds nothing in those of this many `exec`s.
+#[track_caller]
+pub(super) fn nothing_to_find(bundle: &mut Bundle<'_>, execs: usize) {
     let container = bundle.args(&["/bin/probe", "fd-attack"]).start();
     container.wait_output("ready");
-    for _ in 0..rounds(40, 500) {
+    for _ in 0..execs {
         container.exec(&["true"]).ok();
     }
     container.stop();

@@ -3,7 +3,6 @@
 use crate::harness::{Bundle, Env, Output, Test, test};
 use serde_json::json;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![
@@ -217,12 +216,6 @@ fn all_wrong_values_at_once(env: &Env) {
     names_all(&bundle, &places);
 }
 
-fn program(bundle: &Bundle<'_>, path: &str, content: &[u8], mode: u32) {
-    let file = bundle.file(path, "");
-    fs::write(&file, content).unwrap();
-    fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
-}
-
 fn missing_program(env: &Env) {
     env.bundle()
         .args(&["/no/such/program"])
@@ -266,7 +259,7 @@ fn explained(env: &Env, bundle: &Bundle) -> Output {
 
 fn interpreter_is_missing(env: &Env) {
     let mut bundle = env.bundle();
-    program(&bundle, "tool", b"#!/opt/python\nprint()\n", 0o755);
+    bundle.program("tool", b"#!/opt/python\nprint()\n");
     bundle.args(&["/tool"]);
     explained(env, &bundle)
         .says("/tool")
@@ -291,7 +284,7 @@ fn loader_is_missing(env: &Env) {
         .take_while(|b| **b != 0)
         .map(|b| char::from(*b))
         .collect();
-    program(&bundle, "tool", &content, 0o755);
+    bundle.program("tool", &content);
     bundle.args(&["/tool"]);
     explained(env, &bundle)
         .says("/tool")
@@ -306,14 +299,14 @@ fn wrong_architecture(env: &Env) {
     let mut content = fs::read(bundle.rootfs("bin/busybox")).unwrap();
     content[MACHINE] = EM_S390;
     content[MACHINE + 1] = 0;
-    program(&bundle, "tool", &content, 0o755);
+    bundle.program("tool", &content);
     bundle.args(&["/tool"]);
     explained(env, &bundle).says("/tool").says("architecture");
 }
 
 fn no_format(env: &Env) {
     let mut bundle = env.bundle();
-    program(&bundle, "tool", b"echo no interpreter line\n", 0o755);
+    bundle.program("tool", b"echo no interpreter line\n");
     bundle
         .args(&["/tool"])
         .run()

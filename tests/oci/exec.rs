@@ -4,8 +4,6 @@ use crate::harness::env::read;
 use crate::harness::sockets::FdSocket;
 use crate::harness::{Container, Env, Need, Test, cgroup, process, test};
 use serde_json::{Value, json};
-use std::os::unix::fs::PermissionsExt as _;
-use std::os::unix::process::CommandExt as _;
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![
@@ -40,11 +38,9 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(bad_sub_cgroup_is_refused),
         test!(preserved_descriptors),
         test!(flags_after_the_command_are_the_commands),
-        test!(many_at_once),
         test!(parent_of_a_detached_one_is_not_the_runtime),
         test!(pidfd_socket),
         test!(without_arguments_is_refused),
-        test!(of_an_unprivileged_user),
     ]
 }
 
@@ -140,18 +136,19 @@ fn additional_groups(env: &Env) {
     assert_eq!(facts["status"]["Groups"], "10 20");
 }
 
+/// The environment that a process found.
+fn variables(facts: &Value) -> Vec<&str> {
+    let all = facts["env"].as_array().unwrap().iter();
+    all.map(|v| v.as_str().unwrap()).collect()
+}
+
 fn environment(env: &Env) {
     let mut bundle = env.bundle();
     bundle.push("/process/env", json!("KEY=spec"));
     let facts = bundle
         .sleeper()
         .exec_facts(&["--env", "KEY=exec", "-e", "NEW=a=b"]);
-    let all: Vec<&str> = facts["env"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|v| v.as_str().unwrap())
-        .collect();
+    let all = variables(&facts);
     assert!(
         all.contains(&"KEY=exec") && all.contains(&"NEW=a=b") && !all.contains(&"KEY=spec"),
         "{all:?}"
@@ -226,12 +223,7 @@ fn process_file(env: &Env) {
     assert_eq!(facts["limits"]["Max open files"], json!(["50", "60"]));
     assert_eq!(facts["scheduler"]["policy"], 3);
     assert_eq!(facts["io_priority"], json!([2, 5]));
-    let variables: Vec<&str> = facts["env"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|v| v.as_str().unwrap())
-        .collect();
+    let variables = variables(&facts);
     assert!(
         variables
             .iter()
@@ -282,14 +274,7 @@ fn detached(env: &Env) {
 
 fn pid_file(env: &Env) {
     let container = env.bundle().sleeper();
-    let path = env.path("exec.pid");
-    container
-        .exec_with(
-            &["--detach", "--pid-file", path.to_str().unwrap()],
-            &["sleep", "999"],
-        )
-        .ok();
-    let pid: i32 = read(&path).parse().expect("a number without a line feed");
+    let pid = container.exec_detached(&["sleep", "999"]);
     process::becomes(pid, &["sleep", "999"]);
     assert_eq!(
         process::namespace(pid, "pid"),
@@ -301,12 +286,8 @@ fn pid_file_is_relative_to_the_caller(env: &Env) {
     let container = env.bundle().sleeper();
     let dir = env.directory("caller");
     let mut command = container.exec_command(&["--pid-file", "relative.pid"], &["true"]);
-    env.rt
-        .finish(env.rt.spawn({
-            command.current_dir(&dir);
-            command
-        }))
-        .ok();
+    command.current_dir(&dir);
+    env.rt.finish(env.rt.spawn(command)).ok();
     assert!(read(dir.join("relative.pid")).parse::<i32>().is_ok());
 }
 
@@ -335,12 +316,11 @@ fn in_a_created_container(env: &Env) {
 fn in_a_paused_container_is_refused(env: &Env) {
     let container = env.bundle().sleeper();
     container.verb("pause").ok();
-    let output = container
+    container
         .exec(&["true"])
         .exits(255)
         .says("cannot exec in a paused container");
     container.verb("resume").ok();
-    drop(output);
     container.exec(&["true"]).ok();
 }
 
@@ -424,32 +404,9 @@ fn flags_after_the_command_are_the_commands(env: &Env) {
         .prints("--user nobody -t");
 }
 
-fn many_at_once(env: &Env) {
-    let container = env.bundle().sleeper();
-    let running: Vec<_> = (0..12)
-        .map(|i| {
-            env.rt
-                .spawn(container.exec_command(&[], &["sh", "-c", &format!("echo {i}; exit {i}")]))
-        })
-        .collect();
-    for (i, one) in running.into_iter().enumerate() {
-        env.rt
-            .finish(one)
-            .exits(i32::try_from(i).unwrap())
-            .prints(&i.to_string());
-    }
-}
-
 fn parent_of_a_detached_one_is_not_the_runtime(env: &Env) {
     let container = env.bundle().sleeper();
-    let path = env.path("exec.pid");
-    container
-        .exec_with(
-            &["-d", "--pid-file", path.to_str().unwrap()],
-            &["sleep", "999"],
-        )
-        .ok();
-    let pid: i32 = read(&path).parse().unwrap();
+    let pid = container.exec_detached(&["sleep", "999"]);
     assert_eq!(
         process::status(pid, "PPid"),
         "1",
@@ -489,62 +446,4 @@ fn without_arguments_is_refused(env: &Env) {
     let container = env.bundle().sleeper();
     container.exec(&[]).fails();
     assert_eq!(container.status(), "running");
-}
-
-/// Only the root of the container's user namespace may enter its pid namespace.
-fn of_an_unprivileged_user(env: &Env) {
-    const USER: u32 = 64_000;
-    let mut bundle = env.bundle();
-    bundle
-        .args(&["sleep", "1000"])
-        .without_namespace("network")
-        .without_mount("/dev/pts")
-        .without_mount("/sys")
-        .unset("/linux", "cgroupsPath")
-        .unset("/linux", "resources")
-        .unset("/process", "rlimits")
-        .push("/linux/namespaces", json!({"type": "user"}));
-    let map = json!([{"containerID": 0, "hostID": USER, "size": 1}]);
-    bundle
-        .set("/linux/uidMappings", map.clone())
-        .set("/linux/gidMappings", map);
-    bundle.write();
-    // What the user is to reach and to write to.
-    let home = env.directory("home");
-    for path in [&home, &bundle.path, &bundle.path.join("rootfs")] {
-        std::os::unix::fs::chown(path, Some(USER), Some(USER)).unwrap();
-    }
-    for path in home.ancestors().skip(1) {
-        let mode = path.metadata().unwrap().permissions().mode();
-        if mode & 0o005 != 0o005 && path.starts_with(&env.dir) {
-            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
-        }
-    }
-    let path = bundle.path.to_str().unwrap();
-    let call = |args: &[&str]| {
-        let mut command = std::process::Command::new(env.rt.path());
-        command.arg("--root").arg(home.join("state")).args(args);
-        command
-            .uid(USER)
-            .gid(USER)
-            .stdin(std::process::Stdio::null());
-        env.rt.finish(env.rt.spawn(command))
-    };
-    call(&["run", "--detach", "--bundle", path, &bundle.id]).ok();
-    let inside = call(&[
-        "exec",
-        &bundle.id,
-        "sh",
-        "-c",
-        "id -u; readlink /proc/1/exe; exit 7",
-    ]);
-    let absent = call(&["exec", &bundle.id, "/absent"]);
-    call(&["delete", "--force", &bundle.id]).ok();
-    assert_eq!(
-        (inside.code, inside.stdout.as_str()),
-        (7, "0\n/bin/busybox\n"),
-        "{inside}"
-    );
-    assert_eq!(absent.code, 255, "{absent}");
-    assert!(absent.stderr.contains("/absent"), "{absent}");
 }

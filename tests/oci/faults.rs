@@ -166,7 +166,9 @@ fn bundle_spec(tag: &str, id: &str) -> String {
     spec.to_string()
 }
 
-fn killed_start_is_cleaned_up(env: &Env) {
+/// Kills a verb at each point, each time with a container that was created and `prepare`d; nothing
+/// remains of it.
+fn kill_with_a_container(env: &Env, verb: &[&str], prepare: impl Fn(&str)) {
     let cell = std::cell::RefCell::new(env.bundle());
     let id = cell.borrow().id.clone();
     kill_everywhere(
@@ -177,10 +179,17 @@ fn killed_start_is_cleaned_up(env: &Env) {
             env.rt
                 .finish(env.rt.spawn(bundle.command("create", &[])))
                 .ok();
-            env.rt.command(&["start", &id])
+            prepare(&id);
+            let mut command = env.rt.command(verb);
+            command.arg(&id);
+            command
         },
         |at, _| nothing_remains(env, &mut cell.borrow_mut(), at),
     );
+}
+
+fn killed_start_is_cleaned_up(env: &Env) {
+    kill_with_a_container(env, &["start"], |_| {});
 }
 
 fn killed_exec_is_harmless(env: &Env) {
@@ -196,21 +205,9 @@ fn killed_exec_is_harmless(env: &Env) {
 }
 
 fn killed_delete_can_be_repeated(env: &Env) {
-    let cell = std::cell::RefCell::new(env.bundle());
-    let id = cell.borrow().id.clone();
-    kill_everywhere(
-        env,
-        || {
-            let mut bundle = cell.borrow_mut();
-            bundle.args(&["sleep", "1000"]);
-            env.rt
-                .finish(env.rt.spawn(bundle.command("create", &[])))
-                .ok();
-            env.rt.call(&["start", &id]).ok();
-            env.rt.command(&["delete", "--force", &id])
-        },
-        |at, _| nothing_remains(env, &mut cell.borrow_mut(), at),
-    );
+    kill_with_a_container(env, &["delete", "--force"], |id| {
+        env.rt.call(&["start", id]).ok();
+    });
 }
 
 fn killed_kill_is_harmless(env: &Env) {
@@ -224,6 +221,18 @@ fn killed_kill_is_harmless(env: &Env) {
     );
     container.kill("USR2");
     container.wait_output("SIGUSR2");
+}
+
+/// A container that is run with these faults does its work all the same.
+#[track_caller]
+fn unharmed(env: &Env, program: &[&str], inject: &str) {
+    let mut bundle = env.bundle();
+    let command = bundle.args(program).command("run", &[]);
+    let output = faults::run(env, &command, inject);
+    assert!(
+        output.code == 0 && output.stdout.contains("unharmed"),
+        "{inject}: {output}"
+    );
 }
 
 /// Each call that may be interrupted is, every third time.
@@ -240,14 +249,9 @@ fn interrupted_calls_are_repeated(env: &Env) {
         "flock,fcntl",
         "connect,accept4",
     ] {
-        let mut bundle = env.bundle();
-        let command = bundle.sh("echo unharmed").command("run", &[]);
         // The container's own calls would be interrupted as well: only the first few are.
-        let output = faults::run(env, &command, &format!("{call}:error=EINTR:when=2..8+3"));
-        assert!(
-            output.code == 0 && output.stdout.contains("unharmed"),
-            "{call} interrupted: {output}"
-        );
+        let inject = format!("{call}:error=EINTR:when=2..8+3");
+        unharmed(env, &["sh", "-c", "echo unharmed"], &inject);
     }
 }
 
@@ -294,28 +298,14 @@ fn without_newer_calls(env: &Env) {
         "memfd_create",
         "renameat2",
     ] {
-        let mut bundle = env.bundle();
-        let command = bundle
-            .args(&["/bin/busybox", "echo", "unharmed"])
-            .command("run", &[]);
-        let output = faults::run(env, &command, &format!("{call}:error=ENOSYS"));
-        assert!(
-            output.code == 0 && output.stdout.contains("unharmed"),
-            "without {call}: {output}"
-        );
+        let inject = format!("{call}:error=ENOSYS");
+        unharmed(env, &["/bin/busybox", "echo", "unharmed"], &inject);
     }
 }
 
 fn clone3_is_not_needed(env: &Env) {
-    let mut bundle = env.bundle();
-    let command = bundle
-        .args(&["/bin/busybox", "echo", "unharmed"])
-        .command("run", &[]);
-    let output = faults::run(env, &command, "clone3:error=ENOSYS");
-    assert!(
-        output.code == 0 && output.stdout.contains("unharmed"),
-        "{output}"
-    );
+    let program = ["/bin/busybox", "echo", "unharmed"];
+    unharmed(env, &program, "clone3:error=ENOSYS");
 }
 
 /// Whatever a call answers: an error or success, and in both cases nothing is left.

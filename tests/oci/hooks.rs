@@ -4,7 +4,6 @@ use crate::harness::env::read;
 use crate::harness::{Bundle, Env, Test, process, test};
 use serde_json::{Value, json};
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -43,7 +42,8 @@ pub(crate) fn tests() -> Vec<Test> {
     ]
 }
 
-const KINDS: [&str; 6] = [
+/// All kinds.
+pub(super) const KINDS: [&str; 6] = [
     "prestart",
     "createRuntime",
     "createContainer",
@@ -52,12 +52,9 @@ const KINDS: [&str; 6] = [
     "poststop",
 ];
 
-/// An executable script on the host.
-fn script(env: &Env, name: &str, body: &str) -> PathBuf {
-    let path = env.path(name);
-    fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-    path
+/// Those whose programs are the host's.
+pub(super) fn of_the_host() -> impl Iterator<Item = &'static str> {
+    KINDS.into_iter().filter(|kind| *kind != "startContainer")
 }
 
 fn hook(path: &Path, args: &[&str]) -> Value {
@@ -66,42 +63,41 @@ fn hook(path: &Path, args: &[&str]) -> Value {
     json!({"path": path, "args": all})
 }
 
-fn add(bundle: &mut Bundle<'_>, kind: &str, value: Value) {
-    bundle.push(&format!("/hooks/{kind}"), value);
-}
-
-/// A file that hooks on the host and inside the container both append to.
+/// A directory of the host that is /log in the container.
 fn log(bundle: &mut Bundle<'_>) -> PathBuf {
     let dir = bundle.env.directory("log");
     bundle.directory("log");
     bundle.bind(&dir, "/log", &[]);
-    dir.join("lines")
+    dir
 }
 
-/// Each kind writes its name; those inside the container see the log through a bind mount.
-fn with_all_kinds(bundle: &mut Bundle<'_>) -> PathBuf {
-    let path = log(bundle);
-    let outside = script(
-        bundle.env,
-        "hook.sh",
-        &format!("echo $1 >> {}", path.display()),
-    );
-    let inside = bundle.file("hook.sh", "#!/bin/sh\necho $1 >> /log/lines\n");
-    fs::set_permissions(inside, fs::Permissions::from_mode(0o755)).unwrap();
+/// A hook of each kind that runs this script, of which `$1` is the kind and `$D` the directory that is
+/// returned, whichever name it has there.
+fn everywhere(bundle: &mut Bundle<'_>, body: &str) -> PathBuf {
+    let dir = log(bundle);
+    let there = body.replace("$D", dir.to_str().unwrap());
+    let outside = bundle.env.script("hook.sh", &there);
+    bundle.script("hook.sh", &body.replace("$D", "/log"));
     for kind in KINDS {
-        let file = if kind == "startContainer" {
-            Path::new("/hook.sh")
-        } else {
-            &outside
+        let file = match kind {
+            "startContainer" => Path::new("/hook.sh"),
+            _ => &outside,
         };
-        add(bundle, kind, hook(file, &[kind]));
+        bundle.hook(kind, hook(file, &[kind]));
     }
-    path
+    dir
+}
+
+/// A hook that leaves a line in a file of the host, and that file.
+fn note(env: &Env, name: &str) -> (Value, PathBuf) {
+    let path = env.path(name);
+    let file = env.script("note.sh", &format!("echo ran >> {}", path.display()));
+    (hook(&file, &[]), path)
 }
 
 fn all_kinds_in_order(env: &Env) {
     let mut bundle = env.bundle();
-    let path = with_all_kinds(&mut bundle);
+    let path = everywhere(&mut bundle, "echo $1 >> $D/lines").join("lines");
     let container = bundle.sh("echo process >> /log/lines; sleep 1000").create();
     assert_eq!(read(&path), "prestart\ncreateRuntime\ncreateContainer\n");
     container.start();
@@ -121,18 +117,13 @@ fn all_kinds_in_order(env: &Env) {
 fn hooks_of_one_kind_in_order(env: &Env) {
     let mut bundle = env.bundle();
     let path = env.path("lines");
-    let file = script(
-        env,
+    let file = env.script(
         "hook.sh",
         &format!("sleep 0.0$2; echo $1 >> {}", path.display()),
     );
     for kind in ["createRuntime", "poststop"] {
         for (number, delay) in [("1", "9"), ("2", "4"), ("3", "0")] {
-            add(
-                &mut bundle,
-                kind,
-                hook(&file, &[&format!("{kind}{number}"), delay]),
-            );
+            bundle.hook(kind, hook(&file, &[&format!("{kind}{number}"), delay]));
         }
     }
     bundle.runs();
@@ -143,19 +134,7 @@ fn hooks_of_one_kind_in_order(env: &Env) {
 
 fn state_on_stdin(env: &Env) {
     let mut bundle = env.bundle();
-    let dir = log(&mut bundle);
-    let dir = dir.parent().unwrap();
-    let outside = script(env, "hook.sh", &format!("cat > {}/$1.json", dir.display()));
-    let inside = bundle.file("hook.sh", "#!/bin/sh\ncat > /log/$1.json\n");
-    fs::set_permissions(inside, fs::Permissions::from_mode(0o755)).unwrap();
-    for kind in KINDS {
-        let file = if kind == "startContainer" {
-            Path::new("/hook.sh")
-        } else {
-            &outside
-        };
-        add(&mut bundle, kind, hook(file, &[kind]));
-    }
+    let dir = everywhere(&mut bundle, "cat > $D/$1.json");
     bundle.set("/annotations", json!({"key": "value"}));
     let container = bundle.sleeper();
     let pid = container.pid();
@@ -189,23 +168,8 @@ fn state_on_stdin(env: &Env) {
 
 fn namespaces_of_each_kind(env: &Env) {
     let mut bundle = env.bundle();
-    let dir = log(&mut bundle);
-    let dir = dir.parent().unwrap();
     let body = "readlink /proc/self/ns/mnt > $D/$1.mnt; readlink /proc/self/ns/net > $D/$1.net";
-    let outside = script(env, "hook.sh", &body.replace("$D", dir.to_str().unwrap()));
-    let inside = bundle.file(
-        "hook.sh",
-        &format!("#!/bin/sh\n{}\n", body.replace("$D", "/log")),
-    );
-    fs::set_permissions(inside, fs::Permissions::from_mode(0o755)).unwrap();
-    for kind in KINDS {
-        let file = if kind == "startContainer" {
-            Path::new("/hook.sh")
-        } else {
-            &outside
-        };
-        add(&mut bundle, kind, hook(file, &[kind]));
-    }
+    let dir = everywhere(&mut bundle, body);
     let container = bundle.sleeper();
     let pid = container.pid();
     let of = |kind: &str, ns: &str| read(dir.join(format!("{kind}.{ns}"))).trim().to_owned();
@@ -234,8 +198,7 @@ fn environment_is_only_the_hooks(env: &Env) {
     let mut bundle = env.bundle();
     bundle.push("/process/env", json!("LD_PRELOAD=/evil.so"));
     let path = env.path("environ");
-    let file = script(
-        env,
+    let file = env.script(
         "hook.sh",
         &format!(
             "cat /proc/self/environ | tr '\\0' '\\n' >> {}",
@@ -244,14 +207,8 @@ fn environment_is_only_the_hooks(env: &Env) {
     );
     let mut value = hook(&file, &[]);
     value["env"] = json!(["PATH=/usr/bin:/bin", "ONLY=this"]);
-    for kind in [
-        "prestart",
-        "createRuntime",
-        "createContainer",
-        "poststart",
-        "poststop",
-    ] {
-        add(&mut bundle, kind, value.clone());
+    for kind in of_the_host() {
+        bundle.hook(kind, value.clone());
     }
     bundle.runs();
     let text = read(&path);
@@ -272,8 +229,7 @@ fn arguments_start_with_argv_0(env: &Env) {
     let path = env.path("cmdline");
     let mut bundle = env.bundle();
     let code = format!("cat /proc/$$/cmdline | tr '\\0' '|' > {}", path.display());
-    add(
-        &mut bundle,
+    bundle.hook(
         "createRuntime",
         json!({"path": "/bin/sh", "args": ["my name", "-c", code, "zero", "a b"]}),
     );
@@ -289,15 +245,14 @@ fn arguments_start_with_argv_0(env: &Env) {
 fn hooks_of_the_container_run_before_pivot(env: &Env) {
     let mut bundle = env.bundle();
     let target = bundle.directory("injected");
-    let file = script(
-        env,
+    let file = env.script(
         "hook.sh",
         &format!(
             "mount -t tmpfs injected {0} && echo made > {0}/file",
             target.display()
         ),
     );
-    add(&mut bundle, "createContainer", hook(&file, &[]));
+    bundle.hook("createContainer", hook(&file, &[]));
     let answers = bundle.attempts(&["read:/injected/file"]);
     assert_eq!(answers[0], (0, "made\n".into()));
     assert_eq!(
@@ -309,18 +264,13 @@ fn hooks_of_the_container_run_before_pivot(env: &Env) {
 
 fn start_container_runs_inside(env: &Env) {
     let mut bundle = env.bundle();
-    let path = log(&mut bundle);
-    let inside = bundle.file(
+    let path = log(&mut bundle).join("lines");
+    bundle.script(
         "hook.sh",
-        "#!/bin/sh\nhostname >> /log/lines; cat /marker >> /log/lines\n",
+        "hostname >> /log/lines; cat /marker >> /log/lines",
     );
-    fs::set_permissions(inside, fs::Permissions::from_mode(0o755)).unwrap();
     bundle.file("marker", "from the container's root\n");
-    add(
-        &mut bundle,
-        "startContainer",
-        hook(Path::new("/hook.sh"), &[]),
-    );
+    bundle.hook("startContainer", hook(Path::new("/hook.sh"), &[]));
     bundle.runs();
     assert_eq!(read(&path), "box\nfrom the container's root\n");
 }
@@ -330,11 +280,10 @@ fn large_state_on_stdin(env: &Env) {
     let big = "x".repeat(200_000);
     bundle.set("/annotations", json!({"big": big}));
     let path = env.path("stdin");
-    add(
-        &mut bundle,
+    bundle.hook(
         "createRuntime",
         hook(
-            &script(env, "hook.sh", &format!("cat > {}", path.display())),
+            &env.script("hook.sh", &format!("cat > {}", path.display())),
             &[],
         ),
     );
@@ -347,7 +296,7 @@ fn stdin_need_not_be_read(env: &Env) {
     let mut bundle = env.bundle();
     bundle.set("/annotations", json!({"big": "x".repeat(200_000)}));
     for kind in ["createRuntime", "poststop"] {
-        add(&mut bundle, kind, json!({"path": "/bin/true"}));
+        bundle.hook(kind, json!({"path": "/bin/true"}));
     }
     bundle.runs();
 }
@@ -356,7 +305,7 @@ fn failure_before_start_stops_the_container(env: &Env) {
     for kind in ["prestart", "createRuntime", "createContainer"] {
         let mut bundle = env.bundle();
         bundle.sh("touch /ran");
-        add(&mut bundle, kind, json!({"path": "/bin/false"}));
+        bundle.hook(kind, json!({"path": "/bin/false"}));
         // runc counts from 0 and calls the kind by the spec's name.
         bundle
             .refused()
@@ -369,7 +318,7 @@ fn failure_before_start_stops_the_container(env: &Env) {
 
 fn failure_of_start_container(env: &Env) {
     let mut bundle = env.bundle();
-    add(&mut bundle, "startContainer", json!({"path": "/bin/false"}));
+    bundle.hook("startContainer", json!({"path": "/bin/false"}));
     bundle.sh("touch /ran").run().fails();
     assert!(!bundle.rootfs("ran").exists(), "the process must not run");
     assert!(!env.rt.root.join(&bundle.id).exists());
@@ -378,10 +327,9 @@ fn failure_of_start_container(env: &Env) {
 fn failure_of_hooks_of_start_destroys_the_container(env: &Env) {
     for kind in ["startContainer", "poststart"] {
         let mut bundle = env.bundle();
-        add(&mut bundle, kind, json!({"path": "/bin/false"}));
-        let path = env.path(kind);
-        let file = script(env, "hook.sh", &format!("touch {}", path.display()));
-        add(&mut bundle, "poststop", hook(&file, &[]));
+        bundle.hook(kind, json!({"path": "/bin/false"}));
+        let (poststop, noted) = note(env, kind);
+        bundle.hook("poststop", poststop);
         bundle.args(&["sleep", "1000"]);
         let container = bundle.create();
         let pid = container.pid();
@@ -392,31 +340,24 @@ fn failure_of_hooks_of_start_destroys_the_container(env: &Env) {
             .iter()
             .any(|(p, s, _)| *p == pid && *s != 'Z');
         assert!(!alive, "{kind}");
-        assert!(path.exists(), "{kind}: poststop hooks run");
+        assert!(noted.exists(), "{kind}: poststop hooks run");
     }
 }
 
 fn failure_of_poststop_is_a_warning(env: &Env) {
     let mut bundle = env.bundle();
-    add(&mut bundle, "poststop", json!({"path": "/bin/false"}));
-    let path = env.path("second");
-    add(
-        &mut bundle,
-        "poststop",
-        hook(
-            &script(env, "hook.sh", &format!("touch {}", path.display())),
-            &[],
-        ),
-    );
+    bundle.hook("poststop", json!({"path": "/bin/false"}));
+    let (second, noted) = note(env, "second");
+    bundle.hook("poststop", second);
     let container = bundle.sleeper();
     container.stop();
     container.verb("delete").ok().says("poststop hook #0");
-    assert!(path.exists(), "the others still run");
+    assert!(noted.exists(), "the others still run");
 }
 
 fn failure_of_poststop_keeps_no_state(env: &Env) {
     let mut bundle = env.bundle();
-    add(&mut bundle, "poststop", json!({"path": "/bin/false"}));
+    bundle.hook("poststop", json!({"path": "/bin/false"}));
     let container = bundle.sleeper();
     container.stop();
     container.verb("delete");
@@ -425,8 +366,8 @@ fn failure_of_poststop_keeps_no_state(env: &Env) {
 
 fn failure_shows_the_hooks_output(env: &Env) {
     let mut bundle = env.bundle();
-    let file = script(env, "hook.sh", "echo the reason on stderr >&2; exit 3");
-    add(&mut bundle, "createRuntime", hook(&file, &[]));
+    let file = env.script("hook.sh", "echo the reason on stderr >&2; exit 3");
+    bundle.hook("createRuntime", hook(&file, &[]));
     bundle
         .refused()
         .says("exit status 3")
@@ -435,10 +376,10 @@ fn failure_shows_the_hooks_output(env: &Env) {
 
 fn timeout(env: &Env) {
     let mut bundle = env.bundle();
-    let file = script(env, "hook.sh", "exec sleep 1000");
+    let file = env.script("hook.sh", "exec sleep 1000");
     let mut value = hook(&file, &[]);
     value["timeout"] = json!(1);
-    add(&mut bundle, "createRuntime", value);
+    bundle.hook("createRuntime", value);
     let start = Instant::now();
     bundle.refused();
     let took = start.elapsed();
@@ -450,32 +391,28 @@ fn timeout(env: &Env) {
 
 fn missing_hook_is_refused(env: &Env) {
     let mut bundle = env.bundle();
-    add(&mut bundle, "prestart", json!({"path": "/no/such/hook"}));
+    bundle.hook("prestart", json!({"path": "/no/such/hook"}));
     bundle.refused().says("/no/such/hook");
 }
 
 fn relative_hook_path_is_refused(env: &Env) {
     let mut bundle = env.bundle();
-    add(&mut bundle, "prestart", json!({"path": "true"}));
+    bundle.hook("prestart", json!({"path": "true"}));
     bundle.refused().says("absolute");
 }
 
+/// What prestart hooks made is undone by poststop hooks; they run without such hooks as well.
 fn poststop_after_a_failed_create(env: &Env) {
     let mut bundle = env.bundle();
-    let path = env.path("lines");
-    let file = script(
-        env,
-        "hook.sh",
-        &format!("echo stopped >> {}", path.display()),
-    );
-    add(&mut bundle, "poststop", hook(&file, &[]));
-    add(&mut bundle, "createRuntime", json!({"path": "/bin/false"}));
+    let (poststop, noted) = note(env, "noted");
+    bundle.hook("poststop", poststop);
+    bundle.args(&["/no/such/program"]).refused();
+    assert_eq!(read(&noted), "ran\n");
+    bundle
+        .args(&["true"])
+        .hook("createRuntime", json!({"path": "/bin/false"}));
     bundle.refused();
-    assert_eq!(
-        read(&path),
-        "stopped\n",
-        "what prestart hooks made is undone by poststop hooks"
-    );
+    assert_eq!(read(&noted), "ran\nran\n");
 }
 
 /// What the hooks of these kinds find open.
@@ -485,11 +422,7 @@ fn descriptors_of(env: &Env, kinds: &[&str]) -> Vec<String> {
     for kind in kinds {
         let list = "ls -l /proc/self/fd | sed -n 's/.*:.. //p' | tr '\\n' ' '";
         let code = format!("(echo {kind}: $({list})) >> {}", path.display());
-        add(
-            &mut bundle,
-            kind,
-            json!({"path": "/bin/sh", "args": ["sh", "-c", code]}),
-        );
+        bundle.hook(kind, json!({"path": "/bin/sh", "args": ["sh", "-c", code]}));
     }
     bundle.runs();
     read(&path).lines().map(str::to_owned).collect()
@@ -527,10 +460,10 @@ fn prestart_may_change_the_network_namespace(env: &Env) {
     let mut bundle = env.bundle();
     let body = "pid=$(sed 's/.*\"pid\": *\\([0-9]*\\).*/\\1/'); nsenter -t $pid -n ip link add dummy7 type dummy || \
                 nsenter -t $pid -n ip link add dummy7 type veth";
-    let file = script(env, "hook.sh", body);
+    let file = env.script("hook.sh", body);
     let mut value = hook(&file, &[]);
     value["env"] = json!(["PATH=/usr/sbin:/usr/bin:/sbin:/bin"]);
-    add(&mut bundle, "createRuntime", value);
+    bundle.hook("createRuntime", value);
     let output = bundle.args(&["ip", "link"]).run().ok();
     assert!(output.stdout.contains("dummy7"), "{output}");
 }
@@ -543,9 +476,9 @@ fn create_runtime_may_mount_into_the_root(env: &Env) {
         "pid=$(sed 's/.*\"pid\": *\\([0-9]*\\).*/\\1/'); nsenter -t $pid -m mount -t tmpfs injected {}",
         target.display()
     );
-    let mut value = hook(&script(env, "hook.sh", &body), &[]);
+    let mut value = hook(&env.script("hook.sh", &body), &[]);
     value["env"] = json!(["PATH=/usr/sbin:/usr/bin:/sbin:/bin"]);
-    add(&mut bundle, "createRuntime", value);
+    bundle.hook("createRuntime", value);
     let facts = bundle.facts();
     let mounts = facts["mounts"].as_array().unwrap();
     assert!(

@@ -18,6 +18,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(bad_scheduler_is_refused),
         test!(io_priority),
         test!(personality_linux32),
+        test!(personality_flags_are_ignored),
         test!(memory_policy),
         test!(exec_affinity),
     ]
@@ -196,6 +197,19 @@ fn personality_linux32(env: &Env) {
     let mut plain = env.bundle();
     plain.set("/linux/personality", json!({"domain": "LINUX"}));
     assert_eq!(plain.facts()["personality"], "00000000");
+}
+
+/// The specification defines none; what names one all the same runs, and hears of it.
+fn personality_flags_are_ignored(env: &Env) {
+    let mut bundle = env.bundle();
+    let personality = json!({"domain": "LINUX32", "flags": ["ADDR_NO_RANDOMIZE"]});
+    bundle.set("/linux/personality", personality);
+    bundle
+        .sh("cat /proc/self/personality")
+        .run()
+        .ok()
+        .prints("00000008")
+        .says("ignoring unsupported personality flags");
 }
 
 fn memory_policy(env: &Env) {

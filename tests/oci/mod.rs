@@ -3,6 +3,7 @@
 mod apparmor;
 mod cgroups_v1;
 mod checkpoint;
+mod checkpoint_failures;
 mod crun;
 mod cves;
 mod cves_escape;
@@ -31,6 +32,7 @@ mod seccomp_listener;
 mod selinux;
 mod sysctl;
 mod terminal;
+mod update;
 mod verbs;
 
 use crate::harness::{Env, Test, selftest, test};
@@ -43,6 +45,7 @@ const MODULES: &[Module] = &[
     ("apparmor", apparmor::tests),
     ("cgroups_v1", cgroups_v1::tests),
     ("checkpoint", checkpoint::tests),
+    ("checkpoint_failures", checkpoint_failures::tests),
     ("crun", crun::tests),
     ("cves", cves::tests),
     ("cves_escape", cves_escape::tests),
@@ -71,6 +74,7 @@ const MODULES: &[Module] = &[
     ("selinux", selinux::tests),
     ("sysctl", sysctl::tests),
     ("terminal", terminal::tests),
+    ("update", update::tests),
     ("verbs", verbs::tests),
 ];
 

@@ -116,8 +116,7 @@ fn environment_may_be_large(env: &Env) {
 
 fn path_of_the_spec_finds_the_program(env: &Env) {
     let mut bundle = env.bundle();
-    let tool = bundle.file("opt/tools/mine", "#!/bin/sh\necho found\n");
-    std::fs::set_permissions(tool, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    bundle.script("opt/tools/mine", "echo found");
     bundle.set("/process/env", json!(["PATH=/nowhere:/opt/tools:/bin"]));
     bundle.args(&["mine"]).run().ok().prints("found");
     bundle.set("/process/env", json!(["PATH=/nowhere"]));
@@ -368,8 +367,7 @@ fn session_keyring_can_be_kept(env: &Env) {
 
 fn program_without_shebang_or_format(env: &Env) {
     let mut bundle = env.bundle();
-    let file = bundle.file("bin/nothing", "not a program\n");
-    std::fs::set_permissions(file, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    bundle.program("bin/nothing", b"not a program\n");
     bundle.args(&["/bin/nothing"]);
     let container = bundle.create_with(&[]);
     // The kernel's ENOEXEC comes only when it executes: start reports nothing, the container ends.

@@ -1,5 +1,6 @@
 //! What the runtime tells: list, ps, events, features, spec, version, help, and its log.
 
+use super::hooks;
 use crate::harness::env::read;
 use crate::harness::{Env, Need, Test, process, test};
 use serde_json::{Value, json};
@@ -156,14 +157,7 @@ fn features_lists_what_works(env: &Env) {
         let list = list.unwrap_or_else(|| panic!("no {pointer}: {features:#}"));
         assert!(list.contains(&json!(value)), "{pointer} lacks {value}");
     };
-    for hook in [
-        "prestart",
-        "createRuntime",
-        "createContainer",
-        "startContainer",
-        "poststart",
-        "poststop",
-    ] {
+    for hook in hooks::KINDS {
         has("/hooks", hook);
     }
     for option in ["ro", "rro", "rbind", "tmpcopyup", "rnosuid", "nosymfollow"] {

@@ -56,18 +56,35 @@ pub(super) fn umask(argument: u64) -> String {
     format!("syscall:{UMASK}:{argument}")
 }
 
+/// A bundle with such a profile.
+fn denying<'e>(env: &'e Env, rules: &[Value]) -> Bundle<'e> {
+    let mut bundle = env.bundle();
+    deny(&mut bundle, rules);
+    bundle
+}
+
+/// The same that only denies umask(2).
+fn denying_umask(env: &Env) -> Bundle<'_> {
+    denying(env, &[rule("umask", "SCMP_ACT_ERRNO")])
+}
+
+/// One call, one errno.
+fn errno_rule(name: &str, errno: i32) -> Value {
+    json!({"names": [name], "action": "SCMP_ACT_ERRNO", "errnoRet": errno})
+}
+
+/// A condition on the first argument.
+fn condition(operator: &str, value: u64) -> Value {
+    json!({"index": 0, "value": value, "op": format!("SCMP_CMP_{operator}")})
+}
+
 /// The errno of umask(2) with each of these arguments under these rules.
 #[track_caller]
 pub(super) fn answers(env: &Env, rules: &[Value], arguments: &[u64]) -> Vec<i32> {
-    let mut bundle = env.bundle();
-    deny(&mut bundle, rules);
+    let mut bundle = denying(env, rules);
     let questions: Vec<String> = arguments.iter().map(|a| umask(*a)).collect();
     let questions: Vec<&str> = questions.iter().map(String::as_str).collect();
-    bundle
-        .attempts(&questions)
-        .into_iter()
-        .map(|(errno, _)| errno)
-        .collect()
+    bundle.errnos(&questions)
 }
 
 fn none_without_a_profile(env: &Env) {
@@ -79,14 +96,12 @@ fn errno_defaults_to_eperm(env: &Env) {
         answers(env, &[rule("umask", "SCMP_ACT_ERRNO")], &[0]),
         [EPERM]
     );
-    let mut bundle = env.bundle();
-    deny(&mut bundle, &[rule("umask", "SCMP_ACT_ERRNO")]);
+    let mut bundle = denying_umask(env);
     assert_eq!(bundle.facts()["status"]["Seccomp"], "2");
 }
 
 fn errno_of_the_rule(env: &Env) {
-    let with =
-        |errno: i32| json!({"names": ["umask"], "action": "SCMP_ACT_ERRNO", "errnoRet": errno});
+    let with = |errno| errno_rule("umask", errno);
     assert_eq!(answers(env, &[with(123)], &[0]), [123]);
     assert_eq!(
         answers(env, &[with(0)], &[0]),
@@ -194,9 +209,8 @@ fn default_errno(env: &Env) {
 fn allow_list(env: &Env) {
     let mut bundle = env.bundle();
     bundle.set("/linux/seccomp", allow_list_profile(&json!({})));
-    let answers = bundle.attempts(&[&umask(0), "read:/etc/passwd", "mkdir:/x"]);
     assert_eq!(
-        [answers[0].0, answers[1].0, answers[2].0],
+        bundle.errnos(&[&umask(0), "read:/etc/passwd", "mkdir:/x"]),
         [EPERM, 0, EPERM]
     );
 }
@@ -216,19 +230,14 @@ fn calls_newer_than_the_list_are_unknown(env: &Env) {
     bundle.set("/linux/seccomp", allow_list_profile(&json!({})));
     // The newest name in the list is faccessat2 (439): 440 is newer than the profile's author.
     assert_eq!(
-        bundle
-            .attempts(&["syscall:440:0", &umask(0)])
-            .iter()
-            .map(|a| a.0)
-            .collect::<Vec<_>>(),
+        bundle.errnos(&["syscall:440:0", &umask(0)]),
         [ENOSYS, EPERM]
     );
 }
 
 #[track_caller]
 fn exit_code(env: &Env, rules: &[Value]) -> i32 {
-    let mut bundle = env.bundle();
-    deny(&mut bundle, rules);
+    let mut bundle = denying(env, rules);
     bundle.args(&["/bin/probe", "try", &umask(0)]).run().code
 }
 
@@ -269,17 +278,15 @@ fn conditional(conditions: &Value) -> Value {
 
 fn every_operator(env: &Env) {
     let table = [
-        ("SCMP_CMP_EQ", [0, 77, 0]),
-        ("SCMP_CMP_NE", [77, 0, 77]),
-        ("SCMP_CMP_LT", [77, 0, 0]),
-        ("SCMP_CMP_LE", [77, 77, 0]),
-        ("SCMP_CMP_GE", [0, 77, 77]),
-        ("SCMP_CMP_GT", [0, 0, 77]),
+        ("EQ", [0, 77, 0]),
+        ("NE", [77, 0, 77]),
+        ("LT", [77, 0, 0]),
+        ("LE", [77, 77, 0]),
+        ("GE", [0, 77, 77]),
+        ("GT", [0, 0, 77]),
     ];
     for (operator, expected) in table {
-        let rules = [conditional(
-            &json!([{"index": 0, "value": 10, "op": operator}]),
-        )];
+        let rules = [conditional(&json!([condition(operator, 10)]))];
         assert_eq!(answers(env, &rules, &[9, 10, 11]), expected, "{operator}");
     }
     let masked = json!([{"index": 0, "value": 0xf0, "valueTwo": 0x50, "op": "SCMP_CMP_MASKED_EQ"}]);
@@ -291,24 +298,16 @@ fn every_operator(env: &Env) {
 
 fn values_are_64_bits_wide(env: &Env) {
     let high = 0x1_0000_0005_u64;
-    let rules = [conditional(
-        &json!([{"index": 0, "value": 5, "op": "SCMP_CMP_EQ"}]),
-    )];
+    let rules = [conditional(&json!([condition("EQ", 5)]))];
     assert_eq!(answers(env, &rules, &[5, high]), [77, 0]);
-    let rules = [conditional(
-        &json!([{"index": 0, "value": high, "op": "SCMP_CMP_EQ"}]),
-    )];
+    let rules = [conditional(&json!([condition("EQ", high)]))];
     assert_eq!(answers(env, &rules, &[5, high]), [0, 77]);
-    let rules = [conditional(
-        &json!([{"index": 0, "value": high, "op": "SCMP_CMP_GT"}]),
-    )];
+    let rules = [conditional(&json!([condition("GT", high)]))];
     assert_eq!(
         answers(env, &rules, &[6, high, high + 1, 0x2_0000_0000]),
         [0, 0, 77, 77]
     );
-    let rules = [conditional(
-        &json!([{"index": 0, "value": high, "op": "SCMP_CMP_LT"}]),
-    )];
+    let rules = [conditional(&json!([condition("LT", high)]))];
     assert_eq!(
         answers(env, &rules, &[6, high - 1, high, 0x2_0000_0000]),
         [77, 77, 0, 0]
@@ -329,35 +328,35 @@ fn all_arguments_must_match(env: &Env) {
             json!({"names": ["setpriority"], "action": "SCMP_ACT_ERRNO", "errnoRet": 77, "args": conditions}),
         ],
     );
-    let answers = bundle.attempts(&[&priority(0, 19), &priority(0, 18), &priority(2, 19)]);
     assert_eq!(
-        [answers[0].0, answers[1].0, answers[2].0],
-        [77, 0, 0],
-        "{answers:?}"
+        bundle.errnos(&[&priority(0, 19), &priority(0, 18), &priority(2, 19)]),
+        [77, 0, 0]
     );
 }
 
 fn conditions_on_one_argument_are_alternatives(env: &Env) {
-    let rules = [conditional(
-        &json!([{"index": 0, "value": 3, "op": "SCMP_CMP_EQ"}, {"index": 0, "value": 5, "op": "SCMP_CMP_EQ"}]),
-    )];
+    let rules = [conditional(&json!([
+        condition("EQ", 3),
+        condition("EQ", 5)
+    ]))];
     assert_eq!(answers(env, &rules, &[3, 4, 5]), [77, 0, 77]);
 }
 
 fn rules_for_one_call_are_alternatives(env: &Env) {
-    let one = |value: u64| conditional(&json!([{"index": 0, "value": value, "op": "SCMP_CMP_EQ"}]));
+    let one = |value: u64| conditional(&json!([condition("EQ", value)]));
     assert_eq!(answers(env, &[one(3), one(5)], &[3, 4, 5]), [77, 0, 77]);
 }
 
 fn last_rule_without_conditions(env: &Env) {
     let rules = [
-        conditional(&json!([{"index": 0, "value": 3, "op": "SCMP_CMP_EQ"}])),
-        json!({"names": ["setpriority"], "action": "SCMP_ACT_ERRNO", "errnoRet": 5}),
+        conditional(&json!([condition("EQ", 3)])),
+        errno_rule("setpriority", 5),
     ];
-    let mut bundle = env.bundle();
-    deny(&mut bundle, &rules);
-    let answers = bundle.attempts(&[&umask(3), &umask(4), &priority(0, 19)]);
-    assert_eq!([answers[0].0, answers[1].0, answers[2].0], [77, 0, 5]);
+    let mut bundle = denying(env, &rules);
+    assert_eq!(
+        bundle.errnos(&[&umask(3), &umask(4), &priority(0, 19)]),
+        [77, 0, 5]
+    );
 }
 
 /// umask(2) in the 32-bit table.
@@ -372,18 +371,13 @@ fn needs_i386(env: &Env) {
 
 fn sub_architecture(env: &Env) {
     needs_i386(env);
-    let mut bundle = env.bundle();
-    deny(
-        &mut bundle,
-        &[json!({"names": ["umask"], "action": "SCMP_ACT_ERRNO", "errnoRet": 77})],
-    );
+    let mut bundle = denying(env, &[errno_rule("umask", 77)]);
     bundle.set(
         "/linux/seccomp/architectures",
         json!(["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"]),
     );
-    let answers = bundle.attempts(&["i386:20:0", UMASK_I386, &umask(0)]);
     assert_eq!(
-        [answers[0].0, answers[1].0, answers[2].0],
+        bundle.errnos(&["i386:20:0", UMASK_I386, &umask(0)]),
         [0, 77, 77],
         "numbers of the right table"
     );
@@ -391,8 +385,7 @@ fn sub_architecture(env: &Env) {
 
 fn architecture_not_listed_is_killed(env: &Env) {
     needs_i386(env);
-    let mut bundle = env.bundle();
-    deny(&mut bundle, &[rule("umask", "SCMP_ACT_ERRNO")]);
+    let mut bundle = denying_umask(env);
     bundle
         .args(&["/bin/probe", "try", "i386:20:0"])
         .run()
@@ -410,7 +403,7 @@ fn unknown_words_are_refused(env: &Env) {
         json!({"defaultAction": "SCMP_ACT_PRAY"}),
         json!({"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_PDP11"]}),
         json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule("umask", "SCMP_ACT_PRAY")]}),
-        json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [conditional(&json!([{"index": 0, "value": 1, "op": "SCMP_CMP_LIKE"}]))]}),
+        json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [conditional(&json!([condition("LIKE", 1)]))]}),
     ] {
         let mut bundle = env.bundle();
         bundle.set("/linux/seccomp", bad).refused();
@@ -426,24 +419,21 @@ fn flags(env: &Env) {
             "SECCOMP_FILTER_FLAG_TSYNC"
         ]),
     ] {
-        let mut bundle = env.bundle();
-        deny(&mut bundle, &[rule("umask", "SCMP_ACT_ERRNO")]);
+        let mut bundle = denying_umask(env);
         bundle.set("/linux/seccomp/flags", list);
         assert_eq!(bundle.attempts(&[&umask(0)])[0].0, EPERM);
     }
 }
 
 fn unknown_flag_is_refused(env: &Env) {
-    let mut bundle = env.bundle();
-    deny(&mut bundle, &[rule("umask", "SCMP_ACT_ERRNO")]);
+    let mut bundle = denying_umask(env);
     bundle
         .set("/linux/seccomp/flags", json!(["SECCOMP_FILTER_FLAG_NOPE"]))
         .refused();
 }
 
 fn exec_is_filtered_too(env: &Env) {
-    let mut bundle = env.bundle();
-    deny(&mut bundle, &[rule("umask", "SCMP_ACT_ERRNO")]);
+    let mut bundle = denying_umask(env);
     assert_eq!(
         bundle.sleeper().exec_attempts(&[], &[&umask(0)])[0].0,
         EPERM
@@ -451,8 +441,7 @@ fn exec_is_filtered_too(env: &Env) {
 }
 
 fn works_without_no_new_privileges(env: &Env) {
-    let mut bundle = env.bundle();
-    deny(&mut bundle, &[rule("umask", "SCMP_ACT_ERRNO")]);
+    let mut bundle = denying_umask(env);
     bundle.set("/process/noNewPrivileges", json!(false));
     bundle
         .set("/process/user", json!({"uid": 1000, "gid": 1000}))
@@ -490,11 +479,7 @@ fn the_runtimes_own_calls_are_not_filtered(env: &Env) {
         "setpriority",
         "umask",
     ];
-    let mut bundle = env.bundle();
-    deny(
-        &mut bundle,
-        &[json!({"names": names, "action": "SCMP_ACT_ERRNO"})],
-    );
+    let mut bundle = denying(env, &[json!({"names": names, "action": "SCMP_ACT_ERRNO"})]);
     bundle
         .set("/process/user", json!({"uid": 1000, "gid": 1000}))
         .set("/process/cwd", json!("/tmp"));
@@ -504,11 +489,9 @@ fn the_runtimes_own_calls_are_not_filtered(env: &Env) {
 }
 
 fn multiple_names_in_one_rule(env: &Env) {
-    let mut bundle = env.bundle();
-    deny(
-        &mut bundle,
+    let mut bundle = denying(
+        env,
         &[json!({"names": ["umask", "setpriority"], "action": "SCMP_ACT_ERRNO", "errnoRet": 8})],
     );
-    let answers = bundle.attempts(&[&umask(0), &priority(0, 19)]);
-    assert_eq!([answers[0].0, answers[1].0], [8, 8]);
+    assert_eq!(bundle.errnos(&[&umask(0), &priority(0, 19)]), [8, 8]);
 }

@@ -91,18 +91,23 @@ fn console_size(env: &Env) {
     );
 }
 
+/// Rows and columns.
+fn resize(master: impl std::os::fd::AsFd, ws_row: u16, ws_col: u16) {
+    let size = rustix::termios::Winsize {
+        ws_row,
+        ws_col,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    rustix::termios::tcsetwinsize(master, size).unwrap();
+}
+
 fn size_can_be_changed_through_the_master(env: &Env) {
     let (bundle, socket) = with_terminal(env, "read line; stty size");
     let container = bundle.create_with(&["--console-socket", socket.path()]);
     let mut console = Console::from_socket(&socket);
     container.start();
-    let size = rustix::termios::Winsize {
-        ws_row: 44,
-        ws_col: 123,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    };
-    rustix::termios::tcsetwinsize(&console.master, size).unwrap();
+    resize(&console.master, 44, 123);
     console.type_in("\n");
     console.read_until("44 123");
 }
@@ -202,13 +207,7 @@ fn exec_with_a_terminal(env: &Env) {
 /// `run` with a terminal of the caller's own around it; what the caller sees on it.
 fn in_foreground(bundle: &Bundle<'_>, stdin: bool) -> String {
     let pty = nix::pty::openpty(None, None).unwrap();
-    let size = rustix::termios::Winsize {
-        ws_row: 40,
-        ws_col: 100,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    };
-    rustix::termios::tcsetwinsize(&pty.master, size).unwrap();
+    resize(&pty.master, 40, 100);
     let inner = bundle.command("run", &[]);
     let slave = || std::process::Stdio::from(pty.slave.try_clone().unwrap());
     let mut command = std::process::Command::new("setsid");

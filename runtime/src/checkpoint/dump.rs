@@ -6,14 +6,15 @@ use std::path::Path;
 
 use rustix::fs::{FileType, Mode, OFlags};
 
-use super::images::{self, Directories, bytes};
+use super::external::{self, bytes};
+use super::images::{self, Directories};
 use super::rpc::{Kind, Options, Version};
 use super::swrk::{self, Criu, Failure, Start};
 use super::{CheckpointOptions, PageServer};
 use crate::cgroup::Hierarchy;
 use crate::container::{Runtime, Status};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::operations::create::prove_single_threaded;
+use crate::operations::caller::prove_single_threaded;
 use crate::operations::query::{load, status_of};
 use crate::operations::stop;
 use crate::plan::{Facts, Plan};
@@ -166,12 +167,12 @@ fn check_features(criu: &mut Criu, options: &CheckpointOptions) -> Result<()> {
 fn external_namespaces(plan: &Plan, criu: &Criu) -> Result<Vec<String>> {
     let mut all = Vec::new();
     for join in &plan.namespaces.joins {
-        let Some(key) = images::namespace_key(criu, join.name)? else {
+        let Some(key) = external::namespace_key(criu, join.name)? else {
             continue;
         };
         let stat = rustix::fs::stat(join.path.as_c_str())
             .context(|| format!("cannot stat {}", join.path.to_string_lossy()))?;
-        let name = images::namespace_name(join.name);
+        let name = external::namespace_name(join.name);
         all.push(format!("{name}[{}]:{key}", stat.st_ino));
     }
     Ok(all)
@@ -179,9 +180,9 @@ fn external_namespaces(plan: &Plan, criu: &Criu) -> Result<Vec<String>> {
 
 /// On this side only the place matters; it is the key under which `restore` names the source.
 fn external_mounts(plan: &Plan, record: &Record) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
-    let view = images::cgroup_view(plan, &record.cgroup)?;
-    let resolve = |place: &Path| images::resolve(&record.rootfs, place);
-    let mut pairs: Vec<_> = images::external_mounts(plan, &view, &resolve)
+    let view = external::cgroup_view(plan, &record.cgroup)?;
+    let resolve = |place: &Path| external::resolve(&record.rootfs, place);
+    let mut pairs: Vec<_> = external::external_mounts(plan, &view, &resolve)
         .iter()
         .map(|external| (bytes(&external.place), bytes(&external.place)))
         .collect();
@@ -208,7 +209,7 @@ fn is_masked_file(root: &Root, path: &CString) -> bool {
 
 /// The streams that the container was given, or, where they were no pipes, those its init has now.
 fn streams(record: &Record) -> Vec<String> {
-    let mut names = images::streams_of(&record.pid.to_string());
+    let mut names = external::streams_of(&record.pid.to_string());
     for (name, given) in names.iter_mut().zip(&record.descriptors) {
         if given.starts_with("pipe:") {
             name.clone_from(given);

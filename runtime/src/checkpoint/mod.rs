@@ -7,6 +7,7 @@
 //! images made by runc can be restored, and the other way round.
 
 mod dump;
+mod external;
 mod images;
 mod restore;
 mod root;
@@ -123,5 +124,5 @@ impl Runtime {
 /// Names of this process's standard streams, which a container without a terminal gets: what
 /// `checkpoint` calls them later.
 pub(crate) fn own_streams() -> Vec<String> {
-    images::streams_of("self")
+    external::streams_of("self")
 }

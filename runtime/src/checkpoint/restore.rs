@@ -13,7 +13,8 @@ use rustix::net::SocketType;
 use rustix::process::{Pid, PidfdFlags};
 
 use super::RestoreOptions;
-use super::images::{self, Directories, bytes};
+use super::external::{self, bytes};
+use super::images::{self, Directories};
 use super::root::Root;
 use super::rpc::{Kind, Options, Version};
 use super::swrk::{Criu, Start};
@@ -22,10 +23,11 @@ use crate::container::{Runtime, Status};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::launch::parent::reap;
 use crate::launch::terminal::{self, Terminal};
-use crate::operations::create::{
-    Start as When, check_terminal, load, new_record, prove_single_threaded, write_pid_file,
-};
-use crate::operations::foreground::{adopt_orphans, attend, block_signals};
+use crate::operations::caller::prove_single_threaded;
+use crate::operations::create::Start as When;
+use crate::operations::create::decide::{load, new_record};
+use crate::operations::foreground::{attend, stay};
+use crate::operations::handover::{check_terminal, write_pid_file};
 use crate::operations::hooks::{self, Files};
 use crate::operations::stop;
 use crate::plan::{Facts, Plan};
@@ -48,7 +50,6 @@ struct Restore<'a> {
     hooks: Option<Files>,
     /// Set once they exist, for the undoing.
     cgroup_made: bool,
-    hooked: bool,
     init: Option<OwnedFd>,
 }
 
@@ -57,11 +58,7 @@ pub(super) fn restore(runtime: &Runtime, id: &str, options: &RestoreOptions) -> 
     if runtime.is_rootless() {
         tracing::warn!("rcrun restore is untested with rootless containers");
     }
-    let detach = options.container.detach;
-    let signals = (!detach).then(block_signals).transpose()?;
-    if !detach && !options.container.no_subreaper {
-        adopt_orphans()?;
-    }
+    let signals = stay(options.container.detach, options.container.no_subreaper)?;
     let mut restore = Restore::decide(runtime, id, options)?;
     let done = restore.carry_out();
     let (init, console) = match (done, restore.init.take()) {
@@ -108,7 +105,8 @@ impl<'a> Restore<'a> {
             selinux: crate::spec::validate::selinux_enabled(),
         };
         let plan = Plan::from_spec(&spec, &facts)?;
-        check_terminal(&plan, &options.container, When::Now)?;
+        let socket = options.container.console_socket.as_deref();
+        check_terminal(plan.process.terminal, socket, options.container.detach)?;
         let record = new_record(runtime, id, &options.container, &spec, &plan)?;
         let places = Directories::open(&options.common, LOG)?;
         let hook_list = spec.hooks().as_ref();
@@ -125,7 +123,6 @@ impl<'a> Restore<'a> {
             directory: Directory::create(&runtime.root, id)?,
             spec,
             cgroup_made: false,
-            hooked: false,
             init: None,
         };
         let kept = restore
@@ -173,7 +170,7 @@ impl<'a> Restore<'a> {
             None => bytes(&self.record.rootfs),
         });
         for (name, fd) in names.iter().zip(&fds) {
-            if let Some(key) = images::namespace_key(&criu, name)? {
+            if let Some(key) = external::namespace_key(&criu, name)? {
                 request.inherited.push((key.to_owned(), fd.as_raw_fd()));
             }
         }
@@ -219,7 +216,7 @@ impl<'a> Restore<'a> {
 
     fn check_versions(&self, criu: &Criu, names: &[&str]) -> Result<()> {
         for name in names {
-            images::namespace_key(criu, name)?;
+            external::namespace_key(criu, name)?;
         }
         if self.options.lsm_profile.is_some() {
             criu.require(OTHER_LSM, "--lsm-profile")?;
@@ -273,9 +270,9 @@ impl<'a> Restore<'a> {
     }
 
     fn external_mounts(&self) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
-        let view = images::cgroup_view(&self.plan, &self.record.cgroup)?;
-        let resolve = |place: &Path| images::resolve(&self.record.rootfs, place);
-        let mut pairs: Vec<_> = images::external_mounts(&self.plan, &view, &resolve)
+        let view = external::cgroup_view(&self.plan, &self.record.cgroup)?;
+        let resolve = |place: &Path| external::resolve(&self.record.rootfs, place);
+        let mut pairs: Vec<_> = external::external_mounts(&self.plan, &view, &resolve)
             .iter()
             .map(|external| (bytes(&external.place), bytes(&real(&external.source))))
             .collect();
@@ -297,7 +294,7 @@ impl<'a> Restore<'a> {
                     ));
                 }
                 name => {
-                    let name = images::namespace_name(name);
+                    let name = external::namespace_name(name);
                     all.push((name, join.path.to_bytes().to_vec()));
                 }
             }
@@ -314,7 +311,6 @@ impl<'a> Restore<'a> {
         let (Some(files), Some(list)) = (&self.hooks, self.spec.hooks()) else {
             return Ok(());
         };
-        self.hooked = true;
         files.set_state(&self.record, Status::Creating)?;
         let prestart = hooks::prestart(list);
         let bundle = &self.record.bundle;
@@ -364,12 +360,8 @@ impl<'a> Restore<'a> {
         {
             let _ = std::fs::remove_file(path);
         }
-        if self.hooked
-            && let (Some(files), Some(list)) = (&self.hooks, self.spec.hooks())
-        {
-            let _ = files.set_state(&self.record, Status::Stopped);
-            let poststop = list.poststop().as_ref();
-            let _ = files.run(self.proof, &self.record.bundle, "poststop", poststop);
+        if self.record.pid > 0 {
+            stop::poststop(&self.directory, &self.record);
         }
         let _ = self.directory.remove();
     }

@@ -183,31 +183,18 @@ impl Place {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::Facts;
+    use crate::checkpoint::external::tests::plan;
 
     #[test]
     fn mount_points_below_a_tmpfs_and_cgroups_are_left_to_criu() {
-        let spec: oci_spec::runtime::Spec = serde_json::from_value(serde_json::json!({
-            "ociVersion": "1.2.0",
-            "root": {"path": "rootfs"},
-            "process": {"cwd": "/", "args": ["x"], "user": {"uid": 0, "gid": 0}},
-            "mounts": [
-                {"destination": "/proc", "type": "proc", "source": "proc"},
-                {"destination": "/dev", "type": "tmpfs", "source": "tmpfs"},
-                {"destination": "/dev/shm", "type": "tmpfs", "source": "shm"},
-                {"destination": "/devices", "type": "tmpfs", "source": "x"},
-                {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup"},
-                {"destination": "/data", "source": "vol", "options": ["bind"]},
-            ],
-        }))
-        .unwrap();
-        let facts = Facts {
-            bundle: Path::new("/b"),
-            no_pivot: false,
-            listen_fds: None,
-            selinux: false,
-        };
-        let plan = Plan::from_spec(&spec, &facts).unwrap();
+        let plan = plan(&serde_json::json!([
+            {"destination": "/proc", "type": "proc", "source": "proc"},
+            {"destination": "/dev", "type": "tmpfs", "source": "tmpfs"},
+            {"destination": "/dev/shm", "type": "tmpfs", "source": "shm"},
+            {"destination": "/devices", "type": "tmpfs", "source": "x"},
+            {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup"},
+            {"destination": "/data", "source": "vol", "options": ["bind"]},
+        ]));
         let root = Root::plan(&plan, Path::new("/run/x"), &[]).unwrap();
         let targets: Vec<_> = root
             .places

@@ -4,7 +4,13 @@
 //! Fields that are not set are not sent: criu's defaults apply. Fields of an answer that are not
 //! known here are skipped.
 
-use crate::error::{Error, ErrorKind, Result};
+#[cfg(test)]
+mod tests;
+mod wire;
+
+use wire::{Encoder, Value, fields, find};
+
+use crate::error::{Error, Result};
 
 /// `criu_req_type`, the ones in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -193,55 +199,6 @@ pub(super) fn acknowledge(success: bool) -> Vec<u8> {
     request.0
 }
 
-#[derive(Debug, Default)]
-struct Encoder(Vec<u8>);
-
-impl Encoder {
-    fn varint(&mut self, mut value: u64) {
-        while value > 0x7f {
-            self.0.push(value as u8 | 0x80);
-            value >>= 7;
-        }
-        self.0.push(value as u8);
-    }
-
-    fn number(&mut self, field: u64, value: u64) {
-        self.varint(field << 3);
-        self.varint(value);
-    }
-
-    /// Negative numbers are extended to 64 bits.
-    fn signed(&mut self, field: u64, value: i32) {
-        self.number(field, i64::from(value) as u64);
-    }
-
-    fn flag(&mut self, field: u64, value: bool) {
-        if value {
-            self.number(field, 1);
-        }
-    }
-
-    fn bytes(&mut self, field: u64, value: &[u8]) {
-        self.varint(field << 3 | 2);
-        self.varint(value.len() as u64);
-        self.0.extend_from_slice(value);
-    }
-
-    fn text<T: AsRef<[u8]>>(&mut self, field: u64, value: Option<T>) {
-        if let Some(value) = value {
-            self.bytes(field, value.as_ref());
-        }
-    }
-
-    /// A message of two strings, the fields 1 and 2.
-    fn pair(&mut self, field: u64, first: &[u8], second: &[u8]) {
-        let mut pair = Self::default();
-        pair.bytes(1, first);
-        pair.bytes(2, second);
-        self.bytes(field, &pair.0);
-    }
-}
-
 impl Options {
     fn encode(&self) -> Vec<u8> {
         let mut out = Encoder::default();
@@ -320,92 +277,6 @@ impl Options {
     }
 }
 
-/// One field of a message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Value<'a> {
-    Number(u64),
-    Bytes(&'a [u8]),
-    /// Of fixed size; criu's answers have none.
-    Other,
-}
-
-impl<'a> Value<'a> {
-    fn number(self) -> u64 {
-        match self {
-            Value::Number(number) => number,
-            _ => 0,
-        }
-    }
-
-    fn int(self) -> i32 {
-        self.number() as i32
-    }
-
-    fn bytes(self) -> &'a [u8] {
-        match self {
-            Value::Bytes(bytes) => bytes,
-            _ => &[],
-        }
-    }
-
-    fn text(self) -> String {
-        String::from_utf8_lossy(self.bytes()).into_owned()
-    }
-}
-
-/// The fields of a message, in order.
-fn fields(mut rest: &[u8]) -> impl Iterator<Item = Result<(u64, Value<'_>)>> {
-    std::iter::from_fn(move || {
-        if rest.is_empty() {
-            return None;
-        }
-        let field = field(&mut rest);
-        if field.is_none() {
-            rest = &[];
-        }
-        Some(field.ok_or_else(|| {
-            Error::new(
-                ErrorKind::Internal,
-                "criu's answer is not a protobuf message",
-            )
-        }))
-    })
-}
-
-fn field<'a>(rest: &mut &'a [u8]) -> Option<(u64, Value<'a>)> {
-    let key = varint(rest)?;
-    let value = match key & 7 {
-        0 => Value::Number(varint(rest)?),
-        1 => take(rest, 8).map(|_| Value::Other)?,
-        2 => {
-            let length = usize::try_from(varint(rest)?).ok()?;
-            Value::Bytes(take(rest, length)?)
-        }
-        5 => take(rest, 4).map(|_| Value::Other)?,
-        _ => return None,
-    };
-    Some((key >> 3, value))
-}
-
-fn take<'a>(rest: &mut &'a [u8], length: usize) -> Option<&'a [u8]> {
-    let (taken, left) = rest.split_at_checked(length)?;
-    *rest = left;
-    Some(taken)
-}
-
-fn varint(rest: &mut &[u8]) -> Option<u64> {
-    let mut value = 0u64;
-    for shift in (0..64).step_by(7) {
-        let (byte, left) = rest.split_first()?;
-        *rest = left;
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            return Some(value);
-        }
-    }
-    None
-}
-
 impl Response {
     /// Reads an answer.
     pub(super) fn decode(bytes: &[u8]) -> Result<Self> {
@@ -437,18 +308,6 @@ impl Response {
     }
 }
 
-/// The last occurrence of a field in an embedded message.
-fn find(message: Value<'_>, wanted: u64) -> Result<Option<Value<'_>>> {
-    let mut found = None;
-    for field in fields(message.bytes()) {
-        let (number, value) = field?;
-        if number == wanted {
-            found = Some(value);
-        }
-    }
-    Ok(found)
-}
-
 /// What was built from git counts as the release to come.
 fn version(message: Value<'_>) -> Result<Version> {
     let number = |field| Ok::<_, Error>(find(message, field)?.map_or(0, Value::number));
@@ -459,154 +318,4 @@ fn version(message: Value<'_>) -> Result<Version> {
     } else {
         release + number(4)?
     }))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_are_encoded_as_the_format_says() {
-        for (value, bytes) in [
-            (0u64, vec![0u8]),
-            (1, vec![1]),
-            (127, vec![0x7f]),
-            (150, vec![0x96, 0x01]),
-            (
-                u64::MAX,
-                vec![0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01],
-            ),
-        ] {
-            let mut encoder = Encoder::default();
-            encoder.varint(value);
-            assert_eq!(encoder.0, bytes, "{value}");
-            let mut rest = bytes.as_slice();
-            assert_eq!(varint(&mut rest), Some(value));
-            assert!(rest.is_empty());
-        }
-        let mut encoder = Encoder::default();
-        encoder.signed(1, -1);
-        assert_eq!(encoder.0.len(), 11, "a negative int32 takes ten bytes");
-    }
-
-    #[test]
-    fn requests_are_byte_for_byte_what_criu_reads() {
-        assert_eq!(question(Kind::Version), [0x08, 10, 0x20, 1]);
-        assert_eq!(
-            question(Kind::FeatureCheck),
-            [0x08, 9, 0x20, 1, 0x2a, 4, 0x08, 1, 0x10, 1]
-        );
-        assert_eq!(acknowledge(true), [0x08, 6, 0x18, 1]);
-        assert_eq!(acknowledge(false), [0x08, 6, 0x18, 0]);
-        let options = Options {
-            images_dir_fd: 5,
-            pid: Some(300),
-            external_mounts: vec![(b"/a".to_vec(), b"/b".to_vec())],
-            inherited: vec![("pipe:[7]".into(), 1)],
-            cgroup_mode: Some(0),
-            empty_namespaces: 0x4000_0000,
-            lsm_profile: Some("x".into()),
-            ..Options::default()
-        };
-        let expected = [
-            &[0x08, 1, 0x12, 48, 0x08, 5, 0x10, 0xac, 0x02][..],
-            &[0xaa, 0x03, 1, b'x'],
-            &[0xc0, 0x01, 1, 0x90, 0x02, 0],
-            &[0xba, 0x01, 8, 0x0a, 2, b'/', b'a', 0x12, 2, b'/', b'b'],
-            &[0xda, 0x01, 12, 0x0a, 8],
-            b"pipe:[7]",
-            &[0x10, 1],
-            &[0xb0, 0x02, 0x80, 0x80, 0x80, 0x80, 0x04],
-        ]
-        .concat();
-        assert_eq!(request(Kind::Dump, &options), expected);
-    }
-
-    #[test]
-    fn answers_are_understood() {
-        let notify = [
-            &[0x08, 6, 0x10, 1, 0x2a, 17, 0x0a, 12][..],
-            b"post-restore",
-            &[0x10, 0xd2, 0x09],
-        ]
-        .concat();
-        let response = Response::decode(&notify).unwrap();
-        assert!(response.success && response.kind == Kind::Notify as u64);
-        assert_eq!(response.notify, Some(("post-restore".into(), Some(1234))));
-
-        let failed = [&[0x08, 1, 0x10, 0, 0x38, 22, 0x4a, 2][..], b"no"].concat();
-        let response = Response::decode(&failed).unwrap();
-        assert_eq!((response.success, response.errno), (false, 22));
-        assert_eq!(response.message.as_deref(), Some("no"));
-
-        let features = Response::decode(&[0x08, 9, 0x10, 1, 0x42, 4, 0x08, 1, 0x10, 0]).unwrap();
-        let expected = Features {
-            mem_track: true,
-            lazy_pages: false,
-        };
-        assert_eq!(features.features, Some(expected));
-
-        let restored = Response::decode(&[0x08, 2, 0x10, 1, 0x22, 2, 0x08, 77]).unwrap();
-        assert_eq!(restored.restored, Some(77));
-    }
-
-    #[test]
-    fn versions_compare() {
-        let decode = |version: &[u8]| {
-            let mut bytes = vec![0x08, 10, 0x10, 1, 0x52, version.len() as u8];
-            bytes.extend_from_slice(version);
-            Response::decode(&bytes).unwrap().version.unwrap()
-        };
-        assert_eq!(decode(&[0x08, 3, 0x10, 17, 0x20, 1]), Version(31_701));
-        assert_eq!(decode(&[0x08, 4, 0x10, 2]), Version(40_200));
-        assert_eq!(
-            decode(&[0x08, 3, 0x10, 14, 0x1a, 1, b'g', 0x20, 9]),
-            Version(31_500)
-        );
-        assert_eq!(Version(31_701).to_string(), "3.17.1");
-        assert_eq!(Version(40_200).to_string(), "4.2");
-    }
-
-    #[test]
-    fn unknown_fields_are_skipped() {
-        // Fields 90 (number), 91 (bytes), 92 (eight bytes), 93 (four bytes), then `success`.
-        let bytes = [
-            &[0xd0, 0x05, 7][..],
-            &[0xda, 0x05, 2, 1, 2],
-            &[0xe1, 0x05, 0, 0, 0, 0, 0, 0, 0, 0],
-            &[0xed, 0x05, 0, 0, 0, 0],
-            &[0x10, 1],
-        ]
-        .concat();
-        assert!(Response::decode(&bytes).unwrap().success);
-    }
-
-    #[test]
-    fn broken_answers_are_refused() {
-        for bytes in [
-            &[0x08][..],         // no value
-            &[0x0a, 5, 1],       // shorter than it says
-            &[0x0b],             // a group
-            &[0xff; 11],         // an endless number
-            &[0x2a, 2, 0x0a, 9], // broken inside
-            &[
-                0x0a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01,
-            ],
-        ] {
-            assert!(Response::decode(bytes).is_err(), "{bytes:?}");
-        }
-        // No input may panic.
-        let mut state = 1u64;
-        for _ in 0..20_000 {
-            let bytes: Vec<u8> = (0..24)
-                .map(|_| {
-                    state = state
-                        .wrapping_mul(6_364_136_223_846_793_005)
-                        .wrapping_add(1);
-                    (state >> 33) as u8
-                })
-                .collect();
-            let _ = Response::decode(&bytes);
-        }
-    }
 }

@@ -225,7 +225,8 @@ fn protect(plan: Option<&Plan>, index: usize) -> String {
 
 fn program(message: &Message, subject: &Subject<'_>) -> Error {
     let errno = rustix::io::Errno::from_raw_os_error(message.errno);
-    let name = subject.process.program.to_string_lossy();
+    let program = subject.process.program.as_ref();
+    let name = program.map_or_else(Default::default, |program| program.name.to_string_lossy());
     let missing = String::from_utf8_lossy(message.text());
     let kind = kind_of(errno);
     if message.step == Step::FindProgram {

@@ -4,7 +4,7 @@ use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 
 use crate::plan::Process;
-use crate::plan::process::Capabilities;
+use crate::plan::capabilities::Capabilities;
 use crate::rootfs::{Detail, During as _, Fail};
 use crate::sys::process as sys;
 

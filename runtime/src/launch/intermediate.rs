@@ -7,11 +7,12 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use nix::sched::CloneFlags;
 use rustix::process::DumpableBehavior;
 
+use super::birth::clone_somewhere;
 use super::child::Progress;
 use super::steps::Step;
 use super::wire::{Message, Tag, Wire};
 use crate::rootfs::{Detail, During as _, Fail};
-use crate::sys::process::{CloneArgs, Cloned, SingleThreaded, clone, exit_now};
+use crate::sys::process::{CloneArgs, Cloned, SingleThreaded, exit_now};
 
 /// Index of a [`Tag::Init`] message: the init was not born in its cgroup.
 pub(crate) const OUTSIDE: u32 = 1;
@@ -52,26 +53,13 @@ pub(crate) fn run(
         flags: args.flags | libc::CLONE_PARENT as u64,
         ..*args
     };
-    let mut index = 0;
-    let cloned = match clone(proof, &args) {
-        // Seen from a cgroup namespace that was entered, the cgroup may not exist. The parent moves
-        // the init afterwards.
-        Err(_) if args.cgroup.is_some() => {
-            index = OUTSIDE;
-            let args = CloneArgs {
-                cgroup: None,
-                ..args
-            };
-            clone(proof, &args)
-        }
-        other => other,
-    };
-    match cloned {
-        Ok(Cloned::Child) => {}
-        Ok(Cloned::Parent(pid, pidfd)) => {
+    // Seen from a cgroup namespace that was entered, the cgroup may not exist.
+    match clone_somewhere(proof, &args) {
+        Ok((Cloned::Child, _)) => {}
+        Ok((Cloned::Parent(pid, pidfd), outside)) => {
             let mut message = Message::new(Tag::Init);
             message.value = i64::from(pid);
-            message.index = index;
+            message.index = if outside { OUTSIDE } else { 0 };
             let _ = wire.send_with(&message, pidfd.as_fd());
             exit_now(0)
         }

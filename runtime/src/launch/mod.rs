@@ -1,8 +1,11 @@
 //! From a plan to a running process: what the parent does ([`parent`]) and what the container's init
 //! does ([`child`]), the same way for `create`, `run` and `exec`.
 
+pub(crate) mod birth;
 pub(crate) mod child;
+pub(crate) mod conditions;
 pub(crate) mod entry;
+pub(crate) mod errand;
 pub(crate) mod exec;
 pub(crate) mod explain;
 pub(crate) mod hooks;

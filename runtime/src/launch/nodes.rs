@@ -11,15 +11,13 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::CloneFlags;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
 
-use super::child::Progress;
-use super::parent::reap;
+use super::errand;
 use super::steps::Step;
-use super::wire::{Message, Tag, Wire};
-use crate::error::{Context, Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::plan::Device;
 use crate::rootfs::mount::clone_tree;
 use crate::rootfs::{Detail, During as _, Fail};
-use crate::sys::process::{CloneArgs, Cloned, SingleThreaded, clone, exit_now};
+use crate::sys::process::SingleThreaded;
 
 /// Makes a node that belongs to a user and a group of the host. The tree that is returned has no
 /// other mount of its file system: that is gone with the process that made it. `options` are those
@@ -30,36 +28,11 @@ pub(crate) fn make(
     owner: (u32, u32),
     options: &CStr,
 ) -> Result<OwnedFd> {
-    let (ours, theirs) = Wire::pair()?;
-    match clone(proof, &CloneArgs::default()).context(|| "cannot fork")? {
-        Cloned::Child => {
-            drop(ours);
-            match make_alone(device, owner, options) {
-                Ok(tree) => {
-                    let _ = theirs.send_with(&Message::new(Tag::Go), tree.as_fd());
-                    exit_now(0)
-                }
-                Err(fail) => Progress {
-                    wire: theirs,
-                    index: 0,
-                }
-                .fail(Step::Devices, fail, b""),
-            }
-        }
-        Cloned::Parent(_, pidfd) => {
-            drop(theirs);
-            let answer = ours.receive();
-            let _ = reap(pidfd.as_fd());
-            match answer? {
-                Some((_, Some(tree))) => Ok(tree),
-                Some((message, None)) => {
-                    let errno = rustix::io::Errno::from_raw_os_error(message.errno);
-                    Err(Error::from(errno).context("cannot make a device node"))
-                }
-                None => Err(Error::new(ErrorKind::Internal, "no answer")),
-            }
-        }
-    }
+    let get = || make_alone(device, owner, options);
+    errand::fetch(proof, Step::Devices, get, |message| {
+        let errno = rustix::io::Errno::from_raw_os_error(message.errno);
+        Error::from(errno).context("cannot make a device node")
+    })
 }
 
 /// In a process and a mount namespace of its own: a mount that is attached to none can only be cloned

@@ -9,7 +9,8 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{WaitId, WaitIdOptions, WaitIdStatus};
 
-use super::child::Progress;
+use super::birth::Child;
+use super::errand;
 use super::intermediate;
 use super::steps::Step;
 use super::wire::{Message, Tag, Wire};
@@ -161,22 +162,22 @@ fn write_oom_score(proc: &OwnedFd, pid: i32, score: impl Into<i64>) -> Result<()
     })
 }
 
-/// Takes the process that an intermediate one made as this process's child: its pid, a pidfd, and
-/// whether it was not born in its cgroup.
+/// Takes the process that an intermediate one made as this process's child.
 pub(crate) fn adopt(
     wire: &Wire,
     intermediate: &OwnedFd,
     explain: impl Fn(&Message) -> Error,
-) -> Result<(i32, OwnedFd, bool)> {
+) -> Result<Child> {
     let answer = wire
         .receive()
         .context(|| "cannot hear from the container's init")?;
     let _ = reap(intermediate.as_fd());
     match answer {
-        Some((message, Some(pidfd))) if message.tag == Tag::Init => {
-            let pid = i32::try_from(message.value).unwrap_or(0);
-            Ok((pid, pidfd, message.index == intermediate::OUTSIDE))
-        }
+        Some((message, Some(pidfd))) if message.tag == Tag::Init => Ok(Child {
+            pid: i32::try_from(message.value).unwrap_or(0),
+            pidfd,
+            outside: message.index == intermediate::OUTSIDE,
+        }),
         Some((message, _)) if message.tag == Tag::Failed => Err(explain(&message)),
         _ => Err(Error::new(
             ErrorKind::Internal,
@@ -258,41 +259,12 @@ pub(crate) fn fetch_source(
             Some((user_namespace(proof, &maps)?, *recursive))
         }
     };
-    // A process of its own enters the namespace: what enters a mount namespace loses its root and
-    // working directory for good.
-    let (ours, theirs) = Wire::pair()?;
-    match clone(proof, &CloneArgs::default()).context(|| "cannot fork")? {
-        Cloned::Child => {
-            drop(ours);
-            let result = nix::sched::setns(&mounts, CloneFlags::CLONE_NEWNS)
-                .during(Detail::Open)
-                .and_then(|()| {
-                    clone_tree(rustix::fs::CWD, &bind.source, bind.recursive).during(Detail::Source)
-                })
-                .and_then(|tree| map_ids(tree, users.as_ref()));
-            match result {
-                Ok(tree) => {
-                    let _ = theirs.send_with(&Message::new(Tag::Go), tree.as_fd());
-                    exit_now(0)
-                }
-                Err(fail) => Progress {
-                    wire: theirs,
-                    index: 0,
-                }
-                .fail(Step::Mounts, fail, b""),
-            }
-        }
-        Cloned::Parent(_, pidfd) => {
-            drop(theirs);
-            let answer = ours.receive();
-            let _ = reap(pidfd.as_fd());
-            match answer? {
-                Some((_, Some(tree))) => Ok(tree),
-                Some((message, None)) => Err(source_error(&message)),
-                None => Err(Error::new(ErrorKind::Internal, "no answer")),
-            }
-        }
-    }
+    let get = || {
+        nix::sched::setns(&mounts, CloneFlags::CLONE_NEWNS).during(Detail::Open)?;
+        let tree = clone_tree(rustix::fs::CWD, &bind.source, bind.recursive);
+        map_ids(tree.during(Detail::Source)?, users.as_ref())
+    };
+    errand::fetch(proof, Step::Mounts, get, source_error)
 }
 
 fn source_error(message: &Message) -> Error {

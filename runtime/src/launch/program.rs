@@ -8,7 +8,7 @@ use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::plan::Process;
-use crate::plan::process::HOME_MAX;
+use crate::plan::process::{HOME_MAX, Program};
 use crate::rootfs::resolve::Links;
 use crate::rootfs::{Detail, Fail, Root};
 use crate::sys::exec;
@@ -17,17 +17,17 @@ use crate::sys::exec;
 const PASSWD_MAX: usize = 16 << 20;
 
 /// Number of the first candidate that can be executed.
-pub(crate) fn find(process: &Process) -> Result<usize, Fail> {
+pub(crate) fn find(program: &Program) -> Result<usize, Fail> {
     let mut worst = Fail {
         errno: Errno::NOENT,
         detail: Detail::NotInPath,
     };
-    for (number, path) in process.candidates.iter().enumerate() {
+    for (number, path) in program.candidates.iter().enumerate() {
         let problem = match executable(path) {
             Ok(()) => return Ok(number),
             Err(problem) => problem,
         };
-        if process.program.to_bytes().contains(&b'/') {
+        if program.name.to_bytes().contains(&b'/') {
             return Err(problem);
         }
         if problem.errno != Errno::NOENT && problem.errno != Errno::NOTDIR {
@@ -116,21 +116,25 @@ fn home_in(line: &[u8], uid: u32, home: &mut [u8; HOME_MAX]) -> Option<usize> {
     Some(directory.len())
 }
 
-/// Executes the program; on failure says what is missing, and its name in `missing`.
+/// Executes the program; on failure says what is missing, and its name in `missing`; and says so as
+/// the program, too.
 pub(crate) fn execute(number: usize, process: &Process, missing: &mut [u8; 256]) -> Fail {
-    let Some(path) = process.candidates.get(number) else {
+    let program = process.program.as_ref();
+    let Some((program, path)) = program.and_then(|p| Some((p, p.candidates.get(number)?))) else {
         return Errno::NOENT.into();
     };
-    let errno = exec::execve(path, &process.args, &process.env);
-    diagnose(path, errno, missing).unwrap_or(Fail {
+    let errno = exec::execve(path, &program.args, &process.env);
+    let fail = diagnose(path, errno, missing).unwrap_or(Fail {
         errno,
         detail: Detail::Call,
-    })
+    });
+    complain(program, fail);
+    fail
 }
 
 /// Says on the program's own standard error that it could not be executed: of a detached container
 /// that is all its log will ever hold.
-pub(crate) fn complain(process: &Process, fail: Fail) {
+fn complain(program: &Program, fail: Fail) {
     let words: &[u8] = match fail.errno {
         Errno::NOENT => b"no such file or directory",
         Errno::ACCESS => b"permission denied",
@@ -138,7 +142,7 @@ pub(crate) fn complain(process: &Process, fail: Fail) {
         _ => b"cannot be executed",
     };
     let mut line = crate::rootfs::Text::<512>::new();
-    let name = process.program.to_bytes();
+    let name = program.name.to_bytes();
     let written = line
         .push(b"exec ")
         .and_then(|l| l.push(&name[..name.len().min(400)]));

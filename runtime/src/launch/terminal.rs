@@ -40,14 +40,18 @@ pub(crate) fn socket_pair() -> Result<(OwnedFd, OwnedFd), Errno> {
     )
 }
 
-/// Where a new terminal's master goes: to the socket at `path`, or to this process, which then gets
-/// the second descriptor to receive it from.
-pub(crate) fn console_ends(path: Option<&Path>) -> Result<(OwnedFd, Option<OwnedFd>)> {
+/// Where the master of a new terminal goes, if one is `wanted`: to the socket at `path`, or to this
+/// process, which then gets the second descriptor to receive it from.
+pub(crate) fn console_ends(
+    wanted: bool,
+    path: Option<&Path>,
+) -> Result<(Option<OwnedFd>, Option<OwnedFd>)> {
     match path {
-        Some(path) => Ok((connect(path, SocketType::STREAM)?, None)),
+        _ if !wanted => Ok((None, None)),
+        Some(path) => Ok((Some(connect(path, SocketType::STREAM)?), None)),
         None => {
             let (here, there) = socket_pair().context(|| "cannot create a socket pair")?;
-            Ok((there, Some(here)))
+            Ok((Some(there), Some(here)))
         }
     }
 }

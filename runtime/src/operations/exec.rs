@@ -4,24 +4,26 @@ use std::os::fd::{AsFd as _, OwnedFd};
 
 use nix::sched::CloneFlags;
 use oci_spec::runtime as oci;
-use rustix::net::SocketType;
 
-use super::create::{listen_fds, prove_single_threaded, send_listener, write_pid_file};
-use super::foreground::{adopt_orphans, attend, block_signals, open_terminal};
+use super::caller::{check_preserved, listen_fds, prove_single_threaded};
+use super::create::decide::drop_missing_profile;
+use super::foreground::{attend, open_terminal, stay};
+use super::handover::{check_terminal, send_listener, send_pidfd, write_pid_file};
 use super::query::{init_of, load};
 use crate::cgroup::Prepared;
 use crate::container::{ExecOptions, Runtime};
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::launch::birth::{Birth, Child, Side};
 use crate::launch::child::Setup;
 use crate::launch::exec::{self, ExecSetup};
 use crate::launch::explain::{Subject, explain};
 use crate::launch::wire::{Message, Tag, Wire};
-use crate::launch::{entry, intermediate, parent, terminal};
+use crate::launch::{birth, entry, parent, terminal};
 use crate::plan::{Process, annotations};
 use crate::seccomp::{self, Filter};
 use crate::spec::validate;
 use crate::state::{Directory, Record};
-use crate::sys::process::{CloneArgs, Cloned, SingleThreaded, clone, pidfd_signal};
+use crate::sys::process::{CloneArgs, SingleThreaded, pidfd_signal};
 
 const PID_NAMESPACE: u64 = libc::CLONE_NEWPID as u64;
 const USER_NAMESPACE: u64 = libc::CLONE_NEWUSER as u64;
@@ -41,21 +43,15 @@ struct Job<'a> {
 
 /// Runs a process; returns its exit code, or 0 when detached.
 pub(crate) fn exec(runtime: &Runtime, id: &str, options: &ExecOptions) -> Result<i32> {
-    super::create::check_preserved(options.preserve_fds)?;
+    check_preserved(options.preserve_fds)?;
     let mut job = Job::decide(runtime, id, options)?;
-    let signals = if options.detach {
-        None
-    } else {
-        Some(block_signals()?)
-    };
-    if !options.detach && !options.no_subreaper {
-        adopt_orphans()?;
-    }
+    let signals = stay(options.detach, options.no_subreaper)?;
     let prepared = job
         .record
         .cgroup
         .exec_target(&options.cgroup, job.record.pid)?;
-    let (console, console_here) = job.open_console()?;
+    let socket = options.console_socket.as_deref();
+    let (console, console_here) = terminal::console_ends(job.process.terminal, socket)?;
     let (wire, theirs) = Wire::pair().context(|| "cannot create a socket pair")?;
     let score = parent::lend_oom_score(&job.proc, &job.process)?;
     let (pid, pidfd) = job.clone_process(&prepared, &wire, theirs, console.as_ref())?;
@@ -119,8 +115,9 @@ impl<'a> Job<'a> {
         for name in &options.caps {
             process.capabilities.add(name)?;
         }
-        check_terminal(&process, options)?;
-        super::create::drop_missing_profile(&mut process);
+        let socket = options.console_socket.as_deref();
+        check_terminal(process.terminal, socket, options.detach)?;
+        drop_missing_profile(&mut process);
         if options.console_socket.is_none() {
             process.console_size = process.console_size.or_else(terminal::callers_size);
         }
@@ -141,14 +138,6 @@ impl<'a> Job<'a> {
         })
     }
 
-    fn open_console(&self) -> Result<(Option<OwnedFd>, Option<OwnedFd>)> {
-        if !self.process.terminal {
-            return Ok((None, None));
-        }
-        let (there, here) = terminal::console_ends(self.options.console_socket.as_deref())?;
-        Ok((Some(there), here))
-    }
-
     fn clone_process(
         &mut self,
         prepared: &Prepared,
@@ -160,71 +149,70 @@ impl<'a> Job<'a> {
         if namespaces & USER_NAMESPACE != 0 && self.same_user_namespace()? {
             namespaces &= !USER_NAMESPACE;
         }
-        let keyring = (!self.record.no_new_keyring)
-            .then(|| crate::plan::c_string(&format!("_ses.{}", self.record.id)))
-            .transpose()?;
-        let intermediate = self.enter_pid_namespace(namespaces)?;
-        let args = CloneArgs {
-            flags: 0,
-            cgroup: prepared.unified.as_ref().map(|fd| fd.as_fd()),
-        };
-        let first = match &intermediate {
-            Some(_) => CloneArgs::default(),
-            None => args,
-        };
-        let mut outside = false;
-        let cloned = match clone(self.proof, &first) {
-            // Before 5.7, a cgroup that takes no process, or one that only systemd may move it to: the
-            // child is moved afterwards, or that says why not.
-            Err(_) if first.cgroup.is_some() => {
-                outside = true;
-                clone(self.proof, &CloneArgs::default())
-            }
-            other => other,
-        };
-        let cloned = cloned.context(|| "cannot create the process")?;
-        let setup = match cloned {
-            Cloned::Parent(mut pid, mut pidfd) => {
-                if intermediate.is_some() {
-                    drop(theirs);
-                    (pid, pidfd, outside) = parent::adopt(wire, &pidfd, |said| self.explain(said))?;
-                }
-                if outside && let Err(error) = self.record.cgroup.attach_unified(prepared, pid) {
-                    let _ = pidfd_signal(pidfd.as_fd(), libc::SIGKILL);
-                    let _ = parent::reap(pidfd.as_fd());
-                    return Err(error);
-                }
-                if intermediate.is_some() {
-                    wire.send(&Message::new(Tag::Go))
-                        .context(|| "cannot release the process")?;
-                }
-                return Ok((pid, pidfd));
-            }
-            Cloned::Child => ExecSetup {
-                common: Setup {
-                    proof: self.proof,
-                    proc: self.proc.as_fd(),
-                    tasks: &prepared.tasks,
-                    console: console.map(|fd| fd.as_fd()),
-                    raw_console: self.options.console_socket.is_none(),
-                    preserve_fds: self.options.preserve_fds + listen_fds().unwrap_or(0),
-                    keyring: keyring.as_deref(),
-                    seccomp: self.filter.as_ref(),
-                },
-                init: &self.init,
-                doors: &self.doors,
-                namespaces: match &intermediate {
-                    Some(_) => namespaces & !(PID_NAMESPACE | USER_NAMESPACE),
-                    None => namespaces & !PID_NAMESPACE,
-                },
-                adopted: intermediate.is_some(),
+        let keyring = birth::keyring(&self.record)?;
+        let preserve_fds = self.options.preserve_fds + listen_fds().unwrap_or(0);
+        let joins = self.enter_pid_namespace(namespaces)?;
+        let birth = Birth {
+            proof: self.proof,
+            args: CloneArgs {
+                flags: 0,
+                cgroup: prepared.unified.as_ref().map(|fd| fd.as_fd()),
             },
+            through: joins.as_deref(),
+            hide: true,
         };
-        wire.close_in_child();
-        if let Some(join) = &intermediate {
-            intermediate::run(self.proof, join, &args, true, &theirs);
-        }
+        let cloned = birth.clone(wire, theirs);
+        let theirs = match cloned.context(|| "cannot create the process")? {
+            Side::Child(theirs, _) => theirs,
+            Side::Parent(cloned) => {
+                let child = birth.adopt(cloned, wire, |said| self.explain(said))?;
+                return self.place(child, prepared, wire, joins.is_some());
+            }
+        };
+        let setup = ExecSetup {
+            common: Setup {
+                proof: self.proof,
+                proc: self.proc.as_fd(),
+                tasks: &prepared.tasks,
+                console: console.map(|fd| fd.as_fd()),
+                raw_console: self.options.console_socket.is_none(),
+                preserve_fds,
+                keyring: keyring.as_deref(),
+                seccomp: self.filter.as_ref(),
+            },
+            init: &self.init,
+            doors: &self.doors,
+            namespaces: match &joins {
+                Some(_) => namespaces & !(PID_NAMESPACE | USER_NAMESPACE),
+                None => namespaces & !PID_NAMESPACE,
+            },
+            adopted: joins.is_some(),
+        };
         exec::run(&mut self.process, setup, theirs)
+    }
+
+    /// Moves the new process into its cgroup, if it was not born there, and lets it go on, if it waits
+    /// for that.
+    fn place(
+        &self,
+        child: Child,
+        prepared: &Prepared,
+        wire: &Wire,
+        waits: bool,
+    ) -> Result<(i32, OwnedFd)> {
+        let Child { pid, pidfd, .. } = child;
+        if child.outside
+            && let Err(error) = self.record.cgroup.attach_unified(prepared, pid)
+        {
+            let _ = pidfd_signal(pidfd.as_fd(), libc::SIGKILL);
+            let _ = parent::reap(pidfd.as_fd());
+            return Err(error);
+        }
+        if waits {
+            wire.send(&Message::new(Tag::Go))
+                .context(|| "cannot release the process")?;
+        }
+        Ok((pid, pidfd))
     }
 
     /// A process cannot change its own pid namespace, only that of its children, and this process has
@@ -331,9 +319,7 @@ impl<'a> Job<'a> {
     fn settle(&self, wire: &Wire, pid: i32, pidfd: &OwnedFd) -> Result<()> {
         tracing::debug!("setns_init: about to exec");
         if let Some(path) = &self.options.pidfd_socket {
-            let socket = terminal::connect(path, SocketType::STREAM)?;
-            terminal::send(socket.as_fd(), c"pidfd", pidfd.as_fd())
-                .context(|| format!("cannot send a pidfd to {}", path.display()))?;
+            send_pidfd(path, pidfd.as_fd())?;
         }
         if let Some(path) = &self.options.pid_file {
             write_pid_file(path, pid)?;
@@ -341,23 +327,6 @@ impl<'a> Job<'a> {
         wire.send(&Message::new(Tag::Go))
             .context(|| "cannot release the process")
     }
-}
-
-fn check_terminal(process: &Process, options: &ExecOptions) -> Result<()> {
-    match (&options.console_socket, process.terminal) {
-        (Some(_), true) if !options.detach => {}
-        (Some(_), true) => return Ok(()),
-        (Some(_), false) => {}
-        (None, true) if options.detach => {
-            return Err(Error::invalid(
-                "cannot allocate tty if runc will detach without setting console socket",
-            ));
-        }
-        (None, _) => return Ok(()),
-    }
-    Err(Error::invalid(
-        "cannot use console socket if runc will not detach or allocate tty",
-    ))
 }
 
 /// What a process description leaves open is as for the container's own program.

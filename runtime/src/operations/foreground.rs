@@ -8,6 +8,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 
+use super::caller::{check_preserved, prove_single_threaded};
 use super::create::{Created, Start, create};
 use super::stop;
 use crate::container::{CreateOptions, Runtime, Status};
@@ -20,16 +21,8 @@ use crate::sys::process::pidfd_signal;
 
 /// Creates, starts and, unless detached, waits.
 pub(crate) fn run(runtime: &Runtime, id: &str, options: &CreateOptions) -> Result<i32> {
-    super::create::check_preserved(options.preserve_fds)?;
-    // Before the first clone: a signal that arrives in between is not lost.
-    let signals = if options.detach {
-        None
-    } else {
-        Some(block_signals()?)
-    };
-    if !options.detach && !options.no_subreaper {
-        adopt_orphans()?;
-    }
+    check_preserved(options.preserve_fds)?;
+    let signals = stay(options.detach, options.no_subreaper)?;
     let created = create(runtime, id, options, Start::Now)?;
     let begun = begin(&created).inspect_err(|_| show_last_words(&created));
     let result = begun.and_then(|()| match &signals {
@@ -57,14 +50,27 @@ fn show_last_words(created: &Created) {
     }
 }
 
+/// Unless detached, prepares this process to attend another one to its end. To be called before the
+/// first clone: a signal that arrives in between is not lost.
+pub(crate) fn stay(detach: bool, no_subreaper: bool) -> Result<Option<SignalFd>> {
+    if detach {
+        return Ok(None);
+    }
+    let signals = block_signals()?;
+    if !no_subreaper {
+        adopt_orphans()?;
+    }
+    Ok(Some(signals))
+}
+
 /// Orphans of the container become this process's children and are reaped by it.
-pub(crate) fn adopt_orphans() -> Result<()> {
+fn adopt_orphans() -> Result<()> {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .context(|| "cannot become a subreaper")
 }
 
 /// Blocks all signals that can be forwarded and makes them readable.
-pub(crate) fn block_signals() -> Result<SignalFd> {
+fn block_signals() -> Result<SignalFd> {
     let all = SigSet::all();
     sigprocmask(SigmaskHow::SIG_BLOCK, Some(&all), None).context(|| "cannot block signals")?;
     SignalFd::with_flags(&all, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
@@ -99,7 +105,7 @@ fn begin(created: &Created) -> Result<()> {
     }
     match (&created.hooks, created.spec.hooks()) {
         (Some(files), Some(hooks)) if hooks.poststart().is_some() => {
-            let proof = super::create::prove_single_threaded()?;
+            let proof = prove_single_threaded()?;
             files.set_state(&created.record, Status::Running)?;
             files.run(
                 proof,

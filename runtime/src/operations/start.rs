@@ -36,27 +36,7 @@ pub(crate) fn start(runtime: &Runtime, id: &str) -> Result<()> {
     let directory = Directory::open(&runtime.root, id)?;
     let _lock = directory.lock()?;
     let record = load(&directory)?;
-    match status_of(&directory, &record)? {
-        Status::Created => {}
-        Status::Stopped => {
-            return Err(Error::new(
-                ErrorKind::FailedPrecondition,
-                "cannot start a container that has stopped",
-            ));
-        }
-        Status::Running | Status::Paused => {
-            return Err(Error::new(
-                ErrorKind::FailedPrecondition,
-                "cannot start an already running container",
-            ));
-        }
-        Status::Creating => {
-            return Err(Error::new(
-                ErrorKind::FailedPrecondition,
-                "cannot start a container in the creating state",
-            ));
-        }
-    }
+    check_status(status_of(&directory, &record)?)?;
     let config = crate::spec::load::spec(&directory.read_config()?)?;
     if config.spec.process().is_none() {
         super::stop::kill_init(&record)?;
@@ -100,8 +80,18 @@ pub(crate) fn start(runtime: &Runtime, id: &str) -> Result<()> {
     Ok(())
 }
 
+fn check_status(status: Status) -> Result<()> {
+    let why = match status {
+        Status::Created => return Ok(()),
+        Status::Stopped => "cannot start a container that has stopped",
+        Status::Running | Status::Paused => "cannot start an already running container",
+        Status::Creating => "cannot start a container in the creating state",
+    };
+    Err(Error::new(ErrorKind::FailedPrecondition, why))
+}
+
 fn run_poststart(record: &Record, hooks: Option<&Vec<oci_spec::runtime::Hook>>) -> Result<()> {
-    let proof = super::create::prove_single_threaded()?;
+    let proof = super::caller::prove_single_threaded()?;
     let files = Files::new(&record.annotations)?;
     files.set_state(record, Status::Running)?;
     files.run(proof, &record.bundle, "poststart", hooks)

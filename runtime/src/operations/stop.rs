@@ -221,17 +221,22 @@ pub(crate) fn destroy(directory: &Directory, record: &Record) -> Result<()> {
             }
         }
     }
-    // Whatever they do, the container is gone (runtime-spec runtime.md, "Lifecycle", 13).
+    poststop(directory, record);
+    directory.remove()
+}
+
+/// Runs the poststop hooks of a container that is gone, or could not be made after all. Whatever they
+/// do, it stays gone (runtime-spec runtime.md, "Lifecycle", 13).
+pub(crate) fn poststop(directory: &Directory, record: &Record) {
     if record.poststop
         && let Err(error) = run_poststop(directory, record)
     {
         tracing::warn!("{}", error.chain());
     }
-    directory.remove()
 }
 
 fn run_poststop(directory: &Directory, record: &Record) -> Result<()> {
-    let proof = super::create::prove_single_threaded()?;
+    let proof = super::caller::prove_single_threaded()?;
     let config = crate::spec::load::spec(&directory.read_config()?)?;
     let Some(hooks) = config.spec.hooks() else {
         return Ok(());

@@ -4,6 +4,7 @@
 //! finished plan and carries it out without allocating (see `launch`).
 
 pub mod annotations;
+pub mod capabilities;
 pub mod devices;
 pub mod hooks;
 pub mod mounts;
@@ -116,16 +117,6 @@ impl Plan {
             step.target.as_c_str() == c"/dev" && matches!(step.kind, MountKind::Bind(_))
         });
         let configured = linux.devices().as_deref().unwrap_or_default();
-        let process = spec
-            .process()
-            .as_ref()
-            .ok_or_else(|| Error::invalid("process is missing"))?;
-        let mut process = Process::plan(process, linux, facts.listen_fds)?;
-        if annotations::keeps_groups(|name| notes?.get(name).map(String::as_str))? {
-            process.groups = None;
-        }
-        // For processes of `exec` only, as the name says.
-        (process.affinity_initial, process.affinity_final) = (None, None);
         let own_mounts = namespaces.has(LinuxNamespaceType::Mount);
         let hooks = spec.hooks().as_ref();
         let uts = namespaces.has(LinuxNamespaceType::Uts);
@@ -159,12 +150,26 @@ impl Plan {
                 hooks.and_then(|h| h.start_container().as_ref()),
             )?,
             mount_label: mount_label.map(|label| c_string(&label)).transpose()?,
-            process,
+            process: process(spec, linux, facts)?,
             loopback: namespaces.is_new(LinuxNamespaceType::Network),
             namespaces,
             mounts,
         })
     }
+}
+
+fn process(spec: &Spec, linux: &Linux, facts: &Facts<'_>) -> Result<Process> {
+    let mut process = match spec.process() {
+        Some(process) => Process::plan(process, linux, facts.listen_fds)?,
+        None => Process::absent(linux)?,
+    };
+    let notes = spec.annotations().as_ref();
+    if annotations::keeps_groups(|name| notes?.get(name).map(String::as_str))? {
+        process.groups = None;
+    }
+    // For processes of `exec` only, as the name says.
+    (process.affinity_initial, process.affinity_final) = (None, None);
+    Ok(process)
 }
 
 fn rootfs(spec: &Spec, linux: &Linux, facts: &Facts<'_>) -> Result<Rootfs> {

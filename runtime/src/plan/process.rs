@@ -2,7 +2,6 @@
 //! (runtime-spec config.md, "Process" and "POSIX process", "Linux Process"). Pure.
 
 use std::ffi::CString;
-use std::str::FromStr as _;
 
 use oci_spec::runtime as oci;
 
@@ -10,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::sys::exec::Vector;
 use crate::sys::sched::SchedAttr;
 
+use super::capabilities::Capabilities;
 use super::{c_path, c_string};
 
 /// Search path for programs when the environment names none.
@@ -22,12 +22,8 @@ pub const HOME_MAX: usize = 4096;
 /// The program, its identity and its limits.
 #[derive(Debug)]
 pub struct Process {
-    /// Paths to try, in order; the first that is an executable file is run.
-    pub candidates: Vec<CString>,
-    /// What the user called the program.
-    pub program: CString,
-    /// argv.
-    pub args: Vector,
+    /// What is executed; nothing while the configuration has no process (`start` refuses that).
+    pub program: Option<Program>,
     /// environ; has a slot for `HOME=` when the configuration does not set it.
     pub env: Vector,
     /// Absolute working directory.
@@ -70,72 +66,15 @@ pub struct Process {
     pub console_size: Option<(u16, u16)>,
 }
 
-/// The five sets as bit masks.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Capabilities {
-    /// Upper limit for all that follows.
-    pub bounding: u64,
-    /// In force.
-    pub effective: u64,
-    /// May be put in force.
-    pub permitted: u64,
-    /// Kept over execve of a file that inherits.
-    pub inheritable: u64,
-    /// Kept over execve of any program.
-    pub ambient: u64,
-}
-
-impl Capabilities {
-    fn plan(sets: &oci::LinuxCapabilities) -> Result<Self> {
-        let mut result = Self {
-            bounding: mask(sets.bounding().as_ref())?,
-            effective: mask(sets.effective().as_ref())?,
-            permitted: mask(sets.permitted().as_ref())?,
-            inheritable: mask(sets.inheritable().as_ref())?,
-            ambient: mask(sets.ambient().as_ref())?,
-        };
-        // The kernel's condition; to lack a convenience is no reason not to run.
-        let possible = result.ambient & result.permitted & result.inheritable;
-        for capability in caps::all() {
-            if (result.ambient & !possible) & capability.bitmask() != 0 {
-                tracing::warn!(
-                    "can't raise ambient capability {capability}: it is not both permitted and \
-                     inheritable"
-                );
-            }
-        }
-        result.ambient = possible;
-        Ok(result)
-    }
-
-    /// Adds one capability to the sets that make it usable (`exec --cap`). Never inheritable: a
-    /// program without file capabilities must not gain it by execve (CVE-2022-29162). Ambient only
-    /// where the configuration made it inheritable itself.
-    pub fn add(&mut self, name: &str) -> Result<()> {
-        let bit = capability_bit(name)
-            .ok_or_else(|| Error::invalid(format!("unknown capability {name:?}")))?;
-        for set in [&mut self.bounding, &mut self.effective, &mut self.permitted] {
-            *set |= bit;
-        }
-        self.ambient |= bit & self.inheritable;
-        Ok(())
-    }
-}
-
-/// The bit of a capability name, with or without `CAP_`, in any case.
-pub fn capability_bit(name: &str) -> Option<u64> {
-    caps::Capability::from_str(&caps::to_canonical(name))
-        .ok()
-        .map(|c| c.bitmask())
-}
-
-fn mask(set: Option<&oci::Capabilities>) -> Result<u64> {
-    set.into_iter().flatten().try_fold(0, |mask, capability| {
-        let name = capability.to_string();
-        capability_bit(&name)
-            .map(|bit| mask | bit)
-            .ok_or_else(|| Error::invalid(format!("unknown capability {name:?}")))
-    })
+/// The program and its arguments.
+#[derive(Debug)]
+pub struct Program {
+    /// What the user called it.
+    pub name: CString,
+    /// Paths to try, in order; the first that is an executable file is run.
+    pub candidates: Vec<CString>,
+    /// argv.
+    pub args: Vector,
 }
 
 impl Process {
@@ -157,9 +96,11 @@ impl Process {
         let affinity = process.exec_cpu_affinity().as_ref();
         let user = process.user();
         Ok(Self {
-            candidates: candidates(program, &env)?,
-            program: c_string(program)?,
-            args: Vector::new(c_strings(args)?),
+            program: Some(Program {
+                name: c_string(program)?,
+                candidates: candidates(program, &env)?,
+                args: Vector::new(c_strings(args)?),
+            }),
             env: environment_vector(&env)?,
             cwd: c_path(process.cwd())?,
             uid: user.uid(),
@@ -189,17 +130,43 @@ impl Process {
                 .transpose()?,
             affinity_initial: cpus(affinity.and_then(|a| a.initial().as_deref()))?,
             affinity_final: cpus(affinity.and_then(|a| a.cpu_affinity_final().as_deref()))?,
-            personality: linux.personality().as_ref().map(personality).transpose()?,
-            memory_policy: linux
-                .memory_policy()
-                .as_ref()
-                .map(memory_policy)
-                .transpose()?,
             terminal: process.terminal().unwrap_or(false),
             console_size: process.console_size().as_ref().map(|size| {
                 let clamp = |n: u64| u16::try_from(n).unwrap_or(u16::MAX);
                 (clamp(size.height()), clamp(size.width()))
             }),
+            ..Self::absent(linux)?
+        })
+    }
+
+    /// What the init of a container without `process` is until its end: root, without rights.
+    pub fn absent(linux: &oci::Linux) -> Result<Self> {
+        Ok(Self {
+            program: None,
+            env: Vector::new(Vec::new()),
+            cwd: c"/".to_owned(),
+            uid: 0,
+            gid: 0,
+            groups: Some(Vec::new()),
+            umask: DEFAULT_UMASK,
+            capabilities: Capabilities::default(),
+            no_new_privs: false,
+            rlimits: Vec::new(),
+            oom_score_adj: None,
+            apparmor: None,
+            selinux: None,
+            scheduler: None,
+            io_priority: None,
+            affinity_initial: None,
+            affinity_final: None,
+            personality: linux.personality().as_ref().map(personality),
+            memory_policy: linux
+                .memory_policy()
+                .as_ref()
+                .map(memory_policy)
+                .transpose()?,
+            terminal: false,
+            console_size: None,
         })
     }
 }
@@ -341,20 +308,12 @@ fn io_priority(priority: &oci::LinuxIOPriority) -> Result<(u32, u32)> {
     Ok((class, level))
 }
 
-fn personality(personality: &oci::LinuxPersonality) -> Result<u32> {
-    if personality
-        .flags()
-        .as_ref()
-        .is_some_and(|flags| !flags.is_empty())
-    {
-        return Err(Error::invalid(
-            "linux.personality.flags: no flags are defined",
-        ));
-    }
-    Ok(match personality.domain() {
+/// Flags are none yet (runtime-spec config-linux.md, "Personality"): `spec::validate` warns of them.
+fn personality(personality: &oci::LinuxPersonality) -> u32 {
+    match personality.domain() {
         oci::LinuxPersonalityDomain::PerLinux => 0,
         oci::LinuxPersonalityDomain::PerLinux32 => 8,
-    })
+    }
 }
 
 fn memory_policy(policy: &oci::LinuxMemoryPolicy) -> Result<(i32, Vec<u64>)> {
@@ -406,11 +365,20 @@ mod tests {
     }
 
     #[test]
+    fn an_absent_process_has_no_program() {
+        let linux = serde_json::json!({"personality": {"domain": "LINUX32", "flags": ["X"]}});
+        let process = Process::absent(&serde_json::from_value(linux).unwrap()).unwrap();
+        assert!(process.program.is_none());
+        assert_eq!(process.personality, Some(8));
+    }
+
+    #[test]
     fn programs_are_looked_up_in_the_containers_path() {
         let mut json = minimal();
         json["env"] = serde_json::json!(["PATH=/a:rel::/b/"]);
         let process = plan(json).unwrap();
-        let paths: Vec<_> = process
+        let program = process.program.unwrap();
+        let paths: Vec<_> = program
             .candidates
             .iter()
             .map(|c| c.to_str().unwrap())
@@ -445,17 +413,6 @@ mod tests {
                 ..Capabilities::default()
             }
         );
-    }
-
-    #[test]
-    fn exec_capabilities_are_not_inheritable() {
-        let mut sets = Capabilities::default();
-        sets.add("net_raw").unwrap();
-        assert_eq!(
-            (sets.bounding, sets.inheritable, sets.ambient),
-            (1 << 13, 0, 0)
-        );
-        assert!(sets.add("CAP_NOT_THERE").is_err());
     }
 
     #[test]

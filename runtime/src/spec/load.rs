@@ -1,8 +1,10 @@
 //! From bytes to types: one read, one parse; a second, patient look only when something is wrong.
 //!
 //! The patient look works on a [`Value`], as Go's decoder would see it (of duplicate keys the last
-//! wins). It repairs what `oci-spec` reads differently from runtime-spec (`super::repair`), and
-//! then collects every problem with its JSON path instead of stopping at the first.
+//! wins). It gives the properties their exact names (`super::document`; the fast look does so on
+//! its way, `super::names`), repairs what `oci-spec` reads differently from runtime-spec
+//! (`super::repair`), and then collects every problem with its JSON path instead of stopping at
+//! the first.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -13,9 +15,9 @@ use oci_spec::runtime::{LinuxResources, Process, Spec};
 use rustix::fs::{FileType, Mode, OFlags};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use serde_path_to_error::{Path as JsonPath, Segment};
 
-use super::repair;
+use super::document::{self, Step};
+use super::{names, repair};
 use crate::error::{Context, Error, ErrorKind, Result};
 
 /// Name of the configuration in a bundle.
@@ -80,7 +82,7 @@ pub fn resources_file(path: &Path) -> Result<LinuxResources> {
 /// Parses the resources of `update --resources`.
 pub fn resources(raw: &[u8]) -> Result<LinuxResources> {
     let (mut resources, _) = parse(raw, repair::resources)?;
-    if has_doubtful_pids(&resources) && !names_pids_limit(raw, "") {
+    if has_doubtful_pids(&resources) && !names_pids_limit(raw, &[]) {
         LinuxResources::set_pids(&mut resources, None);
     }
     Ok(resources)
@@ -155,10 +157,7 @@ fn parse<T: DeserializeOwned>(
     if has_zero_escape(raw) {
         refuse_zero_bytes(raw)?;
     }
-    // serde also reads a list of values as a structure; the specification knows objects only.
-    if raw.trim_ascii_start().starts_with(b"{")
-        && let Ok(value) = serde_json::from_slice(raw)
-    {
+    if let Ok(value) = names::parse(raw) {
         return Ok((value, Vec::new()));
     }
     let mut value: Value = serde_json::from_slice(raw)
@@ -169,12 +168,25 @@ fn parse<T: DeserializeOwned>(
         ));
     }
     let mut warnings = Vec::new();
+    let told_twice = told_twice::<T>(&mut value)?;
     repair(&mut value, &mut warnings);
-    patient(value)
+    patient(value, told_twice)
         .map(|parsed| (parsed, warnings))
         .map_err(|problems| {
             Error::invalid(format!("invalid configuration: {}", problems.join("; ")))
         })
+}
+
+/// Puts names right; returns what several spellings of one name say differently.
+fn told_twice<T: DeserializeOwned>(value: &mut Value) -> Result<Vec<String>> {
+    let places = document::rename::<T>(value).map_err(|path| {
+        let cause = "an object or a list where a single value belongs";
+        let problem = word(&show(&path), cause);
+        Error::invalid(format!("invalid configuration: {problem}"))
+    })?;
+    let cause = "named more than once, in upper and lower case, with different values";
+    let places = places.iter().map(|path| word(&show(path), cause));
+    Ok(places.collect())
 }
 
 /// Whether a string may have a zero byte, which no system call can be told.
@@ -233,18 +245,18 @@ fn find_zero_bytes(value: &Value, path: &mut Vec<Step>, places: &mut Vec<String>
 }
 
 /// Deserialises, and on a problem notes it, takes the offending node out and tries again.
-fn patient<T: DeserializeOwned>(mut value: Value) -> Result<T, Vec<String>> {
-    let mut problems = Vec::new();
+fn patient<T: DeserializeOwned>(
+    mut value: Value,
+    mut problems: Vec<String>,
+) -> Result<T, Vec<String>> {
     let mut removed = Removed::default();
     // Each round takes something out or fills something in; the bound is for what nobody foresaw.
     for _ in 0..4 * PROBLEM_LIMIT {
-        let error = match serde_path_to_error::deserialize::<_, T>(&value) {
+        let (steps, cause) = match document::read::<T>(&mut value) {
             Ok(parsed) if problems.is_empty() => return Ok(parsed),
             Ok(_) => return Err(problems),
-            Err(error) => error,
+            Err(problem) => problem,
         };
-        let steps = steps(error.path());
-        let cause = error.inner().to_string();
         let missing = cause
             .strip_prefix("missing field `")
             .and_then(|text| text.split('`').next());
@@ -288,8 +300,8 @@ fn fill<T: DeserializeOwned>(value: &mut Value, object: &[Step], field: &str) ->
             return false;
         };
         map.insert(field.to_owned(), candidate);
-        match serde_path_to_error::deserialize::<_, T>(&*value) {
-            Err(error) if steps(error.path()) == place => {}
+        match document::read::<T>(value) {
+            Err((path, _)) if path == place => {}
             _ => return true,
         }
     }
@@ -297,23 +309,6 @@ fn fill<T: DeserializeOwned>(value: &mut Value, object: &[Step], field: &str) ->
         map.remove(field);
     }
     false
-}
-
-/// One step of a JSON path.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Step {
-    Key(String),
-    Index(usize),
-}
-
-fn steps(path: &JsonPath) -> Vec<Step> {
-    path.iter()
-        .filter_map(|segment| match segment {
-            Segment::Map { key } => Some(Step::Key(key.clone())),
-            Segment::Seq { index } => Some(Step::Index(*index)),
-            Segment::Enum { .. } | Segment::Unknown => None,
-        })
-        .collect()
 }
 
 /// `process.rlimits[0].type`; `config.json` for the whole document.
@@ -422,7 +417,7 @@ fn drop_unset_pids_limit(spec: &mut Spec, raw: &[u8]) {
         .and_then(|linux| linux.resources_mut().as_mut());
     if let Some(resources) = resources
         && has_doubtful_pids(resources)
-        && !names_pids_limit(raw, "/linux/resources")
+        && !names_pids_limit(raw, &["linux", "resources"])
     {
         resources.set_pids(None);
     }
@@ -432,24 +427,35 @@ fn has_doubtful_pids(resources: &LinuxResources) -> bool {
     resources.pids().is_some_and(|pids| pids.limit() == 0)
 }
 
-fn names_pids_limit(raw: &[u8], resources: &str) -> bool {
+fn names_pids_limit(raw: &[u8], resources: &[&str]) -> bool {
     let value: Value = serde_json::from_slice(raw).unwrap_or_default();
-    value
-        .pointer(&format!("{resources}/pids/limit"))
-        .is_some_and(|limit| !limit.is_null())
+    let path = [resources, &["pids", "limit"]].concat();
+    any(&value, &path, |limit| !limit.is_null())
 }
 
 /// Whether virtual TPMs are asked for; the types do not know the property.
 fn names_vtpms(raw: &[u8]) -> bool {
     let word = b"vtpms\"";
-    if !positions(raw, b'v').any(|at| raw[at..].starts_with(word)) {
+    let ends = positions(raw, b'"').map(|at| &raw[..=at]);
+    let mut words = ends.filter_map(|text| text.last_chunk::<6>());
+    if !words.any(|found| found.eq_ignore_ascii_case(word)) {
         return false;
     }
     let value: Value = serde_json::from_slice(raw).unwrap_or_default();
-    value
-        .pointer("/linux/resources/vtpms")
-        .and_then(Value::as_array)
-        .is_some_and(|list| !list.is_empty())
+    any(&value, &["linux", "resources", "vtpms"], |list| {
+        list.as_array().is_some_and(|list| !list.is_empty())
+    })
+}
+
+/// Whether something at the path, in any spelling, is as wanted.
+fn any(value: &Value, path: &[&str], wanted: fn(&Value) -> bool) -> bool {
+    let Some((name, rest)) = path.split_first() else {
+        return wanted(value);
+    };
+    let inside = value.as_object().into_iter().flatten();
+    inside
+        .filter(|(key, _)| names::same(name, key))
+        .any(|(_, value)| any(value, rest, wanted))
 }
 
 #[cfg(test)]

@@ -347,3 +347,177 @@ fn meaningless_letters_of_access_are_left_out() {
     assert_eq!(rules[0].access().as_deref(), Some("rw"));
     assert_eq!(rules[1].access().as_deref(), Some("m"));
 }
+
+/// The name of every structure's property is read in any case, at once and after repairs.
+#[test]
+fn names_are_read_in_any_case() {
+    let cases: &[(&str, &str)] = &[
+        (
+            r#"{"linux": {"resources": {"CPU": {"Cpus": "0", "MEMS": "1"}}}}"#,
+            r#"{"linux": {"resources": {"cpu": {"cpus": "0", "mems": "1"}}}}"#,
+        ),
+        (
+            r#"{"OCIVersion": "1.2.0", "PROCESS": {"CWD": "/", "User": {"UID": 5}, "\u0041RGS": ["A"]}}"#,
+            r#"{"ociVersion": "1.2.0", "process": {"cwd": "/", "user": {"uid": 5}, "args": ["A"]}}"#,
+        ),
+        (
+            r#"{"Linux": {"Resources": {"Devices": [{"ALLOW": true, "Major": 5}, {"allow": true, "minor": 6}],
+                "hugepagelimits": [{"PageSize": "2MB", "LIMIT": 7}]}}}"#,
+            r#"{"linux": {"resources": {"devices": [{"allow": true, "major": 5}, {"allow": true, "minor": 6}],
+                "hugepageLimits": [{"pageSize": "2MB", "limit": 7}]}}}"#,
+        ),
+        (
+            r#"{"linux": {"netDevices": {"ETH0": {"Name": "x"}}, "resources": {"RDMA": {"Mlx": {"hcaHANDLES": 3}},
+                "BlockIO": {"ThrottleReadBpsDevice": [{"MAJOR": 8, "Minor": 1, "Rate": 9}]}}}}"#,
+            r#"{"linux": {"netDevices": {"ETH0": {"name": "x"}}, "resources": {"rdma": {"Mlx": {"hcaHandles": 3}},
+                "blockIO": {"throttleReadBpsDevice": [{"major": 8, "minor": 1, "rate": 9}]}}}}"#,
+        ),
+        (
+            r#"{"annotations": {"CPU": "1", "cpu": "2"}, "linux": {"sysctl": {"Net.X": "1"}}, "Hook": 1}"#,
+            r#"{"annotations": {"CPU": "1", "cpu": "2"}, "linux": {"sysctl": {"Net.X": "1"}}}"#,
+        ),
+        (
+            r#"{"linux": {"reſourceſ": {"blocKIO": {"weight": 10}}}}"#,
+            r#"{"linux": {"resources": {"blockIO": {"weight": 10}}}}"#,
+        ),
+        // Spellings that say different things are joined.
+        (
+            r#"{"linux": {"resources": {"cpu": {"shares": 100}, "CPU": {"Cpus": "0", "Shares": 100}, "cPU": null}}}"#,
+            r#"{"linux": {"resources": {"cpu": {"shares": 100, "cpus": "0"}}}}"#,
+        ),
+        // What has to be repaired is found under its other name.
+        (
+            r#"{"Process": {"cwd": "/", "ARGS": null, "Capabilities": {"Bounding": ["CAP_KILL", "CAP_NO"]}},
+                "WINDOWS": {"LayerFolders": 5}, "mounts": [{"DESTINATION": "/x"}],
+                "Linux": {"SECCOMP": {}, "Resources": {"DEVICES": [{"Allow": false, "TYPE": ""}]}}}"#,
+            r#"{"process": {"cwd": "/", "user": {}, "capabilities": {"bounding": ["CAP_KILL"]}}, "mounts": [{"destination": "/x"}],
+                "linux": {"resources": {"devices": [{"allow": false}]}}}"#,
+        ),
+    ];
+    for (given, meant) in cases {
+        let [given, meant] = [given, meant]
+            .map(|text| spec(text.as_bytes()).unwrap_or_else(|error| panic!("{text}: {error}")));
+        assert_eq!(given.spec, meant.spec);
+    }
+}
+
+#[test]
+fn a_limit_counts_in_any_case() {
+    fn pids(spec: &Spec) -> Option<i64> {
+        let resources = spec.linux().as_ref().unwrap().resources().as_ref().unwrap();
+        resources.pids().map(|pids| pids.limit())
+    }
+    let limit = |text: &str| spec(text.as_bytes()).map(|loaded| pids(&loaded.spec));
+    let cases = [
+        (
+            r#"{"linux": {"resources": {"Pids": {"Limit": 7}}}}"#,
+            Some(7),
+        ),
+        (
+            r#"{"linux": {"resources": {"Pids": {"Limit": 0}}}}"#,
+            Some(0),
+        ),
+        (r#"{"LINUX": {"resources": {"Pids": {}}}}"#, None),
+        (
+            r#"{"process": {"cwd": "/", "Env": null, "user": null}, "LINUX": {"Resources": {"PIDS": {"LIMIT": 0}}}}"#,
+            Some(0),
+        ),
+    ];
+    for (text, expected) in cases {
+        assert_eq!(limit(text).unwrap(), expected, "{text}");
+    }
+    let given = resources(br#"{"Pids": {"Limit": 0}, "MEMORY": {"limit": 5}}"#).unwrap();
+    assert_eq!(given.pids().unwrap().limit(), 0);
+    assert_eq!(given.memory().as_ref().unwrap().limit(), Some(5));
+    let message =
+        spec(br#"{"linux": {"resources": {"Pids": {"Limit": 1}, "pids": {"limit": 2}}}}"#);
+    assert_eq!(
+        message.unwrap_err().to_string(),
+        "invalid configuration: linux.resources.pids.limit: named more than once, in upper and \
+         lower case, with different values"
+    );
+    let message = problems(&json!({"Linux": {"Resources": {"vTPMs": [{"statePath": "/x"}]}}}));
+    assert!(message.starts_with("linux.resources.vtpms: "), "{message}");
+}
+
+#[test]
+fn problems_have_the_name_of_the_specification() {
+    let message = problems(&json!({"Process": {"CWD": 5, "rlimits": [{"TYPE": "RLIMIT_NO"}]}}));
+    assert!(message.contains("process.cwd: invalid type"), "{message}");
+    let path = "process.rlimits[0].type: unknown variant";
+    assert!(message.contains(path), "{message}");
+}
+
+#[test]
+fn a_list_is_not_read_as_a_structure() {
+    let message = problems(&json!({"process": {"cwd": "/", "user": [1, 2]}}));
+    assert!(
+        message.contains("process.user: invalid type: sequence"),
+        "{message}"
+    );
+}
+
+/// What we print ourselves is read as it is.
+#[test]
+fn the_template_is_read_unchanged() {
+    for rootless in [false, true] {
+        let text = match rootless {
+            false => super::super::template::root(true),
+            true => super::super::template::rootless(true, 0, 0),
+        };
+        let loaded = spec(text.as_bytes()).unwrap();
+        let plain: Spec = serde_json::from_str(&text).unwrap();
+        assert_eq!(loaded.spec, plain);
+    }
+}
+
+#[test]
+fn a_process_is_read_in_any_case() {
+    let path = std::env::temp_dir().join(format!("rcrun-names-{}", std::process::id()));
+    std::fs::write(
+        &path,
+        r#"{"CWD": "/", "Args": ["a"], "NoNewPrivileges": true}"#,
+    )
+    .unwrap();
+    let read = process(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(read.no_new_privileges(), Some(true));
+    assert_eq!(read.args().as_deref(), Some(&["a".to_owned()][..]));
+}
+
+/// In all structures that have lists or required properties.
+#[test]
+fn names_are_put_right_before_anything_is_complete() {
+    let one = json!([{}]);
+    let rules = json!([{"Args": one}]);
+    let weights = json!({"weightDevice": one, "throttleReadBpsDevice": one});
+    let mut value = json!({
+        "Root": {}, "Mounts": [{"uidMappings": one}], "Hooks": {"prestart": one, "poststop": one},
+        "process": {
+            "user": {}, "rlimits": one, "scheduler": {}, "ioPriority": {}, "consoleSize": {},
+            "capabilities": {"bounding": [5]}, "execCPUAffinity": {"initial": 5},
+        },
+        "linux": {
+            "uidMappings": one, "namespaces": one, "devices": one, "timeOffsets": {"a": {}},
+            "netDevices": {"a": {}}, "intelRdt": {}, "personality": {}, "memoryPolicy": {},
+            "seccomp": {"syscalls": rules},
+            "resources": {
+                "devices": one, "memory": {}, "cpu": {}, "pids": {}, "blockIO": weights,
+                "hugepageLimits": one, "network": {"priorities": one}, "rdma": {"a": {}},
+            },
+        },
+        "vm": {"hypervisor": {}, "kernel": {}, "image": {}},
+        "solaris": {"anet": one, "cappedCPU": {}, "cappedMemory": {}},
+        "windows": {"devices": one, "resources": {"cpu": {}}, "network": {}, "hyperv": {}},
+        "zos": {"namespaces": one},
+    });
+    assert_eq!(document::rename::<Spec>(&mut value), Ok(Vec::new()));
+    assert_eq!(value["root"], json!({}));
+    assert_eq!(value["linux"]["seccomp"]["syscalls"][0]["args"], one);
+    let message = problems(&json!({"process": {"capabilities": {"Bounding": [{}]}}}));
+    assert_eq!(
+        message,
+        "invalid configuration: process.capabilities.bounding[0]: an object or a list where a \
+         single value belongs"
+    );
+}

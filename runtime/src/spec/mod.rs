@@ -4,8 +4,10 @@
 //! and repairs what the types of `oci-spec` get wrong, [`validate`] finds all problems at once,
 //! [`template`] is `rcrun spec`, [`features`] is `rcrun features`.
 
+mod document;
 pub mod features;
 pub mod load;
+mod names;
 mod repair;
 pub mod template;
 pub mod validate;
