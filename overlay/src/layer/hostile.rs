@@ -196,8 +196,11 @@ fn d2_hard_links_to_links_and_deletions() {
     let cage = Cage::new();
     let target = cage.canary().join("file");
     let out = link(target.to_str().unwrap());
-    cage.unpack(&[("l", out), ("h", hard("l")), ("h", Regular)])
-        .unwrap();
+    cage.unpack(&[("l", out), ("h", hard("l"))]).unwrap();
+    let second = cage.layer().join("h").symlink_metadata().unwrap();
+    assert!(second.is_symlink());
+    assert_eq!(target.metadata().unwrap().nlink(), 1);
+    cage.unpack(&[("h", Regular)]).unwrap();
     assert!(cage.layer().join("h").symlink_metadata().unwrap().is_file());
     cage.intact();
     let cage = Cage::new();
