@@ -310,3 +310,112 @@ fn what_was_changed() {
         ]
     );
 }
+
+/// An overlay mount of layers, read-only, for as long as this lives.
+struct Mounted(tempfile::TempDir);
+
+impl Mounted {
+    fn new(layers: &Layers) -> Option<Self> {
+        let paths = layers
+            .0
+            .iter()
+            .rev()
+            .map(|layer| layer.path().to_str().unwrap());
+        let options = format!("lowerdir={}", paths.collect::<Vec<_>>().join(":"));
+        let options = std::ffi::CString::new(options).unwrap();
+        let target = tempfile::tempdir().unwrap();
+        let flags = rustix::mount::MountFlags::RDONLY;
+        match rustix::mount::mount("overlay", target.path(), "overlay", flags, &*options) {
+            Ok(()) => Some(Self(target)),
+            Err(errno) => {
+                println!("skipped: cannot mount an overlay: {errno}");
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(self.0.path(), rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
+#[test]
+fn the_kernel_shows_what_we_find() {
+    use Kind::{Directory as Dir, Regular as File};
+    if !is_root() {
+        return;
+    }
+    let layers = Layers::new(&[
+        &[
+            ("a", Dir),
+            ("a/x", File),
+            ("a/y", File),
+            ("o", Dir),
+            ("o/p", File),
+            ("r", Dir),
+            ("r/old", File),
+            ("s", link("a")),
+            ("f", File),
+            ("deep/er", Dir),
+            ("deep/er/one", File),
+        ],
+        &[
+            ("a/.wh.x", File),
+            ("o", Dir),
+            ("o/.wh..wh..opq", File),
+            ("o/q", File),
+            (".wh.r", File),
+            ("r", Dir),
+            ("r/new", File),
+            (".wh.f", File),
+        ],
+        &[
+            ("a/x", Dir),
+            ("a/x/z", File),
+            ("deep/er/two", hard("deep/er/one")),
+            ("f", Dir),
+        ],
+    ])
+    .unwrap();
+    let Some(mounted) = Mounted::new(&layers) else {
+        return;
+    };
+    let files: Vec<_> = layers
+        .0
+        .iter()
+        .rev()
+        .map(|layer| std::fs::File::open(layer.path()).unwrap())
+        .collect();
+    let fds: Vec<_> = files.iter().map(AsFd::as_fd).collect();
+    let mut merged = super::merged::Merged::new(&fds, Overlay::Trusted).unwrap();
+    let (mut ours, mut todo) = (Vec::new(), vec![Vec::new()]);
+    while let Some(path) = todo.pop() {
+        for name in merged.names(&path).unwrap() {
+            let path = crate::archive::name::join(&path, &name);
+            let found = merged.find(&path).unwrap().unwrap();
+            if found.is_directory() {
+                todo.push(path.clone());
+            }
+            let kind = if found.is_directory() { 'd' } else { 'f' };
+            let kind = if found.stat.st_mode & 0o170_000 == 0o120_000 {
+                'l'
+            } else {
+                kind
+            };
+            ours.push(format!("{}:{kind}", String::from_utf8(path).unwrap()));
+        }
+    }
+    ours.sort();
+    assert_eq!(shape(mounted.0.path()), ours.join(" "));
+    let one = mounted.0.path().join("deep/er/one").metadata().unwrap();
+    let two = mounted.0.path().join("deep/er/two").metadata().unwrap();
+    assert_eq!((one.ino(), one.nlink()), (two.ino(), 2));
+    assert!(
+        merged
+            .find(b"s/y")
+            .unwrap()
+            .is_some_and(|found| found.path == b"a/y")
+    );
+}

@@ -18,6 +18,7 @@ use rustix::io::Errno;
 use super::attributes::{
     self, Attributes, Fresh, complete_directory, complete_file, complete_other,
 };
+use super::content::{write_all, write_pieces};
 use super::implied::{self, Pending};
 use super::options::{Devices, Options, Owners};
 use super::tree::{self, Instead, Place, Tree, is_whiteout, path_in};
@@ -502,41 +503,4 @@ fn more(remembered: &mut usize, bytes: usize) -> Result<()> {
         return Err(Error::new(ErrorKind::Exhausted, message));
     }
     Ok(())
-}
-
-fn write_all<R: BufRead>(file: &OwnedFd, reader: &mut Reader<R>) -> Result<()> {
-    loop {
-        let data = reader.data()?;
-        if data.is_empty() {
-            return Ok(());
-        }
-        let written = match rustix::io::write(file, data) {
-            Err(Errno::INTR) => 0,
-            other => other.context(|| "write")?,
-        };
-        reader.consume(written);
-    }
-}
-
-fn write_pieces<R: BufRead>(
-    file: &OwnedFd,
-    map: &[crate::archive::sparse::Piece],
-    size: u64,
-    reader: &mut Reader<R>,
-) -> Result<()> {
-    for piece in map {
-        let mut done = 0;
-        while done < piece.length {
-            let data = reader.data()?;
-            let left = usize::try_from(piece.length - done).unwrap_or(data.len());
-            let data = &data[..data.len().min(left)];
-            let written = match rustix::io::pwrite(file, data, piece.offset + done) {
-                Err(Errno::INTR) => 0,
-                other => other.context(|| "pwrite")?,
-            };
-            reader.consume(written);
-            done += written as u64;
-        }
-    }
-    rustix::fs::ftruncate(file, size).context(|| format!("ftruncate({size})"))
 }
