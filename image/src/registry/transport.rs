@@ -300,7 +300,7 @@ impl Transport {
             // Whoever called it off shut the connection down.
             match self.cancel.check() {
                 Err(called_off) => called_off.into(),
-                Ok(()) => failure_of(e, &url, stall),
+                Ok(()) => self.explained(failure_of(e, &url, stall)),
             }
         })?;
         let (parts, body) = response.into_parts();
@@ -311,6 +311,17 @@ impl Transport {
             body,
             url,
         })
+    }
+
+    /// A certificate may be refused because there is nothing to check it with.
+    fn explained(&self, failure: Failure) -> Failure {
+        match self.roots.get() {
+            Some(Err(words)) if failure.error.kind() == ErrorKind::PermissionDenied => Failure {
+                error: failure.error.context(words.clone()),
+                ..failure
+            },
+            _ => failure,
+        }
     }
 
     fn host(&self, url: &Url) -> Host {
@@ -384,10 +395,9 @@ impl Transport {
             let system = self
                 .roots
                 .get_or_init(|| system_roots().map_err(|e| e.chain().to_string()));
-            match system {
-                Ok(system) => roots.extend(system.iter().cloned()),
-                Err(e) if host.ca.is_empty() => return Err(Error::unsupported(e.clone())),
-                Err(_) => {}
+            // Without them every certificate is refused, and then it is told why.
+            if let Ok(system) = system {
+                roots.extend(system.iter().cloned());
             }
             for path in &host.ca {
                 roots.extend(certificates(path)?);

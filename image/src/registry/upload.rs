@@ -370,20 +370,22 @@ impl Upload<'_> {
     /// Sends what the registry does not have, again and again, until it has all.
     fn run(&mut self) -> Result<()> {
         let mut attempts = Attempts::new(self.client.policy, &self.client.cancel);
+        let mut best = 0;
         loop {
-            let before = self.sent;
             match self.step() {
                 Ok(true) => return Ok(()),
-                Ok(false) => attempts.progressed(),
+                Ok(false) => {}
                 Err(failure) => {
                     attempts.wait(failure)?;
                     if self.recover()? {
                         return Ok(());
                     }
-                    if self.sent >= before + PROGRESS {
-                        attempts.progressed();
-                    }
                 }
+            }
+            // An upload that only ever begins anew comes to an end.
+            if self.sent >= best + PROGRESS {
+                best = self.sent;
+                attempts.progressed();
             }
         }
     }

@@ -101,8 +101,10 @@ fn loopback_may_be_plain_without_being_told() {
     client(Settings::default())
         .resolve(&plain.reference("a/b:1"))
         .unwrap();
+    let before = plain.seen().len();
     let error = resolve(&plain, r#"{"plain_http":false}"#).unwrap_err();
-    assert!(error.contains("TLS"), "{error}");
+    assert!(error.contains(&plain.host()), "{error}");
+    assert_eq!(plain.seen().len(), before, "it was spoken to without TLS");
     // One whose certificate is not trusted does not become plain.
     let registry = tls(&Authority::new(), None);
     let error = text(
