@@ -276,7 +276,8 @@ fn calling_off_ends_a_stalled_transfer_at_once() {
         assert!(text(&error).contains("called off"), "{error:?}");
     });
     assert!(began.elapsed() < Duration::from_secs(20));
-    assert_eq!(kept.missing(), [100_000..400_000]);
+    let missing = kept.missing();
+    assert_eq!((missing.len(), &missing[0]), (1, &(100_000..400_000)));
 }
 
 #[test]
@@ -284,7 +285,7 @@ fn the_stores_own_failure_is_its_own() {
     let (registry, bytes, reference) = with_blob(400_000);
     let wanted = layer(&bytes);
     let sink = Sink {
-        missing: &|| Ok(vec![0..400_000]),
+        missing: &|| Ok(std::iter::once(0..400_000).collect()),
         write: &|_, _| Err(Error::new(ErrorKind::Exhausted, "no space left on device")),
         verify: &|| Ok(()),
         discard: &|| Ok(()),
