@@ -49,6 +49,8 @@ pub enum Fault {
     Chunked(&'static str, &'static str),
     /// Only so many bytes of the request's body are read (and kept), then the connection is reset.
     Cut(u64),
+    /// The answer comes so late.
+    Late(Duration),
     /// All is done, and the connection is reset before the answer.
     Silent,
 }
@@ -324,6 +326,9 @@ fn serve(shared: &Shared, socket: TcpStream, connection: usize) {
         };
         if let Some(Fault::Header(name, value)) = &fault {
             answer = answer.with(name, value);
+        }
+        if let Some(Fault::Late(time)) = fault {
+            std::thread::sleep(time);
         }
         let status = answer.status;
         let index = {
