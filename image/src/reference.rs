@@ -94,15 +94,17 @@ impl Reference {
 
     /// As docker shows it to people: without docker.io and without `library/`.
     pub fn familiar(&self) -> String {
+        let path = &*self.repository;
+        let short = match path.strip_prefix(OFFICIAL) {
+            Some(rest) if !rest.contains('/') => rest,
+            _ => path,
+        };
+        // What would be read as another host's, or not at all, keeps its own.
+        let whole = self.name();
+        let clear = split_host(short).0.is_none() && !is_identifier(short);
         let short = match &*self.host {
-            DEFAULT_HOST => {
-                let path = &*self.repository;
-                match path.strip_prefix(OFFICIAL) {
-                    Some(rest) if !rest.contains('/') => rest.to_owned(),
-                    _ => path.to_owned(),
-                }
-            }
-            _ => self.name(),
+            DEFAULT_HOST if clear => short,
+            _ => &whole,
         };
         format!("{short}{}", self.suffix())
     }
@@ -138,7 +140,7 @@ fn parse(text: &str) -> Result<Reference> {
     if text.is_empty() {
         return Err(Error::invalid("it is empty"));
     }
-    if text.len() == 64 && text.bytes().all(is_lower_hex) {
+    if is_identifier(text) {
         // It would be taken for an image's identifier everywhere else.
         return Err(Error::invalid(
             "a repository cannot be named by 64 hexadecimal digits",
@@ -297,8 +299,11 @@ fn check_tag(tag: &str) -> Result<()> {
     Ok(())
 }
 
-fn is_lower_hex(byte: u8) -> bool {
-    matches!(byte, b'0'..=b'9' | b'a'..=b'f')
+fn is_identifier(text: &str) -> bool {
+    text.len() == 64
+        && text
+            .bytes()
+            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// Where an image is taken from or put to.

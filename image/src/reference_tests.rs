@@ -60,7 +60,8 @@ fn normalised_as_docker_does() {
         ),
         ("a:5000", "docker.io/library/a:5000", "a:5000"),
     ];
-    for (typed, full, familiar) in cases {
+    let whole = "docker.io/a.b/c:latest";
+    for (typed, full, familiar) in cases.into_iter().chain([(whole, whole, whole)]) {
         let reference: Reference = typed.parse().unwrap();
         assert_eq!(reference.to_string(), full, "{typed}");
         assert_eq!(reference.familiar(), familiar, "{typed}");

@@ -13,10 +13,10 @@ use ureq::http::{Method, header};
 
 use super::authenticate::Scopes;
 use super::client::{Call, Client, Target};
-use super::endpoints::Endpoint;
+use super::endpoints::{Endpoint, host_of};
 use super::retry::{Attempts, Failure, tried};
 use super::transport::{Body, Response};
-use super::url::Url;
+use super::url::{Scheme, Url};
 use crate::document::{Descriptor, check_size};
 use crate::reference::Reference;
 use crate::{Context, Digest, Error, ErrorKind, Result};
@@ -232,18 +232,13 @@ impl Upload<'_> {
             )));
         };
         let next = response.url.join(location).context(|| "wrong Location")?;
-        if response.url.scheme() != next.scheme() && response.url.same_place(&next) {
-            // A registry behind a proxy that ends TLS often names itself wrongly; we stay with
-            // what works, which is never less safe.
-            let authority = next.authority().to_owned();
-            let rest = next.full();
-            let at = rest.find(&authority).map_or(0, |at| at + authority.len());
-            self.location = Some(Url::new(response.url.scheme(), &authority, &rest[at..]));
+        let downgrade = (response.url.scheme(), next.scheme()) == (Scheme::Https, Scheme::Http);
+        if downgrade && host_of(response.url.authority()) == host_of(next.authority()) {
+            // A registry behind a proxy that ends TLS does not know that it is reached by https.
+            self.location = Some(next.at(&response.url));
             return Ok(());
         }
-        if response.url.scheme() == super::url::Scheme::Https
-            && next.scheme() == super::url::Scheme::Http
-        {
+        if downgrade {
             let message = format!("refuse to upload to {next}: it leads from https to http");
             return Err(Error::new(ErrorKind::PermissionDenied, message));
         }

@@ -93,6 +93,25 @@ fn d11_https_never_becomes_http() {
     assert!(plain.seen().is_empty());
 }
 
+/// A registry behind a proxy that ends TLS names itself with http; what it means is known.
+#[test]
+fn an_upload_stays_with_tls() {
+    let registry = tls(&Authority::new(), None);
+    let text_of = format!(r#"{{"{}":{{"skip_verify":true}}}}"#, registry.host());
+    let bytes: &'static [u8] = b"blob";
+    let source = |_: u64| -> Result<Box<dyn Read>> { Ok(Box::new(bytes)) };
+    for (host, ok) in [("127.0.0.1", true), ("127.0.0.2", false)] {
+        let location = format!("http://{host}/v2/a/b/blobs/uploads/x");
+        let reference = registry.reference("a/b:1");
+        registry.fault("POST", "/uploads/", 1, answer(202, "Location", &location));
+        let part = "/v2/a/b/blobs/uploads/x";
+        registry.fault("PUT", part, 1, answer(201, "X", "y"));
+        let result = client(settings(&text_of)).push_blob(&reference, &layer(bytes), None, &source);
+        assert_eq!(result.is_ok(), ok, "{result:?}");
+        assert_eq!(registry.seen_of("PUT", part).len(), 1);
+    }
+}
+
 #[test]
 fn loopback_may_be_plain_without_being_told() {
     let plain = Registry::open();
