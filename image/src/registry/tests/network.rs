@@ -166,6 +166,19 @@ fn ipv6_only() {
         .unwrap();
 }
 
+/// A registry that answered before is being restarted: it is waited for.
+#[test]
+fn a_registry_that_goes_away_is_waited_for() {
+    let registry = Registry::open();
+    let reference = registry.reference("a/b:1");
+    registry.add_manifest("a/b", "1", media::OCI_MANIFEST, &manifest(&[], b"{}"));
+    let client = client(plain(&registry));
+    client.resolve(&reference).unwrap();
+    drop(registry);
+    let error = text(&client.resolve(&reference).unwrap_err());
+    assert!(error.contains("gave up after 6 tries"), "{error}");
+}
+
 #[test]
 fn nobody_there() {
     let port = TcpListener::bind("127.0.0.1:0")
