@@ -127,9 +127,9 @@ pub struct Manifest {
 #[derive(Debug, Clone)]
 pub enum Document {
     /// Several images.
-    Index(Index),
+    Index(Box<Index>),
     /// One image or artifact.
-    Manifest(Manifest),
+    Manifest(Box<Manifest>),
 }
 
 #[derive(Deserialize)]
@@ -202,23 +202,23 @@ impl Document {
         let media_type = raw.media_type(content_type)?;
         match (raw.manifests, raw.layers, raw.config) {
             (Some(manifests), None, None) if is_index(&media_type) && !raw.blobs => {
-                Ok(Self::Index(Index {
+                Ok(Self::Index(Box::new(Index {
                     media_type,
                     manifests,
                     annotations: raw.annotations,
                     subject: raw.subject,
                     artifact_type: raw.artifact_type,
-                }))
+                })))
             }
             (None, Some(layers), Some(config)) if is_manifest(&media_type) && !raw.blobs => {
-                Ok(Self::Manifest(Manifest {
+                Ok(Self::Manifest(Box::new(Manifest {
                     media_type,
                     config,
                     layers,
                     annotations: raw.annotations,
                     subject: raw.subject,
                     artifact_type: raw.artifact_type,
-                }))
+                })))
             }
             (Some(_), _, _) | (None, Some(_), Some(_)) => Err(Error::invalid(format!(
                 "the members of the document do not fit its media type {media_type}"

@@ -25,7 +25,7 @@ fn index(entries: &[(&str, &str)]) -> Index {
         entries.join(",")
     );
     match Document::read(text.as_bytes(), Some(media::OCI_INDEX)).unwrap() {
-        Document::Index(index) => index,
+        Document::Index(index) => *index,
         Document::Manifest(_) => panic!("an index became a manifest"),
     }
 }

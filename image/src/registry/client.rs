@@ -241,14 +241,18 @@ impl Client {
         };
         let scheme = match ask(Scheme::Https) {
             Ok(()) => Scheme::Https,
-            // It speaks TLS, and we do not trust it: then certainly not without.
-            Err(failure) if failure.error.kind() == ErrorKind::PermissionDenied => {
-                return Err(failure);
-            }
-            Err(_) => {
+            // It does not speak TLS, or not to us.
+            Err(failure)
+                if matches!(
+                    failure.error.kind(),
+                    ErrorKind::Unavailable | ErrorKind::Deadline
+                ) =>
+            {
                 ask(Scheme::Http)?;
                 Scheme::Http
             }
+            // It does, and we do not trust it: then certainly not without.
+            Err(failure) => return Err(failure),
         };
         schemes.insert(endpoint.authority.clone(), scheme);
         Ok(scheme)

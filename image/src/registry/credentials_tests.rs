@@ -179,7 +179,7 @@ fn eight_logins_at_once_all_count() {
             scope.spawn(move || {
                 credentials
                     .store(&format!("h{n}"), &basic("u", "p"))
-                    .unwrap()
+                    .unwrap();
             });
         }
     });

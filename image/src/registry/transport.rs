@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::io::{self, Read};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -229,6 +230,10 @@ fn tls_kind(error: &(dyn std::error::Error + Send + Sync + 'static)) -> ErrorKin
     }
 }
 
+fn is_refused(error: &ureq::Error) -> bool {
+    matches!(error, ureq::Error::Io(e) if e.kind() == io::ErrorKind::ConnectionRefused)
+}
+
 fn words_of(error: &io::Error) -> String {
     if let Some(tls) = error
         .get_ref()
@@ -244,12 +249,21 @@ fn words_of(error: &io::Error) -> String {
         .to_lowercase()
 }
 
+/// A host that was asked before.
+#[derive(Clone)]
+struct Known {
+    agent: Agent,
+    stall: Duration,
+    /// It has answered: when nobody listens there now, it is being restarted.
+    answered: Arc<AtomicBool>,
+}
+
 /// Sends requests.
 pub(super) struct Transport {
     settings: Settings,
     proxies: Proxies,
     resolver: Resolver,
-    agents: Mutex<HashMap<(Scheme, String), (Agent, Duration)>>,
+    agents: Mutex<HashMap<(Scheme, String), Known>>,
     roots: OnceLock<Result<Vec<Certificate<'static>>, String>>,
     cancel: Cancel,
 }
@@ -274,8 +288,9 @@ impl Transport {
     /// Sends a request and reads the head of its answer, whatever its status.
     pub(super) fn send(&self, request: Request<'_>) -> Result<Response, Failure> {
         self.cancel.check()?;
-        let (agent, stall) = self.agent(request.url)?;
-        let stall = request.patience.unwrap_or(stall);
+        let known = self.agent(request.url)?;
+        let agent = known.agent;
+        let stall = request.patience.unwrap_or(known.stall);
         let url = request.url.clone();
         tracing::debug!(method = %request.method, %url, "request");
         let mut builder = http::Request::builder()
@@ -300,9 +315,17 @@ impl Transport {
             // Whoever called it off shut the connection down.
             match self.cancel.check() {
                 Err(called_off) => called_off.into(),
-                Ok(()) => failure_of(e, &url, stall),
+                Ok(()) => {
+                    let restarted = is_refused(&e) && known.answered.load(Ordering::Relaxed);
+                    let mut failure = self.explained(failure_of(e, &url, stall));
+                    if restarted {
+                        failure.again = Again::Yes;
+                    }
+                    failure
+                }
             }
         })?;
+        known.answered.store(true, Ordering::Relaxed);
         let (parts, body) = response.into_parts();
         tracing::debug!(%url, status = parts.status.as_u16(), "answer");
         Ok(Response {
@@ -313,6 +336,17 @@ impl Transport {
         })
     }
 
+    /// A certificate may be refused because there is nothing to check it with.
+    fn explained(&self, failure: Failure) -> Failure {
+        match self.roots.get() {
+            Some(Err(words)) if failure.error.kind() == ErrorKind::PermissionDenied => Failure {
+                error: failure.error.context(words.clone()),
+                ..failure
+            },
+            _ => failure,
+        }
+    }
+
     fn host(&self, url: &Url) -> Host {
         let name = match url.authority() {
             "registry-1.docker.io" => crate::reference::DEFAULT_HOST,
@@ -321,7 +355,7 @@ impl Transport {
         self.settings.host(name)
     }
 
-    fn agent(&self, url: &Url) -> Result<(Agent, Duration)> {
+    fn agent(&self, url: &Url) -> Result<Known> {
         let key = (url.scheme(), url.authority().to_owned());
         let mut agents = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = agents.get(&key) {
@@ -335,8 +369,13 @@ impl Transport {
         let agent = self.new_agent(url, &host)?;
         let weak = agent.clone();
         self.cancel.on_cancel(move || weak.shutdown());
-        agents.insert(key, (agent.clone(), host.stall_timeout));
-        Ok((agent, host.stall_timeout))
+        let known = Known {
+            agent,
+            stall: host.stall_timeout,
+            answered: Arc::default(),
+        };
+        agents.insert(key, known.clone());
+        Ok(known)
     }
 
     fn new_agent(&self, url: &Url, host: &Host) -> Result<Agent> {
@@ -384,10 +423,9 @@ impl Transport {
             let system = self
                 .roots
                 .get_or_init(|| system_roots().map_err(|e| e.chain().to_string()));
-            match system {
-                Ok(system) => roots.extend(system.iter().cloned()),
-                Err(e) if host.ca.is_empty() => return Err(Error::unsupported(e.clone())),
-                Err(_) => {}
+            // Without them every certificate is refused, and then it is told why.
+            if let Ok(system) = system {
+                roots.extend(system.iter().cloned());
             }
             for path in &host.ca {
                 roots.extend(certificates(path)?);

@@ -1,5 +1,5 @@
-//! Uploads: blobs that a registry does not have yet, and manifests; and what else changes or lists a
-//! repository (distribution specification, "Push", "Content Discovery", "Content Management").
+//! Uploads: blobs that a registry does not have yet, and manifests (distribution specification,
+//! "Push").
 //!
 //! A blob is sent as one PATCH and a PUT that names its digest, or in chunks where the settings or
 //! the registry's OCI-Chunk-Min-Length ask for them. When the connection breaks, the registry is
@@ -9,16 +9,15 @@
 use std::io::Read;
 use std::time::Duration;
 
-use serde::Deserialize;
 use ureq::http::{Method, header};
 
 use super::authenticate::Scopes;
 use super::client::{Call, Client, Target};
-use super::endpoints::{Endpoint, Purpose};
+use super::endpoints::{Endpoint, host_of};
 use super::retry::{Attempts, Failure, tried};
 use super::transport::{Body, Response};
-use super::url::Url;
-use crate::document::{Descriptor, Document, MAX_DOCUMENT, check_size, media};
+use super::url::{Scheme, Url};
+use crate::document::{Descriptor, check_size};
 use crate::reference::Reference;
 use crate::{Context, Digest, Error, ErrorKind, Result};
 
@@ -26,8 +25,6 @@ use crate::{Context, Digest, Error, ErrorKind, Result};
 const SMALL: u64 = 1 << 20;
 /// Longest silence while a registry looks at what it was sent: it hashes and moves it.
 const PATIENCE: Duration = Duration::from_secs(300);
-/// Most pages of a list.
-const MAX_PAGES: usize = 1000;
 /// What the connection must have brought to be progress.
 const PROGRESS: u64 = 64 << 10;
 
@@ -160,119 +157,6 @@ impl Client {
         })?;
         Ok(digest)
     }
-
-    /// Deletes a manifest by its digest.
-    pub fn delete_manifest(&self, reference: &Reference, digest: &Digest) -> Result<()> {
-        let endpoint = self.own_endpoint(reference)?;
-        let what = format!("delete {}@{digest}", reference.name());
-        let path = format!("{}/manifests/{digest}", endpoint.repository);
-        let call = Call::new(
-            Method::DELETE,
-            path,
-            Scopes::delete(&endpoint.repository),
-            &what,
-        );
-        tried(self.policy, &self.cancel, || {
-            let response = self.call(&endpoint, &call, || Ok(Body::None))?;
-            match response.status {
-                200 | 202 | 204 => Ok(()),
-                _ => Err(response.failure(&what)),
-            }
-        })
-    }
-
-    /// The tags of a repository.
-    pub fn tags(&self, reference: &Reference) -> Result<Vec<String>> {
-        #[derive(Deserialize)]
-        struct Page {
-            tags: Option<Vec<String>>,
-        }
-        let what = format!("list the tags of {}", reference.name());
-        self.first_of(reference, Purpose::Resolve, &what, |endpoint, policy| {
-            let mut tags = Vec::new();
-            let path = format!("{}/tags/list", endpoint.repository);
-            let mut target = Some(Target::Path(path));
-            for _ in 0..MAX_PAGES {
-                let Some(now) = target.take() else {
-                    return Ok(tags);
-                };
-                let mut call = Call::new(
-                    Method::GET,
-                    String::new(),
-                    Scopes::pull(&endpoint.repository),
-                    &what,
-                );
-                call.target = now;
-                let (bytes, next) = tried(policy, &self.cancel, || {
-                    let response = self.call(endpoint, &call, || Ok(Body::None))?;
-                    if response.status != 200 {
-                        return Err(response.failure(&what));
-                    }
-                    let next = next_page(&response)?;
-                    Ok((response.bytes(MAX_DOCUMENT as u64)?, next))
-                })?;
-                let page: Page = serde_json::from_slice(&bytes)
-                    .map_err(|e| Error::invalid(format!("not a list of tags: {e}")))?;
-                tags.extend(page.tags.unwrap_or_default());
-                target = next.map(Target::Url);
-            }
-            Err(Error::invalid(format!("more than {MAX_PAGES} pages")))
-        })
-    }
-
-    /// What refers to a manifest: an index of signatures, attestations and the like. Registries
-    /// without the referrers API keep it under a tag that is made of the digest.
-    pub fn referrers(&self, reference: &Reference, digest: &Digest) -> Result<Vec<Descriptor>> {
-        let what = format!("list what refers to {}@{digest}", reference.name());
-        let endpoint = self.own_endpoint(reference)?;
-        let scopes = || Scopes::pull(&endpoint.repository);
-        let fetch = |path: String| {
-            let mut call = Call::new(Method::GET, path, scopes(), &what);
-            call.headers
-                .push((header::ACCEPT, media::OCI_INDEX.to_owned()));
-            tried(self.policy, &self.cancel, || {
-                let response = self.call(&endpoint, &call, || Ok(Body::None))?;
-                match response.status {
-                    200 => Ok(Some(response.bytes(MAX_DOCUMENT as u64)?)),
-                    404 => Ok(None),
-                    _ => Err(response.failure(&what)),
-                }
-            })
-        };
-        let repository = &endpoint.repository;
-        let mut bytes = fetch(format!("{repository}/referrers/{digest}"))?;
-        if bytes.is_none() {
-            let tag = digest.to_string().replace(':', "-");
-            bytes = fetch(format!("{repository}/manifests/{tag}"))?;
-        }
-        let Some(bytes) = bytes else {
-            return Ok(Vec::new());
-        };
-        match Document::read(&bytes, None).context(|| format!("cannot {what}"))? {
-            Document::Index(index) => Ok(index.manifests),
-            Document::Manifest(_) => Err(Error::invalid(format!("cannot {what}: not an index"))),
-        }
-    }
-}
-
-/// The address of a list's next page (RFC 8288): `<...>; rel="next"`.
-fn next_page(response: &Response) -> Result<Option<Url>> {
-    let Some((target, parameters)) = response
-        .header("link")
-        .and_then(|link| link.trim().strip_prefix('<')?.split_once('>'))
-    else {
-        return Ok(None);
-    };
-    if !parameters.contains("next") {
-        return Ok(None);
-    }
-    let next = response.url.join(target)?;
-    if !next.same_origin(&response.url) {
-        return Err(Error::invalid(format!(
-            "the next page is at another host, {next}"
-        )));
-    }
-    Ok(Some(next))
 }
 
 /// A blob on its way.
@@ -348,18 +232,13 @@ impl Upload<'_> {
             )));
         };
         let next = response.url.join(location).context(|| "wrong Location")?;
-        if response.url.scheme() != next.scheme() && response.url.same_place(&next) {
-            // A registry behind a proxy that ends TLS often names itself wrongly; we stay with
-            // what works, which is never less safe.
-            let authority = next.authority().to_owned();
-            let rest = next.full();
-            let at = rest.find(&authority).map_or(0, |at| at + authority.len());
-            self.location = Some(Url::new(response.url.scheme(), &authority, &rest[at..]));
+        let downgrade = (response.url.scheme(), next.scheme()) == (Scheme::Https, Scheme::Http);
+        if downgrade && host_of(response.url.authority()) == host_of(next.authority()) {
+            // A registry behind a proxy that ends TLS does not know that it is reached by https.
+            self.location = Some(next.at(&response.url));
             return Ok(());
         }
-        if response.url.scheme() == super::url::Scheme::Https
-            && next.scheme() == super::url::Scheme::Http
-        {
+        if downgrade {
             let message = format!("refuse to upload to {next}: it leads from https to http");
             return Err(Error::new(ErrorKind::PermissionDenied, message));
         }
@@ -370,20 +249,22 @@ impl Upload<'_> {
     /// Sends what the registry does not have, again and again, until it has all.
     fn run(&mut self) -> Result<()> {
         let mut attempts = Attempts::new(self.client.policy, &self.client.cancel);
+        let mut best = 0;
         loop {
-            let before = self.sent;
             match self.step() {
                 Ok(true) => return Ok(()),
-                Ok(false) => attempts.progressed(),
+                Ok(false) => {}
                 Err(failure) => {
                     attempts.wait(failure)?;
                     if self.recover()? {
                         return Ok(());
                     }
-                    if self.sent >= before + PROGRESS {
-                        attempts.progressed();
-                    }
                 }
+            }
+            // An upload that only ever begins anew comes to an end.
+            if self.sent >= best + PROGRESS {
+                best = self.sent;
+                attempts.progressed();
             }
         }
     }

@@ -80,7 +80,18 @@ impl Url {
             query if query.starts_with('?') => format!("/{query}"),
             path => path.to_owned(),
         };
-        Ok(Self::new(scheme, authority, &path))
+        let url = Self::new(scheme, authority, &path);
+        // The HTTP client must understand the very same.
+        match url.full().parse::<ureq::http::Uri>() {
+            Ok(uri)
+                if uri
+                    .authority()
+                    .is_some_and(|other| other.as_str() == url.authority) =>
+            {
+                Ok(url)
+            }
+            _ => Err(wrong("it has characters that must be escaped")),
+        }
     }
 
     /// What `Location: text` means in an answer to this address.
@@ -113,6 +124,12 @@ impl Url {
             rest,
             ..self.clone()
         }
+    }
+
+    /// The same path and query at another place.
+    #[must_use]
+    pub fn at(&self, place: &Self) -> Self {
+        Self::new(place.scheme, &place.authority, &self.rest)
     }
 
     /// With or without TLS.

@@ -49,6 +49,8 @@ pub enum Fault {
     Chunked(&'static str, &'static str),
     /// Only so many bytes of the request's body are read (and kept), then the connection is reset.
     Cut(u64),
+    /// The answer comes so late.
+    Late(Duration),
     /// All is done, and the connection is reset before the answer.
     Silent,
 }
@@ -124,12 +126,17 @@ struct Shared {
     numbers: AtomicU64,
     open: AtomicUsize,
     most_open: AtomicUsize,
-    sockets: Mutex<Vec<TcpStream>>,
+    /// For the end; a connection ends when its copy here is gone, too.
+    sockets: Mutex<HashMap<usize, TcpStream>>,
 }
 
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn sockets(&self) -> MutexGuard<'_, HashMap<usize, TcpStream>> {
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn number(&self) -> u64 {
@@ -152,15 +159,9 @@ impl std::fmt::Debug for Registry {
 impl Drop for Registry {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::SeqCst);
-        let sockets = self
-            .shared
-            .sockets
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        for socket in sockets.iter() {
+        for socket in self.shared.sockets().values() {
             let _ = socket.shutdown(std::net::Shutdown::Both);
         }
-        drop(sockets);
         let _ = TcpStream::connect(self.shared.address);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -199,15 +200,14 @@ impl Registry {
                 }
                 let Ok(socket) = socket else { continue };
                 if let Ok(copy) = socket.try_clone() {
-                    let mut sockets = all.sockets.lock().unwrap_or_else(PoisonError::into_inner);
-                    sockets.retain(|one| one.peer_addr().is_ok());
-                    sockets.push(copy);
+                    all.sockets().insert(number, copy);
                 }
                 let shared = all.clone();
                 std::thread::spawn(move || {
                     let open = shared.open.fetch_add(1, Ordering::SeqCst) + 1;
                     shared.most_open.fetch_max(open, Ordering::SeqCst);
                     serve(&shared, socket, number);
+                    shared.sockets().remove(&number);
                     shared.open.fetch_sub(1, Ordering::SeqCst);
                 });
             }
@@ -326,6 +326,9 @@ fn serve(shared: &Shared, socket: TcpStream, connection: usize) {
         };
         if let Some(Fault::Header(name, value)) = &fault {
             answer = answer.with(name, value);
+        }
+        if let Some(Fault::Late(time)) = fault {
+            std::thread::sleep(time);
         }
         let status = answer.status;
         let index = {

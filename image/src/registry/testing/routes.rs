@@ -33,7 +33,7 @@ pub(super) fn answer(
     }
     let mut state = shared.state();
     if let Some((name, reference)) = rest.split_once("/manifests/") {
-        return manifest(&mut state, head, (name.into(), reference.into()), body);
+        return manifest(&mut state, head, (name.into(), reference.into()), &body);
     }
     if let Some((name, id)) = rest.split_once("/blobs/uploads/") {
         return upload(shared, &mut state, head, name, id, body, whole);
@@ -174,15 +174,15 @@ fn token(shared: &Shared, head: &Head, body: &[u8]) -> Answer {
     Answer::new(200, format!("{{\"token\":\"{token}\"{more}}}"))
 }
 
-fn manifest(state: &mut State, head: &Head, key: Key, body: Vec<u8>) -> Answer {
+fn manifest(state: &mut State, head: &Head, key: Key, body: &[u8]) -> Answer {
     match head.method.as_str() {
         "PUT" => {
-            let digest = Digest::of(&body).to_string();
+            let digest = Digest::of(body).to_string();
             let kind = head.header("content-type").unwrap_or_default().to_owned();
             for name in [key.1, digest.clone()] {
                 state
                     .manifests
-                    .insert((key.0.clone(), name), (kind.clone(), body.clone()));
+                    .insert((key.0.clone(), name), (kind.clone(), body.to_vec()));
             }
             Answer::new(201, "").with("Docker-Content-Digest", digest)
         }

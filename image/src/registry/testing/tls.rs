@@ -27,10 +27,12 @@ impl Authority {
     pub fn new() -> Self {
         let mut parameters = CertificateParams::new(Vec::<String>::new()).unwrap();
         parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        // Two authorities of one name would be taken for one another.
+        let name = crate::Digest::of(&key.serialize_der()).to_string();
         parameters
             .distinguished_name
-            .push(DnType::CommonName, "test authority");
-        let key = KeyPair::generate().unwrap();
+            .push(DnType::CommonName, &name[..32]);
         let pem = parameters.self_signed(&key).unwrap().pem();
         let issuer = Issuer::new(parameters, key);
         Self { issuer, pem }

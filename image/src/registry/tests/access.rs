@@ -258,6 +258,26 @@ fn d11_redirects_to_another_host() {
     }
 }
 
+/// D11: where a redirect led asks for a credential, with the same words as the registry would.
+#[test]
+fn d11_a_redirect_to_a_host_that_asks() {
+    let registry = start(Access::Basic("u", "pass"));
+    let evil = start(Access::Basic("u", "pass"));
+    let bytes = noise(1000);
+    registry.add_blob("a/b", &bytes);
+    let target = format!("http://{}/v2/a/b/blobs/x", evil.host());
+    let client = with(&registry, user(&registry, "u", "pass"));
+    let _ = client.has_blob(&registry.reference("a/b:1"), &Digest::of(b""));
+    registry.fault("GET", "/blobs/", MANY, answer(307, "Location", &target));
+    let kept = Kept::new(&layer(&bytes));
+    let error = kept
+        .fetch(&client, &registry.reference("a/b:1"))
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error:?}");
+    assert!(!evil.seen().is_empty());
+    nobody_was_told(&evil);
+}
+
 /// D11: a realm at another host without TLS.
 #[test]
 fn d11_a_realm_elsewhere_gets_nothing() {
@@ -292,7 +312,8 @@ fn d11_a_realm_elsewhere_gets_nothing() {
 #[test]
 fn d11_an_upload_elsewhere_gets_no_credential() {
     let registry = start(Access::Basic("u", "pass"));
-    let evil = Registry::open();
+    // It asks for the credential, too.
+    let evil = start(Access::Basic("u", "pass"));
     let text_of = format!(
         r#"{{"{}":{{"plain_http":true}},"{}":{{"plain_http":true}}}}"#,
         registry.host(),

@@ -28,7 +28,7 @@ fn another_client_goes_on() {
     let size = 3_000_000;
     let (registry, bytes, reference) = with_blob(size);
     let kept = Kept::new(&layer(&bytes));
-    registry.fault("GET", "/blobs/", MANY, Fault::Reset(700_000));
+    registry.fault("GET", "/blobs/", MANY, Fault::Reset(200_000));
     let mut first = options(plain(&registry));
     first.policy.retries = 0;
     assert_eq!(
@@ -42,7 +42,7 @@ fn another_client_goes_on() {
     let resets = requests.len() as u64 - 1;
     let total: u64 = requests.iter().map(|seen| seen.sent).sum();
     assert!(
-        resets >= 4 && total <= size as u64 + resets * (64 << 10),
+        resets >= 14 && total <= size as u64 + resets * (64 << 10),
         "{resets} {total}"
     );
     assert!(kept.bytes() == bytes);
@@ -276,7 +276,8 @@ fn calling_off_ends_a_stalled_transfer_at_once() {
         assert!(text(&error).contains("called off"), "{error:?}");
     });
     assert!(began.elapsed() < Duration::from_secs(20));
-    assert_eq!(kept.missing(), [100_000..400_000]);
+    let missing = kept.missing();
+    assert_eq!((missing.len(), &missing[0]), (1, &(100_000..400_000)));
 }
 
 #[test]
@@ -284,7 +285,7 @@ fn the_stores_own_failure_is_its_own() {
     let (registry, bytes, reference) = with_blob(400_000);
     let wanted = layer(&bytes);
     let sink = Sink {
-        missing: &|| Ok(vec![0..400_000]),
+        missing: &|| Ok(std::iter::once(0..400_000).collect()),
         write: &|_, _| Err(Error::new(ErrorKind::Exhausted, "no space left on device")),
         verify: &|| Ok(()),
         discard: &|| Ok(()),

@@ -2,6 +2,7 @@
 
 mod access;
 mod faults;
+mod hostile;
 mod network;
 mod pull;
 mod push;

@@ -93,6 +93,25 @@ fn d11_https_never_becomes_http() {
     assert!(plain.seen().is_empty());
 }
 
+/// A registry behind a proxy that ends TLS names itself with http; what it means is known.
+#[test]
+fn an_upload_stays_with_tls() {
+    let registry = tls(&Authority::new(), None);
+    let text_of = format!(r#"{{"{}":{{"skip_verify":true}}}}"#, registry.host());
+    let bytes: &'static [u8] = b"blob";
+    let source = |_: u64| -> Result<Box<dyn Read>> { Ok(Box::new(bytes)) };
+    for (host, ok) in [("127.0.0.1", true), ("127.0.0.2", false)] {
+        let location = format!("http://{host}/v2/a/b/blobs/uploads/x");
+        let reference = registry.reference("a/b:1");
+        registry.fault("POST", "/uploads/", 1, answer(202, "Location", &location));
+        let part = "/v2/a/b/blobs/uploads/x";
+        registry.fault("PUT", part, 1, answer(201, "X", "y"));
+        let result = client(settings(&text_of)).push_blob(&reference, &layer(bytes), None, &source);
+        assert_eq!(result.is_ok(), ok, "{result:?}");
+        assert_eq!(registry.seen_of("PUT", part).len(), 1);
+    }
+}
+
 #[test]
 fn loopback_may_be_plain_without_being_told() {
     let plain = Registry::open();
@@ -101,8 +120,10 @@ fn loopback_may_be_plain_without_being_told() {
     client(Settings::default())
         .resolve(&plain.reference("a/b:1"))
         .unwrap();
+    let before = plain.seen().len();
     let error = resolve(&plain, r#"{"plain_http":false}"#).unwrap_err();
-    assert!(error.contains("TLS"), "{error}");
+    assert!(error.contains(&plain.host()), "{error}");
+    assert_eq!(plain.seen().len(), before, "it was spoken to without TLS");
     // One whose certificate is not trusted does not become plain.
     let registry = tls(&Authority::new(), None);
     let error = text(
@@ -143,6 +164,19 @@ fn ipv6_only() {
     client
         .resolve(&format!("both.example:{port}/a/b:1").parse().unwrap())
         .unwrap();
+}
+
+/// A registry that answered before is being restarted: it is waited for.
+#[test]
+fn a_registry_that_goes_away_is_waited_for() {
+    let registry = Registry::open();
+    let reference = registry.reference("a/b:1");
+    registry.add_manifest("a/b", "1", media::OCI_MANIFEST, &manifest(&[], b"{}"));
+    let client = client(plain(&registry));
+    client.resolve(&reference).unwrap();
+    drop(registry);
+    let error = text(&client.resolve(&reference).unwrap_err());
+    assert!(error.contains("gave up after 6 tries"), "{error}");
 }
 
 #[test]

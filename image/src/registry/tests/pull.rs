@@ -69,14 +69,17 @@ fn d8_wrong_content_types_and_digests() {
     assert!(text(&error).contains("instead of sha256:"), "{error:?}");
     assert_eq!(error.kind(), ErrorKind::Corrupt);
     let other = Digest::of(b"other");
-    registry.fault(
-        "GET",
-        "/manifests/",
-        1,
-        Fault::Header("Docker-Content-Digest", "sha256:../x".into()),
-    );
-    // The first of two equal headers is the right one: both readings are fine.
-    let _ = client.resolve(&one);
+    for (said, words) in [
+        ("sha256:../x".to_owned(), "wrong Docker-Content-Digest"),
+        (other.to_string(), "instead of sha256:"),
+    ] {
+        let lie = super::super::testing::Answer::new(200, image.clone())
+            .with("Content-Type", media::OCI_MANIFEST)
+            .with("Docker-Content-Digest", said);
+        registry.fault("GET", "/manifests/", 1, Fault::Answer(lie));
+        let error = text(&client.resolve(&one).unwrap_err());
+        assert!(error.contains(words), "{error}");
+    }
     let error = client.resolve(&one.with_digest(other)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
     // A descriptor that calls an image an index does not make it one.

@@ -207,6 +207,24 @@ fn manifests() {
     assert_eq!(error.kind(), ErrorKind::Corrupt);
 }
 
+/// A registry hashes and moves a large blob before it answers; that is no stall.
+#[test]
+fn a_late_answer_to_an_upload_is_waited_for() {
+    let registry = Registry::open();
+    let host = registry.host();
+    let text = format!(r#"{{"{host}":{{"plain_http":true,"stall_timeout":0.3}}}}"#);
+    registry.fault("PUT", "/uploads/", 1, Fault::Late(Duration::from_secs(2)));
+    let bytes = leaked(2_000_000);
+    push(
+        &client(settings(&text)),
+        &registry.reference("a/b:1"),
+        bytes,
+        None,
+    )
+    .unwrap();
+    assert_eq!(registry.seen_of("PUT", "/uploads/").len(), 1);
+}
+
 #[test]
 fn a_source_that_fails_is_told() {
     let registry = Registry::open();
