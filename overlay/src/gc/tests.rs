@@ -366,7 +366,12 @@ fn delete_while_eight_others_pull_and_run() {
         scope.spawn(|| {
             // As long as the others work, of whom there are eight.
             while rounds.load(Ordering::SeqCst) < 1000 || working.load(Ordering::SeqCst) > 0 {
-                let done = sweep(&store, &Policy::default());
+                // Time for those who do not keep to the rules, between leases and removal.
+                let done = collect(&store, &Policy::default(), &mut |held| {
+                    std::thread::sleep(Duration::from_micros(200));
+                    Ok(mark(store.path(), held))
+                });
+                let done = done.unwrap();
                 let gone = done.blobs.len() + done.layers.len();
                 removed.fetch_add(gone as u64, Ordering::SeqCst);
                 rounds.fetch_add(1, Ordering::SeqCst);
