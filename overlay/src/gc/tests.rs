@@ -78,6 +78,8 @@ fn bytes_of(image: u64) -> Vec<u8> {
 /// What pull does: lease, blob, layer, name.
 fn pull(store: &Store, image: u64, name: &str) {
     let lease = store.lease().unwrap();
+    // A registry is asked here, and meanwhile the next sweep begins.
+    std::thread::sleep(Duration::from_micros(100 + 150 * image));
     let bytes = bytes_of(image);
     let expected = Expected {
         digest: Digest::of(&bytes),
@@ -98,6 +100,19 @@ fn pull(store: &Store, image: u64, name: &str) {
     assert_eq!(blob.read_verified(1 << 20).unwrap(), bytes);
     make_layer(store, &lease, blob.digest());
     tag(store, name, blob.digest());
+    // The name may be gone by now, but the lease still holds.
+    assert!(
+        store.content().contains(blob.digest()).unwrap(),
+        "a pulled blob is missing"
+    );
+    let layer = store
+        .path()
+        .join("layers")
+        .join(layer_of(blob.digest()).as_str());
+    assert!(
+        layer.join("layer.json").exists(),
+        "a pulled layer is missing"
+    );
 }
 
 /// What run does: if the name is there, so is everything else, for as long as the lease is held.
