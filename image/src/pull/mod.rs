@@ -124,7 +124,7 @@ struct Pull<'a> {
     lease: Lease,
     /// The index, if there is one, and the manifest.
     documents: Vec<Fetched>,
-    manifest: Manifest,
+    manifest: Box<Manifest>,
     config: Vec<u8>,
     diff_ids: Vec<Digest>,
 }

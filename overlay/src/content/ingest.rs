@@ -5,41 +5,26 @@
 //! and `.map` beside it says what has arrived. Neither is synced before the end: both survive a
 //! killed process, and after a power cut the digest tells that resumed bytes are wrong
 //! ([`Mismatch::resumed`]), whereupon the blob is fetched anew, once.
-//!
-//! The hash follows the bytes that have arrived without a gap. Bytes that arrive in order are hashed
-//! from memory, others are read back when the gap before them has closed, which is soon, while the
-//! page cache still has them. No more than [`CATCH_UP`] is read back in one write, lest a connection
-//! starve.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
+use super::follow::{End, Reader, Shared};
 use super::segments::{MAX_MAP, SEGMENT, Segments};
-use super::store::{Blob, Content, Expected, final_name, map_name, part_name};
-use crate::digest::{Algorithm, Hasher};
+use super::store::{Blob, Content, Expected, map_name, part_name};
+use super::verified::{Mismatch, Outcome, Verified};
 use crate::lease::{Lease, Root};
 use crate::lock::{self, Kind};
 use crate::{Context, Digest, Error, ErrorKind, Result, durable, tree};
 
 /// Progress is recorded at least this often: what a killed process may have to fetch again.
 pub const STEP: usize = 64 << 10;
-
-/// How much is read at once where bytes are hashed that are no longer in memory.
-pub(super) const READ_BACK: usize = 256 << 10;
-
-/// How much one write may read back.
-const CATCH_UP: u64 = 1 << 20;
-
-/// The disk is kept busy in portions of this size.
-const WRITE_BACK: u64 = 8 << 20;
 
 /// Who opens a file in `incoming/` and finds something else there removes it, so often.
 const ATTEMPTS: usize = 4;
@@ -48,81 +33,14 @@ const ATTEMPTS: usize = 4;
 /// one who wants it.
 #[derive(Debug)]
 pub struct Ingest {
-    content: Content,
+    pub(super) content: Content,
     lease: Lease,
     /// In `content/incoming`.
-    name: String,
-    digest: Option<Digest>,
+    pub(super) name: String,
+    pub(super) digest: Option<Digest>,
     resumed: u64,
-    shared: Arc<Shared>,
-    committed: bool,
-}
-
-#[derive(Debug)]
-struct Shared {
-    /// What it is, for messages.
-    words: String,
-    part: File,
-    map: Option<File>,
-    /// Nothing of it is worth keeping.
-    discard: AtomicBool,
-    state: Mutex<State>,
-    changed: Condvar,
-}
-
-#[derive(Debug)]
-struct State {
-    segments: Segments,
-    /// Up to where bytes were hashed.
-    hashed: u64,
-    /// Away while somebody uses it.
-    hasher: Option<Hasher>,
-    end: End,
-}
-
-#[derive(Debug)]
-enum End {
-    Open,
-    Verified,
-    Failed(String),
-}
-
-/// What verification found.
-#[derive(Debug)]
-pub enum Outcome {
-    /// All bytes have arrived and are the right ones.
-    Whole(Verified),
-    /// They are not; nothing of them is kept.
-    Mismatch(Mismatch),
-}
-
-/// Bytes that are not what they should be.
-#[derive(Debug)]
-pub struct Mismatch {
-    /// Some of them were left by an earlier process: fetching all of them anew may help.
-    pub resumed: bool,
-    /// What they are.
-    pub found: Digest,
-    /// The same in words.
-    pub error: Error,
-}
-
-impl Outcome {
-    /// The verified blob, or the error.
-    pub fn whole(self) -> Result<Verified> {
-        match self {
-            Self::Whole(verified) => Ok(verified),
-            Self::Mismatch(mismatch) => Err(mismatch.error),
-        }
-    }
-}
-
-/// A blob with the right bytes, which is not in its place yet.
-#[derive(Debug)]
-pub struct Verified {
-    ingest: Ingest,
-    digest: Digest,
-    size: u64,
+    pub(super) shared: Arc<Shared>,
+    pub(super) committed: bool,
 }
 
 /// A part of a blob that one connection fetches. What it did not write when it is dropped is handed
@@ -131,14 +49,6 @@ pub struct Verified {
 pub struct Piece {
     shared: Arc<Shared>,
     range: std::ops::Range<u64>,
-}
-
-/// Reads a blob while it arrives: waits for bytes, and ends only after all of them were verified. So
-/// whoever reads to the end has read the right bytes.
-#[derive(Debug)]
-pub struct Reader {
-    shared: Arc<Shared>,
-    at: u64,
 }
 
 impl Ingest {
@@ -232,10 +142,7 @@ impl Ingest {
 
     /// Reads from the beginning, in another thread than the one that verifies.
     pub fn reader(&self) -> Reader {
-        Reader {
-            shared: Arc::clone(&self.shared),
-            at: 0,
-        }
+        Reader::new(Arc::clone(&self.shared))
     }
 
     /// Sees whether all has arrived and is right. If something is missing that is an error, and what
@@ -313,34 +220,6 @@ impl Ingest {
     }
 }
 
-impl Shared {
-    /// A full disk is given back what was taken; a broken one is not trusted with what it has.
-    fn note(&self, error: &io::Error) {
-        let raw = error.raw_os_error().map(Errno::from_raw_os_error);
-        if matches!(raw, Some(Errno::NOSPC | Errno::DQUOT | Errno::IO)) {
-            self.discard.store(true, Ordering::Relaxed);
-        }
-    }
-
-    /// Writes bytes that lie within one segment.
-    fn write(&self, offset: u64, bytes: &[u8]) -> Result<()> {
-        self.part
-            .write_all_at(bytes, offset)
-            .inspect_err(|error| self.note(error))
-            .context(|| format!("cannot write {}", self.words))?;
-        let mut state = self.lock();
-        let (place, number) = state.segments.advance(offset, bytes.len() as u64);
-        drop(state);
-        self.changed.notify_all();
-        if let Some(map) = &self.map {
-            // Only who resumes misses it.
-            let _ = map.write_all_at(&number.to_le_bytes(), place);
-        }
-        self.follow(offset, bytes, CATCH_UP)
-            .context(|| format!("cannot read {} back", self.words))
-    }
-}
-
 impl Drop for Ingest {
     fn drop(&mut self) {
         if matches!(self.shared.lock().end, End::Open) {
@@ -353,118 +232,6 @@ impl Drop for Ingest {
         }
         // Readers may keep the file open.
         lock::unlock(&self.shared.part);
-    }
-}
-
-impl Verified {
-    /// What it is.
-    pub fn digest(&self) -> &Digest {
-        &self.digest
-    }
-
-    /// How many bytes it has.
-    pub fn size(&self) -> u64 {
-        self.size
-    }
-
-    /// Puts it into its place, durably.
-    pub fn commit(self) -> Result<Blob> {
-        let mut blobs = commit_all(vec![self])?;
-        blobs
-            .pop()
-            .ok_or_else(|| Error::new(ErrorKind::Internal, "no blob was committed"))
-    }
-
-    fn sync(&self) -> Result<()> {
-        let part = &self.ingest.shared.part;
-        rustix::fs::fchmod(part, Mode::from(0o444))
-            .map_err(io::Error::from)
-            .and_then(|()| part.sync_all())
-            .inspect_err(|_| {
-                // After a failed sync the kernel takes the lost pages for clean.
-                self.ingest.shared.discard.store(true, Ordering::Relaxed);
-            })
-            .context(|| format!("cannot sync blob {}", self.digest))
-    }
-
-    fn rename(&mut self, directories: &mut Directories) -> Result<()> {
-        let content = &self.ingest.content;
-        let (algorithm, shard, name) = final_name(&self.digest);
-        let directory = directories.shard(content, algorithm, shard)?;
-        rustix::fs::renameat(
-            content.store().incoming_fd(),
-            &self.ingest.name,
-            directory,
-            name,
-        )
-        .context(|| format!("cannot rename {} to {name}", self.ingest.name))?;
-        self.ingest.committed = true;
-        if let Some(digest) = &self.ingest.digest {
-            let _ = tree::unlink(content.store().incoming_fd(), &*map_name(digest));
-        }
-        Ok(())
-    }
-}
-
-/// Puts blobs into their places. When it returns they are there also after a power cut; before, each
-/// of them is there whole or not at all. Directories are synced once for all.
-pub fn commit_all(blobs: Vec<Verified>) -> Result<Vec<Blob>> {
-    let mut directories = Directories::default();
-    let mut present = Vec::with_capacity(blobs.len());
-    for mut verified in blobs {
-        let content = verified.ingest.content.clone();
-        if content.contains(&verified.digest)? {
-            verified
-                .ingest
-                .shared
-                .discard
-                .store(true, Ordering::Relaxed);
-        } else {
-            verified.sync()?;
-            verified.rename(&mut directories)?;
-        }
-        present.push((content, verified.digest.clone()));
-    }
-    directories.sync()?;
-    let open = |(content, digest): (Content, Digest)| {
-        content
-            .open(&digest)?
-            .ok_or_else(|| Error::new(ErrorKind::Internal, format!("blob {digest} vanished")))
-    };
-    present.into_iter().map(open).collect()
-}
-
-/// The directories that got new names and are to be synced, by their names.
-#[derive(Default)]
-struct Directories(BTreeMap<String, OwnedFd>);
-
-impl Directories {
-    fn shard(&mut self, content: &Content, algorithm: &str, shard: &str) -> Result<&OwnedFd> {
-        let path = format!("{algorithm}/{shard}");
-        if !self.0.contains_key(&path) {
-            let root = durable::open_directory(content.store().content_fd(), ".")?;
-            let parent = self.enter(root, String::new(), algorithm)?;
-            let open = self.enter(parent, algorithm.to_owned(), shard)?;
-            self.0.insert(path.clone(), open);
-        }
-        Ok(&self.0[&path])
-    }
-
-    /// Opens a directory; if it has to be made, its parent is one to be synced.
-    fn enter(&mut self, parent: OwnedFd, parent_path: String, name: &str) -> Result<OwnedFd> {
-        match rustix::fs::mkdirat(&parent, name, Mode::from(0o700)) {
-            Ok(()) => {
-                let open = durable::open_directory(&parent, name);
-                self.0.insert(parent_path, parent);
-                open
-            }
-            Err(Errno::EXIST) => durable::open_directory(&parent, name),
-            Err(errno) => Err(errno).context(|| format!("cannot make content/{name}")),
-        }
-    }
-
-    fn sync(self) -> Result<()> {
-        self.0.values().try_for_each(durable::sync_directory)
     }
 }
 
@@ -522,118 +289,6 @@ impl Drop for Piece {
     }
 }
 
-impl Shared {
-    fn new(
-        digest: Option<&Digest>,
-        part: File,
-        map: Option<File>,
-        segments: Segments,
-    ) -> Arc<Self> {
-        let algorithm = digest.map_or(Algorithm::Sha256, Digest::algorithm);
-        let state = State {
-            segments,
-            hashed: 0,
-            hasher: Some(algorithm.hasher()),
-            end: End::Open,
-        };
-        Arc::new(Self {
-            words: digest.map_or("the new blob".to_owned(), |digest| format!("blob {digest}")),
-            discard: AtomicBool::new(false),
-            part,
-            map,
-            state: Mutex::new(state),
-            changed: Condvar::new(),
-        })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn end(&self, end: End) {
-        self.lock().end = end;
-        self.changed.notify_all();
-    }
-
-    /// Lets the kernel begin to write what was hashed, so that little is left for the sync at the end.
-    /// What is not on the disk yet stays in memory.
-    fn write_back(&self, end: u64) {
-        let length = std::num::NonZero::new(WRITE_BACK);
-        // Only advice.
-        let start = end.saturating_sub(WRITE_BACK);
-        let _ = rustix::fs::fadvise(&self.part, start, length, rustix::fs::Advice::DontNeed);
-    }
-
-    /// Hashes what has arrived without a gap: `bytes`, which were just written at `offset`, from
-    /// memory, and up to `budget` others from the file. One at a time does this; others go on.
-    fn follow(&self, offset: u64, bytes: &[u8], mut budget: u64) -> Result<()> {
-        let mut buffer = Vec::new();
-        let mut state = self.lock();
-        loop {
-            let (from, to) = (state.hashed, state.segments.contiguous());
-            let in_memory = from
-                .checked_sub(offset)
-                .filter(|skip| *skip < bytes.len() as u64);
-            if from >= to || (in_memory.is_none() && budget == 0) {
-                return Ok(());
-            }
-            let Some(mut hasher) = state.hasher.take() else {
-                return Ok(());
-            };
-            drop(state);
-            let count = if let Some(skip) = in_memory {
-                let rest = &bytes[usize::try_from(skip).unwrap_or(usize::MAX)..];
-                hasher.update(rest);
-                rest.len()
-            } else {
-                // Up to the bytes in memory, if they come next.
-                let until = if from < offset { to.min(offset) } else { to };
-                let wanted = (until - from).min(budget).min(READ_BACK as u64);
-                buffer.resize(usize::try_from(wanted).unwrap_or(READ_BACK), 0);
-                self.part.read_exact_at(&mut buffer, from)?;
-                hasher.update(&buffer);
-                budget -= wanted;
-                buffer.len()
-            };
-            let end = from + count as u64;
-            if from / WRITE_BACK != end / WRITE_BACK {
-                self.write_back(end / WRITE_BACK * WRITE_BACK);
-            }
-            state = self.lock();
-            state.hasher = Some(hasher);
-            state.hashed = end;
-        }
-    }
-}
-
-impl Read for Reader {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut state = self.shared.lock();
-        let there = loop {
-            match &state.end {
-                End::Failed(why) => return Err(io::Error::other(why.clone())),
-                End::Verified | End::Open if state.segments.contiguous() > self.at => {
-                    break state.segments.contiguous() - self.at;
-                }
-                End::Verified => return Ok(0),
-                End::Open => {}
-            }
-            let waited = self.shared.changed.wait(state);
-            state = waited.unwrap_or_else(PoisonError::into_inner);
-        };
-        drop(state);
-        let wanted = buffer
-            .len()
-            .min(usize::try_from(there).unwrap_or(usize::MAX));
-        let count = self.shared.part.read_at(&mut buffer[..wanted], self.at)?;
-        if count == 0 && wanted > 0 {
-            return Err(io::Error::other("a blob became shorter while it was read"));
-        }
-        self.at += count as u64;
-        Ok(count)
-    }
-}
-
 /// Removes an unfinished blob. Only for who holds its lock.
 pub(super) fn discard(content: &Content, digest: Option<&Digest>, name: &str) {
     let incoming = content.store().incoming_fd();
@@ -658,7 +313,8 @@ pub(super) fn open_private(content: &Content, name: &str) -> Result<File> {
                     return Ok(File::from(file));
                 }
             }
-            Err(Errno::LOOP | Errno::NXIO) => {}
+            // A link; a socket; a blob whose commit was interrupted, for who is not root.
+            Err(Errno::LOOP | Errno::NXIO | Errno::ACCESS) => {}
             Err(errno) => return Err(errno).context(|| format!("cannot open {name}")),
         }
         tree::unlink(incoming, name)?;

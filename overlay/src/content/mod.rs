@@ -4,14 +4,18 @@
 //! of its bytes were hashed and are on the disk. What the bytes mean is not known here: manifests are
 //! image/'s, layers `layer`'s. See docs/on-disk.md ("The store").
 
+mod follow;
 mod ingest;
 mod segments;
 mod store;
+mod verified;
 
-pub use ingest::{Ingest, Mismatch, Outcome, Piece, Reader, STEP, Verified, commit_all};
+pub use follow::Reader;
+pub use ingest::{Ingest, Piece, STEP};
 pub use segments::{MAX_SIZE, SEGMENT};
 pub(crate) use store::{ALGORITHMS, INCOMING, Incoming, SHARD, final_name, scan_incoming};
 pub use store::{Blob, Claim, Content, Expected};
+pub use verified::{Mismatch, Outcome, Verified, commit_all};
 
 #[cfg(test)]
 mod tests;

@@ -7,8 +7,10 @@ use std::os::unix::fs::FileExt;
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::ingest::{self, Ingest, Verified};
+use super::follow::READ_BACK;
+use super::ingest::{self, Ingest};
 use super::segments::MAX_SIZE;
+use super::verified::Verified;
 use crate::digest::Algorithm;
 use crate::lease::{Lease, Root};
 use crate::lock::{self, Waiting};
@@ -363,7 +365,7 @@ impl Blob {
     /// The digest that its bytes really have. `progress` learns of every part that was read.
     pub fn hash(&self, progress: &mut dyn FnMut(u64) -> Result<()>) -> Result<Digest> {
         let mut hasher = self.digest.algorithm().hasher();
-        let mut buffer = vec![0; ingest::READ_BACK];
+        let mut buffer = vec![0; READ_BACK];
         let mut at = 0;
         loop {
             let count = self

@@ -78,6 +78,8 @@ fn bytes_of(image: u64) -> Vec<u8> {
 /// What pull does: lease, blob, layer, name.
 fn pull(store: &Store, image: u64, name: &str) {
     let lease = store.lease().unwrap();
+    // A registry is asked here, and meanwhile the next sweep begins.
+    std::thread::sleep(Duration::from_micros(100 + 150 * image));
     let bytes = bytes_of(image);
     let expected = Expected {
         digest: Digest::of(&bytes),
@@ -98,6 +100,19 @@ fn pull(store: &Store, image: u64, name: &str) {
     assert_eq!(blob.read_verified(1 << 20).unwrap(), bytes);
     make_layer(store, &lease, blob.digest());
     tag(store, name, blob.digest());
+    // The name may be gone by now, but the lease still holds.
+    assert!(
+        store.content().contains(blob.digest()).unwrap(),
+        "a pulled blob is missing"
+    );
+    let layer = store
+        .path()
+        .join("layers")
+        .join(layer_of(blob.digest()).as_str());
+    assert!(
+        layer.join("layer.json").exists(),
+        "a pulled layer is missing"
+    );
 }
 
 /// What run does: if the name is there, so is everything else, for as long as the lease is held.
@@ -366,7 +381,12 @@ fn delete_while_eight_others_pull_and_run() {
         scope.spawn(|| {
             // As long as the others work, of whom there are eight.
             while rounds.load(Ordering::SeqCst) < 1000 || working.load(Ordering::SeqCst) > 0 {
-                let done = sweep(&store, &Policy::default());
+                // Time for those who do not keep to the rules, between leases and removal.
+                let done = collect(&store, &Policy::default(), &mut |held| {
+                    std::thread::sleep(Duration::from_micros(200));
+                    Ok(mark(store.path(), held))
+                });
+                let done = done.unwrap();
                 let gone = done.blobs.len() + done.layers.len();
                 removed.fetch_add(gone as u64, Ordering::SeqCst);
                 rounds.fetch_add(1, Ordering::SeqCst);
