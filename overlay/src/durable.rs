@@ -5,12 +5,14 @@
 //! Paths are relative to a directory's descriptor; temporary names begin with `.new-` and belong to
 //! whoever sweeps the directory when their writer is gone.
 
-use std::io::Write;
+use std::fs::File;
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::io::Errno;
 
-use crate::{Context, Result};
+use crate::{Context, Error, ErrorKind, Result};
 
 /// What temporary names begin with.
 pub const TEMPORARY: &str = ".new-";
@@ -32,14 +34,52 @@ pub fn replace(directory: impl AsFd, name: &str, bytes: &[u8], mode: Mode) -> Re
 }
 
 /// Writes a new file and syncs it, without syncing its name.
-fn write_new(directory: impl AsFd, name: &str, bytes: &[u8], mode: Mode) -> Result<()> {
+pub(crate) fn write_new(directory: impl AsFd, name: &str, bytes: &[u8], mode: Mode) -> Result<()> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let file = rustix::fs::openat(directory, name, flags, mode)
         .context(|| format!("cannot create {name}"))?;
-    let mut file = std::fs::File::from(file);
+    let mut file = File::from(file);
     file.write_all(bytes)
         .context(|| format!("cannot write {name}"))?;
     file.sync_data().context(|| format!("cannot sync {name}"))
+}
+
+/// Reads a small regular file of a directory; none if there is none.
+pub fn read(directory: impl AsFd, name: &str, limit: u64) -> Result<Option<Vec<u8>>> {
+    let Some(file) = open_file(directory, name)? else {
+        return Ok(None);
+    };
+    let mut bytes = Vec::new();
+    (&file)
+        .take(limit + 1)
+        .read_to_end(&mut bytes)
+        .context(|| format!("cannot read {name}"))?;
+    if bytes.len() as u64 > limit {
+        return Err(Error::new(
+            ErrorKind::Corrupt,
+            format!("cannot read {name}: it is longer than {limit} bytes"),
+        ));
+    }
+    Ok(Some(bytes))
+}
+
+/// Opens a regular file of a directory for reading, never anything else; none if there is none.
+pub fn open_file(directory: impl AsFd, name: &str) -> Result<Option<File>> {
+    // Without NONBLOCK a fifo in the place of the file would block whoever opens it.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = match rustix::fs::openat(directory, name, flags, Mode::empty()) {
+        Ok(file) => File::from(file),
+        Err(Errno::NOENT) => return Ok(None),
+        Err(errno) => return Err(errno).context(|| format!("cannot open {name}")),
+    };
+    let stat = rustix::fs::fstat(&file).context(|| format!("cannot stat {name}"))?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(Error::new(
+            ErrorKind::Corrupt,
+            format!("cannot open {name}: it is not a regular file"),
+        ));
+    }
+    Ok(Some(file))
 }
 
 /// Makes the names in a directory durable.

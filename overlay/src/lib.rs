@@ -7,9 +7,19 @@
 
 #![forbid(unsafe_code)]
 
+pub mod archive;
+pub mod compress;
+pub mod content;
 pub mod digest;
 pub mod durable;
+pub mod fsck;
+pub mod gc;
+pub mod layer;
+pub mod lease;
+pub mod lock;
 pub mod snapshot;
+pub mod store;
+mod tree;
 
 pub use digest::Digest;
 pub use rcrun_error::{Context, Error, ErrorKind, Result};

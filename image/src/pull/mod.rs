@@ -1,0 +1,383 @@
+//! Pulling: from a name at a registry to an image in the store, ready to run.
+//!
+//! Blobs are fetched by some threads and unpacked by others at the same time: a layer is inflated,
+//! hashed and unpacked while it arrives ([`blob`], [`unpack`]). What is there already, or arrives by
+//! another process, is not fetched again. Nothing counts before it was verified and is durable: the
+//! blobs first, the unpacked layers next (lowest first), the name last.
+//!
+//! An error leaves the store as it was, but for blobs that were whole and what was received of
+//! others, which the next attempt goes on with; they are swept if there is none.
+
+mod blob;
+#[cfg(test)]
+mod tests;
+mod unpack;
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rcrun_overlay::content::{Content, commit_all};
+use rcrun_overlay::layer::chain::chain_ids;
+use rcrun_overlay::layer::store::{Claim, Layers};
+use rcrun_overlay::lease::{LayerId, Lease, Root};
+use rcrun_overlay::store::Store;
+
+use crate::document::{Descriptor, Document, ImageConfig, Manifest};
+use crate::names::{Names, Record};
+use crate::platform::Platform;
+use crate::reference::Reference;
+use crate::registry::client::Client;
+use crate::registry::download::Fetched;
+use crate::registry::retry::Cancel;
+use crate::{Context, Digest, Error, ErrorKind, Result};
+
+pub use unpack::Way;
+
+/// Blobs that are fetched at the same time, unless the caller says otherwise.
+pub const DOWNLOADS: usize = 3;
+
+/// What happens, for people to watch. Called from several threads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The name stands for this image, with these layers.
+    Resolved {
+        /// Of the manifest.
+        digest: Digest,
+        /// Their blobs, lowest first.
+        layers: Vec<Descriptor>,
+    },
+    /// A blob was there already.
+    Exists(Digest),
+    /// Somebody else fetches or unpacks it; we wait.
+    Waiting(Digest),
+    /// So many bytes of a blob have arrived, with those of earlier attempts.
+    Received(Digest, u64),
+    /// A blob has arrived and is what it should be.
+    Fetched(Digest),
+    /// A layer is unpacked.
+    Unpacked(Digest),
+}
+
+/// What is to be pulled, and how.
+pub struct Request<'a> {
+    /// From where, and the name in the store.
+    pub reference: &'a Reference,
+    /// For which machine.
+    pub platform: &'a Platform,
+    /// How layers are unpacked; without one they are only fetched.
+    pub unpack: Option<Way>,
+    /// Blobs that are fetched at the same time.
+    pub downloads: usize,
+    /// Is told what happens.
+    pub watch: &'a (dyn Fn(Event) + Sync),
+    /// The same that the client was given.
+    pub cancel: &'a Cancel,
+}
+
+impl std::fmt::Debug for Request<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Request")
+            .field("reference", &self.reference.to_string())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What was pulled.
+#[derive(Debug)]
+pub struct Pulled {
+    /// The name.
+    pub record: Record,
+    /// The manifest for the platform.
+    pub manifest: Digest,
+    /// Whether the name stood for this already, and nothing had to be fetched.
+    pub unchanged: bool,
+}
+
+/// Pulls an image.
+pub fn pull(store: &Store, client: &Client, request: &Request<'_>) -> Result<Pulled> {
+    let reference = request.reference;
+    Pull::begin(store, client, request)
+        .and_then(Pull::finish)
+        .context(|| format!("cannot pull {reference}"))
+}
+
+/// The name of a layer in the store.
+pub fn layer_id(chain: &Digest, way: Way) -> Result<LayerId> {
+    let variant = match way {
+        Way::Privileged => "",
+        Way::Rootless => "-user",
+    };
+    match chain.hex().len() {
+        64 => format!("{}{variant}", chain.hex()).parse(),
+        _ => Err(Error::unsupported(format!(
+            "layers named by {chain} are not supported"
+        ))),
+    }
+}
+
+/// A pull in progress.
+struct Pull<'a> {
+    content: Content,
+    store: &'a Store,
+    client: &'a Client,
+    request: &'a Request<'a>,
+    lease: Lease,
+    /// The index, if there is one, and the manifest.
+    documents: Vec<Fetched>,
+    manifest: Box<Manifest>,
+    config: Vec<u8>,
+    diff_ids: Vec<Digest>,
+}
+
+impl<'a> Pull<'a> {
+    /// Reads everything small.
+    fn begin(store: &'a Store, client: &'a Client, request: &'a Request<'a>) -> Result<Self> {
+        let lease = store.lease()?;
+        let content = store.content();
+        let documents = client.image(request.reference, request.platform)?;
+        let manifest = match documents.last().map(|last| &last.document) {
+            Some(Document::Manifest(manifest)) => manifest.clone(),
+            _ => {
+                return Err(Error::new(
+                    ErrorKind::Internal,
+                    "resolving gave no manifest",
+                ));
+            }
+        };
+        let mut roots: Vec<Root> = documents
+            .iter()
+            .map(|document| Root::Image(document.digest.clone()))
+            .collect();
+        let blobs = manifest.layers.iter().chain([&manifest.config]);
+        roots.extend(blobs.map(|blob| Root::Blob(blob.digest.clone())));
+        lease.hold(&roots)?;
+        for layer in &manifest.layers {
+            layer.layer()?;
+        }
+        let config = match content.read(
+            &manifest.config.digest,
+            crate::document::MAX_DOCUMENT as u64,
+        )? {
+            Some(config) => config,
+            None => client.small_blob(request.reference, &manifest.config)?,
+        };
+        let parsed = ImageConfig::read(&config)
+            .and_then(|config| config.check_layers(manifest.layers.len()).map(|()| config))
+            .context(|| format!("cannot use configuration {}", manifest.config.digest))?;
+        let digest = documents
+            .last()
+            .map_or(&manifest.config.digest, |last| &last.digest)
+            .clone();
+        (request.watch)(Event::Resolved {
+            digest,
+            layers: manifest.layers.clone(),
+        });
+        let diff_ids = parsed.rootfs.diff_ids;
+        Ok(Self {
+            content,
+            store,
+            client,
+            request,
+            lease,
+            documents,
+            manifest,
+            config,
+            diff_ids,
+        })
+    }
+
+    fn finish(self) -> Result<Pulled> {
+        let names = Names::new(self.store)?;
+        let target = self.target()?;
+        let before = names.get(self.request.reference)?;
+        let layers = Layers::new(self.store)?;
+        let (fetched, unpacked) = self.fetch_and_unpack(&layers)?;
+        let fetched = fetched || !unpacked.is_empty();
+        let mut whole = Vec::new();
+        for document in self
+            .documents
+            .iter()
+            .map(|document| &document.bytes)
+            .chain([&self.config])
+        {
+            if !self
+                .content
+                .contains(&digest_like(document, &self.manifest.config.digest))?
+            {
+                whole.push(self.content.prepare(&self.lease, document)?);
+            }
+        }
+        commit_all(whole)?;
+        layers.publish(unpacked)?;
+        let manifest = self
+            .documents
+            .last()
+            .map_or(&target.digest, |last| &last.digest)
+            .clone();
+        let unchanged = !fetched
+            && before
+                .as_ref()
+                .is_some_and(|record| record.target == target);
+        let record = match before.filter(|_| unchanged) {
+            Some(record) => record,
+            None => names.set(&self.lease, self.request.reference, &target)?,
+        };
+        Ok(Pulled {
+            record,
+            manifest,
+            unchanged,
+        })
+    }
+
+    /// What the name will stand for: what the registry's name stands for, an index if it is one.
+    fn target(&self) -> Result<Descriptor> {
+        let first = self
+            .documents
+            .first()
+            .ok_or_else(|| Error::new(ErrorKind::Internal, "nothing was resolved"))?;
+        Ok(Descriptor {
+            media_type: first.document.media_type().to_owned(),
+            digest: first.digest.clone(),
+            size: first.bytes.len() as u64,
+            urls: Vec::new(),
+            annotations: std::collections::BTreeMap::new(),
+            platform: None,
+            artifact_type: None,
+        })
+    }
+
+    /// Fetches all blobs and unpacks the layers that are not there, which are not visible yet. Says
+    /// whether there was anything to fetch.
+    fn fetch_and_unpack(&self, layers: &Layers) -> Result<(bool, Vec<unpack::Done>)> {
+        let sources: Vec<blob::Source> = self
+            .manifest
+            .layers
+            .iter()
+            .map(|_| blob::Source::default())
+            .collect();
+        let stop = Stop {
+            first: Mutex::new(None),
+            cancel: self.request.cancel,
+            sources: &sources,
+        };
+        let fetched = std::sync::atomic::AtomicBool::new(false);
+        let next = AtomicUsize::new(0);
+        let unpacked = std::thread::scope(|scope| {
+            for _ in 0..self
+                .request
+                .downloads
+                .clamp(1, self.manifest.layers.len().max(1))
+            {
+                scope.spawn(|| {
+                    while let Some(index) = stop.go_on(&next, sources.len()) {
+                        let layer = &self.manifest.layers[index];
+                        match self.fetch(layer, &sources[index]) {
+                            Ok(new) => {
+                                fetched.fetch_or(new, Ordering::Relaxed);
+                            }
+                            Err(error) => stop.because(error),
+                        }
+                    }
+                });
+            }
+            let unpacked = match self.request.unpack {
+                Some(way) => self.unpack(layers, way, &sources, &stop),
+                None => Ok(Vec::new()),
+            };
+            unpacked.unwrap_or_else(|error| {
+                stop.because(error);
+                Vec::new()
+            })
+        });
+        match stop
+            .first
+            .into_inner()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+        {
+            Some(error) => Err(error),
+            None => Ok((fetched.into_inner(), unpacked)),
+        }
+    }
+
+    fn unpack(
+        &self,
+        layers: &Layers,
+        way: Way,
+        sources: &[blob::Source],
+        stop: &Stop<'_>,
+    ) -> Result<Vec<unpack::Done>> {
+        let chain = chain_ids(&self.diff_ids);
+        let mut claims = Vec::with_capacity(chain.len());
+        // Lowest first, so that two who need the same layers never wait for one another.
+        for (index, id) in chain.iter().enumerate() {
+            let digest = &self.manifest.layers[index].digest;
+            let mut told = false;
+            let claim = layers.claim(&self.lease, &layer_id(id, way)?, &mut |_| {
+                if !std::mem::replace(&mut told, true) {
+                    (self.request.watch)(Event::Waiting(digest.clone()));
+                }
+                stop.check()
+            })?;
+            claims.push(claim);
+        }
+        if claims
+            .iter()
+            .all(|claim| matches!(claim, Claim::Present(_)))
+        {
+            return Ok(Vec::new());
+        }
+        unpack::Unpacking {
+            claims,
+            sources,
+            diff_ids: &self.diff_ids,
+            blobs: &self.manifest.layers,
+            way,
+            watch: self.request.watch,
+            stop,
+        }
+        .run()
+    }
+}
+
+/// The digest of a document, by the algorithm of another one.
+fn digest_like(bytes: &[u8], like: &Digest) -> Digest {
+    let mut hasher = like.algorithm().hasher();
+    hasher.update(bytes);
+    hasher.finish()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// The first error ends everything.
+struct Stop<'a> {
+    first: Mutex<Option<Error>>,
+    cancel: &'a Cancel,
+    sources: &'a [blob::Source],
+}
+
+impl Stop<'_> {
+    fn because(&self, error: Error) {
+        lock(&self.first).get_or_insert(error);
+        for source in self.sources {
+            source.fail();
+        }
+        self.cancel.cancel();
+    }
+
+    fn check(&self) -> Result<()> {
+        match self.cancel.is_cancelled() {
+            true => Err(Error::new(ErrorKind::Unavailable, "called off")),
+            false => Ok(()),
+        }
+    }
+
+    /// The next index, unless everything has ended.
+    fn go_on(&self, next: &AtomicUsize, count: usize) -> Option<usize> {
+        let index = next.fetch_add(1, Ordering::Relaxed);
+        (index < count && self.check().is_ok()).then_some(index)
+    }
+}

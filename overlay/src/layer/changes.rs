@@ -1,0 +1,86 @@
+//! What a container changed, for people: `rcrun diff`.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use rustix::fs::{AtFlags, FileType};
+use rustix::io::Errno;
+
+use super::merged::{Merged, is_opaque};
+use super::options::Overlay;
+use super::tree::is_whiteout;
+use super::tree::{self, Tree};
+use crate::archive::name::{join, show};
+use crate::{Context, Result};
+
+/// What happened to a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ChangeKind {
+    /// It was there and is different, or something in it is.
+    Modified,
+    /// It is new.
+    Added,
+    /// It is gone.
+    Deleted,
+}
+
+/// A file that is not as it was.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Change {
+    /// Relative to the root, not necessarily UTF-8.
+    pub path: Vec<u8>,
+    /// What happened to it.
+    pub kind: ChangeKind,
+}
+
+/// What an upper directory changes of the layers below it (top first), sorted by path. A running
+/// container may go on meanwhile: what vanishes is left out.
+pub fn changes(
+    upper: BorrowedFd<'_>,
+    lowers: &[BorrowedFd<'_>],
+    overlay: Overlay,
+) -> Result<Vec<Change>> {
+    let mut tree = Tree::new(upper)?;
+    let mut below = Merged::new(lowers, overlay)?;
+    let mut changes = Vec::new();
+    let mut todo = vec![Vec::new()];
+    while let Some(parent) = todo.pop() {
+        let Some(place) = tree.open(&parent)? else {
+            continue;
+        };
+        // A link that took the place of a directory leads elsewhere.
+        if place.path != parent {
+            continue;
+        }
+        let names = tree::names(&place.fd)?;
+        let readable = tree::readable(&place.fd).context(|| "cannot open a directory")?;
+        if is_opaque(readable.as_fd(), overlay)? {
+            for name in below.names(&parent)? {
+                if names.binary_search(&name).is_err() {
+                    changes.push(Change {
+                        path: join(&parent, &name),
+                        kind: ChangeKind::Deleted,
+                    });
+                }
+            }
+        }
+        for name in names {
+            let path = join(&parent, &name);
+            let stat = match rustix::fs::statat(&place.fd, &*name, AtFlags::SYMLINK_NOFOLLOW) {
+                Err(Errno::NOENT) => continue,
+                other => other.context(|| format!("cannot examine {}", show(&path)))?,
+            };
+            let kind = match (is_whiteout(&stat), below.find(&path)?) {
+                (true, None) => continue,
+                (true, Some(_)) => ChangeKind::Deleted,
+                (false, None) => ChangeKind::Added,
+                (false, Some(_)) => ChangeKind::Modified,
+            };
+            if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+                todo.push(path.clone());
+            }
+            changes.push(Change { path, kind });
+        }
+    }
+    changes.sort_unstable();
+    Ok(changes)
+}

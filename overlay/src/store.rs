@@ -1,0 +1,242 @@
+//! A store: a directory with everything that images need, used by many processes at once.
+//!
+//! Owns the layout and the version of a store, and its open descriptors. Not what is in the parts:
+//! blobs are `content`'s, promises not to remove things `lease`'s, removal `gc`'s; `layers/`,
+//! `snapshots/` and `images/` belong to those who fill them. docs/on-disk.md ("The store") is
+//! normative.
+//!
+//! Opening an existing store writes nothing, hence works when the disk is full or read-only.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+use crate::content::Content;
+use crate::durable::{self, open_directory};
+use crate::lease::Lease;
+use crate::{Context, Error, ErrorKind, Result, lock, tree};
+
+/// The version of the layout that this code reads and writes.
+pub const VERSION: u32 = 1;
+
+/// The file that says which layout a store has. It is written last: with it, the store is complete.
+pub const VERSION_FILE: &str = "version";
+
+/// The longest version file that is read.
+const VERSION_LIMIT: u64 = 4096;
+
+/// Every directory of a store, parents first.
+const DIRECTORIES: [&str; 12] = [
+    "content",
+    "content/sha256",
+    "content/incoming",
+    "content/damaged",
+    "layers",
+    "layers/incoming",
+    "layers/short",
+    "snapshots",
+    "images",
+    "images/names",
+    "leases",
+    "trash",
+];
+
+/// What else may be in a directory that becomes a store: other parts of the program, and mkfs(8).
+const TOLERATED: [&str; 4] = [lock::STORE_LOCK, "build", "cri", "lost+found"];
+
+#[derive(Serialize, Deserialize)]
+struct Version {
+    version: u32,
+}
+
+/// An open store. Clones share its descriptors.
+#[derive(Debug, Clone)]
+pub struct Store(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    path: PathBuf,
+    root: OwnedFd,
+    content: OwnedFd,
+    incoming: OwnedFd,
+    leases: OwnedFd,
+}
+
+impl Store {
+    /// Opens a store, and makes it first where there is none.
+    pub fn open(path: &Path) -> Result<Self> {
+        Self::open_any(path).context(|| format!("cannot open the store {}", path.display()))
+    }
+
+    fn open_any(path: &Path) -> Result<Self> {
+        let root = match open_root(path) {
+            Err(Errno::NOENT) => {
+                make_root(path)?;
+                open_root(path)
+            }
+            opened => opened,
+        }
+        .context(|| "cannot open its directory")?;
+        if !has_version(&root)? {
+            make_layout(&root)?;
+        }
+        let content = open_directory(&root, "content")?;
+        let incoming = open_directory(&content, "incoming")?;
+        let leases = open_directory(&root, "leases")?;
+        let path = path.to_owned();
+        let inner = Inner {
+            path,
+            root,
+            content,
+            incoming,
+            leases,
+        };
+        Ok(Self(Arc::new(inner)))
+    }
+
+    /// Where it was when it was opened: for messages. Everything else goes by descriptors.
+    pub fn path(&self) -> &Path {
+        &self.0.path
+    }
+
+    /// Its root directory.
+    pub fn root(&self) -> BorrowedFd<'_> {
+        self.0.root.as_fd()
+    }
+
+    /// Opens one of its directories: `layers`, `images/names`.
+    pub fn directory(&self, name: &str) -> Result<OwnedFd> {
+        let mut open = open_directory(self.root(), ".")?;
+        for part in name.split('/') {
+            open = open_directory(&open, part).context(|| format!("cannot open {name}"))?;
+        }
+        Ok(open)
+    }
+
+    /// Its blobs.
+    pub fn content(&self) -> Content {
+        Content::new(self.clone())
+    }
+
+    /// Begins to use things of the store: see [`Lease`].
+    pub fn lease(&self) -> Result<Lease> {
+        Lease::take(self)
+    }
+
+    pub(crate) fn content_fd(&self) -> BorrowedFd<'_> {
+        self.0.content.as_fd()
+    }
+
+    pub(crate) fn incoming_fd(&self) -> BorrowedFd<'_> {
+        self.0.incoming.as_fd()
+    }
+
+    pub(crate) fn leases_fd(&self) -> BorrowedFd<'_> {
+        self.0.leases.as_fd()
+    }
+}
+
+fn open_root(path: &Path) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty())
+}
+
+/// Makes the directory and those above it, and syncs their names.
+fn make_root(path: &Path) -> Result<()> {
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    match rustix::fs::mkdir(path, Mode::from(0o700)) {
+        Ok(()) => {}
+        Err(Errno::EXIST) => return Ok(()),
+        Err(Errno::NOENT) if parent != Path::new(".") => {
+            make_root(parent)?;
+            return make_root(path);
+        }
+        Err(errno) => return Err(errno).context(|| format!("cannot make {}", path.display())),
+    }
+    let parent = open_root(parent).context(|| format!("cannot open {}", parent.display()))?;
+    durable::sync_directory(parent)
+}
+
+/// Whether this is a store already, of a version that is known.
+fn has_version(root: impl AsFd) -> Result<bool> {
+    let Some(bytes) = durable::read(root, VERSION_FILE, VERSION_LIMIT)? else {
+        return Ok(false);
+    };
+    let corrupt = |why: String| Error::new(ErrorKind::Corrupt, why);
+    let found: Version = serde_json::from_slice(&bytes)
+        .map_err(|e| corrupt(format!("cannot read the file {VERSION_FILE}: {e}")))?;
+    if found.version == VERSION {
+        return Ok(true);
+    }
+    Err(Error::unsupported(format!(
+        "it has version {}, this program knows version {VERSION} only",
+        found.version
+    )))
+}
+
+fn make_layout(root: &OwnedFd) -> Result<()> {
+    // Two who find nothing at the same time: the second one finds a store.
+    let _door = lock::door(root)?;
+    if has_version(root)? {
+        return Ok(());
+    }
+    refuse_foreign(root)?;
+    for name in DIRECTORIES {
+        make_directory(root, name)?;
+    }
+    let flags = OFlags::RDONLY | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    rustix::fs::openat(root, lock::STORE_LOCK, flags, Mode::from(0o600))
+        .context(|| format!("cannot create {}", lock::STORE_LOCK))?;
+    for name in ["content", "layers", "images"] {
+        durable::sync_directory(open_directory(root, name)?)?;
+    }
+    durable::sync_directory(root)?;
+    let text = serde_json::to_vec(&Version { version: VERSION })
+        .map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))?;
+    durable::replace(root, VERSION_FILE, &text, Mode::from(0o444))
+}
+
+/// Two levels at most, so the parent is opened without following links either.
+fn make_directory(root: &OwnedFd, name: &str) -> Result<()> {
+    let made = match name.split_once('/') {
+        Some((parent, child)) => {
+            let parent = open_directory(root, parent)?;
+            rustix::fs::mkdirat(parent, child, Mode::from(0o700))
+        }
+        None => rustix::fs::mkdirat(root, name, Mode::from(0o700)),
+    };
+    match made {
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Err(errno) => Err(errno).context(|| format!("cannot make {name}")),
+    }
+}
+
+/// A directory with other things in it is somebody's mistake in an option, not a store to be.
+fn refuse_foreign(root: &OwnedFd) -> Result<()> {
+    for name in tree::names(root)? {
+        let ours = name.to_str().is_ok_and(|name| {
+            DIRECTORIES.contains(&name)
+                || TOLERATED.contains(&name)
+                || name.starts_with(durable::TEMPORARY)
+        });
+        if !ours {
+            return Err(Error::new(
+                ErrorKind::FailedPrecondition,
+                format!("it is no store, and holds other things: {name:?}"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod faults;
+#[cfg(test)]
+mod tests;
