@@ -70,7 +70,8 @@ pub struct Request<'a> {
     pub downloads: usize,
     /// Is told what happens.
     pub watch: &'a (dyn Fn(Event) + Sync),
-    /// The same that the client was given.
+    /// The same that the client was given. A pull that fails calls it off too, so that all of its
+    /// threads end: the client is of no use afterwards.
     pub cancel: &'a Cancel,
 }
 

@@ -83,8 +83,17 @@ fn publish_with(
 }
 
 fn pull_into(path: &Path, registry: &Registry, name: &str) -> Result<(Pulled, Vec<Event>)> {
+    pull_by(path, registry, name, Settings::default())
+}
+
+fn pull_by(
+    path: &Path,
+    registry: &Registry,
+    name: &str,
+    settings: Settings,
+) -> Result<(Pulled, Vec<Event>)> {
     let store = Store::open(path)?;
-    let mut options = Options::new(Settings::default(), |_| None);
+    let mut options = Options::new(settings, |_| None);
     options.policy.first = std::time::Duration::from_millis(1);
     let cancel = options.cancel.clone();
     let client = Client::new(options);
@@ -326,4 +335,42 @@ fn a_sweep_beside_a_pull_takes_nothing_of_it() {
         }
         done.store(true, Ordering::Relaxed);
     });
+}
+
+#[test]
+fn what_a_mirror_damages_is_unpacked_anew_from_the_next() {
+    if !is_root() {
+        return;
+    }
+    let (mirror, registry) = (Registry::open(), Registry::open());
+    let directory = tempfile::tempdir().unwrap();
+    let layer = archive(&[("data", &noise(3 << 20, 9))]);
+    let digest = publish(&registry, "app", std::slice::from_ref(&layer))[0].clone();
+    publish(&mirror, "app", std::slice::from_ref(&layer));
+    mirror.fault("GET", &digest.to_string(), 99, Fault::Flip);
+    let (own, other) = (registry.host(), mirror.host());
+    let settings = serde_json::json!({
+        own: {"plain_http": true, "mirrors": [{"host": other}]}, other: {"plain_http": true},
+    });
+    let settings = serde_json::from_value(settings).unwrap();
+    let (_, events) = pull_by(directory.path(), &registry, "app", settings).unwrap();
+    let fetched = |registry: &Registry| registry.seen_of("GET", &digest.to_string()).len();
+    assert!(fetched(&mirror) > 0 && fetched(&registry) > 0);
+    assert!(events.contains(&Event::Unpacked(digest.clone())));
+    let data = std::fs::read(diff_of(directory.path(), &[digest]).join("data")).unwrap();
+    assert_eq!(data, noise(3 << 20, 9));
+}
+
+#[test]
+fn the_same_layer_twice_in_one_image() {
+    if !is_root() {
+        return;
+    }
+    let (registry, directory) = (Registry::open(), tempfile::tempdir().unwrap());
+    let (one, two) = (archive(&[("a", b"1")]), archive(&[("b", b"2")]));
+    let digests = publish(&registry, "app", &[one.clone(), two, one]);
+    pull_into(directory.path(), &registry, "app").unwrap();
+    assert_eq!(registry.seen_of("GET", &digests[0].to_string()).len(), 1);
+    assert_eq!(present(directory.path()), (4, 3, 1));
+    assert!(diff_of(directory.path(), &digests).join("a").exists());
 }
