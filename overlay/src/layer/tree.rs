@@ -277,37 +277,13 @@ pub fn names(directory: impl AsFd) -> Result<Vec<Vec<u8>>> {
     Ok(names)
 }
 
-/// Removes a file or a directory with all it contains. Directories below are first moved up, so
-/// that neither descriptors nor stack are needed for each level.
+/// Removes a file or a directory with all it contains, following nothing.
 pub fn remove(parent: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
     let context = || format!("cannot remove {} from a layer", show(name));
-    match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
-        Err(Errno::ISDIR | Errno::PERM) => {}
-        other => return other.context(context),
-    }
-    let mut todo = vec![name.to_vec()];
-    while let Some(name) = todo.pop() {
-        let directory = open_component(parent, &name).context(context)?;
-        for child in names(&directory)? {
-            match rustix::fs::unlinkat(&directory, &*child, AtFlags::empty()) {
-                Err(Errno::ISDIR | Errno::PERM) => {}
-                other => {
-                    other.context(context)?;
-                    continue;
-                }
-            }
-            match rustix::fs::unlinkat(&directory, &*child, AtFlags::REMOVEDIR) {
-                Err(Errno::NOTEMPTY) => {
-                    let aside = crate::durable::temporary_name().into_bytes();
-                    rustix::fs::renameat(&directory, &*child, parent, &*aside).context(context)?;
-                    todo.push(aside);
-                }
-                other => other.context(context)?,
-            }
-        }
-        rustix::fs::unlinkat(parent, &*name, AtFlags::REMOVEDIR).context(context)?;
-    }
-    Ok(())
+    let name = std::ffi::CString::new(name)
+        .map_err(|_| Error::invalid("a name has a zero byte"))
+        .context(context)?;
+    crate::tree::remove(parent, &name).context(context)
 }
 
 /// A path to what a descriptor stands for, for calls that know paths only. It leads to the file
