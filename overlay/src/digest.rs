@@ -38,6 +38,13 @@ impl Algorithm {
         }
     }
 
+    /// The digest of these bytes.
+    pub fn digest(self, bytes: &[u8]) -> Digest {
+        let mut hasher = self.hasher();
+        hasher.update(bytes);
+        hasher.finish()
+    }
+
     /// Starts hashing.
     pub fn hasher(self) -> Hasher {
         match self {
@@ -57,9 +64,7 @@ pub struct Digest {
 impl Digest {
     /// Of these bytes, with SHA-256.
     pub fn of(bytes: &[u8]) -> Self {
-        let mut hasher = Algorithm::Sha256.hasher();
-        hasher.update(bytes);
-        hasher.finish()
+        Algorithm::Sha256.digest(bytes)
     }
 
     /// The algorithm.

@@ -248,9 +248,7 @@ fn said_digest(response: &Response) -> Result<Option<Digest>> {
 }
 
 fn verified(bytes: &[u8], wanted: &Digest, host: &str) -> Result<Digest> {
-    let mut hasher = wanted.algorithm().hasher();
-    hasher.update(bytes);
-    let digest = hasher.finish();
+    let digest = wanted.algorithm().digest(bytes);
     if &digest != wanted {
         let message = format!("{host} sent {digest} instead of {wanted}");
         return Err(Error::new(ErrorKind::Corrupt, message));

@@ -114,9 +114,7 @@ impl Client {
         check_size(bytes.len()).context(|| format!("cannot {what}"))?;
         let digest = match reference.digest() {
             Some(wanted) => {
-                let mut hasher = wanted.algorithm().hasher();
-                hasher.update(bytes);
-                let own = hasher.finish();
+                let own = wanted.algorithm().digest(bytes);
                 if own != *wanted {
                     return Err(Error::invalid(format!(
                         "cannot {what}: its digest is {own}"

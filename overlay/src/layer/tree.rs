@@ -263,16 +263,8 @@ pub fn readable(directory: impl AsFd) -> rustix::io::Result<OwnedFd> {
 /// The names in a directory, sorted.
 pub fn names(directory: impl AsFd) -> Result<Vec<Vec<u8>>> {
     let directory = readable(directory).context(|| "cannot open a directory of a layer")?;
-    let mut names = Vec::new();
-    let mut buffer = Vec::with_capacity(32 << 10);
-    let mut entries = rustix::fs::RawDir::new(directory, buffer.spare_capacity_mut());
-    while let Some(entry) = entries.next() {
-        let entry = entry.context(|| "cannot read a directory of a layer")?;
-        let name = entry.file_name().to_bytes();
-        if name != b"." && name != b".." {
-            names.push(name.to_vec());
-        }
-    }
+    let names = crate::tree::names(directory)?.into_iter();
+    let mut names: Vec<_> = names.map(std::ffi::CString::into_bytes).collect();
     names.sort_unstable();
     Ok(names)
 }

@@ -16,6 +16,9 @@ use crate::sys::mount::{MountAttr, attr, mount_setattr};
 /// Room for the data of a mount (the kernel takes one page).
 const DATA_MAX: usize = 4096;
 
+/// The type of procfs (statfs(2)).
+const PROC_SUPER_MAGIC: i64 = 0x9fa0;
+
 /// How to get a tree that this process may not open: the parent opens it.
 pub(crate) trait Sources {
     /// A detached clone of the source of mount `index`, with its ids mapped as configured.
@@ -112,7 +115,6 @@ pub(crate) fn bind(
 
 /// Links in the image can lead any destination below /proc.
 fn refuse_proc(target: BorrowedFd<'_>, step: &MountStep) -> Result<(), Fail> {
-    const PROC_SUPER_MAGIC: i64 = 0x9fa0;
     if !step.inside_proc
         && rustix::fs::fstatfs(target).during(Detail::Target)?.f_type == PROC_SUPER_MAGIC
     {
@@ -277,7 +279,7 @@ fn bind_host_sysfs(
 fn is_there(target: BorrowedFd<'_>, fs: &Filesystem) -> bool {
     let magic = match fs.fstype.to_bytes() {
         b"mqueue" => 0x1980_0202,
-        b"proc" => 0x9fa0,
+        b"proc" => PROC_SUPER_MAGIC,
         b"sysfs" => 0x6265_6572,
         _ => return false,
     };
