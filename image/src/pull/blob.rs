@@ -153,16 +153,8 @@ impl Pull<'_> {
             digest: wanted.digest.clone(),
             size: Some(wanted.size),
         };
-        let mut told = false;
-        self.content.ingest(&self.lease, &expected, &mut |_| {
-            if !std::mem::replace(&mut told, true) {
-                (self.request.watch)(Event::Waiting(wanted.digest.clone()));
-            }
-            match self.request.cancel.is_cancelled() {
-                true => Err(Error::new(ErrorKind::Unavailable, "called off")),
-                false => Ok(()),
-            }
-        })
+        let mut waiting = self.waiting(&wanted.digest);
+        self.content.ingest(&self.lease, &expected, &mut waiting)
     }
 }
 

@@ -15,6 +15,7 @@ mod unpack;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use rcrun_overlay::content::{Content, commit_all};
 use rcrun_overlay::layer::chain::chain_ids;
@@ -194,18 +195,12 @@ impl<'a> Pull<'a> {
         let layers = Layers::new(self.store)?;
         let (fetched, unpacked) = self.fetch_and_unpack(&layers)?;
         let fetched = fetched || !unpacked.is_empty();
+        let documents = self.documents.iter().map(|one| (&one.digest, &one.bytes));
         let mut whole = Vec::new();
-        for document in self
-            .documents
-            .iter()
-            .map(|document| &document.bytes)
-            .chain([&self.config])
-        {
-            if !self
-                .content
-                .contains(&digest_like(document, &self.manifest.config.digest))?
-            {
-                whole.push(self.content.prepare(&self.lease, document)?);
+        for (digest, bytes) in documents.chain([(&self.manifest.config.digest, &self.config)]) {
+            if !self.content.contains(digest)? {
+                let algorithm = digest.algorithm();
+                whole.push(self.content.prepare(&self.lease, algorithm, bytes)?);
             }
         }
         commit_all(whole)?;
@@ -245,6 +240,17 @@ impl<'a> Pull<'a> {
             platform: None,
             artifact_type: None,
         })
+    }
+
+    /// While somebody else is at a blob or its layer: tells once, and goes on until called off.
+    fn waiting(&self, digest: &Digest) -> impl FnMut(Duration) -> Result<()> {
+        let mut untold = true;
+        move |_| {
+            if std::mem::take(&mut untold) {
+                (self.request.watch)(Event::Waiting(digest.clone()));
+            }
+            self.request.cancel.check()
+        }
     }
 
     /// Fetches all blobs and unpacks the layers that are not there, which are not visible yet. Says
@@ -311,14 +317,8 @@ impl<'a> Pull<'a> {
         let mut claims = Vec::with_capacity(chain.len());
         // Lowest first, so that two who need the same layers never wait for one another.
         for (index, id) in chain.iter().enumerate() {
-            let digest = &self.manifest.layers[index].digest;
-            let mut told = false;
-            let claim = layers.claim(&self.lease, &layer_id(id, way)?, &mut |_| {
-                if !std::mem::replace(&mut told, true) {
-                    (self.request.watch)(Event::Waiting(digest.clone()));
-                }
-                stop.check()
-            })?;
+            let mut waiting = self.waiting(&self.manifest.layers[index].digest);
+            let claim = layers.claim(&self.lease, &layer_id(id, way)?, &mut waiting)?;
             claims.push(claim);
         }
         if claims
@@ -338,13 +338,6 @@ impl<'a> Pull<'a> {
         }
         .run()
     }
-}
-
-/// The digest of a document, by the algorithm of another one.
-fn digest_like(bytes: &[u8], like: &Digest) -> Digest {
-    let mut hasher = like.algorithm().hasher();
-    hasher.update(bytes);
-    hasher.finish()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -369,16 +362,9 @@ impl Stop<'_> {
         self.cancel.cancel();
     }
 
-    fn check(&self) -> Result<()> {
-        match self.cancel.is_cancelled() {
-            true => Err(Error::new(ErrorKind::Unavailable, "called off")),
-            false => Ok(()),
-        }
-    }
-
     /// The next index, unless everything has ended.
     fn go_on(&self, next: &AtomicUsize, count: usize) -> Option<usize> {
         let index = next.fetch_add(1, Ordering::Relaxed);
-        (index < count && self.check().is_ok()).then_some(index)
+        (index < count && !self.cancel.is_cancelled()).then_some(index)
     }
 }

@@ -362,6 +362,38 @@ fn what_a_mirror_damages_is_unpacked_anew_from_the_next() {
 }
 
 #[test]
+fn documents_keep_the_algorithm_of_their_digests() {
+    use rcrun_overlay::digest::Algorithm;
+    if !is_root() {
+        return;
+    }
+    let (registry, directory) = (Registry::open(), tempfile::tempdir().unwrap());
+    publish(&registry, "app", &[archive(&[("a", b"b")])]);
+    let manifest = registry.manifest("app", "latest").unwrap();
+    let digest = Algorithm::Sha512.digest(&manifest);
+    registry.add_manifest("app", &digest.to_string(), media::OCI_MANIFEST, &manifest);
+    let index = serde_json::json!({
+        "schemaVersion": 2, "mediaType": media::OCI_INDEX,
+        "manifests": [{"mediaType": media::OCI_MANIFEST, "digest": digest, "size": manifest.len()}],
+    });
+    let index = index.to_string();
+    registry.add_manifest("app", "latest", media::OCI_INDEX, index.as_bytes());
+    let (pulled, _) = pull_into(directory.path(), &registry, "app").unwrap();
+    assert_eq!(pulled.manifest, digest);
+    let store = Store::open(directory.path()).unwrap();
+    assert_eq!(
+        store.content().read(&digest, 1 << 20).unwrap(),
+        Some(manifest)
+    );
+    assert!(
+        pull_into(directory.path(), &registry, "app")
+            .unwrap()
+            .0
+            .unchanged
+    );
+}
+
+#[test]
 fn the_same_layer_twice_in_one_image() {
     if !is_root() {
         return;

@@ -87,7 +87,7 @@ impl Unpacking<'_> {
         });
         drop(claims);
         // The error is the caller's to tell; nothing of this is of use.
-        stop.check()?;
+        stop.cancel.check()?;
         let results = results.into_iter().map(|one| {
             one.into_inner()
                 .unwrap_or_else(std::sync::PoisonError::into_inner)

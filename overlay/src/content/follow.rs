@@ -15,7 +15,7 @@ use rustix::io::Errno;
 
 use super::segments::Segments;
 use crate::digest::{Algorithm, Hasher};
-use crate::{Context, Digest, Result};
+use crate::{Context, Result};
 
 /// How much is read at once where bytes are hashed that are no longer in memory.
 pub(super) const READ_BACK: usize = 256 << 10;
@@ -66,12 +66,12 @@ pub struct Reader {
 
 impl Shared {
     pub(super) fn new(
-        digest: Option<&Digest>,
+        words: String,
+        algorithm: Algorithm,
         part: File,
         map: Option<File>,
         segments: Segments,
     ) -> Arc<Self> {
-        let algorithm = digest.map_or(Algorithm::Sha256, Digest::algorithm);
         let state = State {
             segments,
             hashed: 0,
@@ -79,7 +79,7 @@ impl Shared {
             end: End::Open,
         };
         Arc::new(Self {
-            words: digest.map_or("the new blob".to_owned(), |digest| format!("blob {digest}")),
+            words,
             discard: AtomicBool::new(false),
             part,
             map,

@@ -19,6 +19,7 @@ use super::follow::{End, Reader, Shared};
 use super::segments::{MAX_MAP, SEGMENT, Segments};
 use super::store::{Blob, Content, Expected, map_name, part_name};
 use super::verified::{Mismatch, Outcome, Verified};
+use crate::digest::Algorithm;
 use crate::lease::{Lease, Root};
 use crate::lock::{self, Kind};
 use crate::{Context, Digest, Error, ErrorKind, Result, durable, tree};
@@ -82,7 +83,13 @@ impl Ingest {
             name: part_name(digest),
             digest: Some(digest.clone()),
             resumed,
-            shared: Shared::new(Some(digest), part, Some(map), segments),
+            shared: Shared::new(
+                format!("blob {digest}"),
+                digest.algorithm(),
+                part,
+                Some(map),
+                segments,
+            ),
             committed: false,
         };
         ingest.write_map()?;
@@ -90,20 +97,26 @@ impl Ingest {
     }
 
     /// Begins a blob of which nothing is known.
-    pub(super) fn anonymous(content: &Content, lease: &Lease) -> Result<Self> {
+    pub(super) fn anonymous(
+        content: &Content,
+        lease: &Lease,
+        algorithm: Algorithm,
+    ) -> Result<Self> {
         loop {
             let name = durable::temporary_name();
             let part = open_private(content, &name)?;
             lock::lock(&part, Kind::Exclusive, &mut |_| Ok(()))?;
             // Between the two it looked abandoned.
             if lock::is_named(content.store().incoming_fd(), &name, &part)? {
+                let words = "the new blob".to_owned();
+                let segments = Segments::new(None)?;
                 return Ok(Self {
                     content: content.clone(),
                     lease: lease.clone(),
                     name,
                     digest: None,
                     resumed: 0,
-                    shared: Shared::new(None, part, None, Segments::new(None)?),
+                    shared: Shared::new(words, algorithm, part, None, segments),
                     committed: false,
                 });
             }

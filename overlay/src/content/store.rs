@@ -114,14 +114,15 @@ impl Content {
         let digest = Digest::of(bytes);
         lease.hold(&[Root::Blob(digest.clone())])?;
         if !self.contains(&digest)? {
-            self.prepare(lease, bytes)?.commit()?;
+            self.prepare(lease, Algorithm::Sha256, bytes)?.commit()?;
         }
         Ok(digest)
     }
 
     /// Like [`Self::put`], but durable and visible only with [`super::commit_all`]: for several.
-    pub fn prepare(&self, lease: &Lease, bytes: &[u8]) -> Result<Verified> {
-        let ingest = self.receive(lease)?;
+    /// Its digest is by this algorithm.
+    pub fn prepare(&self, lease: &Lease, algorithm: Algorithm, bytes: &[u8]) -> Result<Verified> {
+        let ingest = Ingest::anonymous(self, lease, algorithm)?;
         ingest
             .claim(u64::MAX)
             .ok_or_else(|| Error::new(ErrorKind::Internal, "nothing to write to"))?
@@ -131,7 +132,7 @@ impl Content {
 
     /// Begins to write a blob of unknown digest and size: what a build or an archive brings.
     pub fn receive(&self, lease: &Lease) -> Result<Ingest> {
-        Ingest::anonymous(self, lease)
+        Ingest::anonymous(self, lease, Algorithm::Sha256)
     }
 
     /// Begins to get a blob, or finds that it is there; waits while somebody else gets it, as long as
@@ -350,9 +351,7 @@ impl Blob {
         self.file
             .read_exact_at(&mut bytes, 0)
             .context(|| format!("cannot read blob {digest}"))?;
-        let mut hasher = digest.algorithm().hasher();
-        hasher.update(&bytes);
-        let found = hasher.finish();
+        let found = digest.algorithm().digest(&bytes);
         match found == *digest {
             true => Ok(bytes),
             false => Err(Error::new(

@@ -516,7 +516,11 @@ fn waiting_for_another_one_can_be_given_up() {
 fn many_are_committed_together() {
     let f = fixture();
     let documents: Vec<_> = (0..40).map(|seed| noise(5000, 100 + seed)).collect();
-    let prepare = |bytes: &Vec<u8>| f.content.prepare(&f.lease, bytes).unwrap();
+    let prepare = |bytes: &Vec<u8>| {
+        f.content
+            .prepare(&f.lease, Algorithm::Sha256, bytes)
+            .unwrap()
+    };
     let verified: Vec<_> = documents
         .iter()
         .chain(&documents[..3])

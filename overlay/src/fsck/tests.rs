@@ -33,7 +33,12 @@ fn document(number: usize) -> Vec<u8> {
 fn one_flipped_bit_in_each_of_a_hundred_is_found_and_only_those_are_fetched() {
     let (directory, store) = store();
     let lease = store.lease().unwrap();
-    let verified = (0..120).map(|n| store.content().prepare(&lease, &document(n)).unwrap());
+    let verified = (0..120).map(|n| {
+        store
+            .content()
+            .prepare(&lease, crate::digest::Algorithm::Sha256, &document(n))
+            .unwrap()
+    });
     crate::content::commit_all(verified.collect()).unwrap();
     let read = AtomicU64::new(0);
     let options = Options {
