@@ -1,15 +1,22 @@
 //! The global flags, wherever they stand on the command line, resolved into [`Settings`].
 
+mod file;
+
 use std::path::{Path, PathBuf};
 
+use rcrun_overlay::store::Store;
 use rcrun_runtime::container::{CgroupDriver, Runtime};
 use rcrun_runtime::error::{Context, Error, Result};
 
 use crate::arguments::{Flag, switch};
 use crate::logging::Format;
+pub(crate) use file::File;
 
 /// State directory of a privileged caller.
 pub(crate) const DEFAULT_ROOT: &str = "/run/rcrun";
+
+/// Store of a privileged caller.
+const DEFAULT_STORE: &str = "/var/lib/rcrun";
 
 /// Global flags; also the source of the help text.
 pub(crate) const GLOBAL: &[(Flag<'static>, &str)] = &[
@@ -24,6 +31,10 @@ pub(crate) const GLOBAL: &[(Flag<'static>, &str)] = &[
     (
         value("root"),
         "root directory for storage of container state (this should be located in tmpfs)",
+    ),
+    (
+        value("store"),
+        "directory of images, layers and containers (default /var/lib/rcrun; $RCRUN_STORE)",
     ),
     (
         switch_flag("systemd-cgroup"),
@@ -82,6 +93,7 @@ pub(crate) struct Global {
     log: Option<String>,
     log_format: Option<String>,
     root: Option<String>,
+    store: Option<String>,
     systemd_cgroup: bool,
     cgroup_manager: Option<String>,
     rootless: Option<String>,
@@ -101,6 +113,7 @@ impl Global {
             "log" => self.log = Some(value),
             "log-format" => self.log_format = Some(value),
             "root" => self.root = Some(value),
+            "store" => self.store = Some(value),
             "systemd-cgroup" => self.systemd_cgroup = on,
             "cgroup-manager" => self.cgroup_manager = Some(value),
             "rootless" => self.rootless = Some(value),
@@ -137,6 +150,8 @@ pub(crate) struct Settings {
     pub(crate) root_given: bool,
     /// `--criu`.
     pub(crate) criu: Option<PathBuf>,
+    /// `--store`.
+    store: Option<String>,
 }
 
 impl Settings {
@@ -164,8 +179,48 @@ impl Settings {
             runtime,
             root_given,
             criu: global.criu.map(PathBuf::from),
+            store: global.store,
         })
     }
+
+    /// Where the store is.
+    pub(crate) fn store_path(&self) -> Result<PathBuf> {
+        let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let given = self.store.clone().or_else(|| variable("RCRUN_STORE"));
+        store_path(given.as_deref(), uses_user_directory(), variable)
+    }
+
+    /// Opens the store, and makes it where there is none.
+    pub(crate) fn store(&self) -> Result<Store> {
+        Store::open(&self.store_path()?)
+    }
+
+    /// The settings file, read anew.
+    pub(crate) fn file(&self) -> Result<File> {
+        let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+        File::find(uses_user_directory(), variable)
+    }
+}
+
+/// The store of the machine, or of an ordinary user.
+fn store_path(
+    given: Option<&str>,
+    user: bool,
+    variable: impl Fn(&'static str) -> Option<String>,
+) -> Result<PathBuf> {
+    if let Some(given) = given {
+        let current = std::env::current_dir().context(|| "cannot read the current directory")?;
+        return Ok(clean(&current.join(given)));
+    }
+    if !user {
+        return Ok(PathBuf::from(DEFAULT_STORE));
+    }
+    let data = variable("XDG_DATA_HOME").map(PathBuf::from);
+    let home = || variable("HOME").map(|home| Path::new(&home).join(".local/share"));
+    let data = data.filter(|path| path.is_absolute()).or_else(home);
+    data.map(|path| path.join("rcrun")).ok_or_else(|| {
+        Error::invalid("cannot tell where the store is: set $HOME, or give --store DIR")
+    })
 }
 
 /// `--systemd-cgroup`, or `--cgroup-manager`, which must not say the opposite.
@@ -286,6 +341,36 @@ mod tests {
             );
         }
         assert_eq!(given_root("/run/./x/../y").unwrap(), Path::new("/run/y"));
+    }
+
+    #[test]
+    fn stores() {
+        let variable = |set: &'static [(&str, &str)]| {
+            move |name: &'static str| {
+                let found = set.iter().find(|(other, _)| *other == name);
+                found.map(|(_, value)| (*value).to_owned())
+            }
+        };
+        let home = variable(&[("HOME", "/home/a")]);
+        let both = variable(&[("HOME", "/home/a"), ("XDG_DATA_HOME", "/data")]);
+        let relative = variable(&[("HOME", "/home/a"), ("XDG_DATA_HOME", "data")]);
+        let path = |given, user, variable: &dyn Fn(&'static str) -> Option<String>| {
+            store_path(given, user, variable).ok()
+        };
+        let cases = [
+            (path(None, false, &home), Some("/var/lib/rcrun")),
+            (path(None, true, &home), Some("/home/a/.local/share/rcrun")),
+            (path(None, true, &both), Some("/data/rcrun")),
+            (
+                path(None, true, &relative),
+                Some("/home/a/.local/share/rcrun"),
+            ),
+            (path(None, true, &variable(&[])), None),
+            (path(Some("/s/../t/"), true, &both), Some("/t")),
+        ];
+        for (found, expected) in cases {
+            assert_eq!(found.as_deref(), expected.map(Path::new));
+        }
     }
 
     #[test]

@@ -1,12 +1,15 @@
-//! The table of verbs, and how one is parsed: split first, then the verb's own clap parser.
+//! The table of verbs, and how one is parsed: by the verb's own clap parser, for OCI verbs after a
+//! split that knows how engines write flags.
 
+mod containers;
+mod images;
 mod oci;
 
 #[cfg(feature = "generate")]
 mod generate;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Arg, ArgMatches, Command, Parser};
+use clap::{Arg, ArgAction, ArgMatches, Command, Parser};
 use rcrun_runtime::error::Error;
 
 use crate::arguments::{self, Flag, switch};
@@ -47,6 +50,15 @@ impl Count {
     }
 }
 
+/// How a verb's words are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Grammar {
+    /// As Go's flag package does, on which engines rely: `-bundle`, switches with `=false`.
+    Go,
+    /// As getopt_long(3) does, which people know from docker: `-it`, `-eNAME=value`.
+    Posix,
+}
+
 /// One row of the table.
 #[derive(Debug)]
 pub(crate) struct Verb {
@@ -54,6 +66,8 @@ pub(crate) struct Verb {
     pub(crate) name: &'static str,
     /// Not shown in the help.
     pub(crate) hidden: bool,
+    /// How its words are read.
+    pub(crate) grammar: Grammar,
     /// Number of positional arguments.
     pub(crate) arguments: Count,
     /// Flags end after so many positional arguments.
@@ -85,6 +99,7 @@ impl Verb {
         Self {
             name,
             hidden: false,
+            grammar: Grammar::Go,
             arguments,
             stop_after: None,
             usage,
@@ -94,6 +109,13 @@ impl Verb {
             command: V::command,
             start: start::<V>,
         }
+    }
+
+    /// A verb for people: docker's habits.
+    const fn people<V: Run>(name: &'static str, arguments: Count, usage: &'static str) -> Self {
+        let mut verb = Self::new::<V>(name, arguments, usage);
+        verb.grammar = Grammar::Posix;
+        verb
     }
 
     const fn stop_after(mut self, count: usize) -> Self {
@@ -119,7 +141,39 @@ impl Verb {
     }
 
     /// Parses the words behind the verb.
-    pub(crate) fn parse(&self, words: &[String], mut global: Global) -> Result<Parsed, String> {
+    pub(crate) fn parse(&self, words: &[String], global: Global) -> Result<Parsed, String> {
+        match self.grammar {
+            Grammar::Go => self.parse_go(words, global),
+            Grammar::Posix => self.parse_posix(words, global),
+        }
+    }
+
+    /// Global flags stand before the verb; `--help` may stand behind it, before what the verb hands
+    /// on.
+    fn parse_posix(&self, words: &[String], mut global: Global) -> Result<Parsed, String> {
+        let command = (self.command)().args_override_self(true).arg(
+            Arg::new("help")
+                .long("help")
+                .action(ArgAction::SetTrue)
+                .hide(true),
+        );
+        let line = std::iter::once(self.name).chain(words.iter().map(String::as_str));
+        let asked = |matches: &ArgMatches| matches.get_flag("help");
+        let found = command
+            .clone()
+            .ignore_errors(true)
+            .try_get_matches_from(line.clone());
+        global.help |= found.as_ref().is_ok_and(asked);
+        let matches = match global.help {
+            true => Err(String::new()),
+            false => Ok(command
+                .try_get_matches_from(line)
+                .map_err(|e| describe(&e))?),
+        };
+        Ok(Parsed { global, matches })
+    }
+
+    fn parse_go(&self, words: &[String], mut global: Global) -> Result<Parsed, String> {
         let command = (self.command)().args_override_self(true);
         let mut table: Vec<Flag<'_>> = command.get_arguments().filter_map(flag).collect();
         let own = table.len();
@@ -239,9 +293,14 @@ pub(crate) fn exit_code(code: i32) -> Result<u8, Error> {
 /// All verbs, in the order of the help.
 pub(crate) fn all() -> impl Iterator<Item = &'static Verb> {
     #[cfg(feature = "generate")]
-    return oci::VERBS.iter().chain([&generate::VERB]);
+    return tables().chain([&generate::VERB]);
     #[cfg(not(feature = "generate"))]
-    oci::VERBS.iter()
+    tables()
+}
+
+fn tables() -> impl Iterator<Item = &'static Verb> {
+    let tables = [oci::VERBS, images::VERBS, containers::VERBS];
+    tables.into_iter().flatten()
 }
 
 /// The verb of that name.

@@ -1,0 +1,108 @@
+//! The settings file: one JSON object, read anew by each operation, so that a change counts from
+//! the next one on.
+//!
+//! `$RCRUN_SETTINGS`; else `$XDG_CONFIG_HOME/rcrun/settings.json` (`~/.config` without the
+//! variable) for an ordinary user; else `/etc/rcrun/settings.json`. No file means the defaults; an
+//! unknown setting is an error, since it is most likely a misspelt one.
+
+use std::io::ErrorKind::NotFound;
+use std::path::{Path, PathBuf};
+
+use rcrun_image::registry;
+use rcrun_runtime::error::{Context, Error, Result};
+use serde::Deserialize;
+
+/// The machine's file.
+const SYSTEM: &str = "/etc/rcrun/settings.json";
+
+/// What the file says.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct File {
+    /// How registries are reached, by host.
+    pub(crate) registries: registry::settings::Settings,
+}
+
+impl File {
+    /// The first file that exists.
+    pub(super) fn find(
+        user: bool,
+        variable: impl Fn(&'static str) -> Option<String>,
+    ) -> Result<Self> {
+        if let Some(given) = variable("RCRUN_SETTINGS") {
+            return Self::read(Path::new(&given))?.ok_or_else(|| {
+                Error::invalid(format!("{given}, named by $RCRUN_SETTINGS, does not exist"))
+            });
+        }
+        for path in places(user, variable) {
+            if let Some(found) = Self::read(&path)? {
+                return Ok(found);
+            }
+        }
+        Ok(Self::default())
+    }
+
+    fn read(path: &Path) -> Result<Option<Self>> {
+        let failed = || format!("cannot read the settings {}", path.display());
+        match std::fs::read(path) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map(Some)
+                .map_err(|e| Error::invalid(e.to_string()))
+                .context(failed),
+            Err(error) if error.kind() == NotFound => Ok(None),
+            Err(error) => Err(error).context(failed),
+        }
+    }
+}
+
+fn places(user: bool, variable: impl Fn(&'static str) -> Option<String>) -> Vec<PathBuf> {
+    let mut places = Vec::new();
+    if user {
+        let config = variable("XDG_CONFIG_HOME").map(PathBuf::from);
+        let home = || variable("HOME").map(|home| Path::new(&home).join(".config"));
+        let config = config.filter(|path| path.is_absolute()).or_else(home);
+        places.extend(config.map(|path| path.join("rcrun/settings.json")));
+    }
+    places.push(PathBuf::from(SYSTEM));
+    places
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn misspelt_settings_are_refused_with_their_file() {
+        let dir = std::env::temp_dir().join(format!("rcrun-settings-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("settings.json");
+        for (text, fault) in [
+            (r#"{"registry": {}}"#, "unknown field `registry`"),
+            (
+                r#"{"registries": {"a.b": {"plain": true}}}"#,
+                "unknown field `plain`",
+            ),
+            ("{", "EOF"),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            let message = File::read(&path).unwrap_err().chain().to_string();
+            assert!(
+                message.contains(fault) && message.contains("settings.json"),
+                "{message}"
+            );
+        }
+        std::fs::write(&path, r#"{"registries": {"a.b": {"plain_http": true}}}"#).unwrap();
+        let file = File::read(&path).unwrap().unwrap();
+        assert_eq!(file.registries.host("a.b").plain_http, Some(true));
+        std::fs::remove_dir_all(&dir).unwrap();
+        assert!(File::read(&path).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_user_has_a_file_of_their_own() {
+        let variable = |name| (name == "HOME").then(|| "/home/a".to_owned());
+        let user = Path::new("/home/a/.config/rcrun/settings.json");
+        assert_eq!(places(true, variable), [user, Path::new(SYSTEM)]);
+        assert_eq!(places(false, variable), [Path::new(SYSTEM)]);
+    }
+}
