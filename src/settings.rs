@@ -42,7 +42,7 @@ pub(crate) const GLOBAL: &[(Flag<'static>, &str)] = &[
     ),
     (
         value("cgroup-manager"),
-        "cgroup manager as crun has it: 'cgroupfs', or 'systemd', the same as --systemd-cgroup",
+        "cgroup manager as crun has it: 'cgroupfs', 'systemd' (as --systemd-cgroup), or 'disabled'",
     ),
     (
         value("rootless"),
@@ -228,15 +228,12 @@ fn cgroup_driver(manager: Option<&str>, systemd: bool) -> Result<CgroupDriver> {
     match (manager, systemd) {
         (None | Some(""), false) | (Some("cgroupfs"), false) => Ok(CgroupDriver::Files),
         (None | Some("" | "systemd"), _) => Ok(CgroupDriver::Systemd),
-        (Some("cgroupfs"), true) => Err(Error::invalid(
-            "--cgroup-manager cgroupfs and --systemd-cgroup exclude each other",
-        )),
-        (Some("disabled"), _) => Err(Error::unsupported(
-            "cgroup manager \"disabled\" is not supported: processes outside of a cgroup of their \
-             own could be neither limited nor found",
-        )),
+        (Some("disabled"), false) => Ok(CgroupDriver::None),
+        (Some(other @ ("cgroupfs" | "disabled")), true) => Err(Error::invalid(format!(
+            "--cgroup-manager {other} and --systemd-cgroup exclude each other"
+        ))),
         (Some(other), _) => Err(Error::invalid(format!(
-            "invalid value {other:?} for flag -cgroup-manager: use cgroupfs or systemd"
+            "invalid value {other:?} for flag -cgroup-manager: use cgroupfs, systemd or disabled"
         ))),
     }
 }
@@ -383,7 +380,8 @@ mod tests {
             (Some("systemd"), false, Some(CgroupDriver::Systemd)),
             (Some("systemd"), true, Some(CgroupDriver::Systemd)),
             (Some("cgroupfs"), true, None),
-            (Some("disabled"), false, None),
+            (Some("disabled"), false, Some(CgroupDriver::None)),
+            (Some("disabled"), true, None),
             (Some("Systemd"), false, None),
         ] {
             let found = cgroup_driver(manager, systemd);

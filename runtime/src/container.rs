@@ -16,6 +16,8 @@ pub enum CgroupDriver {
     Files,
     /// Transient scopes of systemd, over D-Bus.
     Systemd,
+    /// Nobody: the container stays in its maker's cgroup.
+    None,
 }
 
 /// What all operations share: the global flags.
@@ -23,7 +25,7 @@ pub enum CgroupDriver {
 pub struct Runtime {
     /// Directory of the state records (`--root`).
     pub root: PathBuf,
-    /// `--systemd-cgroup`.
+    /// `--systemd-cgroup`, `--cgroup-manager`.
     pub cgroup_driver: CgroupDriver,
     /// `--rootless`: `None` = decide by the privileges found.
     pub rootless: Option<bool>,

@@ -2,7 +2,7 @@
 
 use super::hooks;
 use crate::harness::env::read;
-use crate::harness::{Env, Need, Test, cgroup, test};
+use crate::harness::{Bundle, Env, Need, Output, Test, cgroup, process, test};
 use serde_json::json;
 use std::fs;
 use std::process::Command;
@@ -14,6 +14,12 @@ pub(crate) fn tests() -> Vec<Test> {
     vec![
         test!(another_configuration).only_rcrun(CRUNS),
         test!(cgroup_manager).only_rcrun(CRUNS),
+        test!(life_without_a_cgroup).only_rcrun(CRUNS),
+        test!(end_without_a_cgroup).only_rcrun(CRUNS),
+        test!(limits_need_a_cgroup).only_rcrun(CRUNS),
+        test!(cgroup_mount_without_a_cgroup)
+            .needs(Need::V1("pids"))
+            .only_rcrun(CRUNS),
         test!(delete_by_expression).only_rcrun(CRUNS),
         test!(groups_are_kept).only_rcrun(CRUNS),
         test!(groups_are_kept_in_a_user_namespace).only_rcrun(CRUNS),
@@ -67,8 +73,143 @@ fn cgroup_manager(env: &Env) {
         env.rt.call(&args)
     };
     run("cgroupfs").ok().prints("ran");
-    run("disabled").fails().says("not supported");
-    run("other").fails().says("use cgroupfs or systemd");
+    run("disabled").ok().prints("ran");
+    run("other")
+        .fails()
+        .says("use cgroupfs, systemd or disabled");
+    let both = ["--cgroup-manager", "disabled", "--systemd-cgroup", "list"];
+    env.rt.call(&both).fails().says("exclude each other");
+}
+
+/// The verb with `--cgroup-manager disabled`.
+fn without_cgroup<'e>(env: &'e Env, verb: &str, bundle: &Bundle<'e>) -> Output {
+    bundle.write();
+    let path = bundle.path.to_str().unwrap();
+    env.rt
+        .call(&["--cgroup-manager", "disabled", verb, "-b", path, &bundle.id])
+}
+
+fn life_without_a_cgroup(env: &Env) {
+    let mut bundle = env.bundle();
+    let id = bundle.id.clone();
+    // A path is named by every engine, and has no effect.
+    bundle.args(&["sleep", "1000"]);
+    bundle.without_namespace("cgroup");
+    without_cgroup(env, "create", &bundle).ok();
+    let call = |args: &[&str]| env.rt.call(&[&args[..1], &[&id], &args[1..]].concat());
+    call(&["start"]).ok();
+    let state = call(&["state"]).ok().json();
+    assert_eq!(state["status"], "running");
+    let pid = state["pid"].to_string();
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap();
+    assert_eq!(read(format!("/proc/{pid}/cgroup")), own);
+    assert_eq!(cgroup::children(&env.tag), Vec::<std::path::PathBuf>::new());
+    call(&["exec", "cat", "/proc/self/cgroup"])
+        .ok()
+        .prints(own.trim_end());
+    let list = env.rt.call(&["list"]).ok();
+    assert!(list.stdout.contains(&id), "{list}");
+    let why = "made without a cgroup";
+    call(&["ps"]).fails().says(why);
+    call(&["pause"]).fails().says(why);
+    call(&["resume"]).fails().says("not paused");
+    env.rt
+        .call(&["update", "--pids-limit", "9", &id])
+        .fails()
+        .says(why);
+    env.rt.call(&["events", "--stats", &id]).fails().says(why);
+    env.rt.call(&["events", &id]).fails().says(why);
+    let exec = ["exec", "--cgroup", "sub", &id, "true"];
+    env.rt.call(&exec).exits(255).says(why);
+    env.rt
+        .call(&["kill", "--all", &id, "TERM"])
+        .fails()
+        .says(why);
+    assert_eq!(call(&["state"]).ok().json()["status"], "running");
+    env.rt.call(&["kill", "--all", &id, "KILL"]).ok();
+    assert_eq!(call(&["state"]).ok().json()["status"], "stopped");
+    call(&["delete"]).ok();
+}
+
+fn end_without_a_cgroup(env: &Env) {
+    // By force; by a signal; with the host's pids, where others of the container cannot be found.
+    for own_pids in [true, false] {
+        let mut bundle = env.bundle();
+        bundle.args(&["sleep", "1000"]);
+        if !own_pids {
+            bundle.without_namespace("pid");
+        }
+        let id = bundle.id.clone();
+        let create = || {
+            let output = without_cgroup(env, "create", &bundle).ok();
+            env.rt.call(&["start", &id]).ok();
+            output
+        };
+        let output = create();
+        assert_eq!(
+            !own_pids,
+            output
+                .stderr
+                .contains("neither a cgroup nor a pid namespace")
+        );
+        env.rt.call(&["delete", "--force", &id]).ok();
+        create();
+        env.rt.call(&["kill", &id, "KILL"]).ok();
+        let stopped = || {
+            let state = env.rt.call(&["state", &id]).ok().json();
+            (state["status"] == "stopped").then_some(())
+        };
+        process::until("it is stopped", 15, stopped);
+        env.rt.call(&["delete", &id]).ok();
+    }
+}
+
+fn limits_need_a_cgroup(env: &Env) {
+    for (pointer, value) in [
+        ("/linux/resources/memory/limit", json!(64 << 20)),
+        ("/linux/resources/pids/limit", json!(10)),
+        ("/linux/resources/cpu/cpus", json!("0")),
+    ] {
+        let mut bundle = env.bundle();
+        bundle.args(&["true"]).set(pointer, value);
+        without_cgroup(env, "run", &bundle)
+            .fails()
+            .says("limits need a cgroup");
+        assert!(!env.rt.root.join(&bundle.id).exists());
+    }
+    // Rules for devices are no limits, but not had either.
+    let mut bundle = env.bundle();
+    bundle.args(&["true"]).set(
+        "/linux/resources/devices",
+        json!([{"allow": false, "access": "rwm"}]),
+    );
+    without_cgroup(env, "run", &bundle)
+        .ok()
+        .says("linux.resources.devices has no effect");
+}
+
+/// A mount of type cgroup shows the cgroup in which the container is: the caller's.
+fn cgroup_mount_without_a_cgroup(env: &Env) {
+    let own = cgroup::of_process(std::process::id().try_into().unwrap(), "pids").unwrap();
+    for namespace in [true, false] {
+        let mut bundle = env.bundle();
+        bundle.mount(
+            json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
+            "options": ["ro"]}),
+        );
+        if !namespace {
+            bundle.without_namespace("cgroup");
+        }
+        // The shell is seen by number 1 where its cgroup is.
+        bundle.sh("grep :pids: /proc/self/cgroup; grep -cx 1 /sys/fs/cgroup/pids/cgroup.procs");
+        let output = without_cgroup(env, "run", &bundle).ok();
+        let shown = if namespace { "/" } else { own.as_str() };
+        assert!(
+            output.stdout.contains(&format!(":pids:{shown}\n")),
+            "{output}"
+        );
+        assert!(output.stdout.ends_with("\n1\n"), "{output}");
+    }
 }
 
 fn delete_by_expression(env: &Env) {

@@ -14,6 +14,7 @@ pub(crate) fn tests() -> Vec<Test> {
             .only_rcrun("runc binds nodes of the host and has no other"),
         test!(devices_in_a_user_namespace_run_nothing)
             .only_rcrun("runc binds them as the host has them mounted"),
+        test!(dev_that_is_a_link).only_rcrun("runc makes them where it leads"),
         test!(device_in_a_new_directory),
         test!(slash_behind_a_device),
         test!(fifo_device),
@@ -167,6 +168,33 @@ fn slash_behind_a_device(env: &Env) {
     let mut bundle = env.bundle();
     bundle.push("/linux/devices", device("/mnt/", "c", 1, 3));
     assert_eq!(bundle.attempts(&["stat:/mnt"])[0].1, "c 640 10 20 1 3");
+}
+
+/// Devices would turn up where the link leads.
+fn dev_that_is_a_link(env: &Env) {
+    let mut bundle = env.bundle();
+    let elsewhere = bundle.directory("elsewhere");
+    bundle.link("dev", "/elsewhere");
+    let count = || std::fs::read_dir(&elsewhere).unwrap().count();
+    let all = bundle.spec["mounts"].clone();
+    let only_proc = json!([{"destination": "/proc", "type": "proc", "source": "proc"}]);
+    bundle.set("/mounts", only_proc);
+    for _ in 0..2 {
+        bundle
+            .refused()
+            .says("cannot make devices in /dev: it is a symbolic link in the root file system");
+        assert_eq!(count(), 0);
+        bundle.userns();
+    }
+    // What is mounted there takes the devices, and leaves the directory alone.
+    let mut bundle = env.bundle();
+    let elsewhere = bundle.directory("elsewhere");
+    bundle.link("dev", "/elsewhere");
+    bundle.set("/mounts", all);
+    let answers = bundle.attempts(&["stat:/dev/null", "stat:/elsewhere/null"]);
+    assert_eq!(answers[0].1, "c 666 0 0 1 3");
+    assert_eq!(answers[1].1, "c 666 0 0 1 3");
+    assert_eq!(std::fs::read_dir(elsewhere).unwrap().count(), 0);
 }
 
 fn device_in_a_new_directory(env: &Env) {

@@ -26,6 +26,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(failure_of_poststop_is_a_warning).only_rcrun(
             "runc stops at the first failing poststop hook and delete fails, against the spec",
         ),
+        test!(each_failure_of_poststop_is_a_warning).only_rcrun("runc fails"),
         test!(failure_of_poststop_keeps_no_state),
         test!(failure_shows_the_hooks_output),
         test!(timeout),
@@ -351,8 +352,40 @@ fn failure_of_poststop_is_a_warning(env: &Env) {
     bundle.hook("poststop", second);
     let container = bundle.sleeper();
     container.stop();
-    container.verb("delete").ok().says("poststop hook #0");
+    container
+        .verb("delete")
+        .ok()
+        .says("poststop hook failed with exit code 1: /bin/false (hook #0)");
     assert!(noted.exists(), "the others still run");
+}
+
+/// Every failure has its warning, with the hook's path and how it ended.
+fn each_failure_of_poststop_is_a_warning(env: &Env) {
+    let mut bundle = env.bundle();
+    let (three, killed) = (
+        env.script("three", "echo why >&2; exit 3"),
+        env.script("killed", "kill -9 $$"),
+    );
+    bundle
+        .hook("poststop", hook(&three, &[]))
+        .hook("poststop", hook(&killed, &[]))
+        .hook(
+            "poststop",
+            json!({"path": "/bin/sleep", "args": ["sleep", "1000"], "timeout": 1}),
+        );
+    // Also at the end of `run`, whose exit code stays the program's.
+    let output = bundle.sh("exit 7").run().exits(7);
+    let path = three.display();
+    output
+        .says(&format!(
+            "poststop hook failed with exit code 3: {path} (hook #0), stdout: , stderr: why"
+        ))
+        .says(&format!(
+            "poststop hook failed with signal SIGKILL: {} (hook #1)",
+            killed.display()
+        ))
+        .says("poststop hook timed out and was killed: /bin/sleep (hook #2)");
+    assert!(!env.rt.root.join(&bundle.id).exists());
 }
 
 fn failure_of_poststop_keeps_no_state(env: &Env) {

@@ -23,6 +23,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(overlapping_maps_are_refused),
         test!(files_of_the_root_file_system_keep_their_owner),
         test!(standard_streams_belong_to_the_user),
+        test!(standard_streams_get_the_group_as_well).only_rcrun("runc changes the uid alone"),
         test!(null_device_of_the_host_keeps_its_owner),
         test!(exec_has_the_same_maps),
         test!(setgroups_works_in_a_privileged_map),
@@ -228,6 +229,33 @@ fn standard_streams_belong_to_the_user(env: &Env) {
     container.start();
     container.wait_stopped();
     assert_eq!(container.stdout(), "again\n");
+}
+
+fn standard_streams_get_the_group_as_well(env: &Env) {
+    let path = env.path("out");
+    let owners = |path: &std::path::Path| {
+        let data = path.metadata().unwrap();
+        (data.uid(), data.gid())
+    };
+    let run = |uid: u32, gid: u32| {
+        let mut bundle = env.bundle();
+        bundle.set("/process/user", json!({"uid": uid, "gid": gid}));
+        let file = std::fs::File::create(&path).unwrap();
+        let mut command = bundle.args(&["echo", "x"]).command("run", &[]);
+        assert!(command.stdout(file).status().unwrap().success());
+        owners(&path)
+    };
+    assert_eq!(run(1000, 2000), (1000, 2000));
+    // The user's own already.
+    assert_eq!(run(1000, 3000), (1000, 2000));
+    assert_eq!(run(1001, 3000), (1001, 3000));
+    // A pipe as well; a terminal's group is the terminal's.
+    let mut bundle = env.bundle();
+    bundle.set("/process/user", json!({"uid": 1000, "gid": 2000}));
+    bundle.args(&["stat", "-L", "-c", "%u %g", "/proc/self/fd/1"]);
+    let mut command = bundle.command("run", &[]);
+    let output = command.output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "1000 2000\n");
 }
 
 /// The streams are given to the user, but not when they are a device that everybody shares.

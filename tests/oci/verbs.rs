@@ -21,6 +21,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(start_twice_is_refused),
         test!(same_id_twice_is_refused),
         test!(bad_ids_are_refused),
+        test!(ids_with_a_dot_at_the_beginning_are_refused).only_rcrun("runc takes them"),
         test!(id_is_free_again_after_delete),
         test!(pause_and_resume).needs(Need::V1("freezer")),
         test!(pause_of_a_stopped_container_is_refused),
@@ -182,6 +183,7 @@ fn bad_ids_are_refused(env: &Env) {
         "..",
         ".",
         "",
+        "a\tb",
         "a/b",
         "../escape",
         "a b",
@@ -195,11 +197,29 @@ fn bad_ids_are_refused(env: &Env) {
         assert_ne!(output.code, 0, "{bad:?}: {output}");
     }
     assert!(!env.rt.root.join("..").join("escape").exists());
-    for good in ["a", "a.b", "a-b_c+d.1", "0", "UPPER"] {
+    for good in ["a", "a.b", "a..", "a-b_c+d.1", "0", "UPPER"] {
         let mut bundle = env.bundle();
         bundle.id = good.to_owned();
         bundle.runs();
     }
+}
+
+/// Such names are kept for the state root's own files; runc takes all but `.` and `..`.
+fn ids_with_a_dot_at_the_beginning_are_refused(env: &Env) {
+    for bad in [".a", "..a", ".monitors"] {
+        let mut bundle = env.bundle();
+        bundle.id = bad.to_owned();
+        bundle.refused().says("invalid container ID format");
+        env.rt.call(&["state", bad]).fails().says("invalid");
+    }
+    // Whatever is there under such a name is no container.
+    std::fs::create_dir_all(env.rt.root.join(".monitors")).unwrap();
+    env.rt.call(&["list", "--quiet"]).ok().prints("");
+    env.rt
+        .call(&["delete", "--force", ".monitors"])
+        .fails()
+        .says("invalid");
+    std::fs::remove_dir(env.rt.root.join(".monitors")).unwrap();
 }
 
 fn id_is_free_again_after_delete(env: &Env) {

@@ -17,6 +17,7 @@ pub(super) fn table(hierarchy: Hierarchy, r: &LinuxResources) -> Result<Vec<Writ
     match hierarchy {
         Hierarchy::Unified => resources::v2(r),
         Hierarchy::Legacy | Hierarchy::Hybrid => resources::v1(r),
+        Hierarchy::None => Ok(Vec::new()),
     }
 }
 
@@ -152,6 +153,7 @@ impl Cgroup {
                 Some(dir) => devices_v1(dir, &Policy::new(&rules)?),
                 None => Ok(()),
             },
+            Hierarchy::None => Ok(()),
         };
         match done {
             Err(_) if self.rootless || in_user_namespace() => Ok(()),

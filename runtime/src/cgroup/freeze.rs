@@ -32,7 +32,7 @@ impl Cgroup {
         let dir = self.freezer()?;
         let done = match self.hierarchy {
             Hierarchy::Unified => freeze_v2(dir, limit),
-            Hierarchy::Legacy | Hierarchy::Hybrid => freeze_v1(dir, limit),
+            Hierarchy::Legacy | Hierarchy::Hybrid | Hierarchy::None => freeze_v1(dir, limit),
         };
         if done.is_err() {
             // What failed is said below; this is the way back, and best effort.
@@ -41,12 +41,17 @@ impl Cgroup {
         done
     }
 
-    /// Thaws the cgroup.
+    /// Thaws the cgroup; what has none is not frozen.
     pub fn thaw(&self) -> Result<()> {
+        if self.is_none() {
+            return Ok(());
+        }
         let dir = self.freezer()?;
         let (path, value) = match self.hierarchy {
             Hierarchy::Unified => (dir.join("cgroup.freeze"), "0"),
-            Hierarchy::Legacy | Hierarchy::Hybrid => (dir.join("freezer.state"), "THAWED"),
+            Hierarchy::Legacy | Hierarchy::Hybrid | Hierarchy::None => {
+                (dir.join("freezer.state"), "THAWED")
+            }
         };
         match file::write(&path, value) {
             // Before Linux 5.2 cgroup2 has no freezer, and a container without rights may have no
@@ -65,9 +70,13 @@ impl Cgroup {
     }
 
     fn freezer(&self) -> Result<&Path> {
-        self.controller("freezer").ok_or_else(|| {
-            Error::unsupported("cannot toggle freezer: cgroups not configured for container")
-        })
+        self.controller("freezer")
+            .ok_or_else(|| match self.is_none() {
+                true => self.missing("freeze the container"),
+                false => Error::unsupported(
+                    "cannot toggle freezer: cgroups not configured for container",
+                ),
+            })
     }
 
     /// Sends a signal to every process of the cgroup and its sub-cgroups; `SIGKILL` also thaws what

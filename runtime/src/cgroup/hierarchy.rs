@@ -27,6 +27,10 @@ pub enum Hierarchy {
     Legacy,
     /// v1 hierarchies for the controllers and cgroup2 at /sys/fs/cgroup/unified.
     Hybrid,
+    /// Whatever there is, the container has no cgroup in it ([`CgroupDriver::None`]).
+    ///
+    /// [`CgroupDriver::None`]: crate::container::CgroupDriver::None
+    None,
 }
 
 /// A mounted hierarchy.

@@ -45,6 +45,9 @@ impl Cgroup {
     /// cgroup is the target.
     pub fn exec_target(&self, sub: &[String], init: i32) -> Result<Prepared> {
         let subs = parse_subs(sub)?;
+        if self.is_none() && !subs.is_empty() {
+            return Err(self.missing("join a cgroup of the container"));
+        }
         if self.hierarchy == Hierarchy::Unified {
             return self.exec_unified(&subs, init);
         }

@@ -190,6 +190,9 @@ impl Select {
 impl Cgroup {
     /// Decides where the cgroup is, without any effect; refuses bad paths and bad resources.
     pub fn resolve(request: &Request<'_>) -> Result<Self> {
+        if request.driver == CgroupDriver::None {
+            return Self::none(request);
+        }
         let view = hierarchy::view()?;
         if let Some(resources) = request.resources {
             // Pure: a value that cannot be written is found before anything is made.
@@ -212,12 +215,46 @@ impl Cgroup {
             CgroupDriver::Systemd => {
                 cgroup.resolve_systemd(view, request.id, given, request.annotations)?;
             }
+            CgroupDriver::None => {}
         }
         let devices = cgroup.paths.contains_key("devices");
         if view.hierarchy != Hierarchy::Unified && !devices && !request.rootless {
             return Err(Error::unsupported("mountpoint for devices not found"));
         }
         Ok(cgroup)
+    }
+
+    /// A container without a cgroup; refuses what only a cgroup could give it. A path does no harm:
+    /// engines always name one. Nor do rules for devices, but they have no effect.
+    fn none(request: &Request<'_>) -> Result<Self> {
+        if let Some(resources) = request.resources {
+            let limits = [resources::v1(resources)?, resources::v2(resources)?].concat();
+            if let Some(first) = limits.first() {
+                return Err(Error::invalid(format!(
+                    "linux.resources ({}): limits need a cgroup, and --cgroup-manager disabled makes \
+                     none",
+                    first.controller
+                )));
+            }
+            if !device_rules::from_spec(resources)?.is_empty() {
+                tracing::warn!(
+                    "linux.resources.devices has no effect: --cgroup-manager disabled makes no cgroup"
+                );
+            }
+        }
+        Ok(Self {
+            hierarchy: Hierarchy::None,
+            paths: BTreeMap::new(),
+            unit: None,
+            rootless: request.rootless,
+            explicit: false,
+            start: StartNeeds::default(),
+        })
+    }
+
+    /// Whether the container was made without.
+    pub fn is_none(&self) -> bool {
+        self.hierarchy == Hierarchy::None
     }
 
     /// An absolute path counts from the root of each hierarchy, another from the caller's cgroup.
@@ -237,7 +274,7 @@ impl Cgroup {
                     // not get controllers: its parent is the place.
                     let own = match view.hierarchy {
                         Hierarchy::Unified => own.parent().unwrap_or(own),
-                        Hierarchy::Legacy | Hierarchy::Hybrid => own,
+                        Hierarchy::Legacy | Hierarchy::Hybrid | Hierarchy::None => own,
                     };
                     mounted.point.join(own).join(&inner)
                 }
@@ -274,6 +311,7 @@ impl Cgroup {
         match self.hierarchy {
             Hierarchy::Unified => self.unified(),
             Hierarchy::Legacy | Hierarchy::Hybrid => self.paths.get(name).map(PathBuf::as_path),
+            Hierarchy::None => None,
         }
     }
 
@@ -299,10 +337,18 @@ impl Cgroup {
     pub fn processes(&self) -> Result<Vec<i32>> {
         match self.primary() {
             Some(dir) => join::processes_below(dir),
-            None => Err(Error::new(
-                ErrorKind::NotFound,
-                "the container has no cgroup",
-            )),
+            None => Err(self.missing("find the processes of the container")),
+        }
+    }
+
+    /// Why something cannot be done with a container that has no cgroup.
+    pub(crate) fn missing(&self, what: &str) -> Error {
+        match self.hierarchy {
+            Hierarchy::None => Error::new(
+                ErrorKind::FailedPrecondition,
+                format!("cannot {what}: it was made without a cgroup (--cgroup-manager disabled)"),
+            ),
+            _ => Error::new(ErrorKind::NotFound, "the container has no cgroup"),
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::plan::{c_path, c_string};
 use crate::rootfs::cgroup::{Hierarchy as Shown, View};
 
-/// The cgroup that a container without rights has stayed in: the caller's.
+/// The cgroup that a container without rights, or without a cgroup, has stayed in: the caller's.
 fn callers(mounted: &Mounted) -> Option<PathBuf> {
     Some(mounted.point.join(mounted.own.as_ref()?))
 }
@@ -21,7 +21,8 @@ impl Cgroup {
             // /proc/self/cgroup counts from the root: so does the mount.
             return Ok(Some(PathBuf::from(ROOT)));
         }
-        if !self.rootless || self.unit.is_some() || self.exists() {
+        let stayed = self.is_none() || self.rootless && self.unit.is_none() && !self.exists();
+        if !stayed {
             return Ok(self.unified().map(Path::to_owned));
         }
         Ok(hierarchy::view()?.mounted.first().and_then(callers))
@@ -33,7 +34,11 @@ impl Cgroup {
             namespaced,
             ..View::default()
         };
-        if self.hierarchy == Hierarchy::Unified {
+        let hierarchy = match self.hierarchy {
+            Hierarchy::None => hierarchy::view()?.hierarchy,
+            known => known,
+        };
+        if hierarchy == Hierarchy::Unified {
             view.unified = self.shown(namespaced)?.as_deref().map(c_path).transpose()?;
             return Ok(view);
         }
@@ -43,13 +48,14 @@ impl Cgroup {
                 .first()
                 .map(String::as_str)
                 .unwrap_or_default();
-            let (Some(path), Some(name)) = (self.paths.get(first), mounted.point.file_name())
-            else {
-                continue;
+            let directory = match (self.paths.get(first), callers(mounted)) {
+                (Some(path), Some(own)) if self.rootless && !path.exists() => own,
+                (Some(path), _) => path.clone(),
+                (None, Some(own)) if self.is_none() => own,
+                (None, _) => continue,
             };
-            let directory = match callers(mounted) {
-                Some(own) if self.rootless && !path.exists() => own,
-                _ => path.clone(),
+            let Some(name) = mounted.point.file_name() else {
+                continue;
             };
             if first.is_empty() {
                 // cgroup2 beside v1 holds no controllers; containers are shown v1 alone.

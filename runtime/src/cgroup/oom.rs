@@ -42,10 +42,13 @@ impl Cgroup {
     pub fn oom_watch(&self) -> Result<Watch> {
         let dir = self
             .controller("memory")
-            .ok_or_else(|| Error::unsupported("memory controller missing"))?;
+            .ok_or_else(|| match self.is_none() {
+                true => self.missing("watch the container"),
+                false => Error::unsupported("memory controller missing"),
+            })?;
         match self.hierarchy {
             Hierarchy::Unified => watch_v2(dir),
-            Hierarchy::Legacy | Hierarchy::Hybrid => watch_v1(dir),
+            Hierarchy::Legacy | Hierarchy::Hybrid | Hierarchy::None => watch_v1(dir),
         }
         .context(|| format!("cannot watch {} for out-of-memory kills", dir.display()))
     }
@@ -55,7 +58,7 @@ impl Cgroup {
         let dir = self.controller("memory")?;
         let name = match self.hierarchy {
             Hierarchy::Unified => "memory.events",
-            Hierarchy::Legacy | Hierarchy::Hybrid => "memory.oom_control",
+            Hierarchy::Legacy | Hierarchy::Hybrid | Hierarchy::None => "memory.oom_control",
         };
         file::keyed(&file::read(&dir.join(name)).ok()?, "oom_kill")
     }

@@ -252,6 +252,9 @@ pub struct Hugetlb {
 impl Cgroup {
     /// Measures the container now.
     pub fn stats(&self) -> Result<Stats> {
+        if self.is_none() {
+            return Err(self.missing("measure the container"));
+        }
         if !self.exists() {
             return Err(Error::new(
                 ErrorKind::NotFound,
@@ -263,7 +266,7 @@ impl Cgroup {
                 Some(dir) => v2::read(dir),
                 None => Ok(Stats::default()),
             },
-            Hierarchy::Legacy | Hierarchy::Hybrid => v1::read(self),
+            Hierarchy::Legacy | Hierarchy::Hybrid | Hierarchy::None => v1::read(self),
         }
     }
 }

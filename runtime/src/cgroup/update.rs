@@ -16,6 +16,9 @@ impl Cgroup {
     /// Changes limits from `old`, the recorded ones, by `new`; returns what to record. When a value
     /// is refused, those before it are set back.
     pub fn update(&self, old: &LinuxResources, new: &LinuxResources) -> Result<LinuxResources> {
+        if self.is_none() {
+            return Err(self.missing("update the container"));
+        }
         let merged = merge(old, new)?;
         let delta = delta(&merged, new);
         self.check_usage(&delta, &merged)?;

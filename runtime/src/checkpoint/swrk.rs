@@ -297,7 +297,7 @@ fn prepare(
             sys::dup_onto(null.as_fd(), number)?;
         }
     }
-    match sys::close_range_cloexec(3) {
+    match sys::close_range_cloexec(3, u32::MAX) {
         // Everything of ours has the flag already.
         Ok(()) | Err(Errno::NOSYS | Errno::INVAL) => {}
         Err(errno) => return Err(errno.into()),

@@ -5,7 +5,7 @@
 //! a number ([`super::wire::Message`]).
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd, RawFd};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -16,6 +16,9 @@ use super::wire::{Message, Tag, Wire};
 use crate::rootfs::{Detail, During as _, Fail};
 use crate::seccomp::Filter;
 use crate::sys::process::SingleThreaded;
+
+/// The first descriptor that is no standard stream.
+const FIRST: u32 = 3;
 
 /// Descriptors and facts that the parent laid out for its child.
 #[derive(Debug)]
@@ -30,8 +33,8 @@ pub(crate) struct Setup<'a> {
     pub console: Option<BorrowedFd<'a>>,
     /// The master stays with our own parent, which wants output as the program wrote it.
     pub raw_console: bool,
-    /// Descriptors above stderr that stay open.
-    pub preserve_fds: u32,
+    /// Descriptors above stderr that stay open, in order.
+    pub preserved: &'a [RawFd],
     /// Session keyring to join.
     pub keyring: Option<&'a CStr>,
     /// The filter, loaded last.
@@ -79,14 +82,18 @@ impl Setup<'_> {
 
     /// While the init waits, perhaps for days, it holds nothing but what it needs: `keep` and the
     /// preserved descriptors.
-    pub(crate) fn close_all_but(&self, keep: &mut [i32]) -> Result<(), Fail> {
-        keep.sort_unstable();
-        let mut first = 3 + self.preserve_fds;
-        for fd in keep.iter().filter_map(|fd| u32::try_from(*fd).ok()) {
+    pub(crate) fn close_all_but(&self, keep: &[RawFd]) -> Result<(), Fail> {
+        let mut first = FIRST;
+        let next = |first| {
+            let kept = keep.iter().chain(self.preserved);
+            let kept = kept.filter_map(|fd| u32::try_from(*fd).ok());
+            kept.filter(|fd| *fd >= first).min()
+        };
+        while let Some(fd) = next(first) {
             if fd > first {
                 close_range(first, fd - 1)?;
             }
-            first = first.max(fd + 1);
+            first = fd + 1;
         }
         close_range(first, u32::MAX)
     }
@@ -155,31 +162,38 @@ impl Setup<'_> {
 
     /// Only the standard streams and the preserved descriptors survive `execve`.
     pub(crate) fn close_descriptors(&self) -> Result<(), Fail> {
-        let first = 3 + self.preserve_fds;
-        match crate::sys::process::close_range_cloexec(first) {
-            Err(Errno::NOSYS | Errno::INVAL) => self.close_one_by_one(first)?,
+        match self.close_between() {
+            Err(Errno::NOSYS | Errno::INVAL) => self.close_one_by_one()?,
             answer => answer?,
-        }
-        for fd in 3..first {
-            // A number that is not open is the caller's mistake, found before the fork.
-            let fd = i32::try_from(fd).map_err(|_| Errno::BADF)?;
-            crate::sys::process::set_cloexec(fd, false)?;
         }
         Ok(())
     }
 
-    fn close_one_by_one(&self, first: u32) -> Result<(), Errno> {
+    fn close_between(&self) -> Result<(), Errno> {
+        let mut first = FIRST;
+        for fd in self.preserved {
+            let fd = u32::try_from(*fd).map_err(|_| Errno::BADF)?;
+            if fd > first {
+                crate::sys::process::close_range_cloexec(first, fd - 1)?;
+            }
+            first = fd + 1;
+        }
+        crate::sys::process::close_range_cloexec(first, u32::MAX)
+    }
+
+    fn close_one_by_one(&self) -> Result<(), Errno> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = rustix::fs::openat(self.proc, c"self/fd", flags, Mode::empty())?;
         let mut buffer = [std::mem::MaybeUninit::<u8>::uninit(); 2048];
         let mut entries = rustix::fs::RawDir::new(directory.as_fd(), &mut buffer);
         while let Some(entry) = entries.next() {
             let name = entry?.file_name().to_bytes().to_owned_number();
-            if let Some(fd) = name.filter(|fd| *fd >= first) {
-                crate::sys::process::set_cloexec(
-                    i32::try_from(fd).map_err(|_| Errno::BADF)?,
-                    true,
-                )?;
+            let fd = match name.filter(|fd| *fd >= FIRST) {
+                Some(fd) => i32::try_from(fd).map_err(|_| Errno::BADF)?,
+                None => continue,
+            };
+            if !self.preserved.contains(&fd) {
+                crate::sys::process::set_cloexec(fd, true)?;
             }
         }
         Ok(())

@@ -160,7 +160,7 @@ pub(crate) fn change_directory(process: &Process, again: bool) -> Result<(), Fai
 /// up, and without `CAP_SYS_ADMIN` it could not be, unless no_new_privs is set.
 pub(crate) fn identity(setup: &Setup<'_>, process: &Process) -> Result<(), Fail> {
     if !process.terminal {
-        console::own_streams(process.uid)?;
+        console::own_streams(process.uid, process.gid)?;
     }
     identity::limit(&process.capabilities)?;
     identity::assume(process)?;

@@ -1,5 +1,7 @@
 //! What a child's numbers mean: `(step, detail, errno, index)` and the plan -> one clear error.
 
+use std::path::Path;
+
 use crate::error::{Error, ErrorKind, kind_of, words};
 use crate::plan::{MountKind, Plan, Process};
 use crate::rootfs::Detail;
@@ -49,6 +51,9 @@ fn describe(message: &Message, subject: &Subject<'_>) -> Error {
 
 fn note(message: &Message) -> Option<&'static str> {
     Some(match message.detail {
+        Detail::TargetIsLink if message.step == Step::Devices => {
+            "it is a symbolic link in the root file system, and nothing is mounted there"
+        }
         Detail::Source => "cannot open its source",
         Detail::Target => "cannot find or make its place in the container",
         Detail::TargetIsLink => {
@@ -116,6 +121,9 @@ fn what(message: &Message, subject: &Subject<'_>) -> String {
             )
         }
         Step::Mounts => mount(plan, index),
+        Step::Devices if message.detail == Detail::TargetIsLink => {
+            "cannot make devices in /dev".to_owned()
+        }
         Step::Devices => match plan.and_then(|p| p.devices.get(index)) {
             Some(device) => format!("cannot make device {}", device.path.to_string_lossy()),
             None => "cannot make the links of /dev".to_owned(),
@@ -284,16 +292,59 @@ pub(crate) fn hook_error(
     output: Option<(&str, &str)>,
 ) -> Error {
     let (stdout, stderr) = output.unwrap_or_default();
-    let (error_kind, status) = match status {
-        n if n >= 2 * SIGNALLED => (ErrorKind::Deadline, "timed out and was killed".to_owned()),
-        n if n >= SIGNALLED => (
-            ErrorKind::FailedPrecondition,
-            format!("signal: {}", crate::state::signal_words(n - SIGNALLED)),
-        ),
-        n => (ErrorKind::FailedPrecondition, format!("exit status {n}")),
+    let end = match HookEnd::of(status) {
+        HookEnd::TimedOut => "timed out and was killed".to_owned(),
+        HookEnd::Signal(n) => format!("signal: {}", crate::state::signal_words(n)),
+        HookEnd::Code(n) => format!("exit status {n}"),
     };
     Error::new(
-        error_kind,
-        format!("error running {kind} hook #{index}: {status}, stdout: {stdout}, stderr: {stderr}"),
+        HookEnd::of(status).kind(),
+        format!("error running {kind} hook #{index}: {end}, stdout: {stdout}, stderr: {stderr}"),
     )
+}
+
+/// The same of a poststop hook, which is but a warning (the words of crun).
+pub(crate) fn poststop_error(
+    path: &Path,
+    index: usize,
+    status: i32,
+    (stdout, stderr): (&str, &str),
+) -> Error {
+    let end = match HookEnd::of(status) {
+        HookEnd::TimedOut => "timed out and was killed".to_owned(),
+        HookEnd::Signal(n) => format!("failed with signal {}", crate::state::signal_name(n)),
+        HookEnd::Code(n) => format!("failed with exit code {n}"),
+    };
+    Error::new(
+        HookEnd::of(status).kind(),
+        format!(
+            "poststop hook {end}: {} (hook #{index}), stdout: {stdout}, stderr: {stderr}",
+            path.display()
+        ),
+    )
+}
+
+/// How a hook ended that did not end well (see `launch::hooks`).
+#[derive(Clone, Copy)]
+enum HookEnd {
+    TimedOut,
+    Signal(i32),
+    Code(i32),
+}
+
+impl HookEnd {
+    fn of(status: i32) -> Self {
+        match status {
+            n if n >= 2 * SIGNALLED => Self::TimedOut,
+            n if n >= SIGNALLED => Self::Signal(n - SIGNALLED),
+            n => Self::Code(n),
+        }
+    }
+
+    fn kind(self) -> ErrorKind {
+        match self {
+            Self::TimedOut => ErrorKind::Deadline,
+            Self::Signal(_) | Self::Code(_) => ErrorKind::FailedPrecondition,
+        }
+    }
 }

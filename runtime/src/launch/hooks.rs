@@ -66,7 +66,8 @@ fn become_hook(
         .and_then(|()| dup_onto(streams.output, 1))
         .and_then(|()| dup_onto(streams.error, 2))
         .and_then(|()| {
-            sys::close_range_cloexec(3).or_else(|e| if e == Errno::NOSYS { Ok(()) } else { Err(e) })
+            sys::close_range_cloexec(3, u32::MAX)
+                .or_else(|e| if e == Errno::NOSYS { Ok(()) } else { Err(e) })
         })
         .is_ok()
         && prepare().is_ok();

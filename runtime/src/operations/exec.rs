@@ -5,7 +5,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use nix::sched::CloneFlags;
 use oci_spec::runtime as oci;
 
-use super::caller::{check_preserved, listen_fds, prove_single_threaded};
+use super::caller::{listen_fds, preserved, prove_single_threaded};
 use super::create::decide::drop_missing_profile;
 use super::foreground::{attend, open_terminal, stay};
 use super::handover::{check_terminal, send_listener, send_pidfd, write_pid_file};
@@ -43,7 +43,6 @@ struct Job<'a> {
 
 /// Runs a process; returns its exit code, or 0 when detached.
 pub(crate) fn exec(runtime: &Runtime, id: &str, options: &ExecOptions) -> Result<i32> {
-    check_preserved(options.preserve_fds)?;
     let mut job = Job::decide(runtime, id, options)?;
     let signals = stay(options.detach, options.no_subreaper)?;
     let prepared = job
@@ -150,7 +149,7 @@ impl<'a> Job<'a> {
             namespaces &= !USER_NAMESPACE;
         }
         let keyring = birth::keyring(&self.record)?;
-        let preserve_fds = self.options.preserve_fds + listen_fds().unwrap_or(0);
+        let preserved = preserved(self.options.preserve_fds)?;
         let joins = self.enter_pid_namespace(namespaces)?;
         let birth = Birth {
             proof: self.proof,
@@ -176,7 +175,7 @@ impl<'a> Job<'a> {
                 tasks: &prepared.tasks,
                 console: console.map(|fd| fd.as_fd()),
                 raw_console: self.options.console_socket.is_none(),
-                preserve_fds,
+                preserved: &preserved,
                 keyring: keyring.as_deref(),
                 seccomp: self.filter.as_ref(),
             },

@@ -8,7 +8,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 
-use super::caller::{check_preserved, prove_single_threaded};
+use super::caller::prove_single_threaded;
 use super::create::{Created, Start, create};
 use super::stop;
 use crate::container::{CreateOptions, Runtime, Status};
@@ -21,7 +21,6 @@ use crate::sys::process::pidfd_signal;
 
 /// Creates, starts and, unless detached, waits.
 pub(crate) fn run(runtime: &Runtime, id: &str, options: &CreateOptions) -> Result<i32> {
-    check_preserved(options.preserve_fds)?;
     let signals = stay(options.detach, options.no_subreaper)?;
     let created = create(runtime, id, options, Start::Now)?;
     let begun = begin(&created).inspect_err(|_| show_last_words(&created));

@@ -10,9 +10,10 @@ use rustix::io::Errno;
 
 use crate::container::Status;
 use crate::error::{Context, Error, Result};
-use crate::launch::explain::hook_error;
+use crate::launch::explain::{hook_error, poststop_error};
 use crate::launch::hooks::{Streams, run};
-use crate::plan::{annotations, hooks as plan};
+use crate::plan::{Hook, annotations, hooks as plan};
+use crate::rootfs::{Detail, Fail};
 use crate::state::Record;
 use crate::sys::process::SingleThreaded;
 
@@ -111,53 +112,74 @@ impl Files {
     pub(crate) fn run(
         &self,
         proof: SingleThreaded,
-        bundle: &std::path::Path,
+        bundle: &Path,
         kind: &str,
         hooks: Option<&Vec<oci::Hook>>,
     ) -> Result<()> {
-        let mut streams = self.streams();
-        let [output, error] = &self.outside;
-        streams.output = output.as_ref().map_or(streams.output, |fd| fd.as_fd());
-        streams.error = error.as_ref().map_or(streams.error, |fd| fd.as_fd());
         for (index, hook) in plan::plan(kind, hooks)?.iter().enumerate() {
-            // As other runtimes have it: hooks of the runtime namespace start in the bundle.
-            let enter = || {
-                let _ = rustix::process::chdir(bundle);
-                Ok(())
-            };
-            self.streams()
-                .clear()
-                .context(|| "cannot empty files for hooks")?;
-            run(proof, hook, streams, None, &enter).map_err(|fail| {
+            self.run_one(proof, bundle, hook).map_err(|fail| {
                 let (stdout, stderr) = self.printed();
-                hook_error(
-                    kind,
-                    index,
-                    fail.errno.raw_os_error(),
-                    Some((&stdout, &stderr)),
-                )
+                let status = fail.errno.raw_os_error();
+                match fail.detail {
+                    Detail::HookStatus => hook_error(kind, index, status, Some((&stdout, &stderr))),
+                    _ => {
+                        Error::from(fail.errno).context(format!("cannot run {kind} hook #{index}"))
+                    }
+                }
             })?;
         }
         Ok(())
+    }
+
+    fn run_one(&self, proof: SingleThreaded, bundle: &Path, hook: &Hook) -> Result<(), Fail> {
+        let mut streams = self.streams();
+        streams.clear()?;
+        let [output, error] = &self.outside;
+        streams.output = output.as_ref().map_or(streams.output, |fd| fd.as_fd());
+        streams.error = error.as_ref().map_or(streams.error, |fd| fd.as_fd());
+        // As other runtimes have it: hooks of the runtime namespace start in the bundle.
+        let enter = || {
+            let _ = rustix::process::chdir(bundle);
+            Ok(())
+        };
+        run(proof, hook, streams, None, &enter)
     }
 }
 
 impl Files {
     /// Runs all poststop hooks, whatever becomes of each; failures are warnings (runtime-spec
     /// runtime.md, "Lifecycle", 13).
-    pub(crate) fn run_poststop(
-        &self,
-        proof: SingleThreaded,
-        bundle: &std::path::Path,
-        hooks: &oci::Hooks,
-    ) {
+    pub(crate) fn run_poststop(&self, proof: SingleThreaded, bundle: &Path, hooks: &oci::Hooks) {
         for (index, hook) in hooks.poststop().iter().flatten().enumerate() {
-            let one = vec![hook.clone()];
-            if let Err(error) = self.run(proof, bundle, "poststop", Some(&one)) {
-                let text = error.chain().to_string();
-                tracing::warn!("{}", text.replacen("hook #0", &format!("hook #{index}"), 1));
+            if let Err(error) = self.run_one_poststop(proof, bundle, index, hook) {
+                tracing::warn!("{}", error.chain());
             }
         }
+    }
+
+    fn run_one_poststop(
+        &self,
+        proof: SingleThreaded,
+        bundle: &Path,
+        index: usize,
+        hook: &oci::Hook,
+    ) -> Result<()> {
+        for planned in plan::plan("poststop", Some(&vec![hook.clone()]))? {
+            self.run_one(proof, bundle, &planned).map_err(|fail| {
+                let (stdout, stderr) = self.printed();
+                match fail.detail {
+                    Detail::HookStatus => {
+                        let status = fail.errno.raw_os_error();
+                        poststop_error(hook.path(), index, status, (&stdout, &stderr))
+                    }
+                    _ => Error::from(fail.errno).context(format!(
+                        "cannot run poststop hook {}",
+                        hook.path().display()
+                    )),
+                }
+            })?;
+        }
+        Ok(())
     }
 }
 

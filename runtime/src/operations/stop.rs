@@ -31,6 +31,16 @@ const PID_NAMESPACE: u64 = libc::CLONE_NEWPID as u64;
 pub(crate) fn kill(runtime: &Runtime, id: &str, signal: i32, all: bool) -> Result<()> {
     let directory = Directory::open(&runtime.root, id)?;
     let record = load(&directory)?;
+    let own_pids = record.namespaces & PID_NAMESPACE != 0;
+    if all && record.cgroup.is_none() {
+        // The init's death is the end of all, where it is the first of its pid namespace.
+        if signal != libc::SIGKILL || !own_pids {
+            return Err(record
+                .cgroup
+                .missing("signal all processes of the container"));
+        }
+        return kill_init(&record);
+    }
     if all {
         // Signalling nobody is no error here (runc's obsolete --all).
         return if record.cgroup.exists() {
@@ -42,15 +52,12 @@ pub(crate) fn kill(runtime: &Runtime, id: &str, signal: i32, all: bool) -> Resul
     let not_running = || Error::new(ErrorKind::FailedPrecondition, "container not running");
     let Some(init) = init_of(&record)? else {
         // Without a pid namespace of its own, others may have outlived the init.
-        if signal == libc::SIGKILL
-            && record.namespaces & PID_NAMESPACE == 0
-            && record.cgroup.exists()
-        {
+        if signal == libc::SIGKILL && !own_pids && record.cgroup.exists() {
             return kill_all(&record, signal);
         }
         return Err(not_running());
     };
-    if signal == libc::SIGKILL && record.namespaces & PID_NAMESPACE == 0 {
+    if signal == libc::SIGKILL && !own_pids && !record.cgroup.is_none() {
         return kill_all(&record, signal);
     }
     match pidfd_signal(init.as_fd(), signal) {

@@ -38,6 +38,8 @@ pub struct Plan {
     pub devices: Vec<Device>,
     /// Whether /dev gets its links and /dev/ptmx.
     pub populate_dev: bool,
+    /// /dev is the root file system's own: nothing is mounted there.
+    pub own_dev: bool,
     /// Paths that become invisible.
     pub masked: Vec<CString>,
     /// Paths that become read-only.
@@ -128,6 +130,7 @@ impl Plan {
                 devices::plan(configured)?
             },
             populate_dev: !bound_dev,
+            own_dev: !mounts.iter().any(|step| step.target.as_c_str() == c"/dev"),
             masked: if own_mounts {
                 masked(linux, mounts::exposed_cgroups(&mounts))?
             } else {

@@ -97,10 +97,10 @@ pub(crate) fn send(
     rustix::net::sendmsg(socket, &text, &mut control, SendFlags::NOSIGNAL).map(drop)
 }
 
-/// Gives the standard streams to the program's user, as far as they are pipes or terminals that
-/// root owns; files that others share are left alone. The host's /dev/null becomes the container's:
+/// Gives standard streams that are not the program's user's to that user; also to the group, but for
+/// devices: that of a terminal lets others write to it. The host's /dev/null becomes the container's:
 /// a file of a mount that the container does not have cannot be checkpointed.
-pub(crate) fn own_streams(uid: u32) -> Result<(), Errno> {
+pub(crate) fn own_streams(uid: u32, gid: u32) -> Result<(), Errno> {
     let mut null = None;
     for number in 0..=2 {
         let Ok(stream) = crate::sys::process::borrow_inherited(number) else {
@@ -117,7 +117,9 @@ pub(crate) fn own_streams(uid: u32) -> Result<(), Errno> {
         if stat.st_uid == uid {
             continue;
         }
-        match rustix::fs::fchown(stream, Some(Uid::from_raw(uid)), None::<Gid>) {
+        let device = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice;
+        let gid = (!device).then(|| Gid::from_raw(gid));
+        match rustix::fs::fchown(stream, Some(Uid::from_raw(uid)), gid) {
             // An id the user namespace does not know, or a file system that keeps no owners.
             Ok(())
             | Err(Errno::INVAL | Errno::PERM | Errno::ROFS | Errno::ACCESS | Errno::NOSYS) => {}

@@ -120,6 +120,20 @@ fn bind_node(root: &Root, device: &Device, source: &OwnedFd) -> Result<(), Fail>
     set_attributes(source.as_fd(), &harmless, false).during(Detail::Attributes)
 }
 
+/// Refuses a /dev that is a link: devices would turn up at a place that nobody asked to have changed.
+/// A link that somebody puts there later leads to a place in the container all the same ([`Root`]).
+pub(crate) fn refuse_link(root: &Root) -> Result<(), Fail> {
+    match rustix::fs::statat(root.as_fd(), c"dev", AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink => Err(Fail {
+            errno: Errno::LOOP,
+            detail: Detail::TargetIsLink,
+        }),
+        // Missing: it is made.
+        Ok(_) | Err(Errno::NOENT) => Ok(()),
+        Err(errno) => Err(errno).during(Detail::Target),
+    }
+}
+
 /// Makes one link; a link that is there already and says the same is fine.
 pub(crate) fn link(root: &Root, link: &Link) -> Result<(), Fail> {
     let (directory, name) = root.parent(link.path).during(Detail::Target)?;

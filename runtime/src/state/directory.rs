@@ -19,18 +19,19 @@ const ID_MAX: usize = 255;
 /// Largest record that is read back.
 const RECORD_MAX: u64 = 64 << 20;
 
-/// Refuses IDs that are no plain file name (the rule of runc and crun).
+/// Refuses IDs that are no plain file name. Names that begin with a dot are for the root's own files,
+/// as crun has it.
 pub(crate) fn check_id(id: &str) -> Result<()> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'+' | b'-' | b'.');
     if id.is_empty() {
         return Err(Error::invalid("container id cannot be empty"));
     }
     let strange = id.chars().find(|c| !c.is_ascii() || !plain(*c as u8));
-    if strange.is_some() || id == "." || id == ".." || id.len() > ID_MAX {
+    if strange.is_some() || id.starts_with('.') || id.len() > ID_MAX {
         let which = strange.map_or_else(String::new, |c| format!("invalid character {c:?}, "));
         return Err(Error::invalid(format!(
             "invalid container ID format: {id:?}: {which}use letters, digits and _+-. ({ID_MAX} at \
-             most)"
+             most, no dot at the beginning)"
         )));
     }
     Ok(())
@@ -285,13 +286,15 @@ mod tests {
 
     #[test]
     fn ids_are_plain_file_names() {
-        for id in ["a", "a.b", "A_1+x-y", "..a", &"x".repeat(255)] {
+        for id in ["a", "a.b", "A_1+x-y", "a..", &"x".repeat(255)] {
             assert!(check_id(id).is_ok(), "{id}");
         }
         for id in [
             "",
             ".",
             "..",
+            ".a",
+            "..a",
             "a/b",
             "../a",
             "a b",

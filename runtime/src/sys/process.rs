@@ -220,14 +220,14 @@ pub fn set_capabilities(effective: u64, permitted: u64, inheritable: u64) -> Res
     check(unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) }).map(drop)
 }
 
-/// Makes descriptors from `first` on close at `execve`; ENOSYS or EINVAL on kernels before 5.11.
-pub fn close_range_cloexec(first: u32) -> Result<(), Errno> {
+/// Makes descriptors from `first` to `last` close at `execve`; ENOSYS or EINVAL on kernels before 5.11.
+pub fn close_range_cloexec(first: u32, last: u32) -> Result<(), Errno> {
     // SAFETY: only sets a flag on descriptors, closes none.
     check(unsafe {
         libc::syscall(
             libc::SYS_close_range,
             first,
-            u32::MAX,
+            last,
             libc::CLOSE_RANGE_CLOEXEC,
         )
     })

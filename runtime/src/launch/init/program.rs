@@ -71,7 +71,7 @@ impl Init<'_> {
             keep[3] = streams.output.as_raw_fd();
             keep[4] = streams.error.as_raw_fd();
         }
-        self.setup.common.close_all_but(&mut keep)?;
+        self.setup.common.close_all_but(&keep)?;
         crate::sys::process::end_on_signals();
         loop {
             let accepted = rustix::io::retry_on_intr(|| {

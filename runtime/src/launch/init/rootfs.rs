@@ -96,6 +96,9 @@ impl Init<'_> {
         let Some(root) = &self.root else {
             return Ok(());
         };
+        if self.plan.own_dev && self.plan.populate_dev {
+            device::refuse_link(root)?;
+        }
         // Modes are given exactly.
         rustix::process::umask(Mode::empty());
         let mut maker = device::Maker::default();

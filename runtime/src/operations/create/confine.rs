@@ -18,7 +18,8 @@ impl Launch<'_> {
         let prepared = self.record.cgroup.create()?;
         self.cgroup_made = true;
         let pid_namespace = self.plan.namespaces.is_new(LinuxNamespaceType::Pid);
-        if !pid_namespace && !prepared.skipped.is_empty() && !self.record.cgroup.exists() {
+        let without = self.record.cgroup.is_none() || !prepared.skipped.is_empty();
+        if !pid_namespace && without && !self.record.cgroup.exists() {
             tracing::warn!(
                 "the container has neither a cgroup nor a pid namespace of its own: nothing tells \
                  which processes to kill with it. Such configuration is strongly discouraged"

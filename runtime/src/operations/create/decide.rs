@@ -11,7 +11,7 @@ use crate::cgroup::{self, Cgroup, Request};
 use crate::container::{CreateOptions, Runtime};
 use crate::error::{Error, ErrorKind, Result};
 use crate::launch::{parent, terminal};
-use crate::operations::caller::{check_preserved, listen_fds, prove_single_threaded};
+use crate::operations::caller::{listen_fds, prove_single_threaded};
 use crate::operations::handover::check_terminal;
 use crate::operations::hooks::{self, Files};
 use crate::plan::{Facts, Plan, annotations};
@@ -150,7 +150,6 @@ impl<'a> Launch<'a> {
         start: Start,
     ) -> Result<Self> {
         state::check_id(id)?;
-        check_preserved(options.preserve_fds)?;
         let proof = prove_single_threaded()?;
         let (spec, raw) = load(runtime, options, start)?;
         let plan = plan(&spec, options, start)?;

@@ -1,7 +1,7 @@
 //! The clone of the container's init, and everything that is laid out for it before.
 
 use std::ffi::CString;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd, RawFd};
 
 use oci_spec::runtime::LinuxNamespaceType;
 use rustix::fs::{Mode, OFlags};
@@ -16,7 +16,7 @@ use crate::launch::child::Setup;
 use crate::launch::init::{self, InitSetup};
 use crate::launch::wire::Wire;
 use crate::launch::{entry, parent};
-use crate::operations::caller::listen_fds;
+use crate::operations::caller::preserved;
 use crate::operations::hooks::Files;
 use crate::plan::Namespaces;
 use crate::rootfs::cgroup as cgroup_mounts;
@@ -30,7 +30,7 @@ struct Belongings {
     cgroup: cgroup_mounts::View,
     keyring: Option<CString>,
     untraceable: bool,
-    preserve_fds: u32,
+    preserved: Vec<RawFd>,
 }
 
 impl Launch<'_> {
@@ -90,7 +90,7 @@ impl Launch<'_> {
             cgroup: self.cgroup_view()?,
             keyring: birth::keyring(&self.record)?,
             untraceable: !entry::may_trace(),
-            preserve_fds: self.options.preserve_fds + listen_fds().unwrap_or(0),
+            preserved: preserved(self.options.preserve_fds)?,
         })
     }
 
@@ -135,7 +135,7 @@ impl Launch<'_> {
                 tasks: &prepared.tasks,
                 console: console.map(|fd| fd.as_fd()),
                 raw_console: self.options.console_socket.is_none(),
-                preserve_fds: belongings.preserve_fds,
+                preserved: &belongings.preserved,
                 keyring: belongings.keyring.as_deref(),
                 seccomp: self.filter.as_ref(),
             },
