@@ -1,5 +1,6 @@
 //! The table of verbs, and how one is parsed: split first, then the verb's own clap parser.
 
+mod monitor;
 mod oci;
 
 #[cfg(feature = "generate")]
@@ -112,7 +113,6 @@ impl Verb {
         self
     }
 
-    #[cfg(feature = "generate")]
     const fn hidden(mut self) -> Self {
         self.hidden = true;
         self
@@ -239,9 +239,9 @@ pub(crate) fn exit_code(code: i32) -> Result<u8, Error> {
 /// All verbs, in the order of the help.
 pub(crate) fn all() -> impl Iterator<Item = &'static Verb> {
     #[cfg(feature = "generate")]
-    return oci::VERBS.iter().chain([&generate::VERB]);
+    return oci::VERBS.iter().chain([&monitor::VERB, &generate::VERB]);
     #[cfg(not(feature = "generate"))]
-    oci::VERBS.iter()
+    oci::VERBS.iter().chain([&monitor::VERB])
 }
 
 /// The verb of that name.
