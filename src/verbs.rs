@@ -3,6 +3,7 @@
 
 mod containers;
 mod images;
+mod monitor;
 mod oci;
 
 #[cfg(feature = "generate")]
@@ -134,7 +135,6 @@ impl Verb {
         self
     }
 
-    #[cfg(feature = "generate")]
     const fn hidden(mut self) -> Self {
         self.hidden = true;
         self
@@ -300,7 +300,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Verb> {
 
 fn tables() -> impl Iterator<Item = &'static Verb> {
     let tables = [oci::VERBS, images::VERBS, containers::VERBS];
-    tables.into_iter().flatten()
+    tables.into_iter().flatten().chain([&monitor::VERB])
 }
 
 /// The verb of that name.
