@@ -214,9 +214,14 @@ impl<'a> Pull<'a> {
             && before
                 .as_ref()
                 .is_some_and(|record| record.target == target);
-        let record = match before.filter(|_| unchanged) {
+        let record = match before.clone().filter(|_| unchanged) {
             Some(record) => record,
-            None => names.set(&self.lease, self.request.reference, &target)?,
+            None => {
+                if let Some(old) = before.filter(|record| record.target != target) {
+                    names.keep(&self.lease, &old)?;
+                }
+                names.set(&self.lease, self.request.reference, &target)?
+            }
         };
         Ok(Pulled {
             record,
