@@ -218,7 +218,7 @@ pub struct Catalog {
 }
 
 /// What a person's words mean.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub enum Meant<'a> {
     /// A name, and the image it means on this machine, if that can be read.
     Name(&'a Record, Option<&'a Listed>),
