@@ -3,11 +3,16 @@
 //! Nothing of clap is built before the verb is known, and then only that verb's parser.
 
 mod arguments;
+mod format;
 mod help;
+mod images;
+mod interrupt;
 mod logging;
 mod output;
+mod progress;
 mod report;
 mod settings;
+mod units;
 mod verbs;
 
 use std::process::ExitCode;

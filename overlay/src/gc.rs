@@ -51,7 +51,9 @@ use crate::snapshot::Snapshots;
 use crate::store::Store;
 use crate::{Context, Digest, Error, Result, durable, tree};
 
+mod sizes;
 mod usage;
+pub use sizes::{Sizes, sizes};
 pub use usage::{Part, Usage, usage};
 
 /// How many objects are removed before others are let in again.

@@ -133,8 +133,23 @@ impl Response {
             .unwrap_or_default();
         let words = own_words(&bytes).map_or(String::new(), |words| format!(": {words}"));
         let message = format!("cannot {what}: {host} answers {status} {reason}{words}");
-        let error = Error::new(kind, message);
+        let mut error = Error::new(kind, message);
+        if let 401 | 403 = status {
+            let host = match host.as_str() {
+                "auth.docker.io" => crate::reference::DEFAULT_HOST,
+                other => known_as(other),
+            };
+            error = error.with_hint(format!("`rcrun login {host}`, if it is not public there"));
+        }
         Failure { error, again }
+    }
+}
+
+/// The name by which people and settings know an authority.
+fn known_as(authority: &str) -> &str {
+    match authority {
+        "registry-1.docker.io" => crate::reference::DEFAULT_HOST,
+        other => other,
     }
 }
 
@@ -201,11 +216,12 @@ fn failure_of(error: ureq::Error, url: &Url, stall: Duration) -> Failure {
                 (io::ErrorKind::InvalidInput, _) => (ErrorKind::InvalidInput, Again::No),
                 _ => (ErrorKind::Unavailable, Again::Yes),
             };
-            fail(
-                kind,
-                format!("cannot talk to {host}: {}", words_of(&e)),
-                again,
-            )
+            let words = format!("cannot talk to {host}: {}", words_of(&e));
+            let mut failure = fail(kind, words, again);
+            if let Some(hint) = hint(&e, known_as(host)) {
+                failure.error = failure.error.with_hint(hint);
+            }
+            failure
         }
         ureq::Error::ConnectProxyFailed(reason) => fail(
             ErrorKind::Unavailable,
@@ -217,6 +233,24 @@ fn failure_of(error: ureq::Error, url: &Url, stall: Duration) -> Failure {
             format!("cannot talk to {host}: {other}"),
             Again::No,
         ),
+    }
+}
+
+/// What a person can do about a connection that did not come about.
+fn hint(error: &io::Error, host: &str) -> Option<String> {
+    use rustls::{CertificateError, Error as Tls};
+    if error.kind() == io::ErrorKind::NotFound {
+        return Some("check how the registry's name is written, and the network".to_owned());
+    }
+    match error.get_ref()?.downcast_ref::<Tls>()? {
+        Tls::InvalidCertificate(CertificateError::UnknownIssuer) => Some(format!(
+            "name the authority's file as registries.\"{host}\".ca in the settings"
+        )),
+        Tls::InvalidMessage(_) => Some(format!(
+            "if {host} is meant to be without TLS, set registries.\"{host}\".plain_http in the \
+             settings"
+        )),
+        _ => None,
     }
 }
 
@@ -348,11 +382,7 @@ impl Transport {
     }
 
     fn host(&self, url: &Url) -> Host {
-        let name = match url.authority() {
-            "registry-1.docker.io" => crate::reference::DEFAULT_HOST,
-            other => other,
-        };
-        self.settings.host(name)
+        self.settings.host(known_as(url.authority()))
     }
 
     fn agent(&self, url: &Url) -> Result<Known> {
