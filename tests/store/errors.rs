@@ -41,9 +41,39 @@ fn nobody_listens(env: &Env) {
 
 fn the_host_has_no_name(env: &Env) {
     let shelf = Shelf::new(env);
+    // A name server of our own, which knows no name.
+    let server = std::net::UdpSocket::bind("127.0.0.1:53").unwrap();
+    std::thread::spawn(move || {
+        let mut packet = [0; 512];
+        while let Ok((length, from)) = server.recv_from(&mut packet) {
+            (packet[2], packet[3]) = (0x81, 0x83);
+            let _ = server.send_to(&packet[..length], from);
+        }
+    });
+    let configuration = env.path("resolv.conf");
+    std::fs::write(&configuration, "nameserver 127.0.0.1\n").unwrap();
+    let none: Option<&str> = None;
+    let place = std::fs::canonicalize("/etc/resolv.conf").unwrap();
+    nix::mount::mount(
+        Some(&configuration),
+        &place,
+        none,
+        nix::mount::MsFlags::MS_BIND,
+        none,
+    )
+    .unwrap();
+    let _guard = Unmount(place);
     one_line(shelf.call(&["pull", "-q", "registry.invalid/app"]))
-        .says("registry.invalid")
-        .says("hint: ");
+        .says("cannot talk to registry.invalid")
+        .says("hint: check how the registry's name is written");
+}
+
+struct Unmount(std::path::PathBuf);
+
+impl Drop for Unmount {
+    fn drop(&mut self) {
+        nix::mount::umount(&self.0).unwrap();
+    }
 }
 
 fn no_such_image(env: &Env) {
@@ -113,7 +143,8 @@ fn not_an_image(env: &Env) {
         1,
         Fault::Answer(Answer::new(200, "{")),
     );
-    one_line(shelf.call(&["pull", "-q", &shelf.name("app")])).says("not an image manifest");
+    one_line(shelf.call(&["pull", "-q", &shelf.name("app")]))
+        .says("not a document that all readers understand alike");
 }
 
 fn plain_http_where_tls_is_expected(env: &Env) {

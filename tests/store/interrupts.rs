@@ -23,11 +23,11 @@ pub(super) fn tests() -> Vec<Test> {
 const ON_THE_WIRE: u64 = 64 << 10;
 
 fn slow(shelf: &Shelf<'_>, image: &Published) {
-    let pause = Duration::from_millis(10);
+    let pause = Duration::from_millis(1);
     let blob = image.layers[0].to_string();
     shelf
         .registry
-        .fault("GET", &blob, 1, Fault::Slow(32 << 10, pause));
+        .fault("GET", &blob, 1, Fault::Slow(4 << 10, pause));
 }
 
 fn arrived(shelf: &Shelf<'_>, image: &Published, bytes: u64) {
@@ -126,10 +126,14 @@ fn killed_while_it_unpacks(env: &Env) {
         .collect();
     let image = shelf.publish("app", &Image::new(&layers));
     let name = shelf.name("app");
+    let began = std::time::Instant::now();
+    shelf.ok(&["pull", "-q", &name]);
+    let time = began.elapsed();
+    shelf.ok(&["rmi", &name]);
     let mut whole = 0;
     for round in 0..24 {
         let running = shelf.spawn(&["pull", "-q", &name]);
-        std::thread::sleep(Duration::from_millis(5 * round));
+        std::thread::sleep(time * round / 16);
         let _ = kill(Pid::from_raw(running.pid()), Signal::SIGKILL);
         env.rt.finish(running);
         if shelf.call(&["inspect", &name]).code == 0 {

@@ -30,7 +30,7 @@ fn an_image_arrives_whole(env: &Env) {
     let output = shelf.call(&["pull", &name]).ok();
     assert_eq!(output.text(), name);
     for said in [
-        "2 layers, 5.24MB",
+        "2 layers, 5.25MB",
         "fetched 5.24MB",
         ": unpacked",
         &format!("Digest: {}", published.manifest),

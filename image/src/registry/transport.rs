@@ -246,12 +246,16 @@ fn hint(error: &io::Error, host: &str) -> Option<String> {
         Tls::InvalidCertificate(CertificateError::UnknownIssuer) => Some(format!(
             "name the authority's file as registries.\"{host}\".ca in the settings"
         )),
-        Tls::InvalidMessage(_) => Some(format!(
-            "if {host} is meant to be without TLS, set registries.\"{host}\".plain_http in the \
-             settings"
-        )),
+        Tls::InvalidMessage(_) => Some(hint_of_plain(host)),
         _ => None,
     }
+}
+
+/// For a host that does not seem to speak TLS.
+fn hint_of_plain(host: &str) -> String {
+    format!(
+        "if {host} is meant to be without TLS, set registries.\"{host}\".plain_http in the settings"
+    )
 }
 
 /// Whose certificate is not accepted, by whichever side, is told from who does not speak TLS.
@@ -350,10 +354,16 @@ impl Transport {
             match self.cancel.check() {
                 Err(called_off) => called_off.into(),
                 Ok(()) => {
-                    let restarted = is_refused(&e) && known.answered.load(Ordering::Relaxed);
+                    let answered = known.answered.load(Ordering::Relaxed);
+                    let restarted = is_refused(&e) && answered;
+                    let closed = matches!(&e, ureq::Error::Io(e) if e.kind() == io::ErrorKind::UnexpectedEof);
                     let mut failure = self.explained(failure_of(e, &url, stall));
                     if restarted {
                         failure.again = Again::Yes;
+                    }
+                    if closed && !answered && url.scheme() == Scheme::Https {
+                        let hint = hint_of_plain(known_as(url.authority()));
+                        failure.error = failure.error.with_hint(hint);
                     }
                     failure
                 }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use rcrun_image::Digest;
 use rcrun_image::catalog::{Catalog, Listed};
 use rcrun_image::pull::Way;
+use rcrun_image::reference::Reference;
 use rcrun_image::roots;
 use rcrun_overlay::gc::{self, Reachable, Sizes};
 use rcrun_overlay::lease::{LayerId, Root};
@@ -109,6 +110,7 @@ impl crate::verbs::Run for Df {
         let store = settings.store()?;
         let users = images::users(&store)?;
         let catalog = images::catalog(&store, &users)?;
+        images::warn_of_broken(&catalog);
         let sizes = gc::sizes(&store)?;
         let text = match self.verbose {
             true => {
@@ -240,14 +242,14 @@ fn image_rows(catalog: &Catalog, users: &[User], sizes: &Sizes) -> Result<Vec<Im
         let name = listed
             .names
             .first()
-            .map(|record| record.reference())
+            .map(rcrun_image::names::Record::reference)
             .transpose()?;
         let manifest = &listed.image.manifest.digest;
         let uses = |user: &&User| user.manifest.as_ref() == Some(manifest);
         rows.push(ImageRow {
             repository: name
                 .as_ref()
-                .map_or(NONE.into(), |name| name.familiar_name()),
+                .map_or(NONE.into(), Reference::familiar_name),
             tag: name
                 .as_ref()
                 .and_then(|name| name.tag())
