@@ -1,5 +1,6 @@
 //! What a container changed, for people: `rcrun diff`.
 
+use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::fs::{AtFlags, FileType};
@@ -30,6 +31,37 @@ pub struct Change {
     pub path: Vec<u8>,
     /// What happened to it.
     pub kind: ChangeKind,
+}
+
+impl ChangeKind {
+    /// The letter that stands for it in listings, as with other engines.
+    pub fn letter(self) -> char {
+        match self {
+            Self::Modified => 'C',
+            Self::Added => 'A',
+            Self::Deleted => 'D',
+        }
+    }
+}
+
+impl fmt::Display for Change {
+    /// A letter and an absolute path. What is no text, or would end the line or command a terminal,
+    /// is escaped as in Rust.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} /", self.kind.letter())?;
+        for chunk in self.path.utf8_chunks() {
+            for character in chunk.valid().chars() {
+                match character.is_control() {
+                    true => write!(f, "{}", character.escape_default())?,
+                    false => write!(f, "{character}")?,
+                }
+            }
+            for byte in chunk.invalid() {
+                write!(f, "\\x{byte:02x}")?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// What an upper directory changes of the layers below it (top first), sorted by path. A running
@@ -83,4 +115,26 @@ pub fn changes(
     }
     changes.sort_unstable();
     Ok(changes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listing_has_a_line_for_each() {
+        for (path, kind, line) in [
+            (&b"etc"[..], ChangeKind::Modified, "C /etc"),
+            (b"a b/\xc3\xa4", ChangeKind::Added, "A /a b/\u{e4}"),
+            (
+                b"x\nD /etc\x1b[m",
+                ChangeKind::Deleted,
+                "D /x\\nD /etc\\u{1b}[m",
+            ),
+            (b"\xff.", ChangeKind::Added, "A /\\xff."),
+        ] {
+            let path = path.to_vec();
+            assert_eq!(Change { path, kind }.to_string(), line);
+        }
+    }
 }

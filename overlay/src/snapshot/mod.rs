@@ -12,11 +12,13 @@
 
 pub mod mount;
 mod owner;
+mod place;
 mod private;
 mod record;
 mod stack;
 mod store;
 
+pub use place::{SOURCE, unmount};
 pub use record::{Extent, Idmap, RECORD_LIMIT, Record, VERSION};
 pub use stack::{MapIds, Mounting, Stack};
 pub use store::{Options, Snapshot, Snapshots, Used};

@@ -34,6 +34,8 @@ pub struct Upper<'a> {
 /// What is mounted.
 #[derive(Debug, Clone)]
 pub struct Overlay<'a> {
+    /// What the table of mounts says it is made of.
+    pub source: &'a str,
     /// Lower layers, the top one first.
     pub lowers: Vec<BorrowedFd<'a>>,
     /// Without one the mount is read-only.
@@ -71,6 +73,8 @@ impl Overlay<'_> {
             set_layer(&fs, "upperdir", upper.changes)?;
             set_layer(&fs, "workdir", upper.work)?;
         }
+        fsconfig_set_string(&fs, "source", self.source)
+            .context(|| "cannot name the source of an overlay")?;
         for (key, value) in self.options() {
             match value {
                 Some(value) => fsconfig_set_string(&fs, key, value),
@@ -147,7 +151,7 @@ impl Overlay<'_> {
         };
         let target = path(target);
         nix::mount::mount(
-            Some("overlay"),
+            Some(self.source),
             target.as_str(),
             Some("overlay"),
             flags,
@@ -236,6 +240,7 @@ mod tests {
         fs::create_dir(&work).unwrap();
         let (upper_fd, work_fd) = (open(&upper), open(&work));
         let mut overlay = Overlay {
+            source: "overlay",
             lowers: lowers.iter().map(AsFd::as_fd).collect(),
             upper: Some(Upper {
                 changes: upper_fd.as_fd(),
@@ -276,6 +281,7 @@ mod tests {
             nix::mount::mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
             let lowers = layers(directory.path(), 130);
             let overlay = Overlay {
+                source: "overlay",
                 lowers: lowers.iter().map(AsFd::as_fd).collect(),
                 upper: None,
                 user_attributes: false,
@@ -293,6 +299,7 @@ mod tests {
     fn wrong_numbers_of_layers() {
         let root = open(Path::new("/"));
         let overlay = |count| Overlay {
+            source: "overlay",
             lowers: vec![root.as_fd(); count],
             upper: None,
             user_attributes: false,

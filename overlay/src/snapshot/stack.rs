@@ -27,8 +27,10 @@ use crate::{Context, Error, ErrorKind, Result};
 pub type MapIds<'a> = dyn Fn(BorrowedFd<'_>) -> Result<()> + 'a;
 
 /// How layers are mounted.
-#[derive(Default, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Mounting<'a> {
+    /// What the table of mounts says it is made of: `overlay`, unless people are to know better.
+    pub source: &'a str,
     /// Nothing can be changed.
     pub read_only: bool,
     /// Nothing is synced: for changes that are worthless unless their maker finishes.
@@ -38,9 +40,21 @@ pub struct Mounting<'a> {
     pub idmap: Option<&'a MapIds<'a>>,
 }
 
+impl Default for Mounting<'_> {
+    fn default() -> Self {
+        Self {
+            source: "overlay",
+            read_only: false,
+            volatile: false,
+            idmap: None,
+        }
+    }
+}
+
 impl fmt::Debug for Mounting<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Mounting")
+            .field("source", &self.source)
             .field("read_only", &self.read_only)
             .field("volatile", &self.volatile)
             .field("idmap", &self.idmap.is_some())
@@ -97,18 +111,13 @@ impl Stack {
         self.layers.iter().map(Layer::diff).collect()
     }
 
-    /// Mounts them read-only, without a place in the tree of mounts.
-    pub fn detached(&self, idmap: Option<&MapIds<'_>>) -> Result<OwnedFd> {
+    /// Mounts them without a place in the tree of mounts, read-only in any case.
+    pub fn detached(&self, how: &Mounting<'_>) -> Result<OwnedFd> {
         match self.layers.len() {
             // Nothing is below, so nothing has to be mapped.
-            0 => nothing(),
-            1 => self.mount(
-                &[self.layers[0].diff(), self.empty.as_fd()],
-                None,
-                false,
-                idmap,
-            ),
-            _ => self.mount(&self.lowers(), None, false, idmap),
+            0 => nothing(how.source),
+            1 => self.mount(&[self.layers[0].diff(), self.empty.as_fd()], None, how),
+            _ => self.mount(&self.lowers(), None, how),
         }
     }
 
@@ -121,7 +130,7 @@ impl Stack {
             if lowers.len() == 1 {
                 lowers.push(self.empty.as_fd());
             }
-            return self.mount(&lowers, None, false, how.idmap);
+            return self.mount(&lowers, None, how);
         }
         if was_volatile(open_directory(snapshot, WORK)?) {
             return Err(Error::new(
@@ -132,7 +141,7 @@ impl Stack {
         if lowers.is_empty() {
             lowers.push(self.empty.as_fd());
         }
-        self.mount(&lowers, Some(snapshot), how.volatile, how.idmap)
+        self.mount(&lowers, Some(snapshot), how)
     }
 
     /// By the ways of older kernels.
@@ -148,6 +157,7 @@ impl Stack {
             snapshot: Some(snapshot),
             user_attributes: false,
             volatile: false,
+            source: "overlay",
             mapped: false,
         };
         private::detached(&parts.cloned(idmap)?, way)
@@ -157,10 +167,9 @@ impl Stack {
         &self,
         lowers: &[BorrowedFd<'_>],
         snapshot: Option<&OwnedFd>,
-        volatile: bool,
-        idmap: Option<&MapIds<'_>>,
+        how: &Mounting<'_>,
     ) -> Result<OwnedFd> {
-        if idmap.is_some() && self.marks == Marks::User {
+        if how.idmap.is_some() && self.marks == Marks::User {
             return Err(Error::unsupported(
                 "ids of layers that were made without privilege cannot be mapped",
             ));
@@ -169,10 +178,11 @@ impl Stack {
             lowers,
             snapshot,
             user_attributes: self.marks == Marks::User,
-            volatile,
+            volatile: how.volatile,
+            source: how.source,
             mapped: false,
         };
-        let Some(idmap) = idmap else {
+        let Some(idmap) = how.idmap else {
             return match parts.overlay() {
                 // Before 6.5 there is no such mount unless one is attached somewhere.
                 Err(error) if error.kind() == ErrorKind::Unsupported => {
@@ -206,6 +216,7 @@ pub(super) struct Parts<'a> {
     pub(super) snapshot: Option<&'a OwnedFd>,
     pub(super) user_attributes: bool,
     pub(super) volatile: bool,
+    pub(super) source: &'a str,
     /// Seen through mounts that map ids.
     pub(super) mapped: bool,
 }
@@ -226,6 +237,7 @@ impl Parts<'_> {
             _ => None,
         };
         use_it(&Overlay {
+            source: self.source,
             lowers: self.lowers.to_vec(),
             upper: above.as_ref().map(|(changes, work)| Upper {
                 changes: changes.as_fd(),
@@ -262,6 +274,7 @@ impl Parts<'_> {
             snapshot: self.snapshot.map(|at| clone(at.as_fd())).transpose()?,
             user_attributes: self.user_attributes,
             volatile: self.volatile,
+            source: self.source.to_owned(),
             mapped: idmap.is_some(),
         })
     }
@@ -274,6 +287,7 @@ pub(super) struct Clones {
     pub(super) snapshot: Option<OwnedFd>,
     user_attributes: bool,
     volatile: bool,
+    source: String,
     mapped: bool,
 }
 
@@ -289,6 +303,7 @@ impl Clones {
             snapshot: self.snapshot.as_ref(),
             user_attributes: self.user_attributes,
             volatile: self.volatile,
+            source: &self.source,
             mapped: self.mapped,
         }
     }
@@ -309,9 +324,10 @@ fn open_path(at: &OwnedFd, name: &str) -> Result<OwnedFd> {
 }
 
 /// An image without layers: an empty directory that nobody can write to.
-fn nothing() -> Result<OwnedFd> {
+fn nothing(source: &str) -> Result<OwnedFd> {
     let make = || -> Result<OwnedFd, Errno> {
         let fs = fsopen(c"tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        fsconfig_set_string(&fs, "source", source)?;
         fsconfig_set_string(&fs, "mode", "0755")?;
         fsconfig_create(&fs)?;
         let flags = FsMountFlags::FSMOUNT_CLOEXEC;

@@ -88,6 +88,7 @@ fn store() -> Option<(tempfile::TempDir, Store)> {
 }
 
 const READ_ONLY: Mounting<'static> = Mounting {
+    source: "overlay",
     read_only: true,
     volatile: false,
     idmap: None,
@@ -256,7 +257,7 @@ fn any_number_of_layers() {
             assert_eq!(write(&view, "x", ""), Err(Errno::ROFS));
         }
         let stack = Stack::open(&store, &chain, Marks::Trusted).unwrap();
-        let view = stack.detached(None).unwrap();
+        let view = stack.detached(&Mounting::default()).unwrap();
         assert_eq!((read(&view, "top"), read(&view, "new")), (top, None));
         assert_eq!(write(&view, "x", ""), Err(Errno::ROFS));
     }
@@ -333,6 +334,65 @@ fn changes_are_told_measured_and_packed() {
     let mut names: Vec<_> = listed.lines().collect();
     names.sort_unstable();
     assert_eq!(names, [".wh.only-2", "again", "large", "top"]);
+}
+
+#[test]
+fn at_a_place_that_somebody_names() {
+    let Some((directory, store)) = store() else {
+        return;
+    };
+    let chain = layers(&store, 1, 2, "");
+    let snapshot = create(&store, "shown", &chain);
+    let place = directory.path().join("a place");
+    fs::create_dir(&place).unwrap();
+    symlink("a place", directory.path().join("link")).unwrap();
+    // In a mount namespace of this thread, which ends with it.
+    let inside = || {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+        let private = nix::mount::MsFlags::MS_PRIVATE | nix::mount::MsFlags::MS_REC;
+        nix::mount::mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
+        let refused = |path: &Path, says: &str| {
+            let text = unmount(path, false).unwrap_err().chain().to_string();
+            assert!(text.contains(says), "{text}");
+        };
+        refused(&place, "nothing is mounted");
+        refused(&directory.path().join("none"), "none");
+        // Its layers have to come from this mount namespace.
+        let store = Store::open(store.path()).unwrap();
+        let again = Snapshots::new(&store).unwrap();
+        let snapshot = again.open(snapshot.id()).unwrap().unwrap();
+        let view = Stack::open(&store, &chain, Marks::Trusted).unwrap();
+        view.mount_at(&place).unwrap();
+        assert_eq!(fs::read_to_string(place.join("top")).unwrap(), "2");
+        fs::write(place.join("x"), "").unwrap_err();
+        // The one on top goes first.
+        snapshot.mount_at(&place, false).unwrap();
+        fs::write(place.join("top"), "mine").unwrap();
+        fs::create_dir(place.join("sub")).unwrap();
+        refused(&place.join("sub"), "nothing is mounted");
+        let busy = File::open(place.join("top")).unwrap();
+        refused(&place, "in use");
+        unmount(&place, true).unwrap();
+        drop(busy);
+        assert_eq!(fs::read_to_string(place.join("top")).unwrap(), "2");
+        // By whatever name it is called.
+        unmount(&directory.path().join("link"), false).unwrap();
+        snapshot.mount_at(&place, true).unwrap();
+        assert_eq!(fs::read_to_string(place.join("top")).unwrap(), "mine");
+        fs::write(place.join("x"), "").unwrap_err();
+        unmount(&place.join("sub/.."), false).unwrap();
+        let empty = Stack::open(&store, &[], Marks::Trusted).unwrap();
+        empty.mount_at(&place).unwrap();
+        unmount(&place, false).unwrap();
+        // Somebody else's.
+        let tmpfs = Some("tmpfs");
+        let none = nix::mount::MsFlags::empty();
+        nix::mount::mount(Some("theirs"), &place, tmpfs, none, None::<&str>).unwrap();
+        refused(&place, "by others");
+        refused(Path::new("/"), "others");
+    };
+    std::thread::scope(|scope| scope.spawn(inside).join().unwrap());
+    assert!(fs::read_dir(&place).unwrap().next().is_none());
 }
 
 #[test]

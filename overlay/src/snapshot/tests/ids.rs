@@ -136,7 +136,11 @@ fn ids_are_mapped_and_the_disk_has_those_of_archives() {
         }
     }
     let view = Stack::open(&store, &chain, Marks::Trusted).unwrap();
-    let view = view.detached(Some(&map)).unwrap();
+    let how = Mounting {
+        idmap: Some(&map),
+        ..Mounting::default()
+    };
+    let view = view.detached(&how).unwrap();
     assert_eq!(users.run(&view, "stat -c %u home/of-1000"), "1000\n");
 }
 
