@@ -16,6 +16,7 @@ mod hooks;
 mod ids;
 mod lifecycle;
 mod limits;
+mod monitor;
 mod mount_options;
 mod mounts;
 mod namespaces;
@@ -58,6 +59,7 @@ const MODULES: &[Module] = &[
     ("ids", ids::tests),
     ("lifecycle", lifecycle::tests),
     ("limits", limits::tests),
+    ("monitor", monitor::tests),
     ("mount_options", mount_options::tests),
     ("mounts", mounts::tests),
     ("namespaces", namespaces::tests),
