@@ -194,7 +194,8 @@ pub(crate) fn log_lines(path: &Path) -> Vec<(String, char, String)> {
         assert!(tag == "P" || tag == "F", "{line:?}");
         (stream, tag.chars().next().unwrap(), next().to_owned())
     };
-    text.lines().map(parse).collect()
+    // Not `lines`, which takes carriage returns away.
+    text.split_terminator('\n').map(parse).collect()
 }
 
 /// What lines of one stream stand for.
