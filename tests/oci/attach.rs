@@ -28,6 +28,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(terminal_with_size_and_input),
         test!(terminal_is_logged_and_survives_being_closed),
         test!(relay_in_a_pipeline),
+        test!(relay_ends_when_nobody_reads),
         test!(relay_passes_signals_on),
         test!(relay_at_a_terminal),
         test!(relay_detaches_by_keys),
@@ -435,6 +436,20 @@ fn relay_in_a_pipeline(env: &Env) {
             assert_eq!(output.status.code(), Some(3));
         }
     }
+}
+
+/// `run | head`: the caller's pipe is gone, the container goes on.
+fn relay_ends_when_nobody_reads(env: &Env) {
+    let mut bundle = env.bundle();
+    let monitored = later(bundle.sh(COUNTING)).start();
+    let mut command = relay(&monitored, "start");
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut out = BufReader::new(child.stdout.take().unwrap());
+    out.read_line(&mut String::new()).unwrap();
+    drop(out);
+    assert_eq!(code_of(child), 128 + 13);
+    assert_eq!(monitored.status_of_container(), "running");
+    monitored.kill_container("KILL");
 }
 
 fn relay_passes_signals_on(env: &Env) {

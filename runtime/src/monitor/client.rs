@@ -34,6 +34,8 @@ pub struct AttachOptions {
 pub enum Event {
     /// The container has ended, and all of its output was passed on.
     Exit(Exit),
+    /// Nobody reads any more what this stream, `stdout` or `stderr`, was attached to.
+    Closed(String),
     /// This client was too far behind: it is not attached any more.
     Dropped,
     /// The monitor has gone without a word.
@@ -232,6 +234,10 @@ impl Client {
         match (reply.event.as_deref(), &reply.exit) {
             (None, _) => return Ok(Some(reply)),
             (Some("exit"), Some(exit)) => self.events.push_back(Event::Exit(exit.clone())),
+            (Some("closed"), _) => {
+                let stream = reply.stream.unwrap_or_default();
+                self.events.push_back(Event::Closed(stream));
+            }
             (Some("dropped"), _) => self.events.push_back(Event::Dropped),
             // Of a newer monitor.
             (Some(_), _) => {}

@@ -232,7 +232,10 @@ impl Monitor {
             Of::Source(stream) => {
                 self.read_output(stream);
             }
-            Of::Input => self.input.write(),
+            Of::Input => {
+                self.input.write();
+                self.drop_useless_input();
+            }
             Of::Peer(index) => self.hear(index, flags),
             Of::PeerInput(index) => self.read_input(index),
             Of::Sink(index, stream) => self.peers[index].pass_pending(stream),
@@ -266,8 +269,10 @@ impl Monitor {
         let Ok(status) = reap(self.init.as_fd()) else {
             return;
         };
+        reap_orphans(0);
         self.watch_memory();
-        let oom = self.oom_seen || self.cgroup.oom_kills().is_some_and(|count| count > 0);
+        // The cgroup knows best, but systemd removes a scope's with its last process.
+        let oom = (self.cgroup.oom_kills()).map_or(self.oom_seen, |count| count > 0);
         let exit = Exit::new(&status, oom);
         let recorded = match self.place.record(&exit) {
             Ok(()) => true,

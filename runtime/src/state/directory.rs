@@ -19,11 +19,17 @@ const ID_MAX: usize = 255;
 /// Largest record that is read back.
 const RECORD_MAX: u64 = 64 << 20;
 
-/// Refuses IDs that are no plain file name (the rule of runc and crun).
+/// A directory beside those of the containers, of the monitors: no ID.
+pub(crate) const MONITORS: &str = ".monitors";
+
+/// Refuses IDs that are no plain file name (the rule of runc and crun), and the one that is taken.
 pub(crate) fn check_id(id: &str) -> Result<()> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'+' | b'-' | b'.');
     if id.is_empty() {
         return Err(Error::invalid("container id cannot be empty"));
+    }
+    if id == MONITORS {
+        return Err(Error::invalid(format!("container id {id:?} is reserved")));
     }
     let strange = id.chars().find(|c| !c.is_ascii() || !plain(*c as u8));
     if strange.is_some() || id == "." || id == ".." || id.len() > ID_MAX {
@@ -292,6 +298,7 @@ mod tests {
             "",
             ".",
             "..",
+            MONITORS,
             "a/b",
             "../a",
             "a b",
