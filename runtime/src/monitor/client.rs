@@ -34,6 +34,8 @@ pub struct AttachOptions {
 pub enum Event {
     /// The container has ended, and all of its output was passed on.
     Exit(Exit),
+    /// Nobody reads any more what this stream, `stdout` or `stderr`, was attached to.
+    Closed(String),
     /// This client was too far behind: it is not attached any more.
     Dropped,
     /// The monitor has gone without a word.
@@ -95,18 +97,20 @@ impl Client {
 
     /// Attaches; says whether the container has a terminal.
     pub fn attach(&mut self, options: AttachOptions) -> Result<bool> {
-        let all = [
-            ("stdin", &options.stdin),
-            ("stdout", &options.stdout),
-            ("stderr", &options.stderr),
-        ];
+        let AttachOptions {
+            stdin,
+            stdout,
+            stderr,
+            lossless,
+        } = options;
+        let all = [("stdin", &stdin), ("stdout", &stdout), ("stderr", &stderr)];
         let given = || {
             all.iter()
                 .filter_map(|(name, fd)| fd.as_ref().map(|fd| (*name, fd.as_fd())))
         };
         let names: Vec<&str> = given().map(|(name, _)| name).collect();
         let descriptors: Vec<BorrowedFd<'_>> = given().map(|(_, fd)| fd).collect();
-        let content = json!({ "streams": names, "lossless": options.lossless });
+        let content = json!({ "streams": names, "lossless": lossless });
         let reply = self.call("attach", content, &descriptors)?;
         reply.terminal.ok_or_else(|| incomplete("attach"))
     }
@@ -230,6 +234,10 @@ impl Client {
         match (reply.event.as_deref(), &reply.exit) {
             (None, _) => return Ok(Some(reply)),
             (Some("exit"), Some(exit)) => self.events.push_back(Event::Exit(exit.clone())),
+            (Some("closed"), _) => {
+                let stream = reply.stream.unwrap_or_default();
+                self.events.push_back(Event::Closed(stream));
+            }
             (Some("dropped"), _) => self.events.push_back(Event::Dropped),
             // Of a newer monitor.
             (Some(_), _) => {}

@@ -12,11 +12,10 @@ use serde::{Deserialize, Serialize};
 use super::protocol::WireError;
 use crate::container::{CgroupDriver, Runtime};
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::state::{MONITORS, check_id};
 
 /// Version of the document that this program writes and reads.
 pub const VERSION: u32 = 1;
-/// Where monitors live below the runtime's root: an ID cannot begin with a dot and be this one.
-pub(super) const MONITORS: &str = ".monitors";
 const NAME: &str = "launch.json";
 const LENGTH_MAX: u64 = 1 << 20;
 const ANSWER_MAX: u64 = 64 << 10;
@@ -276,7 +275,7 @@ fn answer(reader: OwnedFd) -> Result<i32> {
 
 /// The directory of a container's monitor.
 pub(super) fn directory_of(root: &Path, id: &str) -> Result<PathBuf> {
-    crate::state::check_id(id)?;
+    check_id(id)?;
     Ok(root.join(MONITORS).join(id))
 }
 

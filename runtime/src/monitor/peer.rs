@@ -5,7 +5,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 use rustix::net::SendFlags;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::protocol;
 use super::streams::reopen;
@@ -103,10 +103,17 @@ impl Peer {
             return true;
         };
         if sink.take(bytes).is_err() {
-            self.sinks[stream] = None;
+            self.lose_reader(stream);
             return true;
         }
         self.lossless || sink.pending.len() <= BEHIND_MAX
+    }
+
+    /// Whoever had the other end of a stream does not want it any more. The client may be somebody else.
+    fn lose_reader(&mut self, stream: usize) {
+        self.sinks[stream] = None;
+        let name = ["stdout", "stderr"][stream];
+        self.say(&protocol::event("closed", json!({ "stream": name })));
     }
 
     /// Passes on what there is room for now.
@@ -114,7 +121,7 @@ impl Peer {
         if let Some(sink) = &mut self.sinks[stream]
             && sink.write().is_err()
         {
-            self.sinks[stream] = None;
+            self.lose_reader(stream);
         }
     }
 }

@@ -56,6 +56,8 @@ pub(super) struct Reply {
     pub status: Option<Status>,
     #[serde(default)]
     pub terminal: Option<bool>,
+    #[serde(default)]
+    pub stream: Option<String>,
 }
 
 /// How a container and its monitor are.

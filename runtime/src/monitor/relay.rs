@@ -47,7 +47,7 @@ pub enum Ended {
     Detached,
     /// We did not read, and the container did not wait.
     Dropped,
-    /// This signal asked us to end; the container goes on.
+    /// This signal asked us to end (SIGPIPE: nobody reads our output); the container goes on.
     Interrupted(i32),
     /// The monitor was killed: nobody knows the container's output or end any more.
     Gone,
@@ -170,10 +170,7 @@ impl Relay {
                         self.write_input();
                         None
                     }
-                    Of::Output(index) => {
-                        self.copy_output(index);
-                        None
-                    }
+                    Of::Output(index) => self.copy_output(index),
                 };
                 if let Some(ended) = ended {
                     return Ok(ended);
@@ -225,32 +222,37 @@ impl Relay {
             Event::Exit(exit) => Ended::Exit(exit),
             Event::Dropped => Ended::Dropped,
             Event::Gone => Ended::Gone,
+            // As the kernel would have it, if the container's program wrote to our output itself.
+            Event::Closed(stream) if stream == "stdout" => Ended::Interrupted(libc::SIGPIPE),
+            Event::Closed(_) => return Ok(None),
         };
-        // By now all output lies in the pipes, and nobody writes to them any more.
-        for index in 0..2 {
-            while self.outputs[index].is_some() {
-                self.copy_output(index);
+        if ended != Ended::Interrupted(libc::SIGPIPE) {
+            // By now all output lies in the pipes, and nobody writes to them any more.
+            for index in 0..2 {
+                while self.outputs[index].is_some() {
+                    self.copy_output(index);
+                }
             }
         }
         Ok(Some(ended))
     }
 
-    fn copy_output(&mut self, index: usize) {
-        let Some(output) = &self.outputs[index] else {
-            return;
-        };
+    /// Ends the relay when nobody reads our standard output.
+    fn copy_output(&mut self, index: usize) -> Option<Ended> {
+        let output = self.outputs[index].as_ref()?;
         let mut chunk = [0_u8; CHUNK];
         match rustix::io::read(output, &mut chunk) {
             Ok(length @ 1..) => {
                 let number = if index == 0 { 1 } else { 2 };
                 if write_all(number, &chunk[..length]).is_err() {
-                    // Nobody reads ours: then nobody needs the container's.
                     self.outputs[index] = None;
+                    return (index == 0).then_some(Ended::Interrupted(libc::SIGPIPE));
                 }
             }
             Err(Errno::INTR | Errno::AGAIN) => {}
             Ok(0) | Err(_) => self.outputs[index] = None,
         }
+        None
     }
 
     fn read_stdin(&mut self) -> Result<Option<Ended>> {

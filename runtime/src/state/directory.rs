@@ -19,6 +19,9 @@ const ID_MAX: usize = 255;
 /// Largest record that is read back.
 const RECORD_MAX: u64 = 64 << 20;
 
+/// A directory beside those of the containers, of the monitors: no ID, as it begins with a dot.
+pub(crate) const MONITORS: &str = ".monitors";
+
 /// Refuses IDs that are no plain file name. Names that begin with a dot are for the root's own files,
 /// as crun has it.
 pub(crate) fn check_id(id: &str) -> Result<()> {
@@ -295,6 +298,7 @@ mod tests {
             "..",
             ".a",
             "..a",
+            MONITORS,
             "a/b",
             "../a",
             "a b",

@@ -11,7 +11,7 @@ mod process;
 mod record;
 pub(crate) mod time;
 
-pub(crate) use directory::{Directory, check_id, list_ids};
+pub(crate) use directory::{Directory, MONITORS, check_id, list_ids};
 pub(crate) use process::{facts, signal_name, signal_words};
 pub(crate) use record::{Record, VERSION};
 pub(crate) use time::now;
