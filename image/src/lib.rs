@@ -9,13 +9,20 @@
 
 #![forbid(unsafe_code)]
 
+pub mod closure;
 pub mod document;
 pub mod names;
 pub mod platform;
+pub mod progress;
 pub mod pull;
+pub mod push;
+pub mod recompress;
 pub mod reference;
 pub mod registry;
 pub mod roots;
+#[cfg(test)]
+mod samples;
+pub mod stored;
 
 pub use rcrun_error::{Context, Error, ErrorKind, Result};
 pub use rcrun_overlay::Digest;

@@ -26,6 +26,7 @@ use rcrun_overlay::store::Store;
 use crate::document::{Descriptor, Document, ImageConfig, Manifest};
 use crate::names::{Names, Record};
 use crate::platform::Platform;
+pub use crate::progress::Event;
 use crate::reference::Reference;
 use crate::registry::client::Client;
 use crate::registry::download::Fetched;
@@ -36,28 +37,6 @@ pub use unpack::Way;
 
 /// Blobs that are fetched at the same time, unless the caller says otherwise.
 pub const DOWNLOADS: usize = 3;
-
-/// What happens, for people to watch. Called from several threads.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// The name stands for this image, with these layers.
-    Resolved {
-        /// Of the manifest.
-        digest: Digest,
-        /// Their blobs, lowest first.
-        layers: Vec<Descriptor>,
-    },
-    /// A blob was there already.
-    Exists(Digest),
-    /// Somebody else fetches or unpacks it; we wait.
-    Waiting(Digest),
-    /// So many bytes of a blob have arrived, with those of earlier attempts.
-    Received(Digest, u64),
-    /// A blob has arrived and is what it should be.
-    Fetched(Digest),
-    /// A layer is unpacked.
-    Unpacked(Digest),
-}
 
 /// What is to be pulled, and how.
 pub struct Request<'a> {
