@@ -25,6 +25,16 @@ pub enum Platforms {
     AllOr(Platform),
 }
 
+impl Platforms {
+    /// The machine that a choice is made for.
+    pub fn machine(&self) -> Platform {
+        match self {
+            Self::All => Platform::host(),
+            Self::One(platform) | Self::AllOr(platform) => platform.clone(),
+        }
+    }
+}
+
 /// A document and what it means.
 #[derive(Debug, Clone)]
 pub struct Part {

@@ -24,6 +24,7 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 
 use crate::closure::{Closure, Part};
 use crate::document::{Descriptor, ImageConfig, MAX_DOCUMENT};
+use crate::layout::directory::At;
 use crate::progress::{Event, Watch};
 use crate::registry::retry::Cancel;
 use crate::stored::{Bytes, Leaving, Stored};
@@ -184,8 +185,8 @@ impl<'a> Recompress<'a> {
         diff_id: Option<&Digest>,
     ) -> Result<(New, File)> {
         let sink = Hashed::new(nameless(self.store)?);
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let source = Positioned(source, 0);
+        let threads = crate::crew::threads();
+        let source = At(source, 0);
         let (sink, decoded) = decode_ahead(source, Limits::default(), |plain| {
             let mut encoder =
                 Encoder::with_level(format.compression(), format.level(), sink, threads)?;
@@ -264,16 +265,6 @@ fn nameless(store: &Store) -> Result<File> {
     rustix::fs::unlinkat(&directory, &name, AtFlags::empty())
         .context(|| format!("cannot remove content/incoming/{name}"))?;
     Ok(File::from(file))
-}
-
-struct Positioned<'a>(&'a File, u64);
-
-impl io::Read for Positioned<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.0.read_at(buffer, self.1)?;
-        self.1 += count as u64;
-        Ok(count)
-    }
 }
 
 /// A file that knows its digest.

@@ -12,12 +12,12 @@ mod tests;
 
 use std::collections::HashMap;
 use std::io::Read;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use rcrun_overlay::store::Store;
 
 use crate::closure::{Part, Platforms};
+use crate::crew::each;
 use crate::document::{Descriptor, Document};
 use crate::progress::{Event, Watch};
 use crate::recompress::{Layers, Recompress};
@@ -145,34 +145,11 @@ impl Push<'_> {
     fn blobs(&self) -> Result<()> {
         let mut blobs: Vec<&Descriptor> = self.image.closure.blobs.iter().collect();
         blobs.sort_by_key(|blob| std::cmp::Reverse(blob.size));
-        let next = AtomicUsize::new(0);
-        let failed = Mutex::new(None);
-        std::thread::scope(|scope| {
-            for _ in 0..self.request.uploads.clamp(1, blobs.len().max(1)) {
-                scope.spawn(|| {
-                    while !self.request.cancel.is_cancelled() {
-                        let Some(blob) = blobs.get(next.fetch_add(1, Ordering::Relaxed)) else {
-                            return;
-                        };
-                        if let Err(error) = self.blob(blob) {
-                            let mut first = failed
-                                .lock()
-                                .unwrap_or_else(std::sync::PoisonError::into_inner);
-                            first.get_or_insert(error);
-                            drop(first);
-                            self.request.cancel.cancel();
-                        }
-                    }
-                });
-            }
-        });
-        match failed
-            .into_inner()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-        {
-            Some(error) => Err(error),
-            None => self.request.cancel.check(),
-        }
+        let cancel = self.request.cancel;
+        let uploads = self.request.uploads;
+        each(&blobs, uploads, cancel, &|| cancel.cancel(), &|blob| {
+            self.blob(blob)
+        })
     }
 
     fn blob(&self, blob: &Descriptor) -> Result<()> {

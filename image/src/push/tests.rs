@@ -1,5 +1,7 @@
 //! Pushes to the scripted registry.
 
+use std::sync::Mutex;
+
 use rcrun_overlay::compress::Compression;
 
 use super::*;
