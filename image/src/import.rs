@@ -12,7 +12,7 @@ use rcrun_overlay::store::Store;
 use crate::archive::arriving::Arrived;
 use crate::closure::{Closure, Part, Place, Platforms, closure};
 use crate::crew::{each, threads};
-use crate::document::{Descriptor, ImageConfig, MAX_DOCUMENT, Manifest};
+use crate::document::{Compression, Descriptor, ImageConfig, MAX_DOCUMENT, Manifest};
 use crate::layout::directory::{At, Layout, copy};
 use crate::names::{Names, Record};
 use crate::progress::{Event, Watch};
@@ -165,7 +165,8 @@ impl Import<'_> {
             layer,
             diff_id,
         )| {
-            if layer.digest == **diff_id {
+            let plain = layer.layer()? == Compression::None;
+            if plain && layer.digest == **diff_id {
                 return Ok(());
             }
             let blob = self.content.open(&layer.digest)?;

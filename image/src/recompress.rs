@@ -90,6 +90,8 @@ pub(crate) struct Recompress<'a> {
     store: &'a Store,
     content: &'a Content,
     layers: Layers,
+    /// Docker's documents become OCI's.
+    oci: bool,
     watch: Watch<'a>,
     cancel: &'a Cancel,
     /// Layers, and what they are when not compressed, where that is known.
@@ -118,12 +120,18 @@ impl<'a> Recompress<'a> {
             store,
             content: &image.content,
             layers,
+            oci: false,
             watch,
             cancel,
             known,
             done: Mutex::default(),
             turn: Mutex::default(),
         })
+    }
+
+    /// Also lets Docker's documents become OCI's, whatever becomes of the layers.
+    pub(crate) fn oci(self, oci: bool) -> Self {
+        Self { oci, ..self }
     }
 
     /// A blob as it is to leave.
@@ -153,7 +161,7 @@ impl<'a> Recompress<'a> {
             .encode(&file, blob, format, diff_id.as_ref())
             .context(|| format!("cannot compress layer {}", blob.digest))?;
         let descriptor = Descriptor {
-            media_type: rewrite::layer_type(&blob.media_type, format, true),
+            media_type: rewrite::layer_type(&blob.media_type, Some(format), true),
             digest: new.digest.clone(),
             size: new.size,
             ..blob.clone()
@@ -169,12 +177,11 @@ impl<'a> Recompress<'a> {
     /// The documents as they are to leave, after all blobs; the last is the image.
     pub(crate) fn documents(&self, closure: &Closure) -> Result<Vec<Part>> {
         let done = lock(&self.done);
-        match self.layers {
-            Layers::Compress(format, _) if !done.is_empty() => {
-                rewrite::documents(&closure.documents, &done, format)
-            }
-            _ => Ok(closure.documents.clone()),
-        }
+        let format = match self.layers {
+            Layers::Compress(format, _) if !done.is_empty() => Some(format),
+            _ => None,
+        };
+        rewrite::documents(&closure.documents, &done, format, self.oci)
     }
 
     fn encode(

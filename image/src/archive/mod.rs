@@ -7,6 +7,4 @@
 pub(crate) mod arriving;
 #[cfg(test)]
 mod hostile;
-#[cfg(test)]
-mod tests;
 pub(crate) mod write;

@@ -18,12 +18,13 @@ const ABOUT_BYTES: [&str; 2] = [
 const ABOUT_MANIFEST: &str = "vnd.docker.reference.digest";
 
 /// The media type of a layer in another compression.
-pub(super) fn layer_type(before: &str, format: Format, oci: bool) -> String {
+pub(super) fn layer_type(before: &str, format: Option<Format>, oci: bool) -> String {
     let docker = before.starts_with("application/vnd.docker.") && !oci;
     match (format, docker) {
-        (Format::Gzip(_), true) => media::DOCKER_LAYER_GZIP,
-        (Format::Gzip(_), false) => media::OCI_LAYER_GZIP,
-        (Format::Zstd(_), _) => media::OCI_LAYER_ZSTD,
+        (Some(Format::Gzip(_)), true) => media::DOCKER_LAYER_GZIP,
+        (Some(Format::Gzip(_)), false) => media::OCI_LAYER_GZIP,
+        (Some(Format::Zstd(_)), _) => media::OCI_LAYER_ZSTD,
+        (None, _) => before,
     }
     .to_owned()
 }
@@ -32,7 +33,8 @@ pub(super) fn layer_type(before: &str, format: Format, oci: bool) -> String {
 pub(super) fn documents(
     before: &[Part],
     layers: &HashMap<Digest, New>,
-    format: Format,
+    format: Option<Format>,
+    oci: bool,
 ) -> Result<Vec<Part>> {
     let mut changed: HashMap<Digest, Descriptor> = HashMap::new();
     let mut after: Vec<Option<Part>> = before.iter().map(|_| None).collect();
@@ -48,8 +50,8 @@ pub(super) fn documents(
                 continue;
             }
             let new = match &part.document {
-                Document::Manifest(_) => manifest(part, layers, &changed, format)?,
-                Document::Index(_) => index(part, &changed)?,
+                Document::Manifest(_) => manifest(part, layers, &changed, format, oci)?,
+                Document::Index(_) => index(part, &changed, oci)?,
             };
             if new.descriptor.digest != part.descriptor.digest {
                 changed.insert(part.descriptor.digest.clone(), new.descriptor.clone());
@@ -64,7 +66,8 @@ fn manifest(
     part: &Part,
     layers: &HashMap<Digest, New>,
     changed: &HashMap<Digest, Descriptor>,
-    format: Format,
+    format: Option<Format>,
+    oci: bool,
 ) -> Result<Part> {
     let Document::Manifest(manifest) = &part.document else {
         return Ok(part.clone());
@@ -77,11 +80,11 @@ fn manifest(
         .subject
         .as_ref()
         .and_then(|one| changed.get(&one.digest));
-    if !concerned && about.is_none() {
+    let is_docker = manifest.media_type == media::DOCKER_MANIFEST;
+    if !concerned && about.is_none() && !(is_docker && oci) {
         return Ok(part.clone());
     }
-    let is_docker = manifest.media_type == media::DOCKER_MANIFEST;
-    let oci = !is_docker || (concerned && matches!(format, Format::Zstd(_)));
+    let oci = oci || !is_docker || (concerned && matches!(format, Some(Format::Zstd(_))));
     let mut value = parse(part)?;
     if is_docker && oci {
         value["mediaType"] = media::OCI_MANIFEST.into();
@@ -133,19 +136,17 @@ fn forget_bytes(entry: &mut Value) {
     }
 }
 
-fn index(part: &Part, changed: &HashMap<Digest, Descriptor>) -> Result<Part> {
+fn index(part: &Part, changed: &HashMap<Digest, Descriptor>, oci: bool) -> Result<Part> {
     let Document::Index(index) = &part.document else {
         return Ok(part.clone());
     };
-    if !index
-        .manifests
-        .iter()
-        .any(|entry| changed.contains_key(&entry.digest))
-    {
+    let names = |entry: &Descriptor| changed.contains_key(&entry.digest);
+    let is_docker = index.media_type == media::DOCKER_LIST;
+    if !index.manifests.iter().any(names) && !(is_docker && oci) {
         return Ok(part.clone());
     }
     let mut value = parse(part)?;
-    let mut oci = index.media_type == media::OCI_INDEX;
+    let mut oci = oci;
     for (before, entry) in index.manifests.iter().zip(list(&mut value, "manifests")?) {
         if let Some(new) = changed.get(&before.digest) {
             oci |= new.media_type.starts_with("application/vnd.oci.");
@@ -157,7 +158,7 @@ fn index(part: &Part, changed: &HashMap<Digest, Descriptor>) -> Result<Part> {
             entry["annotations"][ABOUT_MANIFEST] = new.digest.to_string().into();
         }
     }
-    if oci && index.media_type == media::DOCKER_LIST {
+    if oci && is_docker {
         value["mediaType"] = media::OCI_INDEX.into();
     }
     encode(part, &value)

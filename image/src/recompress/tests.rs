@@ -60,7 +60,7 @@ fn attestations_follow_their_image_and_positions_in_old_bytes_go() {
     let layers = HashMap::from([(Digest::of(b"old"), new)]);
     // The attestation comes before what it is about.
     let before = [attestation, image, index];
-    let after = rewrite::documents(&before, &layers, Format::Zstd(None)).unwrap();
+    let after = rewrite::documents(&before, &layers, Some(Format::Zstd(None)), false).unwrap();
     let [attestation, image, index] = &after[..] else {
         panic!("{after:?}");
     };
@@ -83,8 +83,16 @@ fn attestations_follow_their_image_and_positions_in_old_bytes_go() {
     assert_eq!(said["digest"], attestation.descriptor.digest.to_string());
     assert_eq!(said["annotations"]["vnd.docker.reference.digest"], digest);
     // What nothing happened to stays as it was, byte for byte.
-    let same = rewrite::documents(&before, &HashMap::new(), Format::Zstd(None)).unwrap();
+    let same = rewrite::documents(&before, &HashMap::new(), None, false).unwrap();
     for (one, other) in before.iter().zip(&same) {
         assert_eq!(one.bytes, other.bytes);
     }
+    // Docker's documents become OCI's with the same layers.
+    let oci = rewrite::documents(&before, &HashMap::new(), None, true).unwrap();
+    let value = read(&oci[1]);
+    assert_eq!(value["mediaType"], media::OCI_MANIFEST);
+    assert_eq!(value["config"]["mediaType"], media::OCI_CONFIG);
+    assert_eq!(value["layers"][0]["mediaType"], media::OCI_LAYER_GZIP);
+    assert_eq!(value["layers"][0]["digest"], Digest::of(b"old").to_string());
+    assert_eq!(read(&oci[2])["mediaType"], media::OCI_INDEX);
 }

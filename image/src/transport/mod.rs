@@ -7,7 +7,7 @@ mod location;
 #[cfg(test)]
 mod peers;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -94,6 +94,9 @@ pub struct Out<'a> {
     pub platforms: &'a Platforms,
     /// How layers are compressed.
     pub layers: Layers,
+    /// In layouts and archives, Docker's manifests become OCI's, with another digest: programs on
+    /// containers/image (skopeo, podman) read no others there.
+    pub oci: bool,
     /// Blobs that are sent to a registry at the same time.
     pub uploads: usize,
 }
@@ -403,7 +406,7 @@ fn prepare(means: &Means<'_>, subject: &Subject, to: &Location, how: &Out<'_>) -
     };
     let image = Stored::open(means.store, subject, platforms)?;
     let (watch, cancel) = (means.watch, means.cancel);
-    let recompress = Recompress::new(means.store, &image, how.layers, watch, cancel)?;
+    let recompress = Recompress::new(means.store, &image, how.layers, watch, cancel)?.oci(how.oci);
     let blobs = image.closure.blobs.iter().map(|blob| recompress.blob(blob));
     let blobs = blobs.collect::<Result<Vec<Leaving>>>()?;
     let documents = recompress.documents(&image.closure)?;

@@ -13,21 +13,32 @@ use crate::recompress::{Format, Which};
 use crate::registry::testing::Registry;
 use crate::samples::{Shelf, archive as layer, client};
 
-pub(super) fn archives(count: u64) -> Vec<Vec<u8>> {
+pub(crate) fn archives(count: u64) -> Vec<Vec<u8>> {
     (0..count)
         .map(|n| layer(&format!("file-{n}"), 200_000, n))
         .collect()
 }
 
-pub(super) fn subject(name: &str) -> Subject {
+pub(crate) fn subject(name: &str) -> Subject {
     Subject::Name(name.parse().unwrap())
 }
 
-pub(super) fn save(
+pub(crate) fn save(
     shelf: &Shelf,
     subjects: &[Subject],
     to: &str,
     layers: Layers,
+    output: Option<&mut dyn Write>,
+) -> Result<Vec<Descriptor>> {
+    save_as(shelf, subjects, to, layers, false, output)
+}
+
+pub(crate) fn save_as(
+    shelf: &Shelf,
+    subjects: &[Subject],
+    to: &str,
+    layers: Layers,
+    oci: bool,
     output: Option<&mut dyn Write>,
 ) -> Result<Vec<Descriptor>> {
     let cancel = Cancel::new();
@@ -40,12 +51,13 @@ pub(super) fn save(
     let how = Out {
         platforms: &Platforms::AllOr(Platform::host()),
         layers,
+        oci,
         uploads: 2,
     };
     copy_out(&means, subjects, &to.parse()?, &how, output)
 }
 
-pub(super) fn bring(
+pub(crate) fn bring(
     shelf: &Shelf,
     from: &str,
     naming: &Naming,
@@ -68,11 +80,11 @@ pub(super) fn bring(
     copy_in(&means, &from.parse()?, &how, input)
 }
 
-pub(super) fn path(shelf: &Shelf, name: &str) -> PathBuf {
+pub(crate) fn path(shelf: &Shelf, name: &str) -> PathBuf {
     shelf.directory.path().join(name)
 }
 
-pub(super) fn at(shelf: &Shelf, transport: &str, name: &str) -> String {
+pub(crate) fn at(shelf: &Shelf, transport: &str, name: &str) -> String {
     format!("{transport}:{}", path(shelf, name).display())
 }
 
@@ -192,7 +204,7 @@ impl Descriptor {
     }
 }
 
-pub(super) fn tar_names(bytes: &[u8]) -> Vec<String> {
+pub(crate) fn tar_names(bytes: &[u8]) -> Vec<String> {
     let mut archive = tar::Archive::new(bytes);
     let entries = archive.entries().unwrap();
     entries
@@ -374,6 +386,7 @@ fn by_way_of_a_registry() {
     let out = Out {
         platforms: &Platforms::All,
         layers: Layers::Keep,
+        oci: false,
         uploads: 4,
     };
     let pushed = copy_out(&means(&from.store), &[subject("app")], &place, &out, None).unwrap();
