@@ -357,3 +357,43 @@ fn a_digest_as_destination_must_be_the_images() {
     let error = keep(&shelf, "nothing", &to).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
 }
+
+/// Debian's registry, and skopeo's opinion of what is in it.
+#[test]
+fn docker_registry_and_skopeo_see_the_same_image() {
+    let directory = tempfile::tempdir().unwrap();
+    let Some(real) = crate::registry::tests::real::real(directory.path()) else {
+        return;
+    };
+    let shelf = Shelf::new();
+    for docker in [false, true] {
+        let own = shelf.image(&archives(3), Compression::Gzip, docker, &host());
+        let other = Platform::new("linux", "s390x", "");
+        let other = shelf.image(&archives(4), Compression::Gzip, docker, &other);
+        let index = shelf.index(&[own, other]);
+        shelf.name("app", &index);
+        let at =
+            |rest: &str| -> Reference { format!("127.0.0.1:{}/{rest}", real.1).parse().unwrap() };
+        let first = at(&format!("team/app{docker}:v1"));
+        let (pushed, _) = keep(&shelf, "app", &first).unwrap();
+        assert_eq!(pushed.target.digest, index.digest);
+        shelf.name(&first.to_string(), &index);
+        let (again, _) = keep(&shelf, "app", &at(&format!("team/other{docker}:v1"))).unwrap();
+        assert_eq!((again.sent, again.mounted), (0, 6));
+        let layers = Layers::Compress(Format::Zstd(None), Which::All);
+        let third = at(&format!("team/app{docker}:zstd"));
+        let (zstd, _) = push_with(&shelf, "app", &third, &Platforms::All, layers).unwrap();
+        for (name, digest) in [(&first, &index.digest), (&third, &zstd.target.digest)] {
+            let name = format!("docker://{name}");
+            let arguments = ["inspect", "--tls-verify=false", "--raw", &name];
+            let Ok(output) = std::process::Command::new("skopeo")
+                .args(arguments)
+                .output()
+            else {
+                println!("skipped: skopeo is not installed");
+                return;
+            };
+            assert_eq!(Digest::of(&output.stdout), *digest);
+        }
+    }
+}

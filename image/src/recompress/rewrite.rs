@@ -142,7 +142,8 @@ fn index(part: &Part, changed: &HashMap<Digest, Descriptor>, oci: bool) -> Resul
     };
     let names = |entry: &Descriptor| changed.contains_key(&entry.digest);
     let is_docker = index.media_type == media::DOCKER_LIST;
-    if !index.manifests.iter().any(names) && !(is_docker && oci) {
+    let concerned = index.manifests.iter().any(names) || (is_docker && oci);
+    if !concerned {
         return Ok(part.clone());
     }
     let mut value = parse(part)?;
