@@ -247,9 +247,7 @@ fn image_rows(catalog: &Catalog, users: &[User], sizes: &Sizes) -> Result<Vec<Im
         let manifest = &listed.image.manifest.digest;
         let uses = |user: &&User| user.manifest.as_ref() == Some(manifest);
         rows.push(ImageRow {
-            repository: name
-                .as_ref()
-                .map_or(NONE.into(), Reference::familiar_name),
+            repository: name.as_ref().map_or(NONE.into(), Reference::familiar_name),
             tag: name
                 .as_ref()
                 .and_then(|name| name.tag())
