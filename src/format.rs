@@ -233,7 +233,7 @@ mod tests {
             ("{Config.Cmd}", "[\"sh\",\"-c\"]\n\n"),
             (
                 "table",
-                "NAME             SIZE\na                5\nlong\\u{1b}[2J   \n",
+                "NAME            SIZE\na               5\nlong\\u{1b}[2J   \n",
             ),
         ] {
             assert_eq!(run(format).as_deref(), Ok(expected), "{format}");

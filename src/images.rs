@@ -9,7 +9,7 @@ use rcrun_image::catalog::Catalog;
 use rcrun_image::platform::Platform;
 use rcrun_image::pull::Way;
 use rcrun_image::registry::{Cancel, Client, Options};
-use rcrun_image::roots;
+use rcrun_image::roots::Marker;
 use rcrun_overlay::gc::{self, Collected};
 use rcrun_overlay::lease::Root;
 use rcrun_overlay::store::Store;
@@ -76,12 +76,13 @@ pub(crate) fn way() -> Result<Way> {
 
 /// Removes what no name, container or process refers to. Needs no space on the disk.
 pub(crate) fn sweep(store: &Store, policy: &gc::Policy) -> Result<Collected> {
+    let mut marker = Marker::default();
     let mark = &mut |held: &HashSet<Root>| {
         // Whatever a container was made from stays as long as the container does.
         let manifests = users(store)?.into_iter().filter_map(|user| user.manifest);
         let mut all = held.clone();
         all.extend(manifests.map(Root::Image));
-        roots::reachable(store, &all)
+        marker.reachable(store, &all)
     };
     gc::collect(store, policy, mark)
 }

@@ -99,6 +99,17 @@ mod tests {
     }
 
     #[test]
+    fn what_the_documentation_shows_is_understood() {
+        let text = include_str!("../../docs/settings.md");
+        let examples: Vec<&str> = text.split("```json").skip(1).collect();
+        assert!(examples.len() >= 5);
+        for example in examples {
+            let example = example.split("```").next().unwrap();
+            serde_json::from_str::<File>(example).unwrap_or_else(|e| panic!("{e}: {example}"));
+        }
+    }
+
+    #[test]
     fn a_user_has_a_file_of_their_own() {
         let variable = |name| (name == "HOME").then(|| "/home/a".to_owned());
         let user = Path::new("/home/a/.config/rcrun/settings.json");

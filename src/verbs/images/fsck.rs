@@ -1,5 +1,6 @@
 //! `rcrun fsck`: whether everything in the store is what its name says, and what to do if not.
 
+use std::io::IsTerminal;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rcrun_image::Digest;
@@ -52,8 +53,15 @@ impl crate::verbs::Run for Fsck {
     fn run(self, settings: &Settings) -> Result<u8> {
         let store = settings.store()?;
         let cancel = Cancel::new();
-        let ended = interrupt::watched(&|| cancel.cancel(), None, || {
-            self.check(settings, &store, &cancel)
+        let read = AtomicU64::new(0);
+        let told = !self.quiet && std::io::stderr().is_terminal();
+        let tick = || match read.load(Ordering::Relaxed) {
+            0 => {}
+            bytes => to_stderr(&format!("\r\x1b[K{} checked\r", units::size(bytes))),
+        };
+        let tick: Option<&(dyn Fn() + Sync)> = told.then_some(&tick);
+        let ended = interrupt::watched(&|| cancel.cancel(), tick, || {
+            self.check(settings, &store, &cancel, &read)
         })?;
         match ended.exit_code().filter(|_| ended.result.is_err()) {
             Some(code) => {
@@ -74,13 +82,20 @@ struct Lack {
 }
 
 impl Fsck {
-    fn check(&self, settings: &Settings, store: &Store, cancel: &Cancel) -> Result<u8> {
-        let read = AtomicU64::new(0);
+    fn check(
+        &self,
+        settings: &Settings,
+        store: &Store,
+        cancel: &Cancel,
+        read: &AtomicU64,
+    ) -> Result<u8> {
         let progress = |bytes| {
             read.fetch_add(bytes, Ordering::Relaxed);
             cancel.check()
         };
         let report = fsck::check(store, &Options::default(), &progress)?;
+        // Nothing more is drawn.
+        read.store(0, Ordering::Relaxed);
         for problem in &report.problems {
             output::print(&format!("{problem}\n"))?;
         }
