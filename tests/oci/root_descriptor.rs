@@ -3,12 +3,14 @@
 
 use crate::harness::bundle::Bundle;
 use crate::harness::{Env, Output, Test, test};
+use oci_spec::runtime::LinuxIdMappingBuilder;
+use rcrun_runtime::idmap::Mapping;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{OpenTreeFlags, open_tree};
 use serde_json::json;
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 
 pub(crate) fn tests() -> Vec<Test> {
@@ -20,6 +22,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(read_only_at_the_end).only_rcrun(why),
         test!(every_propagation).only_rcrun(why),
         test!(in_a_user_namespace_below_directories_of_root).only_rcrun(why),
+        test!(with_ids_mapped_before_there_is_a_container).only_rcrun(why),
         test!(behind_an_intermediate_process).only_rcrun(why),
         test!(hooks_see_it_where_the_configuration_says).only_rcrun(why),
         test!(what_cannot_be_the_root).only_rcrun(why),
@@ -146,6 +149,37 @@ fn in_a_user_namespace_below_directories_of_root(env: &Env) {
     assert_eq!(apart.run(&[]).ok().text(), "yes0");
     apart.bundle.set("/root/path", json!("absent"));
     apart.run(&[]).fails().says("absent");
+}
+
+/// What is 0 on the disk is the container's root, also for what that writes.
+fn with_ids_mapped_before_there_is_a_container(env: &Env) {
+    let mut apart = apart(env);
+    let map = [LinuxIdMappingBuilder::default()
+        .container_id(0_u32)
+        .host_id(100_000_u32)
+        .size(65_536_u32)
+        .build()
+        .unwrap()];
+    let mapping = Mapping::new(&map, &map).unwrap();
+    std::os::unix::fs::chown(apart.files.join("only-here"), Some(7), Some(8)).unwrap();
+    apart
+        .bundle
+        .userns()
+        .caps(&["CAP_CHOWN"])
+        .sh("stat -c %u:%g / /only-here; echo >/made; chown 5:6 /made; mkdir /directory; cut -d' ' -f4 /proc/self/uid_map | wc -l");
+    let mounted = apart.mount();
+    mapping.apply(&mounted).unwrap();
+    let number = mounted.as_raw_fd().to_string();
+    let said = apart.bundle.run_with(&["--root-fd", &number]).ok();
+    assert_eq!(said.text(), "0:0\n7:8\n1");
+    let owner = |name: &str| {
+        let stat = fs::metadata(apart.files.join(name)).unwrap();
+        (stat.uid(), stat.gid())
+    };
+    assert_eq!((owner("made"), owner("directory")), ((5, 6), (0, 0)));
+    // It is so already, and cannot be so twice.
+    let refused = mapping.apply(&mounted).unwrap_err().chain().to_string();
+    assert!(refused.contains("map"), "{refused}");
 }
 
 fn behind_an_intermediate_process(env: &Env) {
