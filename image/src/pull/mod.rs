@@ -148,6 +148,7 @@ pub(crate) fn unpack_stored(
         sources: &sources,
     };
     let unpacking = unpack::Unpacking {
+        store,
         claims,
         sources: &sources,
         diff_ids,
