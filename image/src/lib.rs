@@ -5,19 +5,34 @@
 //! - [`document`]: indexes, manifests and configurations, OCI's and Docker's.
 //! - [`catalog`]: the images of a store, and which one is meant.
 //! - [`registry`]: the client of the distribution protocol.
-//!
-//! Nothing here stores an image: blobs go where the caller of [`registry`] puts them.
+//! - [`names`], [`roots`]: what images in a store are called, and what they refer to.
+//! - [`pull`], [`push`]: between a registry and a store.
+//! - [`layout`], [`docker_archive`]: images in directories and files.
+//! - [`transport`]: all of these places by one name, and copies from and to them.
 
 #![forbid(unsafe_code)]
 
+mod archive;
 pub mod catalog;
+pub mod closure;
+mod crew;
+pub mod docker_archive;
 pub mod document;
+pub mod import;
+pub mod layout;
 pub mod names;
 pub mod platform;
+pub mod progress;
 pub mod pull;
+pub mod push;
+pub mod recompress;
 pub mod reference;
 pub mod registry;
 pub mod roots;
+#[cfg(test)]
+mod samples;
+pub mod stored;
+pub mod transport;
 
 pub use rcrun_error::{Context, Error, ErrorKind, Result};
 pub use rcrun_overlay::Digest;

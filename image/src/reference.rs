@@ -6,7 +6,6 @@
 //! expression engine: nothing is compiled at start-up, and every refusal has words of its own.
 
 use std::fmt;
-use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::{Context, Digest, Error, Result};
@@ -309,99 +308,6 @@ fn is_identifier(text: &str) -> bool {
         && text
             .bytes()
             .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-}
-
-/// Where an image is taken from or put to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Location {
-    /// A registry: `docker://REFERENCE`, or a reference alone.
-    Registry(Reference),
-    /// An OCI image layout: `oci:DIRECTORY[:NAME]`.
-    Layout {
-        /// The directory.
-        directory: PathBuf,
-        /// Which image of it (`org.opencontainers.image.ref.name`).
-        name: Option<String>,
-    },
-    /// A tar archive of an OCI image layout: `oci-archive:FILE[:NAME]`.
-    LayoutArchive {
-        /// The archive.
-        file: PathBuf,
-        /// Which image of it.
-        name: Option<String>,
-    },
-    /// An archive as `docker save` writes it: `docker-archive:FILE[:REFERENCE]`.
-    DockerArchive {
-        /// The archive.
-        file: PathBuf,
-        /// Which image of it.
-        reference: Option<Reference>,
-    },
-}
-
-impl FromStr for Location {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        if let Some(reference) = text.strip_prefix("docker://") {
-            return Ok(Self::Registry(reference.parse()?));
-        }
-        let parts = |rest: &str| -> Result<(PathBuf, Option<String>)> {
-            let (path, name) = match rest.split_once(':') {
-                Some((path, name)) => (path, Some(name.to_owned())),
-                None => (rest, None),
-            };
-            if path.is_empty() {
-                return Err(Error::invalid(format!(
-                    "invalid image location {text:?}: no path"
-                )));
-            }
-            if name.as_deref() == Some("") {
-                return Err(Error::invalid(format!(
-                    "invalid image location {text:?}: the name is empty"
-                )));
-            }
-            Ok((path.into(), name))
-        };
-        if let Some(rest) = text.strip_prefix("oci:") {
-            let (directory, name) = parts(rest)?;
-            return Ok(Self::Layout { directory, name });
-        }
-        if let Some(rest) = text.strip_prefix("oci-archive:") {
-            let (file, name) = parts(rest)?;
-            return Ok(Self::LayoutArchive { file, name });
-        }
-        if let Some(rest) = text.strip_prefix("docker-archive:") {
-            let (file, name) = parts(rest)?;
-            let reference = name.map(|name| name.parse()).transpose()?;
-            return Ok(Self::DockerArchive { file, reference });
-        }
-        match text.split_once("://") {
-            Some((transport, _)) => Err(Error::invalid(format!(
-                "invalid image location {text:?}: unknown transport {transport:?}"
-            ))),
-            None => Ok(Self::Registry(text.parse()?)),
-        }
-    }
-}
-
-impl fmt::Display for Location {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let named =
-            |f: &mut fmt::Formatter<'_>, scheme: &str, path: &PathBuf, name: &Option<String>| {
-                write!(f, "{scheme}:{}", path.display())?;
-                name.iter().try_for_each(|name| write!(f, ":{name}"))
-            };
-        match self {
-            Self::Registry(reference) => write!(f, "docker://{reference}"),
-            Self::Layout { directory, name } => named(f, "oci", directory, name),
-            Self::LayoutArchive { file, name } => named(f, "oci-archive", file, name),
-            Self::DockerArchive { file, reference } => {
-                let name = reference.as_ref().map(ToString::to_string);
-                named(f, "docker-archive", file, &name)
-            }
-        }
-    }
 }
 
 #[cfg(test)]

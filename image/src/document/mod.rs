@@ -14,6 +14,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
 pub use config::{Config, Healthcheck, History, ImageConfig, RootFs};
+pub(crate) use strict::check as check_document;
 pub use strict::{MAX_DEPTH, MAX_DOCUMENT, check_size};
 
 use crate::platform::Platform;

@@ -23,7 +23,7 @@ const FREE_MAPS: [&str; 5] = ["annotations", "Labels", "Volumes", "ExposedPorts"
 
 /// Checks a document's bytes. `known` are the keys that mean something to us: no key may be equal to
 /// one of them but for its case.
-pub(super) fn check(bytes: &[u8], known: &[&str]) -> Result<()> {
+pub(crate) fn check(bytes: &[u8], known: &[&str]) -> Result<()> {
     check_size(bytes.len())?;
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let top = Value {

@@ -47,6 +47,17 @@ pub(super) struct Attempt {
 }
 
 impl Source {
+    /// Of a blob that is there.
+    pub(super) fn there(file: File) -> Self {
+        let source = Self::default();
+        source.set(|state| {
+            state.attempt = 1;
+            state.bytes = Bytes::There(file);
+            state.over = true;
+        });
+        source
+    }
+
     fn set(&self, change: impl FnOnce(&mut State)) {
         change(&mut lock(&self.state));
         self.changed.notify_all();

@@ -26,6 +26,7 @@ use rcrun_overlay::store::Store;
 use crate::document::{Descriptor, Document, ImageConfig, Manifest};
 use crate::names::{Names, Record};
 use crate::platform::Platform;
+pub use crate::progress::Event;
 use crate::reference::Reference;
 use crate::registry::client::Client;
 use crate::registry::download::Fetched;
@@ -36,28 +37,6 @@ pub use unpack::Way;
 
 /// Blobs that are fetched at the same time, unless the caller says otherwise.
 pub const DOWNLOADS: usize = 3;
-
-/// What happens, for people to watch. Called from several threads.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// The name stands for this image, with these layers.
-    Resolved {
-        /// Of the manifest.
-        digest: Digest,
-        /// Their blobs, lowest first.
-        layers: Vec<Descriptor>,
-    },
-    /// A blob was there already.
-    Exists(Digest),
-    /// Somebody else fetches or unpacks it; we wait.
-    Waiting(Digest),
-    /// So many bytes of a blob have arrived, with those of earlier attempts.
-    Received(Digest, u64),
-    /// A blob has arrived and is what it should be.
-    Fetched(Digest),
-    /// A layer is unpacked.
-    Unpacked(Digest),
-}
 
 /// What is to be pulled, and how.
 pub struct Request<'a> {
@@ -123,6 +102,65 @@ pub fn layer_id(chain: &Digest, way: Way) -> Result<LayerId> {
         _ => Err(Error::unsupported(format!(
             "layers named by {chain} are not supported"
         ))),
+    }
+}
+
+/// Claims an image's layers, lowest first, so that two who need the same layers never wait for one
+/// another.
+fn claims<W: FnMut(Duration) -> Result<()>>(
+    layers: &Layers,
+    lease: &Lease,
+    diff_ids: &[Digest],
+    way: Way,
+    waiting: impl Fn(usize) -> W,
+) -> Result<Vec<Claim>> {
+    let chain = chain_ids(diff_ids);
+    let mut claims = Vec::with_capacity(chain.len());
+    for (index, id) in chain.iter().enumerate() {
+        claims.push(layers.claim(lease, &layer_id(id, way)?, &mut waiting(index))?);
+    }
+    Ok(claims)
+}
+
+/// Unpacks the layers of an image whose blobs are all in the store. The lease holds them.
+pub(crate) fn unpack_stored(
+    store: &Store,
+    lease: &Lease,
+    blobs: &[Descriptor],
+    diff_ids: &[Digest],
+    way: Way,
+    watch: &(dyn Fn(Event) + Sync),
+    cancel: &Cancel,
+) -> Result<()> {
+    let layers = Layers::new(store)?;
+    let content = store.content();
+    let mut sources = Vec::with_capacity(blobs.len());
+    for blob in blobs {
+        let there = content.open(&blob.digest)?;
+        let missing = || Error::new(ErrorKind::NotFound, format!("no blob {}", blob.digest));
+        sources.push(blob::Source::there(there.ok_or_else(missing)?.into_file()));
+    }
+    let waiting = |_| |_| cancel.check();
+    let claims = claims(&layers, lease, diff_ids, way, waiting)?;
+    let stop = Stop {
+        first: Mutex::new(None),
+        cancel,
+        sources: &sources,
+    };
+    let unpacking = unpack::Unpacking {
+        claims,
+        sources: &sources,
+        diff_ids,
+        blobs,
+        way,
+        watch,
+        stop: &stop,
+    };
+    let unpacked = unpacking.run();
+    let first = stop.first.into_inner();
+    match first.unwrap_or_else(std::sync::PoisonError::into_inner) {
+        Some(error) => Err(error),
+        None => layers.publish(unpacked?).map(drop),
     }
 }
 
@@ -336,14 +374,9 @@ impl<'a> Pull<'a> {
         sources: &[blob::Source],
         stop: &Stop<'_>,
     ) -> Result<Vec<unpack::Done>> {
-        let chain = chain_ids(&self.diff_ids);
-        let mut claims = Vec::with_capacity(chain.len());
-        // Lowest first, so that two who need the same layers never wait for one another.
-        for (index, id) in chain.iter().enumerate() {
-            let mut waiting = self.waiting(&self.manifest.layers[index].digest);
-            let claim = layers.claim(&self.lease, &layer_id(id, way)?, &mut waiting)?;
-            claims.push(claim);
-        }
+        let claims = claims(layers, &self.lease, &self.diff_ids, way, |index| {
+            self.waiting(&self.manifest.layers[index].digest)
+        })?;
         if claims
             .iter()
             .all(|claim| matches!(claim, Claim::Present(_)))

@@ -48,7 +48,7 @@ pub mod url;
 pub mod testing;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use client::{Client, Options};
 pub use credentials::{Credential, Credentials, Secret};

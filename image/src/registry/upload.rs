@@ -40,7 +40,7 @@ pub enum Pushed {
 }
 
 /// Opens a blob's bytes from an offset on.
-pub type Source<'a> = &'a (dyn Fn(u64) -> Result<Box<dyn Read>> + Sync);
+pub type Source<'a> = &'a (dyn Fn(u64) -> Result<Box<dyn Read + 'a>> + Sync);
 
 impl Client {
     /// Whether the registry has a blob.
@@ -158,11 +158,11 @@ impl Client {
 }
 
 /// A blob on its way.
-struct Upload<'a> {
+struct Upload<'a, 's> {
     client: &'a Client,
     endpoint: &'a Endpoint,
     blob: &'a Descriptor,
-    source: Source<'a>,
+    source: Source<'s>,
     scopes: Scopes,
     /// Where the next request of this upload goes.
     location: Option<Url>,
@@ -172,7 +172,7 @@ struct Upload<'a> {
     what: &'a str,
 }
 
-impl Upload<'_> {
+impl<'s> Upload<'_, 's> {
     fn call(&self, method: Method, target: Target) -> Call<'_> {
         let mut call = Call::new(method, String::new(), self.scopes.clone(), self.what);
         call.target = target;
@@ -324,7 +324,7 @@ impl Upload<'_> {
         }
     }
 
-    fn body(&self, length: u64) -> Result<Body<'static>> {
+    fn body(&self, length: u64) -> Result<Body<'s>> {
         match length {
             0 => Ok(Body::Bytes(&[])),
             length => {

@@ -32,6 +32,7 @@ struct Job {
 /// Compresses what is written to it.
 pub struct Encoder<W: Write> {
     sink: W,
+    level: u32,
     block: Vec<u8>,
     before: Arc<Vec<u8>>,
     crc: Crc,
@@ -50,10 +51,16 @@ impl<W: Write> std::fmt::Debug for Encoder<W> {
 
 impl<W: Write> Encoder<W> {
     /// Writes to `sink` with so many threads beside the calling one, or with that alone.
-    pub fn new(mut sink: W, threads: usize) -> io::Result<Self> {
+    pub fn new(sink: W, threads: usize) -> io::Result<Self> {
+        Self::with_level(sink, LEVEL, threads)
+    }
+
+    /// The same at another level, 1 to 9. The bytes depend on the level, never on the threads.
+    pub fn with_level(mut sink: W, level: u32, threads: usize) -> io::Result<Self> {
         sink.write_all(&HEADER)?;
         let mut encoder = Self {
             sink,
+            level,
             block: Vec::with_capacity(BLOCK),
             before: Arc::default(),
             crc: Crc::new(),
@@ -67,7 +74,9 @@ impl<W: Write> Encoder<W> {
             for _ in 0..threads {
                 let queue = Arc::clone(&queue);
                 let thread = std::thread::Builder::new().name("gzip".into());
-                encoder.threads.push(thread.spawn(move || work(&queue))?);
+                encoder
+                    .threads
+                    .push(thread.spawn(move || work(&queue, level))?);
             }
             encoder.jobs = Some(jobs);
         }
@@ -92,7 +101,9 @@ impl<W: Write> Encoder<W> {
         let block = Arc::new(block);
         let before = std::mem::replace(&mut self.before, Arc::clone(&block));
         let Some(jobs) = &self.jobs else {
-            return self.sink.write_all(&deflate(&before, &block, last)?);
+            return self
+                .sink
+                .write_all(&deflate(&before, &block, last, self.level)?);
         };
         let (done, waiting) = sync_channel(1);
         self.waiting.push_back(waiting);
@@ -148,22 +159,22 @@ impl<W: Write> Write for Encoder<W> {
     }
 }
 
-fn work(queue: &Mutex<Receiver<Job>>) {
+fn work(queue: &Mutex<Receiver<Job>>, level: u32) {
     loop {
         let job = match queue.lock() {
             Ok(queue) => queue.recv(),
             Err(_) => return,
         };
         let Ok(job) = job else { return };
-        let piece = deflate(&job.before, &job.block, job.last);
+        let piece = deflate(&job.before, &job.block, job.last, level);
         // Nobody waits any more after an error.
         let _ = job.done.send(piece);
     }
 }
 
 /// One block, a pure function of its arguments.
-fn deflate(before: &[u8], block: &[u8], last: bool) -> io::Result<Vec<u8>> {
-    let mut state = Compress::new(Compression::new(LEVEL), false);
+fn deflate(before: &[u8], block: &[u8], last: bool, level: u32) -> io::Result<Vec<u8>> {
+    let mut state = Compress::new(Compression::new(level), false);
     let dictionary = &before[before.len().saturating_sub(DICTIONARY)..];
     if !dictionary.is_empty() {
         state.set_dictionary(dictionary).map_err(io::Error::other)?;

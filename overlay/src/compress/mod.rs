@@ -14,5 +14,5 @@ pub mod zstd;
 
 pub use ahead::{Ahead, Decoded, decode_ahead};
 pub use decode::{Decoder, Limits};
-pub use encode::Encoder;
+pub use encode::{Encoder, check_level};
 pub use sniff::{Compression, sniff};

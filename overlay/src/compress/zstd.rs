@@ -13,6 +13,8 @@ const JOB: u32 = 4 << 20;
 pub const LEVEL: i32 = 3;
 /// More workers would need more memory than they are worth.
 const WORKERS: u32 = 4;
+/// Above this level a worker needs so much memory that there is one only.
+const HUNGRY: i32 = 9;
 
 /// Compresses what is written to it.
 pub struct Encoder<W: Write>(zstd::stream::write::Encoder<'static, W>);
@@ -26,8 +28,14 @@ impl<W: Write> std::fmt::Debug for Encoder<W> {
 impl<W: Write> Encoder<W> {
     /// Writes to `sink` with so many threads beside the calling one, at least one.
     pub fn new(sink: W, threads: usize) -> io::Result<Self> {
-        let mut encoder = zstd::stream::write::Encoder::new(sink, LEVEL)?;
-        let workers = u32::try_from(threads).unwrap_or(WORKERS).clamp(1, WORKERS);
+        Self::with_level(sink, LEVEL, threads)
+    }
+
+    /// The same at another level. The bytes depend on the level, never on the threads.
+    pub fn with_level(sink: W, level: i32, threads: usize) -> io::Result<Self> {
+        let mut encoder = zstd::stream::write::Encoder::new(sink, level)?;
+        let most = if level > HUNGRY { 1 } else { WORKERS };
+        let workers = u32::try_from(threads).unwrap_or(most).clamp(1, most);
         encoder.set_parameter(CParameter::NbWorkers(workers))?;
         encoder.set_parameter(CParameter::JobSize(JOB))?;
         encoder.include_checksum(true)?;

@@ -4,7 +4,8 @@ use super::super::url::Url;
 use super::*;
 use crate::document::{Document, ImageConfig};
 use crate::platform::Platform;
-use crate::reference::{Location, MAX_NAME, Reference};
+use crate::reference::{MAX_NAME, Reference};
+use crate::transport::Location;
 
 const ROUNDS: u64 = 30_000;
 

@@ -6,7 +6,7 @@ mod hostile;
 mod network;
 mod pull;
 mod push;
-mod real;
+pub(crate) mod real;
 
 use std::ops::Range;
 use std::sync::Mutex;

@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::*;
 use crate::registry::upload::Pushed;
 
-struct Real(Child, u16);
+pub(crate) struct Real(Child, pub(crate) u16);
 
 impl Drop for Real {
     fn drop(&mut self) {
@@ -16,7 +16,7 @@ impl Drop for Real {
     }
 }
 
-fn real(directory: &std::path::Path) -> Option<Real> {
+pub(crate) fn real(directory: &std::path::Path) -> Option<Real> {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     drop(listener);
