@@ -41,7 +41,7 @@ pub(crate) enum Phase {
 pub(crate) struct Words {
     /// [`Phase::Moved`]: a plain line, and what goes on then.
     pub(crate) moved: (&'static str, &'static str),
-    /// [`Phase::Done`].
+    /// [`Phase::Done`]; empty if nothing is done after the moving.
     pub(crate) done: &'static str,
 }
 
@@ -155,8 +155,17 @@ impl Progress {
         }
         let mut state = self.state();
         if let Some(item) = state.item(digest) {
-            item.bytes = item.bytes.max(bytes);
+            item.bytes = bytes;
             item.phase = Phase::Moving;
+        }
+    }
+
+    /// Something is to be moved in another form.
+    pub(crate) fn became(&self, old: &Digest, digest: Digest, size: u64) {
+        let mut state = self.state();
+        if let Some(item) = state.item(old) {
+            item.digest = digest;
+            item.size = size;
         }
     }
 
@@ -183,10 +192,12 @@ impl Progress {
     }
 
     fn tell(&self, item: &mut Item) {
+        // Where nothing comes after the moving, its end is told once.
+        let twice = item.phase == Phase::Done && self.words.done.is_empty();
         if matches!(item.phase, Phase::Moved | Phase::Exists | Phase::Done) {
             item.bytes = item.size;
         }
-        if self.mode == Mode::Lines {
+        if self.mode == Mode::Lines && !twice {
             let name = &item.digest.hex()[..12];
             let size = units::size(item.size);
             let text = match item.phase {
@@ -322,6 +333,7 @@ impl Item {
             }
             Phase::Moved => format!("{size}  {}", words.moved.1),
             Phase::Exists => "exists already".to_owned(),
+            Phase::Done if words.done.is_empty() => format!("{size}  {}", words.moved.0),
             Phase::Done => format!("{size}  {}", words.done),
         };
         format!("{name} [{bar}] {words}")

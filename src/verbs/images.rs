@@ -8,6 +8,7 @@ mod list;
 mod login;
 mod prune;
 mod pull;
+mod push;
 mod remove;
 mod tag;
 
@@ -21,6 +22,9 @@ or a digest.";
 /// The rows, in the order of the help.
 pub(super) const VERBS: &[Verb] = &[
     Verb::people::<pull::Pull>("pull", Count::AtLeast(1), pull::USAGE),
+    Verb::people::<push::Push>("push", Count::Between(1, 2), push::USAGE),
+    Verb::people::<push::Save>("save", Count::AtLeast(1), push::SAVE),
+    Verb::people::<push::Load>("load", Count::Exactly(0), ""),
     Verb::people::<list::Images>("images", Count::Between(0, 1), "[NAME[:TAG]]"),
     Verb::people::<tag::Tag>("tag", Count::Exactly(2), "IMAGE NAME[:TAG]"),
     Verb::people::<tag::Untag>("untag", Count::AtLeast(1), "NAME[:TAG]..."),

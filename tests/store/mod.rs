@@ -1,5 +1,6 @@
 //! The verbs on images and the store, one module per area that a user can name.
 
+mod copies;
 mod disk;
 mod errors;
 mod fsck;
@@ -17,6 +18,7 @@ type Module = (&'static str, fn() -> Vec<Test>);
 
 /// Modules and their tests. `no_file_of_the_store_is_forgotten` compares this list with the directory.
 const MODULES: &[Module] = &[
+    ("copies", copies::tests),
     ("disk", disk::tests),
     ("errors", errors::tests),
     ("fsck", fsck::tests),

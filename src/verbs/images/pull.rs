@@ -1,9 +1,12 @@
 //! `rcrun pull`.
 
+use rcrun_image::closure::Platforms;
 use rcrun_image::platform::Platform;
-use rcrun_image::pull::{self, DOWNLOADS, Event, Pulled, Request, Way};
-use rcrun_image::reference::{Location, Reference};
+use rcrun_image::progress::Event;
+use rcrun_image::pull::{self, DOWNLOADS, Pulled, Request, Way};
+use rcrun_image::reference::Reference;
 use rcrun_image::registry::Cancel;
+use rcrun_image::transport::{self, Imported, In, Location, Means, Naming};
 use rcrun_overlay::store::Store;
 use rcrun_runtime::error::{Error, Result};
 
@@ -85,9 +88,7 @@ impl Job<'_> {
         self.cancel.check()?;
         let reference = match image.parse()? {
             Location::Registry(reference) => reference,
-            other => {
-                return Err(Error::unsupported(format!("cannot pull from {other}")));
-            }
+            other => return self.elsewhere(&other),
         };
         if !all_tags {
             if !names_version(image) {
@@ -106,6 +107,27 @@ impl Job<'_> {
         report::each(&tags, |tag| self.one(&reference.with_tag(tag)?))
     }
 
+    /// From a layout or an archive.
+    fn elsewhere(&self, from: &Location) -> Result<()> {
+        let cancel = self.cancel.child();
+        let means = Means {
+            store: self.store,
+            client: None,
+            watch: &|event| show(&self.progress, &from.to_string(), event),
+            cancel: &cancel,
+        };
+        let how = In {
+            platforms: &Platforms::One(self.platform.clone()),
+            unpack: Some(self.way),
+            downloads: DOWNLOADS,
+            naming: &Naming::AsSaid,
+        };
+        let mut input = std::io::stdin();
+        let images = transport::copy_in(&means, from, &how, Some(&mut input));
+        self.progress.end(images.is_ok());
+        tell_of(&images?)
+    }
+
     fn one(&self, reference: &Reference) -> Result<()> {
         let cancel = self.cancel.child();
         let client = images::client(self.settings, self.authfile, &cancel)?;
@@ -114,32 +136,12 @@ impl Job<'_> {
             platform: &self.platform,
             unpack: Some(self.way),
             downloads: DOWNLOADS,
-            watch: &|event| self.watch(reference, event),
+            watch: &|event| show(&self.progress, &reference.familiar(), event),
             cancel: &cancel,
         };
         let pulled = pull::pull(self.store, &client, &request);
         self.progress.end(pulled.is_ok());
         self.tell(reference, &pulled?)
-    }
-
-    fn watch(&self, reference: &Reference, event: Event) {
-        match event {
-            Event::Resolved { digest, layers } => {
-                let size = layers.iter().map(|layer| layer.size).sum();
-                let count = layers.len();
-                let s = if count == 1 { "" } else { "s" };
-                let (name, size) = (reference.familiar(), crate::units::size(size));
-                self.progress
-                    .line(&format!("{name}: {count} layer{s}, {size} ({digest})"));
-                let layers = layers.into_iter().map(|layer| (layer.digest, layer.size));
-                self.progress.begin(layers);
-            }
-            Event::Exists(digest) => self.progress.reached(&digest, Phase::Exists),
-            Event::Waiting(digest) => self.progress.reached(&digest, Phase::Elsewhere),
-            Event::Received(digest, bytes) => self.progress.moved(&digest, bytes),
-            Event::Fetched(digest) => self.progress.reached(&digest, Phase::Moved),
-            Event::Unpacked(digest) => self.progress.reached(&digest, Phase::Done),
-        }
     }
 
     fn tell(&self, reference: &Reference, pulled: &Pulled) -> Result<()> {
@@ -159,4 +161,47 @@ impl Job<'_> {
 fn names_version(text: &str) -> bool {
     let last = text.rsplit('/').next().unwrap_or(text);
     last.contains([':', '@'])
+}
+
+/// What came: each name, or what has none.
+pub(super) fn tell_of(images: &[Imported]) -> Result<()> {
+    for image in images {
+        for record in &image.names {
+            let name = record.reference()?.familiar();
+            output::print(&format!("Loaded image: {name}\n"))?;
+        }
+        if image.names.is_empty() {
+            let digest = &image.target.digest;
+            output::print(&format!("Loaded image: {digest}\n"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Shows what happens.
+pub(super) fn show(progress: &Progress, name: &str, event: Event) {
+    match event {
+        Event::Resolved { digest, layers } => {
+            let size = layers.iter().map(|layer| layer.size).sum();
+            let count = layers.len();
+            let s = if count == 1 { "" } else { "s" };
+            let size = crate::units::size(size);
+            progress.line(&format!("{name}: {count} layer{s}, {size} ({digest})"));
+            progress.begin(layers.into_iter().map(|layer| (layer.digest, layer.size)));
+        }
+        Event::Exists(digest) | Event::Mounted(digest) => progress.reached(&digest, Phase::Exists),
+        Event::Waiting(digest) => progress.reached(&digest, Phase::Elsewhere),
+        Event::Received(digest, bytes) | Event::Sent(digest, bytes) => {
+            progress.moved(&digest, bytes);
+        }
+        Event::Fetched(digest) => progress.reached(&digest, Phase::Moved),
+        Event::Delivered(digest) => {
+            progress.reached(&digest, Phase::Moved);
+            progress.reached(&digest, Phase::Done);
+        }
+        Event::Unpacked(digest) => progress.reached(&digest, Phase::Done),
+        // Before it is sent: the bytes are counted then.
+        Event::Compressed(..) => {}
+        Event::Recompressed(old, new) => progress.became(&old, new.digest, new.size),
+    }
 }
