@@ -14,6 +14,7 @@ use rcrun_runtime::error::Error;
 
 use crate::arguments::{self, Flag, switch};
 use crate::settings::{GLOBAL, Global, Settings};
+pub(crate) use oci::signal::parse as signal_number;
 
 /// A verb's arguments, parsed, and what it does with them.
 pub(crate) trait Run: Parser {

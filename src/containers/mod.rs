@@ -13,9 +13,11 @@
 )]
 
 mod exit;
+pub(crate) mod flags;
 mod names;
 mod record;
 mod remove;
+pub(crate) mod spec;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};

@@ -14,7 +14,7 @@ mod ps;
 mod restore;
 mod resume;
 mod run;
-mod signal;
+pub(crate) mod signal;
 mod size;
 mod spec;
 mod start;
