@@ -4,11 +4,16 @@
 
 mod arguments;
 mod containers;
+mod format;
 mod help;
+mod images;
+mod interrupt;
 mod logging;
 mod output;
+mod progress;
 mod report;
 mod settings;
+mod units;
 mod verbs;
 
 use std::process::ExitCode;
