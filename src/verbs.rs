@@ -3,6 +3,7 @@
 
 mod containers;
 mod images;
+mod monitor;
 mod oci;
 
 #[cfg(feature = "generate")]
@@ -135,7 +136,6 @@ impl Verb {
         self
     }
 
-    #[cfg(feature = "generate")]
     const fn hidden(mut self) -> Self {
         self.hidden = true;
         self
@@ -341,9 +341,9 @@ pub(crate) fn exit_code(code: i32) -> Result<u8, Error> {
 /// All verbs, in the order of the help.
 pub(crate) fn all() -> impl Iterator<Item = &'static Verb> {
     #[cfg(feature = "generate")]
-    return tables().chain([&generate::VERB]);
+    return tables().chain([&monitor::VERB, &generate::VERB]);
     #[cfg(not(feature = "generate"))]
-    tables()
+    tables().chain([&monitor::VERB])
 }
 
 fn tables() -> impl Iterator<Item = &'static Verb> {
