@@ -2,6 +2,7 @@
 //! split that knows how engines write flags.
 
 mod containers;
+mod form;
 mod images;
 mod monitor;
 mod oci;
@@ -351,7 +352,18 @@ fn tables() -> impl Iterator<Item = &'static Verb> {
     tables.into_iter().flatten()
 }
 
-/// The verb of that name.
+/// The verb of that name, as the help shows it.
 pub(crate) fn find(name: &str) -> Option<&'static Verb> {
-    all().find(|verb| verb.name == name)
+    let named = || all().filter(|verb| verb.name == name);
+    named().find(|verb| !verb.hidden).or_else(|| named().next())
+}
+
+/// The verb that these words are for: some names have two, an OCI runtime's and the people's.
+pub(crate) fn choose(name: &str, words: &[String]) -> Option<&'static Verb> {
+    match name {
+        "run" if form::of_run(words, &form::has_config) == form::Form::Oci => {
+            oci::VERBS.iter().find(|verb| verb.name == name)
+        }
+        _ => find(name),
+    }
 }

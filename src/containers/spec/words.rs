@@ -46,9 +46,9 @@ impl Problems {
             [] => Ok(()),
             [one] => Err(Error::invalid(one.clone())),
             many => Err(Error::invalid(format!(
-                "{} problems:\n  {}",
+                "{} problems: {}",
                 many.len(),
-                many.join("\n  ")
+                many.join("; ")
             ))),
         }
     }
@@ -165,7 +165,7 @@ mod tests {
         let values = ["1m".to_owned(), "x".to_owned(), "y".to_owned()];
         assert_eq!(problems.all("--memory", &values, size), [1 << 20]);
         let text = problems.finish().unwrap_err().to_string();
-        assert!(text.starts_with("2 problems:\n  --memory: "), "{text}");
+        assert!(text.starts_with("2 problems: --memory: "), "{text}");
         assert!(text.contains("\"x\"") && text.contains("\"y\""), "{text}");
     }
 
