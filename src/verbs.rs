@@ -16,6 +16,7 @@ use rcrun_runtime::error::Error;
 
 use crate::arguments::{self, Flag, switch};
 use crate::settings::{GLOBAL, Global, Settings};
+pub(crate) use images::pull::fetch;
 pub(crate) use oci::signal::parse as signal_number;
 
 /// A verb's arguments, parsed, and what it does with them.
@@ -165,7 +166,7 @@ impl Verb {
             .clone()
             .ignore_errors(true)
             .try_get_matches_from(line.clone());
-        global.help |= found.as_ref().is_ok_and(asked);
+        global.help |= found.as_ref().is_ok_and(asked) || words == ["-h"];
         let matches = match global.help {
             true => Err(String::new()),
             false => Ok(command

@@ -14,6 +14,7 @@
 
 mod exit;
 pub(crate) mod flags;
+pub(crate) mod make;
 mod names;
 mod record;
 mod remove;
@@ -30,7 +31,7 @@ use rustix::io::Errno;
 
 pub(crate) use exit::{Exit, Status};
 pub(crate) use names::is_name;
-pub(crate) use record::{ImageFacts, Log, Record, Stdin};
+pub(crate) use record::{ImageFacts, Log, Record, RuntimeFacts, Stdin};
 
 /// Below the store's directory.
 const DIRECTORY: &str = "containers";
@@ -111,13 +112,23 @@ impl Containers {
     /// Takes a new ID, and its lock. Without [`Container::write`] it is no container, and removed by
     /// whoever finds it unlocked.
     pub(crate) fn create(&self) -> Result<Container> {
-        let id = random_id()?;
-        rustix::fs::mkdirat(&self.root, &id, Mode::from(0o700))
-            .context(|| format!("cannot make {}", self.path(&id).display()))?;
-        let container = self.open_id(&id)?;
-        rustix::fs::flock(&container.fd, FlockOperation::NonBlockingLockExclusive)
-            .context(|| format!("cannot lock {}", container.path.display()))?;
-        Ok(container)
+        loop {
+            let id = random_id()?;
+            rustix::fs::mkdirat(&self.root, &id, Mode::from(0o700))
+                .context(|| format!("cannot make {}", self.path(&id).display()))?;
+            // Whoever sweeps may have come first: then it is gone, or about to be.
+            let container = match self.open_id(&id) {
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                other => other?,
+            };
+            match container.try_lock() {
+                Ok(Some(lock)) => std::mem::forget(lock),
+                Ok(None) => continue,
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            }
+            return Ok(container);
+        }
     }
 
     /// Opens the directory of a whole ID.
@@ -180,6 +191,11 @@ impl Containers {
             "several containers' IDs begin with {text}: {}",
             all.join(", ")
         )
+    }
+
+    /// The store's directory.
+    pub(crate) fn store(&self) -> &Path {
+        &self.store
     }
 
     /// All IDs, sorted, also of what is being created or removed.
@@ -286,6 +302,11 @@ impl Container {
         rustix::io::retry_on_intr(|| rustix::fs::flock(&self.fd, FlockOperation::LockExclusive))
             .context(|| format!("cannot lock {}", self.path.display()))?;
         self.held()
+    }
+
+    /// The lock, which its maker has since [`Containers::create`].
+    pub(crate) fn made(&self) -> Lock<'_> {
+        Lock(self.fd.as_fd())
     }
 
     /// The lock, if nobody has it.

@@ -56,12 +56,16 @@ fn before_the_name(words: &[String], oci: &Verb) -> Option<Form> {
         let mut all = command.get_arguments();
         let found = all.find(|argument| {
             argument.get_long() == Some(name)
-                || argument.get_all_aliases().is_some_and(|all| all.contains(&name))
+                || argument
+                    .get_all_aliases()
+                    .is_some_and(|all| all.contains(&name))
         })?;
         Some(found.get_action().takes_values() && !super::is_bool(found))
     };
     let short = |command: &clap::Command, letter: char| {
-        let found = command.get_arguments().find(|argument| argument.get_short() == Some(letter))?;
+        let found = command
+            .get_arguments()
+            .find(|argument| argument.get_short() == Some(letter))?;
         Some(found.get_action().takes_values())
     };
     let mut rest = words.iter();
@@ -79,13 +83,21 @@ fn before_the_name(words: &[String], oci: &Verb) -> Option<Form> {
         if name == "help" {
             return Some(Form::Image);
         }
-        let letter = name.chars().next().filter(|first| dashes == 1 && first.len_utf8() == name.len());
-        let of_oci = long(&command, name).or_else(|| letter.and_then(|letter| short(&command, letter)));
+        let letter = name
+            .chars()
+            .next()
+            .filter(|first| dashes == 1 && first.len_utf8() == name.len());
+        let of_oci =
+            long(&command, name).or_else(|| letter.and_then(|letter| short(&command, letter)));
         let of_image = match (dashes, letter) {
             (2, _) => long(&image, name),
             (_, Some(letter)) => short(&image, letter),
             // `-it` and `-eNAME=value`; the runtime takes `-bundle` as well.
-            _ => name.chars().next().filter(|_| of_oci.is_none()).and_then(|letter| short(&image, letter)),
+            _ => name
+                .chars()
+                .next()
+                .filter(|_| of_oci.is_none())
+                .and_then(|letter| short(&image, letter)),
         };
         match (of_oci, of_image) {
             (Some(_), None) => return Some(Form::Oci),
@@ -125,7 +137,8 @@ mod tests {
     /// `o`: in a bundle; directories that are one begin with `b`.
     fn form(line: &str, inside: bool) -> Form {
         let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
-        let is_bundle = |path: &str| path.starts_with('b') || path == "/b" || (path == "." && inside);
+        let is_bundle =
+            |path: &str| path.starts_with('b') || path == "/b" || (path == "." && inside);
         of_run(&words, &is_bundle)
     }
 

@@ -153,10 +153,9 @@ fn process(
         "capabilities": {"bounding": bounding, "effective": bounding, "permitted": bounding},
         "rlimits": asked.rlimits,
         "noNewPrivileges": asked.security.no_new_privileges,
+        // Not the monitor's, which is spared.
+        "oomScoreAdj": asked.oom_score_adj.unwrap_or(0),
     });
-    if let Some(score) = asked.oom_score_adj {
-        process["oomScoreAdj"] = json!(score);
-    }
     if let Some(profile) = &asked.security.apparmor {
         process["apparmorProfile"] = json!(profile);
     }
