@@ -115,6 +115,17 @@ fn person(error: &Error) -> String {
     }
 }
 
+/// Tells a person of something that does not keep the verb from its work.
+pub(crate) fn warn(message: &str) {
+    match logging::is_json() {
+        true => tracing::warn!("{message}"),
+        false => to_stderr(&format!(
+            "rcrun: warning: {}\n",
+            crate::format::printable(message)
+        )),
+    }
+}
+
 /// Does the same for several things. What goes wrong with one does not keep the others from their
 /// turn: the last error is returned, those before it are told here.
 pub(crate) fn each<T>(

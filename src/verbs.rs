@@ -161,7 +161,11 @@ impl Verb {
                 .hide(true),
         );
         let line = std::iter::once(self.name).chain(words.iter().map(String::as_str));
-        let asked = |matches: &ArgMatches| matches.get_flag("help");
+        // Where errors are ignored, not even defaults are certain to be there.
+        let asked = |matches: &ArgMatches| {
+            let found = matches.try_get_one::<bool>("help");
+            found.ok().flatten().copied().unwrap_or(false)
+        };
         let found = command
             .clone()
             .ignore_errors(true)
@@ -206,9 +210,13 @@ impl Verb {
                 format!("flag needs an argument: {flag}")
             }
             ErrorKind::ValueValidation => {
-                let cause = std::error::Error::source(error);
-                let cause = cause.map(|cause| format!(": {cause}")).unwrap_or_default();
-                format!("invalid value {value:?} for {flag}{cause}")
+                let mut words = format!("invalid value {value:?} for {flag}");
+                let mut cause = std::error::Error::source(error);
+                while let Some(one) = cause {
+                    words += &format!(": {one}");
+                    cause = one.source();
+                }
+                words
             }
             ErrorKind::InvalidValue => {
                 let valid = text(ContextKind::ValidValue);

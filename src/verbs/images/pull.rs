@@ -158,12 +158,9 @@ impl Job<'_> {
                 let size = layers.iter().map(|layer| layer.size).sum();
                 let count = layers.len();
                 let s = if count == 1 { "" } else { "s" };
-                self.progress.line(&format!(
-                    "{}: {count} layer{s}, {} ({}, {digest})",
-                    reference.familiar(),
-                    crate::units::size(size),
-                    self.platform,
-                ));
+                let (name, size) = (reference.familiar(), crate::units::size(size));
+                self.progress
+                    .line(&format!("{name}: {count} layer{s}, {size} ({digest})"));
                 let layers = layers.into_iter().map(|layer| (layer.digest, layer.size));
                 self.progress.begin(layers);
             }
