@@ -3,6 +3,7 @@
 
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -135,14 +136,9 @@ pub(super) struct Made {
 }
 
 fn make(launch: &Launch, root: Option<OwnedFd>) -> Result<Made> {
-    if root.is_some() {
-        // Filled in by the runtime's side of it: `CreateOptions.root`.
-        return Err(Error::unsupported(
-            "a root by descriptor is not supported yet",
-        ));
-    }
     let options = CreateOptions {
         bundle: launch.bundle.clone(),
+        root: root.map(Arc::new),
         ..CreateOptions::default()
     };
     let start = match launch.start {
