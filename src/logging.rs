@@ -9,13 +9,16 @@ use std::fs::{File, OpenOptions};
 use std::io::{IsTerminal, Write as _};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::sync::OnceLock;
+use std::time::Instant;
 
 use rcrun_runtime::error::{Context, Error, Result};
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata};
+
+use crate::units::{now, rfc3339};
 
 /// Format of the lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +39,14 @@ struct Log {
     started: Instant,
 }
 
+/// Whether lines are JSON.
+static JSON: OnceLock<bool> = OnceLock::new();
+
+/// Whether whoever reads our lines expects JSON.
+pub(crate) fn is_json() -> bool {
+    JSON.get().copied().unwrap_or(false)
+}
+
 /// Starts logging; says whether lines end up somewhere else than on stderr.
 pub(crate) fn start(file: Option<&Path>, format: Format, debug: bool) -> Result<bool> {
     let file = file.map(open).transpose()?;
@@ -46,6 +57,8 @@ pub(crate) fn start(file: Option<&Path>, format: Format, debug: bool) -> Result<
     } else {
         format
     };
+    // Only the first start counts.
+    let _ = JSON.set(format == Format::Json);
     let log = Log {
         file,
         format,
@@ -207,17 +220,6 @@ fn quote_if_needed(out: &mut String, text: &str) {
         }
     }
     out.push('"');
-}
-
-fn now() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
-}
-
-/// RFC 3339, seconds, UTC.
-fn rfc3339(unix: u64) -> String {
-    rcrun_runtime::rfc3339_seconds(unix) + "Z"
 }
 
 #[cfg(test)]

@@ -37,20 +37,27 @@ fn unencodable(error: &serde_json::Error) -> Error {
 
 /// A table with columns at least 12 wide and three spaces apart; the last column is not padded.
 pub(crate) fn table<const N: usize>(rows: &[[String; N]]) -> String {
-    let width = |column: usize| {
-        let widest = rows
-            .iter()
-            .map(|row| row[column].chars().count())
-            .max()
-            .unwrap_or(0);
-        (widest + 3).max(12)
-    };
-    let widths: [usize; N] = std::array::from_fn(width);
+    aligned(rows, 12)
+}
+
+/// A table with columns three spaces apart; the last column is not padded.
+pub(crate) fn columns(rows: &[Vec<String>]) -> String {
+    aligned(rows, 0)
+}
+
+fn aligned<R: AsRef<[String]>>(rows: &[R], least: usize) -> String {
+    let count = rows.iter().map(|row| row.as_ref().len()).max().unwrap_or(0);
+    let mut widths = vec![least; count];
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row.as_ref()) {
+            *width = (*width).max(cell.chars().count() + 3);
+        }
+    }
     let mut text = String::new();
     for row in rows {
-        for (column, cell) in row.iter().enumerate() {
+        for (column, cell) in row.as_ref().iter().enumerate() {
             text.push_str(cell);
-            if column + 1 < N {
+            if column + 1 < count {
                 let padding = widths[column] - cell.chars().count();
                 text.extend(std::iter::repeat_n(' ', padding));
             }

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use rcrun_runtime::error::{Error, ErrorKind, Result};
 
 use crate::settings::Global;
-use crate::verbs::Verb;
+use crate::verbs::{Grammar, Verb};
 use crate::{help, logging, output};
 
 /// Starts logging as the global flags say; whether lines end up somewhere else than on stderr.
@@ -36,6 +36,13 @@ pub(crate) fn early(message: &str) -> ExitCode {
 
 /// A flag that does not exist or has a wrong value.
 pub(crate) fn usage(message: &str, verb: Option<&Verb>) -> ExitCode {
+    if let Some(verb) = verb.filter(|verb| verb.grammar == Grammar::Posix) {
+        let name = verb.name;
+        to_stderr(&format!(
+            "rcrun {name}: {message}\nSee 'rcrun {name} --help'.\n"
+        ));
+        return ExitCode::from(verb.failure_code);
+    }
     to_stderr(&format!("Incorrect Usage: {message}\n\n"));
     let text = verb.map_or_else(help::program, help::verb);
     let _ = output::print(&text);
@@ -57,6 +64,9 @@ pub(crate) fn unknown_topic(name: &str, code: u8) -> ExitCode {
 
 /// A verb that failed.
 pub(crate) fn failed(verb: &Verb, error: &Error, elsewhere: bool) -> ExitCode {
+    if verb.grammar == Grammar::Posix {
+        return failed_for_people(verb, error, elsewhere);
+    }
     let waits = ["run", "exec"].contains(&verb.name);
     let has_reader = elsewhere || std::io::stderr().is_terminal();
     if !(waits && error.was_told()) || has_reader {
@@ -71,6 +81,50 @@ pub(crate) fn failed(verb: &Verb, error: &Error, elsewhere: bool) -> ExitCode {
         to_stderr(&format!("hint: {hint}\n"));
     }
     ExitCode::from(verb.failure_code)
+}
+
+/// One line that a person reads, and what to do about it, if that is known.
+fn failed_for_people(verb: &Verb, error: &Error, elsewhere: bool) -> ExitCode {
+    if elsewhere || logging::is_json() {
+        tracing::error!("{}", error.chain());
+    }
+    if elsewhere || !logging::is_json() {
+        to_stderr(&person(error));
+    }
+    ExitCode::from(verb.failure_code)
+}
+
+fn person(error: &Error) -> String {
+    let message = crate::format::printable(&error.chain().to_string());
+    let general = match error.kind() {
+        ErrorKind::Exhausted => Some("`rcrun prune` and `rcrun df` help to make room"),
+        ErrorKind::Corrupt => Some("`rcrun fsck` tells what is damaged, and `--repair` mends it"),
+        _ => None,
+    };
+    match error.hint().or(general) {
+        Some(hint) => format!("rcrun: {message}\nhint: {hint}\n"),
+        None => format!("rcrun: {message}\n"),
+    }
+}
+
+/// Does the same for several things. What goes wrong with one does not keep the others from their
+/// turn: the last error is returned, those before it are told here.
+pub(crate) fn each<T>(
+    items: impl IntoIterator<Item = T>,
+    mut action: impl FnMut(T) -> Result<()>,
+) -> Result<()> {
+    let mut failed: Option<Error> = None;
+    for item in items {
+        if let Err(error) = action(item)
+            && let Some(before) = failed.replace(error)
+        {
+            match logging::is_json() {
+                true => tracing::error!("{}", before.chain()),
+                false => to_stderr(&person(&before)),
+            }
+        }
+    }
+    failed.map_or(Ok(()), Err)
 }
 
 /// Logs the error and, when the log is a file, also tells the person who called.

@@ -2,6 +2,7 @@
 //! split that knows how engines write flags.
 
 mod containers;
+pub(crate) mod dispatch;
 mod images;
 mod oci;
 
@@ -168,9 +169,57 @@ impl Verb {
             true => Err(String::new()),
             false => Ok(command
                 .try_get_matches_from(line)
-                .map_err(|e| describe(&e))?),
+                .map_err(|e| self.describe_for_people(&e))?),
         };
         Ok(Parsed { global, matches })
+    }
+
+    /// A clap error in docker's words.
+    fn describe_for_people(&self, error: &clap::Error) -> String {
+        let text = |kind| match error.get(kind) {
+            Some(ContextValue::String(text)) => text.clone(),
+            Some(ContextValue::Strings(texts)) => texts.join(", "),
+            _ => String::new(),
+        };
+        let argument = text(ContextKind::InvalidArg);
+        let flag = argument.split(' ').next().unwrap_or_default();
+        let value = text(ContextKind::InvalidValue);
+        let takes = |words: &str, count: usize| {
+            let s = if count == 1 { "" } else { "s" };
+            format!("it takes {words}{count} argument{s}")
+        };
+        match error.kind() {
+            ErrorKind::UnknownArgument if flag.starts_with('-') => format!("unknown flag: {flag}"),
+            ErrorKind::UnknownArgument | ErrorKind::TooManyValues => match self.arguments {
+                Count::Exactly(0) => "it takes no arguments".to_owned(),
+                Count::Exactly(count) => takes("exactly ", count),
+                Count::Between(_, most) => takes("at most ", most),
+                Count::AtLeast(_) => format!("unexpected argument {flag:?}"),
+            },
+            ErrorKind::MissingRequiredArgument => match self.arguments {
+                Count::Exactly(count) => takes("exactly ", count),
+                Count::AtLeast(least) | Count::Between(least, _) => takes("at least ", least),
+            },
+            ErrorKind::InvalidValue if value.is_empty() => {
+                format!("flag needs an argument: {flag}")
+            }
+            ErrorKind::ValueValidation => {
+                let cause = std::error::Error::source(error);
+                let cause = cause.map(|cause| format!(": {cause}")).unwrap_or_default();
+                format!("invalid value {value:?} for {flag}{cause}")
+            }
+            ErrorKind::InvalidValue => {
+                let valid = text(ContextKind::ValidValue);
+                format!("invalid value {value:?} for {flag}: use one of {valid}")
+            }
+            ErrorKind::ArgumentConflict => {
+                format!(
+                    "{flag} and {} exclude each other",
+                    text(ContextKind::PriorArg)
+                )
+            }
+            _ => describe(error),
+        }
     }
 
     fn parse_go(&self, words: &[String], mut global: Global) -> Result<Parsed, String> {
@@ -276,12 +325,11 @@ fn describe(error: &clap::Error) -> String {
         (ErrorKind::ValueValidation, Some(cause)) => {
             format!("invalid value {value:?} for flag -{name}: {cause}")
         }
-        _ => error
-            .to_string()
-            .lines()
-            .next()
-            .unwrap_or_default()
-            .to_owned(),
+        _ => {
+            let text = error.to_string();
+            let line = text.lines().next().unwrap_or_default();
+            line.strip_prefix("error: ").unwrap_or(line).to_owned()
+        }
     }
 }
 

@@ -84,6 +84,22 @@ impl Names {
         Ok(record)
     }
 
+    /// Before a name moves: what it stands for so far keeps a name by its digest, as docker does, so
+    /// that it stays until somebody prunes.
+    pub fn keep(&self, lease: &Lease, record: &Record) -> Result<()> {
+        let name = record.reference()?;
+        let by_digest = name.with_digest(record.target.digest.clone());
+        if by_digest == name || self.get(&by_digest)?.is_some() {
+            return Ok(());
+        }
+        lease.hold(&[Root::Image(record.target.digest.clone())])?;
+        // Only a name that still says the same vouches for what is held now.
+        if self.get(&name)?.as_ref() == Some(record) {
+            self.set(lease, &by_digest, &record.target)?;
+        }
+        Ok(())
+    }
+
     /// Removes a name; false if there was none.
     pub fn remove(&self, name: &Reference) -> Result<bool> {
         let file = file_name(&name.to_string());
@@ -182,6 +198,19 @@ mod tests {
         }
         let all: Vec<String> = names.list().unwrap().into_iter().map(|r| r.name).collect();
         assert_eq!(all, [short.to_string(), long.to_string()]);
+        let old = names.get(&short).unwrap().unwrap();
+        names.keep(&lease, &old).unwrap();
+        names.set(&lease, &short, &target("three")).unwrap();
+        // It moved meanwhile: nobody vouches for what it stood for before.
+        let gone = Record {
+            target: target("four"),
+            ..old.clone()
+        };
+        names.keep(&lease, &gone).unwrap();
+        let kept = short.with_digest(old.target.digest.clone());
+        assert_eq!(names.get(&kept).unwrap().unwrap().target, target("two"));
+        assert_eq!(names.list().unwrap().len(), 3);
+        assert!(names.remove(&kept).unwrap());
         assert!(names.remove(&short).unwrap());
         assert!(!names.remove(&short).unwrap());
         assert_eq!(names.list().unwrap().len(), 1);

@@ -94,6 +94,11 @@ impl Reference {
 
     /// As docker shows it to people: without docker.io and without `library/`.
     pub fn familiar(&self) -> String {
+        self.familiar_name() + &self.suffix()
+    }
+
+    /// The same without tag and digest.
+    pub fn familiar_name(&self) -> String {
         let path = &*self.repository;
         let short = match path.strip_prefix(OFFICIAL) {
             Some(rest) if !rest.contains('/') => rest,
@@ -106,7 +111,7 @@ impl Reference {
             DEFAULT_HOST if clear => short,
             _ => &whole,
         };
-        format!("{short}{}", self.suffix())
+        short.to_owned()
     }
 
     fn suffix(&self) -> String {

@@ -46,7 +46,9 @@ use crate::lock::{self, Kind};
 use crate::store::Store;
 use crate::{Context, Digest, Error, Result, durable, tree};
 
+mod sizes;
 mod usage;
+pub use sizes::{Sizes, sizes};
 pub use usage::{Part, Usage, usage};
 
 /// How many objects are removed before others are let in again.

@@ -103,6 +103,15 @@ pub fn pull(store: &Store, client: &Client, request: &Request<'_>) -> Result<Pul
         .context(|| format!("cannot pull {reference}"))
 }
 
+/// Fetches what an image lacks, without a name for it and without unpacking: what was found damaged.
+/// Returns its manifest. The reference is to have a digest, so that it is the same image.
+pub fn complete(store: &Store, client: &Client, request: &Request<'_>) -> Result<Digest> {
+    let reference = request.reference;
+    Pull::begin(store, client, request)
+        .and_then(|pull| pull.gather().map(|_| pull.manifest_digest()))
+        .context(|| format!("cannot complete {reference}"))
+}
+
 /// The name of a layer in the store.
 pub fn layer_id(chain: &Digest, way: Way) -> Result<LayerId> {
     let variant = match way {
@@ -192,9 +201,32 @@ impl<'a> Pull<'a> {
         let names = Names::new(self.store)?;
         let target = self.target()?;
         let before = names.get(self.request.reference)?;
+        let fetched = self.gather()?;
+        let manifest = self.manifest_digest();
+        let same = |record: &Record| !fetched && record.target == target;
+        if let Some(record) = before.clone().filter(same) {
+            return Ok(Pulled {
+                record,
+                manifest,
+                unchanged: true,
+            });
+        }
+        if let Some(old) = before.filter(|record| record.target != target) {
+            names.keep(&self.lease, &old)?;
+        }
+        let record = names.set(&self.lease, self.request.reference, &target)?;
+        Ok(Pulled {
+            record,
+            manifest,
+            unchanged: false,
+        })
+    }
+
+    /// Brings all of the image into the store, durably. Says whether anything was missing.
+    fn gather(&self) -> Result<bool> {
         let layers = Layers::new(self.store)?;
         let (fetched, unpacked) = self.fetch_and_unpack(&layers)?;
-        let fetched = fetched || !unpacked.is_empty();
+        let mut changed = fetched || !unpacked.is_empty();
         let documents = self.documents.iter().map(|one| (&one.digest, &one.bytes));
         let mut whole = Vec::new();
         for (digest, bytes) in documents.chain([(&self.manifest.config.digest, &self.config)]) {
@@ -203,26 +235,17 @@ impl<'a> Pull<'a> {
                 whole.push(self.content.prepare(&self.lease, algorithm, bytes)?);
             }
         }
+        changed |= !whole.is_empty();
         commit_all(whole)?;
         layers.publish(unpacked)?;
-        let manifest = self
-            .documents
+        Ok(changed)
+    }
+
+    fn manifest_digest(&self) -> Digest {
+        self.documents
             .last()
-            .map_or(&target.digest, |last| &last.digest)
-            .clone();
-        let unchanged = !fetched
-            && before
-                .as_ref()
-                .is_some_and(|record| record.target == target);
-        let record = match before.filter(|_| unchanged) {
-            Some(record) => record,
-            None => names.set(&self.lease, self.request.reference, &target)?,
-        };
-        Ok(Pulled {
-            record,
-            manifest,
-            unchanged,
-        })
+            .map_or(&self.manifest.config.digest, |last| &last.digest)
+            .clone()
     }
 
     /// What the name will stand for: what the registry's name stands for, an index if it is one.

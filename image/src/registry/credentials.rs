@@ -202,6 +202,11 @@ impl Credentials {
         from_entry(entry).context(|| format!("invalid entry for {host}"))
     }
 
+    /// The file that [`Self::store`] writes, if there is one.
+    pub fn file(&self) -> Option<&Path> {
+        self.written.as_deref()
+    }
+
     /// Keeps a credential for a host, in the helper that the file names or in the file itself.
     pub fn store(&self, host: &str, credential: &Credential) -> Result<()> {
         self.change(host, |file| {

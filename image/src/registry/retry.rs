@@ -30,6 +30,15 @@ impl Cancel {
         Self::default()
     }
 
+    /// Another one, which is called off with this one, but not the other way around.
+    #[must_use]
+    pub fn child(&self) -> Self {
+        let child = Self::new();
+        let other = child.clone();
+        self.on_cancel(move || other.cancel());
+        child
+    }
+
     /// Calls off: sleepers wake, connections in use are shut down.
     pub fn cancel(&self) {
         let mut hooks = self.hooks();
@@ -327,6 +336,13 @@ mod tests {
             sleeper.join().unwrap().unwrap_err();
         });
         cancel.on_cancel(move || other.send("late").unwrap());
+        assert!(cancel.child().is_cancelled());
+        let parent = Cancel::new();
+        let (one, two) = (parent.child(), parent.child());
+        one.cancel();
+        assert!(!parent.is_cancelled() && !two.is_cancelled());
+        parent.cancel();
+        assert!(two.is_cancelled());
         assert_eq!(receive.iter().collect::<Vec<_>>(), ["hook", "late"]);
         assert!(began.elapsed() < Duration::from_secs(30));
     }

@@ -47,6 +47,7 @@ struct Inner {
     kind: ErrorKind,
     message: String,
     told: bool,
+    hint: Option<String>,
     #[source]
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
@@ -63,6 +64,7 @@ impl Error {
             kind,
             message: message.into(),
             told: false,
+            hint: None,
             source: None,
         }))
     }
@@ -85,12 +87,13 @@ impl Error {
     /// The same kind of error, with `self` as its cause.
     #[must_use]
     pub fn context(self, message: impl Into<String>) -> Self {
-        let kind = self.kind();
+        let mut cause = self;
         Self(Box::new(Inner {
-            kind,
+            kind: cause.kind(),
             message: message.into(),
-            told: self.0.told,
-            source: Some(Box::new(self)),
+            told: cause.0.told,
+            hint: cause.0.hint.take(),
+            source: Some(Box::new(cause)),
         }))
     }
 
@@ -105,6 +108,19 @@ impl Error {
     /// person or a log file only.
     pub fn was_told(&self) -> bool {
         self.0.told
+    }
+
+    /// Adds what a person can do about it, unless a cause already says so: words of its own, without
+    /// a full stop, which are not part of the message.
+    #[must_use]
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.0.hint.get_or_insert_with(|| hint.into());
+        self
+    }
+
+    /// What a person can do about it, where whoever made the error knew more than its kind.
+    pub fn hint(&self) -> Option<&str> {
+        self.0.hint.as_deref()
     }
 
     /// The message and all causes, joined by `: `.
@@ -209,5 +225,14 @@ mod tests {
             e.chain().to_string(),
             "cannot mount: mount(\"proc\"): operation not permitted"
         );
+    }
+
+    #[test]
+    fn the_first_hint_stays() {
+        let e = Error::invalid("wrong").with_hint("do this");
+        let e = e.context("cannot go on").with_hint("or that");
+        assert_eq!(e.hint(), Some("do this"));
+        assert_eq!(e.chain().to_string(), "cannot go on: wrong");
+        assert_eq!(Error::invalid("wrong").hint(), None);
     }
 }

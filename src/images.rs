@@ -1,0 +1,82 @@
+//! What the verbs on images share: the store with what uses its images, the registry's client, and the
+//! sweep.
+
+mod containers;
+
+use std::collections::HashSet;
+
+use rcrun_image::catalog::Catalog;
+use rcrun_image::platform::Platform;
+use rcrun_image::pull::Way;
+use rcrun_image::registry::{Cancel, Client, Options};
+use rcrun_image::roots;
+use rcrun_overlay::gc::{self, Collected};
+use rcrun_overlay::lease::Root;
+use rcrun_overlay::store::Store;
+use rcrun_runtime::error::{Error, Result};
+
+pub(crate) use containers::{User, users};
+
+use crate::settings::{Settings, in_user_namespace};
+
+/// All images of the store, with those that only containers still use.
+pub(crate) fn catalog(store: &Store, users: &[User]) -> Result<Catalog> {
+    let used: Vec<_> = users
+        .iter()
+        .filter_map(|user| user.manifest.clone())
+        .collect();
+    let catalog = Catalog::read(store, &used, &Platform::host())?;
+    for (record, error) in &catalog.broken {
+        tracing::warn!("image {} cannot be read: {}", record.name, error.chain());
+    }
+    Ok(catalog)
+}
+
+/// How registries are talked to, as settings and environment say; credentials are in `authfile` if it
+/// is given.
+pub(crate) fn options(settings: &Settings, authfile: Option<&str>) -> Result<Options> {
+    let variable = |name: &str| match (name, authfile) {
+        ("REGISTRY_AUTH_FILE", Some(file)) => Some(file.to_owned()),
+        _ => std::env::var(name).ok(),
+    };
+    Ok(Options::new(settings.file()?.registries, variable))
+}
+
+/// A client that is called off with `cancel`.
+pub(crate) fn client(
+    settings: &Settings,
+    authfile: Option<&str>,
+    cancel: &Cancel,
+) -> Result<Client> {
+    let mut options = options(settings, authfile)?;
+    options.cancel = cancel.clone();
+    Ok(Client::new(options))
+}
+
+/// How this caller unpacks layers.
+pub(crate) fn way() -> Result<Way> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(Error::unsupported(
+            "cannot unpack layers as an ordinary user: their files belong to many users",
+        )
+        .with_hint(
+            "call it in a user namespace with more than one id: unshare -r --map-auto rcrun ...",
+        ));
+    }
+    Ok(match in_user_namespace() {
+        true => Way::Rootless,
+        false => Way::Privileged,
+    })
+}
+
+/// Removes what no name, container or process refers to. Needs no space on the disk.
+pub(crate) fn sweep(store: &Store, policy: &gc::Policy) -> Result<Collected> {
+    let mark = &mut |held: &HashSet<Root>| {
+        // Whatever a container was made from stays as long as the container does.
+        let manifests = users(store)?.into_iter().filter_map(|user| user.manifest);
+        let mut all = held.clone();
+        all.extend(manifests.map(Root::Image));
+        roots::reachable(store, &all)
+    };
+    gc::collect(store, policy, mark)
+}

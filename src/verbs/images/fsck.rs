@@ -1,0 +1,270 @@
+//! `rcrun fsck`: whether everything in the store is what its name says, and what to do if not.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rcrun_image::Digest;
+use rcrun_image::document::{Document, ImageConfig, MAX_DOCUMENT};
+use rcrun_image::names::{Names, Record};
+use rcrun_image::platform::Platform;
+use rcrun_image::pull::{self, DOWNLOADS, Request};
+use rcrun_image::reference::Reference;
+use rcrun_image::registry::Cancel;
+use rcrun_overlay::fsck::{self, Options, Problem, Repaired};
+use rcrun_overlay::store::Store;
+use rcrun_runtime::error::Result;
+
+use crate::progress::to_stderr;
+use crate::settings::Settings;
+use crate::{images, interrupt, output, units};
+
+pub(super) const USAGE: &str = "
+
+Reads every blob from the disk and compares its digest with its name, and sees
+that each image has all of its blobs. Prints a line for each thing that is wrong.
+With --repair, what is damaged is moved away and fetched again from where the
+image's name says, by digest. Unpacked layers are not looked at: they are made
+anew from blobs.
+
+The exit code is that of fsck(8): 0 nothing wrong, 1 everything that was wrong is
+repaired, 4 something is wrong still, 8 the check itself failed.";
+
+/// check the store, and repair it
+#[derive(Debug, clap::Parser)]
+#[command(name = "fsck", disable_help_flag = true)]
+pub(crate) struct Fsck {
+    /// take credentials from this file
+    #[arg(long, value_name = "FILE")]
+    authfile: Option<String>,
+    /// print nothing but what is wrong
+    #[arg(long, short)]
+    quiet: bool,
+    /// repair what is wrong
+    #[arg(long)]
+    repair: bool,
+}
+
+/// Everything that was wrong is right.
+const REPAIRED: u8 = 1;
+/// Something is wrong still.
+const WRONG: u8 = 4;
+
+impl crate::verbs::Run for Fsck {
+    fn run(self, settings: &Settings) -> Result<u8> {
+        let store = settings.store()?;
+        let cancel = Cancel::new();
+        let ended = interrupt::watched(&|| cancel.cancel(), None, || {
+            self.check(settings, &store, &cancel)
+        })?;
+        match ended.exit_code().filter(|_| ended.result.is_err()) {
+            Some(code) => {
+                to_stderr("interrupted\n");
+                Ok(code)
+            }
+            None => ended.result,
+        }
+    }
+}
+
+/// A blob that an image lacks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Lack {
+    name: String,
+    digest: Digest,
+    what: &'static str,
+}
+
+impl Fsck {
+    fn check(&self, settings: &Settings, store: &Store, cancel: &Cancel) -> Result<u8> {
+        let read = AtomicU64::new(0);
+        let progress = |bytes| {
+            read.fetch_add(bytes, Ordering::Relaxed);
+            cancel.check()
+        };
+        let report = fsck::check(store, &Options::default(), &progress)?;
+        for problem in &report.problems {
+            output::print(&format!("{problem}\n"))?;
+        }
+        let names = Names::new(store)?.list()?;
+        let lacks = lacks(store, &names)?;
+        let known = |lack: &Lack| {
+            let same = |problem: &Problem| problem.digest.as_ref() == Some(&lack.digest);
+            report.problems.iter().any(same)
+        };
+        for lack in lacks.iter().filter(|lack| !known(lack)) {
+            let Lack { name, digest, what } = lack;
+            output::print(&format!("{name}: {what} {digest} is missing\n"))?;
+        }
+        let wrong = report.problems.len() + lacks.iter().filter(|lack| !known(lack)).count();
+        if !self.quiet {
+            let (count, bytes) = (report.checked, units::size(report.bytes));
+            let names = names.len();
+            to_stderr(&format!(
+                "{count} blobs ({bytes}) and {names} names checked, {wrong} things wrong\n"
+            ));
+        }
+        match (wrong, self.repair) {
+            (0, _) => Ok(0),
+            (_, false) => Ok(WRONG),
+            (_, true) => self.repair(settings, store, cancel, &report.problems, &names),
+        }
+    }
+
+    fn repair(
+        &self,
+        settings: &Settings,
+        store: &Store,
+        cancel: &Cancel,
+        problems: &[Problem],
+        names: &[Record],
+    ) -> Result<u8> {
+        let mut left = 0;
+        // What is moved away does not tell any more that it was here.
+        let mut wanted = Vec::new();
+        for record in names {
+            wanted.push((record, platforms(store, record)?));
+        }
+        for problem in problems {
+            // What is fetched anew is fetched image by image, below.
+            match fsck::repair(store, problem, &mut |_| Ok(false))? {
+                Repaired::Fixed => output::print(&format!("{}: repaired\n", problem.path))?,
+                Repaired::Missing => output::print(&format!("{}: moved away\n", problem.path))?,
+                Repaired::Left => {
+                    left += 1;
+                    output::print(&format!("{}: left alone\n", problem.path))?;
+                }
+            }
+        }
+        for (record, platforms) in wanted {
+            for platform in platforms {
+                cancel.check()?;
+                if lacks_of(store, record)?.is_empty() && all_there(store, record, &platform) {
+                    continue;
+                }
+                if let Err(error) = self.complete(settings, store, cancel, record, &platform) {
+                    cancel.check()?;
+                    tracing::warn!("{}", error.chain());
+                }
+            }
+        }
+        let lacks = lacks(store, names)?;
+        for Lack { name, digest, what } in &lacks {
+            output::print(&format!("{name}: {what} {digest} is missing still\n"))?;
+        }
+        Ok(match (lacks.len(), left) {
+            (0, 0) => REPAIRED,
+            _ => WRONG,
+        })
+    }
+
+    fn complete(
+        &self,
+        settings: &Settings,
+        store: &Store,
+        cancel: &Cancel,
+        record: &Record,
+        platform: &Platform,
+    ) -> Result<()> {
+        let cancel = cancel.child();
+        let client = images::client(settings, self.authfile.as_deref(), &cancel)?;
+        let name: Reference = record.reference()?;
+        let reference = name.with_digest(record.target.digest.clone());
+        if !self.quiet {
+            to_stderr(&format!("fetching what {} lacks\n", name.familiar()));
+        }
+        let request = Request {
+            reference: &reference,
+            platform,
+            unpack: None,
+            downloads: DOWNLOADS,
+            watch: &|_| (),
+            cancel: &cancel,
+        };
+        pull::complete(store, &client, &request).map(drop)
+    }
+}
+
+fn lacks(store: &Store, names: &[Record]) -> Result<Vec<Lack>> {
+    let mut all = Vec::new();
+    for record in names {
+        all.extend(lacks_of(store, record)?);
+    }
+    Ok(all)
+}
+
+/// A document that is there and right.
+fn document(store: &Store, digest: &Digest) -> Option<Document> {
+    let bytes = store.content().read(digest, MAX_DOCUMENT as u64).ok()??;
+    Document::read(&bytes, None).ok()
+}
+
+/// Which blobs of a name's images are not there. Of an index, one image at least has to be.
+fn lacks_of(store: &Store, record: &Record) -> Result<Vec<Lack>> {
+    let mut lacks = Vec::new();
+    let lack = |digest: &Digest, what| Lack {
+        name: record.name.clone(),
+        digest: digest.clone(),
+        what,
+    };
+    let mut waiting = vec![(record.target.digest.clone(), true)];
+    while let Some((digest, required)) = waiting.pop() {
+        match document(store, &digest) {
+            Some(Document::Index(index)) => {
+                let here = |digest: &Digest| document(store, digest).is_some();
+                let none = !index.manifests.iter().any(|entry| here(&entry.digest));
+                if none {
+                    lacks.push(lack(&digest, "every manifest of"));
+                }
+                let entries = index.manifests.iter();
+                waiting.extend(entries.map(|entry| (entry.digest.clone(), false)));
+            }
+            Some(Document::Manifest(manifest)) => {
+                let config = &manifest.config.digest;
+                let content = store.content();
+                let read = content.read(config, MAX_DOCUMENT as u64);
+                let right = matches!(&read, Ok(Some(bytes)) if ImageConfig::read(bytes).is_ok());
+                if !right {
+                    lacks.push(lack(config, "configuration"));
+                }
+                for layer in &manifest.layers {
+                    if !content.contains(&layer.digest)? {
+                        lacks.push(lack(&layer.digest, "layer"));
+                    }
+                }
+            }
+            None if required => lacks.push(lack(&digest, "manifest")),
+            None => {}
+        }
+    }
+    Ok(lacks)
+}
+
+/// Whether the manifest for a platform is here, if there is one: an image that is not here at all lacks
+/// nothing otherwise.
+fn all_there(store: &Store, record: &Record, platform: &Platform) -> bool {
+    match document(store, &record.target.digest) {
+        Some(Document::Index(index)) => index
+            .select(platform)
+            .is_ok_and(|entry| document(store, &entry.digest).is_some()),
+        Some(Document::Manifest(_)) => true,
+        None => false,
+    }
+}
+
+/// For which platforms a name has images, as far as can be told; this machine's if it cannot.
+fn platforms(store: &Store, record: &Record) -> Result<Vec<Platform>> {
+    let mut platforms = Vec::new();
+    if let Some(Document::Index(index)) = document(store, &record.target.digest) {
+        for entry in &index.manifests {
+            let damaged = || store.content().contains(&entry.digest).unwrap_or(false);
+            if let Some(platform) = &entry.platform
+                && (document(store, &entry.digest).is_some() || damaged())
+            {
+                platforms.push(platform.normalized());
+            }
+        }
+    }
+    if platforms.is_empty() {
+        platforms.push(Platform::host());
+    }
+    Ok(platforms)
+}

@@ -1,0 +1,165 @@
+//! `rcrun pull`.
+
+use rcrun_image::platform::Platform;
+use rcrun_image::pull::{self, DOWNLOADS, Event, Pulled, Request, Way};
+use rcrun_image::reference::{Location, Reference};
+use rcrun_image::registry::Cancel;
+use rcrun_overlay::store::Store;
+use rcrun_runtime::error::{Error, Result};
+
+use crate::progress::{Phase, Progress, Words};
+use crate::settings::Settings;
+use crate::{images, interrupt, output, report};
+
+pub(super) const USAGE: &str = "NAME[:TAG|@DIGEST]...
+
+Prints the name in full on standard output, and progress on standard error.
+What is interrupted goes on where it stopped when it is pulled again.";
+
+/// download images from a registry
+#[derive(Debug, clap::Parser)]
+#[command(name = "pull", disable_help_flag = true)]
+pub(crate) struct Pull {
+    /// download all tags of the repository
+    #[arg(long, short)]
+    all_tags: bool,
+    /// take credentials from this file
+    #[arg(long, value_name = "FILE")]
+    authfile: Option<String>,
+    /// take the image for this platform: OS/ARCHITECTURE[/VARIANT]
+    #[arg(long, value_name = "PLATFORM")]
+    platform: Option<Platform>,
+    /// print nothing but the name
+    #[arg(long, short)]
+    quiet: bool,
+    #[arg(required = true)]
+    images: Vec<String>,
+}
+
+const WORDS: Words = Words {
+    moved: ("fetched", "unpacking"),
+    done: "unpacked",
+};
+
+impl crate::verbs::Run for Pull {
+    fn run(self, settings: &Settings) -> Result<u8> {
+        let way = images::way()?;
+        let store = settings.store()?;
+        let job = Job {
+            settings,
+            authfile: self.authfile.as_deref(),
+            store: &store,
+            way,
+            platform: self.platform.clone().unwrap_or_else(Platform::host),
+            progress: Progress::new(self.quiet, WORDS),
+            cancel: Cancel::new(),
+        };
+        let tick = || job.progress.tick();
+        let tick: Option<&(dyn Fn() + Sync)> = job.progress.ticks().then_some(&tick);
+        let ended = interrupt::watched(&|| job.cancel.cancel(), tick, || {
+            report::each(&self.images, |image| job.any(image, self.all_tags))
+        })?;
+        if let Some(code) = ended.exit_code().filter(|_| ended.result.is_err()) {
+            let text = "interrupted: what has arrived is kept, and the next pull goes on with it";
+            job.progress.line(text);
+            return Ok(code);
+        }
+        ended.result.map(|()| 0)
+    }
+}
+
+/// What is the same for all images of a call.
+struct Job<'a> {
+    settings: &'a Settings,
+    authfile: Option<&'a str>,
+    store: &'a Store,
+    way: Way,
+    platform: Platform,
+    progress: Progress,
+    /// Called off by a signal; a client of a pull that fails is of no use afterwards, and has its own.
+    cancel: Cancel,
+}
+
+impl Job<'_> {
+    fn any(&self, image: &str, all_tags: bool) -> Result<()> {
+        self.cancel.check()?;
+        let reference = match image.parse()? {
+            Location::Registry(reference) => reference,
+            other => {
+                return Err(Error::unsupported(format!("cannot pull from {other}")));
+            }
+        };
+        if !all_tags {
+            if !names_version(image) {
+                let tag = rcrun_image::reference::DEFAULT_TAG;
+                self.progress.line(&format!("Using default tag: {tag}"));
+            }
+            return self.one(&reference);
+        }
+        if names_version(image) {
+            return Err(Error::invalid(format!(
+                "--all-tags takes a repository's name without tag and digest, not {image}"
+            )));
+        }
+        let cancel = self.cancel.child();
+        let tags = images::client(self.settings, self.authfile, &cancel)?.tags(&reference)?;
+        report::each(&tags, |tag| self.one(&reference.with_tag(tag)?))
+    }
+
+    fn one(&self, reference: &Reference) -> Result<()> {
+        let cancel = self.cancel.child();
+        let client = images::client(self.settings, self.authfile, &cancel)?;
+        let request = Request {
+            reference,
+            platform: &self.platform,
+            unpack: Some(self.way),
+            downloads: DOWNLOADS,
+            watch: &|event| self.watch(reference, event),
+            cancel: &cancel,
+        };
+        let pulled = pull::pull(self.store, &client, &request);
+        self.progress.end(pulled.is_ok());
+        self.tell(reference, &pulled?)
+    }
+
+    fn watch(&self, reference: &Reference, event: Event) {
+        match event {
+            Event::Resolved { digest, layers } => {
+                let size = layers.iter().map(|layer| layer.size).sum();
+                let count = layers.len();
+                let s = if count == 1 { "" } else { "s" };
+                self.progress.line(&format!(
+                    "{}: {count} layer{s}, {} ({}, {digest})",
+                    reference.familiar(),
+                    crate::units::size(size),
+                    self.platform,
+                ));
+                let layers = layers.into_iter().map(|layer| (layer.digest, layer.size));
+                self.progress.begin(layers);
+            }
+            Event::Exists(digest) => self.progress.reached(&digest, Phase::Exists),
+            Event::Waiting(digest) => self.progress.reached(&digest, Phase::Elsewhere),
+            Event::Received(digest, bytes) => self.progress.moved(&digest, bytes),
+            Event::Fetched(digest) => self.progress.reached(&digest, Phase::Moved),
+            Event::Unpacked(digest) => self.progress.reached(&digest, Phase::Done),
+        }
+    }
+
+    fn tell(&self, reference: &Reference, pulled: &Pulled) -> Result<()> {
+        let name = reference.familiar();
+        let status = match pulled.unchanged {
+            true => format!("Image is up to date for {name}"),
+            false => format!("Downloaded newer image for {name}"),
+        };
+        let digest = &pulled.record.target.digest;
+        self.progress.line(&format!("Digest: {digest}"));
+        self.progress.line(&format!("Status: {status}"));
+        output::print(&format!("{reference}\n"))
+    }
+}
+
+/// Whether a reference, as it was typed, has a tag or a digest.
+fn names_version(text: &str) -> bool {
+    let last = text.rsplit('/').next().unwrap_or(text);
+    last.contains([':', '@'])
+}
