@@ -17,6 +17,7 @@ use rcrun_runtime::error::{Error, Result};
 
 pub(crate) use containers::{User, users};
 
+use crate::report;
 use crate::settings::{Settings, in_user_namespace};
 
 /// All images of the store, with those that only containers still use.
@@ -25,11 +26,15 @@ pub(crate) fn catalog(store: &Store, users: &[User]) -> Result<Catalog> {
         .iter()
         .filter_map(|user| user.manifest.clone())
         .collect();
-    let catalog = Catalog::read(store, &used, &Platform::host())?;
+    Catalog::read(store, &used, &Platform::host())
+}
+
+/// Tells of names whose images cannot be read.
+pub(crate) fn warn_of_broken(catalog: &Catalog) {
     for (record, error) in &catalog.broken {
-        tracing::warn!("image {} cannot be read: {}", record.name, error.chain());
+        let name = &record.name;
+        report::warn(&format!("image {name} cannot be read: {}", error.chain()));
     }
-    Ok(catalog)
 }
 
 /// How registries are talked to, as settings and environment say; credentials are in `authfile` if it

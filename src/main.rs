@@ -52,7 +52,7 @@ fn main() -> ExitCode {
     if name == "help" || name == "h" {
         return help::topic(rest.first().map(String::as_str));
     }
-    let Some(verb) = verbs::find(name) else {
+    let Some(verb) = verbs::choose(name, rest) else {
         let asked = global.help || rest.iter().any(|word| word == "-h" || word == "--help");
         return report::unknown_topic(name, if asked { 1 } else { 3 });
     };

@@ -72,6 +72,8 @@ struct Item {
     size: u64,
     bytes: u64,
     phase: Phase,
+    /// Done before it was told that all bytes have moved.
+    early: bool,
     rate: Rate,
 }
 
@@ -139,6 +141,7 @@ impl Progress {
                     size,
                     bytes: 0,
                     phase: Phase::Waiting,
+                    early: false,
                     rate: Rate::default(),
                 });
             }
@@ -157,24 +160,36 @@ impl Progress {
         }
     }
 
-    /// Something stands here now.
+    /// Something stands here now. Threads tell of the end of one blob in any order.
     pub(crate) fn reached(&self, digest: &Digest, phase: Phase) {
         let mut state = self.state();
         let Some(item) = state.item(digest) else {
             return;
         };
-        // Threads tell of the end of one blob in any order.
         if item.phase == phase || item.phase == Phase::Done {
             return;
         }
+        let has_moved = matches!(item.phase, Phase::Moved | Phase::Exists);
+        if phase == Phase::Done && !has_moved {
+            item.early = true;
+            return;
+        }
         item.phase = phase;
-        if matches!(phase, Phase::Moved | Phase::Exists | Phase::Done) {
+        self.tell(item);
+        if std::mem::take(&mut item.early) && phase == Phase::Moved {
+            item.phase = Phase::Done;
+            self.tell(item);
+        }
+    }
+
+    fn tell(&self, item: &mut Item) {
+        if matches!(item.phase, Phase::Moved | Phase::Exists | Phase::Done) {
             item.bytes = item.size;
         }
         if self.mode == Mode::Lines {
-            let name = &digest.hex()[..12];
+            let name = &item.digest.hex()[..12];
             let size = units::size(item.size);
-            let text = match phase {
+            let text = match item.phase {
                 Phase::Waiting | Phase::Moving => return,
                 Phase::Elsewhere => "waits for another process".to_owned(),
                 Phase::Moved => format!("{} {size}", self.words.moved.0),
@@ -333,6 +348,7 @@ mod tests {
             size: 1_000_000,
             bytes,
             phase,
+            early: false,
             rate: Rate {
                 since: None,
                 shown: Some(2_500_000),
@@ -367,6 +383,24 @@ mod tests {
         ] {
             let line = item(1, phase, bytes).line(WORDS);
             assert_eq!(&line[13..], expected);
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_blob_is_told_in_any_order() {
+        for order in [[Phase::Moved, Phase::Done], [Phase::Done, Phase::Moved]] {
+            let progress = Progress {
+                mode: Mode::Quiet,
+                words: WORDS,
+                state: Mutex::default(),
+            };
+            let digest = Digest::of(b"x");
+            progress.begin([(digest.clone(), 5)].into_iter());
+            let phase = || progress.state().items[0].phase;
+            progress.reached(&digest, order[0]);
+            assert_ne!(phase(), Phase::Done);
+            progress.reached(&digest, order[1]);
+            assert_eq!(phase(), Phase::Done);
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod file;
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use rcrun_overlay::store::Store;
@@ -147,6 +148,22 @@ impl Global {
         self.root.as_deref().map(Path::new)
     }
 
+    /// The same again for another process, which may be in another directory.
+    fn log_flags(&self) -> Vec<OsString> {
+        let mut flags: Vec<OsString> = Vec::new();
+        if let Some(path) = self.log.as_deref().filter(|path| !path.is_empty()) {
+            let path = std::path::absolute(path).unwrap_or_else(|_| path.into());
+            flags.extend(["--log".into(), path.into()]);
+        }
+        if let Some(format) = &self.log_format {
+            flags.extend(["--log-format".into(), format.into()]);
+        }
+        if self.debug {
+            flags.push("--debug".into());
+        }
+        flags
+    }
+
     /// Where and how to log; needed before anything else can fail.
     pub(crate) fn log(&self) -> Result<(Option<&Path>, Format, bool)> {
         let format = match self.log_format.as_deref() {
@@ -174,6 +191,7 @@ pub(crate) struct Settings {
     pub(crate) criu: Option<PathBuf>,
     /// `--store`.
     store: Option<String>,
+    log_flags: Vec<OsString>,
 }
 
 impl Settings {
@@ -186,6 +204,7 @@ impl Settings {
                 Error::invalid(format!("invalid value {text:?} for flag -rootless"))
             })?),
         };
+        let log_flags = global.log_flags();
         let root_given = global.root.is_some();
         let root = match global.root {
             Some(root) => given_root(&root)?,
@@ -202,7 +221,13 @@ impl Settings {
             root_given,
             criu: global.criu.map(PathBuf::from),
             store: global.store,
+            log_flags,
         })
+    }
+
+    /// Global flags that let another process of ours log as this one does.
+    pub(crate) fn log_flags(&self) -> Vec<OsString> {
+        self.log_flags.clone()
     }
 
     /// Where the store is.

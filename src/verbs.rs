@@ -3,7 +3,9 @@
 
 mod containers;
 pub(crate) mod dispatch;
+mod form;
 mod images;
+mod monitor;
 mod oci;
 
 #[cfg(feature = "generate")]
@@ -15,6 +17,8 @@ use rcrun_runtime::error::Error;
 
 use crate::arguments::{self, Flag, switch};
 use crate::settings::{GLOBAL, Global, Settings};
+pub(crate) use images::pull::fetch;
+pub(crate) use oci::signal::parse as signal_number;
 
 /// A verb's arguments, parsed, and what it does with them.
 pub(crate) trait Run: Parser {
@@ -135,7 +139,6 @@ impl Verb {
         self
     }
 
-    #[cfg(feature = "generate")]
     const fn hidden(mut self) -> Self {
         self.hidden = true;
         self
@@ -159,12 +162,16 @@ impl Verb {
                 .hide(true),
         );
         let line = std::iter::once(self.name).chain(words.iter().map(String::as_str));
-        let asked = |matches: &ArgMatches| matches.get_flag("help");
+        // Where errors are ignored, not even defaults are certain to be there.
+        let asked = |matches: &ArgMatches| {
+            let found = matches.try_get_one::<bool>("help");
+            found.ok().flatten().copied().unwrap_or(false)
+        };
         let found = command
             .clone()
             .ignore_errors(true)
             .try_get_matches_from(line.clone());
-        global.help |= found.as_ref().is_ok_and(asked);
+        global.help |= found.as_ref().is_ok_and(asked) || words == ["-h"];
         let matches = match global.help {
             true => Err(String::new()),
             false => Ok(command
@@ -204,9 +211,13 @@ impl Verb {
                 format!("flag needs an argument: {flag}")
             }
             ErrorKind::ValueValidation => {
-                let cause = std::error::Error::source(error);
-                let cause = cause.map(|cause| format!(": {cause}")).unwrap_or_default();
-                format!("invalid value {value:?} for {flag}{cause}")
+                let mut words = format!("invalid value {value:?} for {flag}");
+                let mut cause = std::error::Error::source(error);
+                while let Some(one) = cause {
+                    words += &format!(": {one}");
+                    cause = one.source();
+                }
+                words
             }
             ErrorKind::InvalidValue => {
                 let valid = text(ContextKind::ValidValue);
@@ -341,9 +352,9 @@ pub(crate) fn exit_code(code: i32) -> Result<u8, Error> {
 /// All verbs, in the order of the help.
 pub(crate) fn all() -> impl Iterator<Item = &'static Verb> {
     #[cfg(feature = "generate")]
-    return tables().chain([&generate::VERB]);
+    return tables().chain([&monitor::VERB, &generate::VERB]);
     #[cfg(not(feature = "generate"))]
-    tables()
+    tables().chain([&monitor::VERB])
 }
 
 fn tables() -> impl Iterator<Item = &'static Verb> {
@@ -351,7 +362,18 @@ fn tables() -> impl Iterator<Item = &'static Verb> {
     tables.into_iter().flatten()
 }
 
-/// The verb of that name.
+/// The verb of that name, as the help shows it.
 pub(crate) fn find(name: &str) -> Option<&'static Verb> {
-    all().find(|verb| verb.name == name)
+    let named = || all().filter(|verb| verb.name == name);
+    named().find(|verb| !verb.hidden).or_else(|| named().next())
+}
+
+/// The verb that these words are for: some names have two, an OCI runtime's and the people's.
+pub(crate) fn choose(name: &str, words: &[String]) -> Option<&'static Verb> {
+    match name {
+        "run" if form::of_run(words, &form::has_config) == form::Form::Oci => {
+            oci::VERBS.iter().find(|verb| verb.name == name)
+        }
+        _ => find(name),
+    }
 }

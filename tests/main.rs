@@ -1,4 +1,5 @@
-//! The integration suite: every user-visible behaviour of the runtime against the real kernel.
+//! The integration suite: every user-visible behaviour of the runtime and of the image store, against the
+//! real kernel.
 //!
 //! One binary plays four parts, told apart in `main`: the runner (libtest-mimic), the two processes that
 //! isolate and reap one test (`harness::stage`), and the probe that runs inside containers (`probe`).
@@ -16,6 +17,7 @@
 mod harness;
 mod oci;
 mod probe;
+mod store;
 
 use std::process::ExitCode;
 
@@ -23,8 +25,15 @@ fn main() -> ExitCode {
     if probe::wanted() {
         return probe::main();
     }
-    if let Some(code) = harness::stage::main(oci::all) {
+    if let Some(code) = harness::stage::main(all) {
         return code;
     }
-    harness::suite::main(oci::all())
+    harness::suite::main(all())
+}
+
+/// Every test of every area.
+fn all() -> Vec<harness::Test> {
+    let mut tests = oci::all();
+    tests.extend(store::all());
+    tests
 }

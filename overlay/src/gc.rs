@@ -21,8 +21,9 @@
 //! neither, is the first of these cases, because tagging is adding. An adder that dies took its
 //! promise with it, and recorded nothing. ∎
 //!
-//! References only count from recorded things to objects, so removing names needs no rule. A layer or
-//! blob in use by a container is held by the container's snapshot record, not by its process.
+//! References only count from recorded things to objects, so removing names needs no rule. A layer in
+//! use by a container is held by the record of the container's snapshot, not by its process: records
+//! of snapshots that stay are read here, at the end of each mark.
 //!
 //! # The lock is held briefly
 //!
@@ -38,11 +39,15 @@
 use std::collections::HashSet;
 use std::ffi::CStr;
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
+
+use rustix::io::Errno;
 
 use crate::content::{Incoming, final_name, scan_incoming};
 use crate::lease::{self, LayerId, Root, SnapshotId};
 use crate::lock::{self, Kind};
+use crate::snapshot::Snapshots;
 use crate::store::Store;
 use crate::{Context, Digest, Error, Result, durable, tree};
 
@@ -71,7 +76,7 @@ const TEMPORARY_AGE: Duration = Duration::from_secs(3600);
 pub struct Reachable {
     /// Blobs that documents and records refer to.
     pub blobs: HashSet<Digest>,
-    /// Layers that images, snapshots and build records refer to.
+    /// Layers that images and build records refer to. Those of snapshots that stay are added.
     pub layers: HashSet<LayerId>,
     /// Snapshots that somebody uses. None: all of them stay.
     pub snapshots: Option<HashSet<SnapshotId>>,
@@ -170,7 +175,7 @@ impl Sweep<'_> {
             let (held, dead) = lease::survey(self.store, &excluded)?;
             self.dead_leases(&dead)?;
             drop(excluded);
-            let reachable = with_held(mark(&held)?, &held);
+            let reachable = self.mark(mark, &held)?;
             self.candidates(&reachable)?
         };
         while !candidates.is_empty() {
@@ -184,6 +189,26 @@ impl Sweep<'_> {
         self.damaged()?;
         self.temporaries()?;
         self.empty_trash()
+    }
+
+    /// What can be reached, from the caller's records, from leases and from snapshots that stay.
+    fn mark(
+        &self,
+        mark: &mut dyn FnMut(&HashSet<Root>) -> Result<Reachable>,
+        held: &HashSet<Root>,
+    ) -> Result<Reachable> {
+        let mut reachable = with_held(mark(held)?, held);
+        let stay = reachable.snapshots.take();
+        let all = Snapshots::new(self.store)?;
+        for id in all.list()? {
+            if stay.as_ref().is_none_or(|stay| stay.contains(&id)) {
+                // Without a record it is none, has no layers and was never used.
+                let layers = all.layers(&id)?.unwrap_or_default();
+                reachable.layers.extend(layers);
+            }
+        }
+        reachable.snapshots = stay;
+        Ok(reachable)
     }
 
     /// Everything there is that was not reached.
@@ -223,8 +248,7 @@ impl Sweep<'_> {
     ) -> Result<Vec<Candidate>> {
         let excluded = lock::exclude(self.store.root())?;
         let (held, _) = lease::survey(self.store, &excluded)?;
-        let reachable = with_held(mark(&held)?, &held);
-        let before = self.done.layers.len();
+        let reachable = self.mark(mark, &held)?;
         let (mut large, mut trees, mut rest) = (Vec::new(), 0, Vec::new());
         for candidate in batch {
             if candidate.stays(&reachable) {
@@ -235,22 +259,19 @@ impl Sweep<'_> {
                     large.extend(self.blob(digest)?);
                 }
                 Candidate::Layer(id) if trees < TREE_BATCH => {
-                    trees += 1;
-                    self.tree("layers", id.as_str())?;
-                    self.done.layers.push(id);
+                    if self.tree("layers", id.as_str())? {
+                        trees += 1;
+                        self.done.layers.push(id);
+                    }
                 }
                 Candidate::Snapshot(id) if trees < TREE_BATCH => {
-                    trees += 1;
-                    self.tree("snapshots", id.as_str())?;
-                    self.done.snapshots.push(id);
+                    if self.tree("snapshots", id.as_str())? {
+                        trees += 1;
+                        self.done.snapshots.push(id);
+                    }
                 }
                 other => rest.push(other),
             }
-        }
-        if trees > 0 {
-            let removed = self.done.layers.split_off(before);
-            self.short_links(&removed)?;
-            self.done.layers.extend(removed);
         }
         // Others go on while the disk space of these is freed.
         drop(excluded);
@@ -291,19 +312,25 @@ impl Sweep<'_> {
         }
     }
 
-    /// Takes a directory out of the way; its contents are removed later.
-    fn tree(&mut self, parent: &str, name: &str) -> Result<()> {
+    /// Takes a directory out of the way; its contents are removed later. False if it is gone.
+    fn tree(&mut self, parent: &str, name: &str) -> Result<bool> {
         let from = self.store.directory(parent)?;
         if self.policy.dry_run {
             let name = std::ffi::CString::new(name).map_err(std::io::Error::from)?;
             let mut meter = tree::Meter::default();
             meter.add_tree(&from, &name)?;
             self.done.bytes += meter.bytes;
-            return Ok(());
+            return Ok(meter.entries > 0);
         }
         let trash = self.store.directory("trash")?;
-        rustix::fs::renameat(&from, name, &trash, durable::temporary_name())
-            .context(|| format!("cannot move {parent}/{name} into the trash"))
+        match rustix::fs::renameat(&from, name, &trash, durable::temporary_name()) {
+            Ok(()) => Ok(true),
+            // Snapshots are also removed by those who made them, without waiting for a sweep.
+            Err(Errno::NOENT) => Ok(false),
+            Err(errno) => {
+                Err(errno).context(|| format!("cannot move {parent}/{name} into the trash"))
+            }
+        }
     }
 
     /// Whatever is in `trash/` was unreferenced when it got there. Two may do this at once.
@@ -320,33 +347,6 @@ impl Sweep<'_> {
             match removed {
                 Ok(()) => self.done.bytes += meter.bytes,
                 Err(error) => self.failed = self.failed.take().or(Some(error)),
-            }
-        }
-        Ok(())
-    }
-
-    /// Links in `layers/short` to layers that are no more.
-    fn short_links(&mut self, removed: &[LayerId]) -> Result<()> {
-        let layers = self.store.directory("layers")?;
-        let short = self.store.directory("layers/short")?;
-        for name in tree::names(&short)? {
-            let Ok(target) = rustix::fs::readlinkat(&short, &name, Vec::new()) else {
-                continue;
-            };
-            let target = target.to_string_lossy();
-            let layer = target
-                .split('/')
-                .find_map(|part| part.parse::<LayerId>().ok());
-            let Some(layer) = layer else { continue };
-            // One that a killed sweep left has no layer either.
-            let path = std::ffi::CString::new(layer.as_str()).map_err(std::io::Error::from)?;
-            if removed.contains(&layer) || tree::stat(&layers, &path)?.is_none() {
-                if let Some(stat) = tree::stat(&short, &name)? {
-                    self.count(&stat);
-                }
-                if !self.policy.dry_run {
-                    tree::unlink(&short, &*name)?;
-                }
             }
         }
         Ok(())
@@ -374,14 +374,14 @@ impl Sweep<'_> {
             }
         }
         for name in parts {
-            self.leftover(&directory, &name)?;
+            self.leftover(&directory, &name, self.policy.abandoned_after)?;
         }
         // A map goes after its blob; one without is also left by a killed commit.
         for (name, digest) in maps {
             let part = format!("{}-{}.part", digest.algorithm().name(), digest.hex());
             let part = std::ffi::CString::new(part).map_err(std::io::Error::from)?;
             if tree::stat(&directory, &part)?.is_none() {
-                self.leftover(&directory, &name)?;
+                self.leftover(&directory, &name, self.policy.abandoned_after)?;
             }
         }
         Ok(())
@@ -391,7 +391,7 @@ impl Sweep<'_> {
     fn incoming_layers(&mut self) -> Result<()> {
         let directory = self.store.directory("layers/incoming")?;
         for name in tree::names(&directory)? {
-            self.leftover(&directory, &name)?;
+            self.leftover(&directory, &name, self.policy.abandoned_after)?;
         }
         Ok(())
     }
@@ -400,18 +400,18 @@ impl Sweep<'_> {
     fn damaged(&mut self) -> Result<()> {
         let directory = self.store.directory("content/damaged")?;
         for name in tree::names(&directory)? {
-            self.leftover(&directory, &name)?;
+            self.leftover(&directory, &name, self.policy.abandoned_after)?;
         }
         Ok(())
     }
 
     /// Removes something that is old enough and that nobody has locked.
-    fn leftover(&mut self, directory: &std::os::fd::OwnedFd, name: &CStr) -> Result<()> {
+    fn leftover(&mut self, directory: &OwnedFd, name: &CStr, after: Duration) -> Result<()> {
         let Some(stat) = tree::stat(directory, name)? else {
             return Ok(());
         };
         let lockable = tree::is_regular(&stat) || tree::is_directory(&stat);
-        if tree::age(&stat) < self.policy.abandoned_after {
+        if tree::age(&stat) < after {
             return Ok(());
         }
         let flags = rustix::fs::OFlags::RDONLY
@@ -448,9 +448,9 @@ impl Sweep<'_> {
         Ok(())
     }
 
-    /// What killed writers of records left.
+    /// What killed writers of records and makers of snapshots left.
     fn temporaries(&mut self) -> Result<()> {
-        for parent in ["", "images/names", "layers", "snapshots"] {
+        for parent in ["", "images/names", "layers", "snapshots", "containers"] {
             let directory = match parent {
                 "" => durable::open_directory(self.store.root(), ".")?,
                 parent => self.store.directory(parent)?,
@@ -460,7 +460,9 @@ impl Sweep<'_> {
                 let Some(stat) = tree::stat(&directory, &name)?.filter(|_| ours) else {
                     continue;
                 };
-                if tree::is_regular(&stat) && tree::age(&stat) >= TEMPORARY_AGE {
+                if parent == "snapshots" && tree::is_directory(&stat) {
+                    self.leftover(&directory, &name, TEMPORARY_AGE)?;
+                } else if tree::is_regular(&stat) && tree::age(&stat) >= TEMPORARY_AGE {
                     if !self.policy.dry_run {
                         tree::unlink(&directory, &*name)?;
                     }

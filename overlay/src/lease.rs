@@ -21,6 +21,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
 use crate::lock::{self, Kind};
 use crate::store::Store;
@@ -73,8 +74,23 @@ impl FromStr for Root {
 macro_rules! id {
     ($name:ident, $words:literal, $what:literal, $valid:expr) => {
         #[doc = $words]
-        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
         pub struct $name(Box<str>);
+
+        impl TryFrom<String> for $name {
+            type Error = Error;
+
+            fn try_from(text: String) -> Result<Self> {
+                text.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(id: $name) -> Self {
+                id.0.into()
+            }
+        }
 
         impl $name {
             /// As a file name.
@@ -284,7 +300,7 @@ mod tests {
         }
         for id in [
             "",
-            "short",
+            "empty",
             "incoming",
             &hex[1..],
             &format!("{hex}-"),

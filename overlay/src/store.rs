@@ -2,7 +2,7 @@
 //!
 //! Owns the layout and the version of a store, and its open descriptors. Not what is in the parts:
 //! blobs are `content`'s, promises not to remove things `lease`'s, removal `gc`'s; `layers/`,
-//! `snapshots/` and `images/` belong to those who fill them. docs/on-disk.md ("The store") is
+//! `snapshots/`, `images/` and `containers/` belong to those who fill them. docs/on-disk.md ("The store") is
 //! normative.
 //!
 //! Opening an existing store writes nothing, hence works when the disk is full or read-only.
@@ -30,15 +30,17 @@ pub const VERSION_FILE: &str = "version";
 const VERSION_LIMIT: u64 = 4096;
 
 /// Every directory of a store, parents first.
-const DIRECTORIES: [&str; 12] = [
+const DIRECTORIES: [&str; 14] = [
     "content",
     "content/sha256",
     "content/incoming",
     "content/damaged",
     "layers",
     "layers/incoming",
-    "layers/short",
+    "layers/empty",
     "snapshots",
+    "containers",
+    "containers/names",
     "images",
     "images/names",
     "leases",
@@ -202,7 +204,7 @@ fn make_layout(root: &OwnedFd) -> Result<()> {
     let flags = OFlags::RDONLY | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     rustix::fs::openat(root, lock::STORE_LOCK, flags, Mode::from(0o600))
         .context(|| format!("cannot create {}", lock::STORE_LOCK))?;
-    for name in ["content", "layers", "images"] {
+    for name in ["content", "layers", "images", "containers"] {
         durable::sync_directory(open_directory(root, name)?)?;
     }
     durable::sync_directory(root)?;

@@ -14,6 +14,7 @@ pub mod checkpoint;
 pub mod container;
 pub use rcrun_error as error;
 mod launch;
+pub mod monitor;
 pub mod netdev;
 mod operations;
 pub mod plan;

@@ -4,15 +4,18 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rcrun_runtime::error::{Context, ErrorKind, Result};
+use rcrun_runtime::monitor::Client;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::io::Errno;
 
-use super::remove::MONITORS;
 use super::{Container, Exit, Record};
 
 /// How long after the end of the init its record may take: the monitor delivers output first.
 const RECORD_TIME: Duration = Duration::from_secs(10);
+
+/// Where the runtime's root has the monitors' directories.
+const MONITORS: &str = ".monitors";
 
 /// The first process of a container that runs.
 #[derive(Debug)]
@@ -38,6 +41,20 @@ impl Container {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Waits for its end. None: nobody knows how it ended.
+    pub(crate) fn wait(&self, record: &Record) -> Result<Option<Exit>> {
+        // The monitor also tells of a container that removes itself.
+        if let Ok(client) = Client::connect(&record.runtime.root, self.id())
+            && let Ok(exit) = client.wait()
+        {
+            return Ok(Some(exit.into()));
+        }
+        if let Some(init) = self.init(record)? {
+            init.ended(None)?;
+        }
+        self.await_record(record)
     }
 
     /// The record of the end of a container whose init is gone: as soon as it is there, or none if it
@@ -68,8 +85,7 @@ impl Container {
 
     /// Whether somebody may still write a record of its end.
     pub(crate) fn has_monitor(&self, record: &Record) -> bool {
-        let monitors = record.runtime().root.join(MONITORS);
-        monitors.join(self.id()).join("control.sock").exists()
+        Client::connect(&record.runtime.root, self.id()).is_ok()
     }
 
     /// As [`Container::watch`], and also when its monitor ends as it should.

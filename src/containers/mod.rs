@@ -14,11 +14,14 @@
 
 mod end;
 mod exit;
+pub(crate) mod flags;
 mod log;
+pub(crate) mod make;
 mod names;
 mod record;
 mod remove;
 mod rename;
+pub(crate) mod spec;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -33,7 +36,7 @@ pub(crate) use end::{Init, drain, wait_for};
 pub(crate) use exit::{Exit, Status};
 pub(crate) use log::{Line, Log as LogReader};
 pub(crate) use names::is_name;
-pub(crate) use record::{ImageFacts, Log, Record, Stdin};
+pub(crate) use record::{ImageFacts, Log, Record, RuntimeFacts, Stdin};
 
 /// Below the store's directory.
 const DIRECTORY: &str = "containers";
@@ -114,13 +117,23 @@ impl Containers {
     /// Takes a new ID, and its lock. Without [`Container::write`] it is no container, and removed by
     /// whoever finds it unlocked.
     pub(crate) fn create(&self) -> Result<Container> {
-        let id = random_id()?;
-        rustix::fs::mkdirat(&self.root, &id, Mode::from(0o700))
-            .context(|| format!("cannot make {}", self.path(&id).display()))?;
-        let container = self.open_id(&id)?;
-        rustix::fs::flock(&container.fd, FlockOperation::NonBlockingLockExclusive)
-            .context(|| format!("cannot lock {}", container.path.display()))?;
-        Ok(container)
+        loop {
+            let id = random_id()?;
+            rustix::fs::mkdirat(&self.root, &id, Mode::from(0o700))
+                .context(|| format!("cannot make {}", self.path(&id).display()))?;
+            // Whoever sweeps may have come first: then it is gone, or about to be.
+            let container = match self.open_id(&id) {
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                other => other?,
+            };
+            match container.try_lock() {
+                Ok(Some(lock)) => std::mem::forget(lock),
+                Ok(None) => continue,
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            }
+            return Ok(container);
+        }
     }
 
     /// Opens the directory of a whole ID.
@@ -191,6 +204,11 @@ impl Containers {
             "several containers' IDs begin with {text}: {}",
             all.join(", ")
         )
+    }
+
+    /// The store's directory.
+    pub(crate) fn store(&self) -> &Path {
+        &self.store
     }
 
     /// All IDs, sorted, also of what is being created or removed.
@@ -297,6 +315,11 @@ impl Container {
         rustix::io::retry_on_intr(|| rustix::fs::flock(&self.fd, FlockOperation::LockExclusive))
             .context(|| format!("cannot lock {}", self.path.display()))?;
         self.held()
+    }
+
+    /// The lock, which its maker has since [`Containers::create`].
+    pub(crate) fn made(&self) -> Lock<'_> {
+        Lock(self.fd.as_fd())
     }
 
     /// The lock, if nobody has it.

@@ -10,6 +10,8 @@ use rcrun_runtime::error::{Error, ErrorKind, Result};
 use rustix::fs::Mode;
 use serde::{Deserialize, Serialize};
 
+use super::spec::Extent;
+
 /// The file.
 pub(super) const FILE: &str = "container.json";
 /// The version that is written and read.
@@ -52,6 +54,9 @@ pub(crate) struct Record {
     pub(crate) log: Option<Log>,
     /// Keys that end an attachment.
     pub(crate) detach_keys: String,
+    /// User ids of the host that its own ones are; empty: the same.
+    #[serde(default)]
+    pub(crate) map: Vec<Extent>,
     /// Where its runtime's and monitor's state are.
     pub(crate) runtime: RuntimeFacts,
 }

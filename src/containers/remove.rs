@@ -6,26 +6,34 @@
 //! a record it is no container any more, and its name is free.
 
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::time::{Duration, Instant};
 
+use rcrun_overlay::snapshot::Snapshots;
+use rcrun_overlay::store::Store;
 use rcrun_runtime::container::Runtime;
-use rcrun_runtime::error::{Context, ErrorKind, Result};
+use rcrun_runtime::error::{Context, Error, ErrorKind, Result};
+use rcrun_runtime::monitor::{self, Client};
 use rustix::fs::{AtFlags, Dir, FileType};
 use rustix::io::Errno;
 
 use super::{Container, Containers, Lock, record};
 
-/// Where the runtime's root has the monitors' directories.
-pub(crate) const MONITORS: &str = ".monitors";
+/// How long a monitor whose container is gone may take to write that down.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Between two looks at it.
+const PAUSE: Duration = Duration::from_millis(5);
 
 impl Containers {
-    /// Removes a container whose processes are gone, with its state, its snapshot and its name.
+    /// Removes a container, with its processes if it still has some, its state, its snapshot and its
+    /// name. Whether it may have processes is decided before.
     pub(crate) fn remove(&self, container: &Container, lock: &Lock<'_>) -> Result<()> {
         let record = container.record()?;
         if let Some(record) = &record {
-            let runtime = record.runtime();
-            forget(&runtime, container.id())?;
+            forget(&record.runtime(), container.id())?;
         }
+        let snapshot = container.id().parse()?;
+        let store = Store::open(&self.store)?;
+        Snapshots::new(&store)?.remove(&snapshot)?;
         self.discard(container, lock)?;
         match &record {
             Some(record) => self.release(&record.name, container.id()),
@@ -74,16 +82,16 @@ impl Containers {
 /// The runtime's state and the monitor's directory.
 fn forget(runtime: &Runtime, id: &str) -> Result<()> {
     runtime.delete(id, true)?;
-    let path = runtime.root.join(MONITORS).join(id);
-    flat(&path).context(|| format!("cannot remove {}", path.display()))
-}
-
-/// Removes a directory that has no directories.
-fn flat(path: &Path) -> Result<()> {
-    match std::fs::remove_dir_all(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
-        _ => Ok(()),
+    let since = Instant::now();
+    // It ends by itself, after it has written the record of the end.
+    while Client::connect(&runtime.root, id).is_ok() {
+        if since.elapsed() > PATIENCE {
+            let text = format!("the monitor of container {id} does not end");
+            return Err(Error::new(ErrorKind::Deadline, text));
+        }
+        std::thread::sleep(PAUSE);
     }
+    monitor::remove(&runtime.root, id)
 }
 
 /// Everything in a container's directory, which has files and empty directories; the record last.

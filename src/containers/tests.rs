@@ -32,6 +32,7 @@ fn record(container: &Container, name: &str, root: &Path) -> Record {
             max_files: 1,
         }),
         detach_keys: String::new(),
+        map: Vec::new(),
         runtime: record::RuntimeFacts {
             root: root.to_owned(),
             systemd_cgroup: false,

@@ -7,6 +7,7 @@ mod logs;
 mod pause;
 mod remove;
 mod rename;
+pub(super) mod run;
 mod stats;
 mod stop;
 mod top;
@@ -27,6 +28,7 @@ pub(super) const VERBS: &[Verb] = &[
     Verb::people::<logs::Logs>("logs", Count::Exactly(1), "CONTAINER"),
     Verb::people::<remove::Remove>("rm", Count::AtLeast(1), NAMES),
     Verb::people::<rename::Rename>("rename", Count::Exactly(2), "CONTAINER NAME"),
+    Verb::people::<run::RunImage>("run", Count::AtLeast(1), run::USAGE).fails_as("", 125),
     Verb::people::<stats::Stats>("stats", Count::AtLeast(0), "[CONTAINER...]"),
     Verb::people::<stop::Stop>("stop", Count::AtLeast(1), NAMES),
     Verb::people::<top::Top>("top", Count::AtLeast(1), "CONTAINER [ps options]"),

@@ -67,6 +67,12 @@ impl Snapshot {
                 .map(|c| format!("cgroup: {}", c.display())),
         );
         found.extend(entries(&env.rt.root).map(|e| format!("state: {e}")));
+        // What a process of the store left that nobody would go on with.
+        for place in ["leases", "layers/incoming", "trash"] {
+            let place = env.path("store").join(place);
+            let left = entries(&place);
+            found.extend(left.map(|e| format!("store: {e}")));
+        }
         found.extend(
             places(env)
                 .difference(&self.places)

@@ -17,12 +17,14 @@ pub(crate) mod selftest;
 pub(crate) mod sockets;
 pub(crate) mod spec;
 pub(crate) mod stage;
+pub(crate) mod store;
 pub(crate) mod suite;
 
 pub(crate) use bundle::Bundle;
 pub(crate) use container::Container;
 pub(crate) use env::{Env, full};
 pub(crate) use runtime::Output;
+pub(crate) use store::Shelf;
 
 use std::time::Duration;
 

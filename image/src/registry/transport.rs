@@ -133,8 +133,23 @@ impl Response {
             .unwrap_or_default();
         let words = own_words(&bytes).map_or(String::new(), |words| format!(": {words}"));
         let message = format!("cannot {what}: {host} answers {status} {reason}{words}");
-        let error = Error::new(kind, message);
+        let mut error = Error::new(kind, message);
+        if let 401 | 403 = status {
+            let host = match host.as_str() {
+                "auth.docker.io" => crate::reference::DEFAULT_HOST,
+                other => known_as(other),
+            };
+            error = error.with_hint(format!("`rcrun login {host}`, if it is not public there"));
+        }
         Failure { error, again }
+    }
+}
+
+/// The name by which people and settings know an authority.
+fn known_as(authority: &str) -> &str {
+    match authority {
+        "registry-1.docker.io" => crate::reference::DEFAULT_HOST,
+        other => other,
     }
 }
 
@@ -201,11 +216,12 @@ fn failure_of(error: ureq::Error, url: &Url, stall: Duration) -> Failure {
                 (io::ErrorKind::InvalidInput, _) => (ErrorKind::InvalidInput, Again::No),
                 _ => (ErrorKind::Unavailable, Again::Yes),
             };
-            fail(
-                kind,
-                format!("cannot talk to {host}: {}", words_of(&e)),
-                again,
-            )
+            let words = format!("cannot talk to {host}: {}", words_of(&e));
+            let mut failure = fail(kind, words, again);
+            if let Some(hint) = hint(&e, known_as(host)) {
+                failure.error = failure.error.with_hint(hint);
+            }
+            failure
         }
         ureq::Error::ConnectProxyFailed(reason) => fail(
             ErrorKind::Unavailable,
@@ -218,6 +234,28 @@ fn failure_of(error: ureq::Error, url: &Url, stall: Duration) -> Failure {
             Again::No,
         ),
     }
+}
+
+/// What a person can do about a connection that did not come about.
+fn hint(error: &io::Error, host: &str) -> Option<String> {
+    use rustls::{CertificateError, Error as Tls};
+    if error.kind() == io::ErrorKind::NotFound {
+        return Some("check how the registry's name is written, and the network".to_owned());
+    }
+    match error.get_ref()?.downcast_ref::<Tls>()? {
+        Tls::InvalidCertificate(CertificateError::UnknownIssuer) => Some(format!(
+            "name the authority's file as registries.\"{host}\".ca in the settings"
+        )),
+        Tls::InvalidMessage(_) => Some(hint_of_plain(host)),
+        _ => None,
+    }
+}
+
+/// For a host that does not seem to speak TLS.
+fn hint_of_plain(host: &str) -> String {
+    format!(
+        "if {host} is meant to be without TLS, set registries.\"{host}\".plain_http in the settings"
+    )
 }
 
 /// Whose certificate is not accepted, by whichever side, is told from who does not speak TLS.
@@ -316,10 +354,16 @@ impl Transport {
             match self.cancel.check() {
                 Err(called_off) => called_off.into(),
                 Ok(()) => {
-                    let restarted = is_refused(&e) && known.answered.load(Ordering::Relaxed);
+                    let answered = known.answered.load(Ordering::Relaxed);
+                    let restarted = is_refused(&e) && answered;
+                    let closed = matches!(&e, ureq::Error::Io(e) if e.kind() == io::ErrorKind::UnexpectedEof);
                     let mut failure = self.explained(failure_of(e, &url, stall));
                     if restarted {
                         failure.again = Again::Yes;
+                    }
+                    if closed && !answered && url.scheme() == Scheme::Https {
+                        let hint = hint_of_plain(known_as(url.authority()));
+                        failure.error = failure.error.with_hint(hint);
                     }
                     failure
                 }
@@ -348,11 +392,7 @@ impl Transport {
     }
 
     fn host(&self, url: &Url) -> Host {
-        let name = match url.authority() {
-            "registry-1.docker.io" => crate::reference::DEFAULT_HOST,
-            other => other,
-        };
-        self.settings.host(name)
+        self.settings.host(known_as(url.authority()))
     }
 
     fn agent(&self, url: &Url) -> Result<Known> {

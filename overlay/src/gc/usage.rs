@@ -67,7 +67,7 @@ pub fn usage(store: &Store) -> Result<Usage> {
         !matches!(scan_incoming(name), Incoming::Map(_))
     })?;
     usage.damaged = walk.children("content/damaged", |_| true)?;
-    usage.layers = walk.children("layers", |name| !matches!(name, INCOMING | "short"))?;
+    usage.layers = walk.children("layers", |name| !matches!(name, INCOMING | "empty"))?;
     usage.snapshots = walk.children("snapshots", |_| true)?;
     // The rest by subtraction: the whole, with a meter that knows what was counted.
     let root = durable::open_directory(store.root(), ".")?;

@@ -1,5 +1,7 @@
 //! How layers are unpacked: as root, or with what a user may do.
 
+use serde::{Deserialize, Serialize};
+
 use crate::archive::limits::ENTRIES;
 use crate::compress::Limits;
 
@@ -13,9 +15,11 @@ pub enum Owners {
 }
 
 /// Which extended attributes tell overlayfs something.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Overlay {
     /// `trusted.overlay.*`: mounted by root.
+    #[default]
     Trusted,
     /// `user.overlay.*`: mounted with `userxattr`, in a user namespace.
     User,

@@ -1,3 +1,25 @@
 //! Snapshots: layers, and a directory for the changes of one container above them.
+//!
+//! Owns `snapshots/ID/{upper,work,snapshot.json}` of a store ([`Snapshots`]; docs/on-disk.md has the
+//! protocol) and how layers are mounted: the read-only view of an image's [`Layers`](Stack) or a
+//! [`Snapshot`], always as a descriptor of a mount that is nowhere in the tree of mounts. Where it is
+//! attached is the business of whoever asked: a container's init does so in its own mount namespace,
+//! so that the host never sees it.
+//!
+//! What is on the disk has the ids that archives have, whatever user namespace a container is in: its
+//! mount maps them, for changes too ([`Mounting::idmap`]). So a snapshot becomes a layer as it is,
+//! and may be mounted with other maps the next time.
 
 pub mod mount;
+mod owner;
+mod private;
+mod record;
+mod stack;
+mod store;
+
+pub use record::{Extent, Idmap, RECORD_LIMIT, Record, VERSION};
+pub use stack::{MapIds, Mounting, Stack};
+pub use store::{Options, Snapshot, Snapshots, Used};
+
+#[cfg(test)]
+mod tests;

@@ -93,10 +93,7 @@ impl Overlay<'_> {
             return Err(Error::invalid(message));
         }
         if self.lowers.len() > LAYERS_MAX {
-            let count = self.lowers.len();
-            return Err(Error::unsupported(format!(
-                "{count} layers are more than the {LAYERS_MAX} that overlayfs can stack"
-            )));
+            return Err(too_many(self.lowers.len()));
         }
         Ok(())
     }
@@ -128,7 +125,7 @@ impl Overlay<'_> {
     }
 
     /// By mount(2), for kernels that do not know the option for single layers.
-    fn classic(&self, target: BorrowedFd<'_>) -> Result<()> {
+    pub(super) fn classic(&self, target: BorrowedFd<'_>) -> Result<()> {
         self.check()?;
         let path = |fd: BorrowedFd<'_>| format!("/proc/self/fd/{}", fd.as_raw_fd());
         let lowers: Vec<String> = self.lowers.iter().map(|lower| path(*lower)).collect();
@@ -158,6 +155,12 @@ impl Overlay<'_> {
         )
         .map_err(|errno| self.failed(Errno::from_raw_os_error(errno as i32)))
     }
+}
+
+pub(super) fn too_many(count: usize) -> Error {
+    Error::unsupported(format!(
+        "{count} layers are more than the {LAYERS_MAX} that overlayfs can stack"
+    ))
 }
 
 /// Names a layer by descriptor, or by the path of the descriptor where the kernel wants a path.

@@ -3,7 +3,8 @@
 use super::*;
 use crate::content::{Claim, Expected, Ingest, Outcome};
 use crate::gc::{Collected, Policy, Reachable, collect};
-use crate::lease::Root;
+use crate::lease::{Root, SnapshotId};
+use crate::snapshot::{Options as SnapshotOptions, Snapshots};
 use std::io::{BufRead, Write};
 use std::os::unix::fs::FileExt;
 use std::process::{Command, Stdio};
@@ -208,6 +209,47 @@ fn delete_and_prune_without_free_inodes() {
         populate(&mounted.store());
         mounted.fill_inodes();
         everything_goes(&mounted);
+    }
+}
+
+#[test]
+fn snapshots_go_without_free_bytes_and_inodes() {
+    // As long as those of containers.
+    let id = |number: usize| -> SnapshotId { format!("{number:064x}").parse().unwrap() };
+    for (mounted, inodes) in [
+        (Mounted::tmpfs("size=1m"), false),
+        (Mounted::ext4(8, "500"), false),
+        (Mounted::tmpfs("size=2m,nr_inodes=150"), true),
+        (Mounted::ext4(8, "300"), true),
+    ] {
+        let Some(mounted) = mounted else { continue };
+        let store = mounted.store();
+        let all = Snapshots::new(&store).unwrap();
+        let lease = store.lease().unwrap();
+        let create = |number| all.create(&lease, &id(number), &[], SnapshotOptions::default());
+        for number in 0..20 {
+            create(number).unwrap();
+            let upper = format!("snapshots/{}/upper/file", id(number));
+            std::fs::write(store.path().join(upper), noise(5000, 7)).unwrap();
+        }
+        match inodes {
+            true => mounted.fill_inodes(),
+            false => mounted.fill(),
+        }
+        let error = create(20).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Exhausted, "{error:?}");
+        let names = tree::names(store.directory("snapshots").unwrap()).unwrap();
+        assert_eq!(names.len(), 20, "what could not be made left nothing");
+        for number in 0..20 {
+            assert!(all.remove(&id(number)).unwrap());
+        }
+        assert!(all.list().unwrap().is_empty());
+        assert!(
+            tree::names(store.directory("trash").unwrap())
+                .unwrap()
+                .is_empty()
+        );
+        create(20).unwrap();
     }
 }
 

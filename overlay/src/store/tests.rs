@@ -34,8 +34,8 @@ fn is_made_by_many_at_once() {
         });
         let left = std::fs::read_dir(&path).unwrap().count();
         assert_eq!(
-            left, 8,
-            "content layers snapshots images leases trash and two files"
+            left, 9,
+            "content layers snapshots containers images leases trash and two files"
         );
     }
 }
@@ -48,7 +48,7 @@ fn half_made_ones_are_completed() {
     std::fs::write(path.join(".new-1-1"), "").unwrap();
     Store::open(path)
         .unwrap()
-        .directory("layers/short")
+        .directory("containers/names")
         .unwrap();
 }
 

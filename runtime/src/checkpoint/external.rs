@@ -19,12 +19,14 @@ const EXTERNAL_NETWORK: Version = Version(31_100);
 
 /// Names of a process's standard streams, as /proc has them; empty for one that is closed.
 pub(super) fn streams_of(process: &str) -> Vec<String> {
-    let name = |number: u32| {
-        std::fs::read_link(format!("/proc/{process}/fd/{number}"))
-            .map(|target| target.to_string_lossy().into_owned())
-            .unwrap_or_default()
-    };
-    (0..3).map(name).collect()
+    (0..3).map(|number| name_of(process, number)).collect()
+}
+
+/// The name of one descriptor.
+pub(super) fn name_of(process: &str, number: i32) -> String {
+    std::fs::read_link(format!("/proc/{process}/fd/{number}"))
+        .map(|target| target.to_string_lossy().into_owned())
+        .unwrap_or_default()
 }
 
 /// Something that is mounted from outside.

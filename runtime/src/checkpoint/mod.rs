@@ -126,3 +126,9 @@ impl Runtime {
 pub(crate) fn own_streams() -> Vec<String> {
     external::streams_of("self")
 }
+
+/// The name of a stream that a container is given, as [`own_streams`] has it.
+pub(crate) fn stream_name(stream: std::os::fd::BorrowedFd<'_>) -> String {
+    use std::os::fd::AsRawFd as _;
+    external::name_of("self", stream.as_raw_fd())
+}

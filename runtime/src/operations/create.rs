@@ -37,6 +37,14 @@ pub(crate) enum Start {
     Now,
 }
 
+/// What a process that stays with the container does for its streams.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Attendant<'a> {
+    /// They become the init's standard streams; `None`: it inherits this process's, or gets a terminal,
+    /// whose master is then [`Created::console`]'s.
+    pub streams: Option<[BorrowedFd<'a>; 3]>,
+}
+
 /// A container whose init is ready.
 #[derive(Debug)]
 pub(crate) struct Created {
@@ -63,6 +71,7 @@ struct Launch<'a> {
     proof: SingleThreaded,
     options: &'a CreateOptions,
     start: Start,
+    attendant: Option<Attendant<'a>>,
     spec: Spec,
     plan: Plan,
     filter: Option<Filter>,
@@ -84,7 +93,18 @@ pub(crate) fn create(
     options: &CreateOptions,
     start: Start,
 ) -> Result<Created> {
-    let mut launch = Launch::decide(runtime, id, options, start)?;
+    create_attended(runtime, id, options, start, None)
+}
+
+/// Makes a container for a process that will show its streams, whoever starts it.
+pub(crate) fn create_attended(
+    runtime: &Runtime,
+    id: &str,
+    options: &CreateOptions,
+    start: Start,
+    attendant: Option<Attendant<'_>>,
+) -> Result<Created> {
+    let mut launch = Launch::decide(runtime, id, options, start, attendant)?;
     match launch.carry_out() {
         Ok((wire, console)) => launch.finish(wire, console),
         Err(error) => {

@@ -64,13 +64,13 @@ pub(crate) fn stay(detach: bool, no_subreaper: bool) -> Result<Option<SignalFd>>
 }
 
 /// Orphans of the container become this process's children and are reaped by it.
-fn adopt_orphans() -> Result<()> {
+pub(crate) fn adopt_orphans() -> Result<()> {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .context(|| "cannot become a subreaper")
 }
 
 /// Blocks all signals that can be forwarded and makes them readable.
-fn block_signals() -> Result<SignalFd> {
+pub(crate) fn block_signals() -> Result<SignalFd> {
     let all = SigSet::all();
     sigprocmask(SigmaskHow::SIG_BLOCK, Some(&all), None).context(|| "cannot block signals")?;
     SignalFd::with_flags(&all, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
@@ -78,7 +78,7 @@ fn block_signals() -> Result<SignalFd> {
 }
 
 /// Lets the program start; poststart hooks follow.
-fn begin(created: &Created) -> Result<()> {
+pub(crate) fn begin(created: &Created) -> Result<()> {
     created
         .wire
         .send(&Message::new(Tag::Go))
@@ -235,7 +235,7 @@ fn forward_signals(
 }
 
 /// Waits for all dead children but the one that is attended, whose status is still to be read.
-fn reap_orphans(attended: i32) {
+pub(crate) fn reap_orphans(attended: i32) {
     use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
     let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
     while let Ok(status) = waitid(Id::All, peek) {

@@ -273,6 +273,24 @@ pub fn borrow_inherited(fd: RawFd) -> Result<BorrowedFd<'static>, Errno> {
     Ok(unsafe { BorrowedFd::borrow_raw(fd) })
 }
 
+/// Takes over a descriptor that the caller of the program handed down for this very purpose; a standard
+/// stream is left as /dev/null would be: see [`dup_onto`].
+pub fn take_inherited(fd: RawFd) -> Result<OwnedFd, Errno> {
+    let copy = rustix::io::fcntl_dupfd_cloexec(borrow_inherited(fd)?, 3)?;
+    if fd > 2 {
+        // SAFETY: close with an integer. The number came from the command line, so nobody in this program
+        // owns it; what `borrow_inherited` gave out for it is used no more.
+        check(libc::c_long::from(unsafe { libc::close(fd) }))?;
+    }
+    Ok(copy)
+}
+
+/// Gives memory that was freed back to the kernel.
+pub fn trim_memory() {
+    // SAFETY: malloc_trim(3) may be called at any time; it only releases what is free.
+    unsafe { libc::malloc_trim(0) };
+}
+
 /// Makes the standard input the controlling terminal of this session.
 pub fn take_controlling_terminal() -> Result<(), Errno> {
     // SAFETY: ioctl with an integer argument on descriptor 0.

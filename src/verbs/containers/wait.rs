@@ -18,14 +18,11 @@ impl crate::verbs::Run for Wait {
     fn run(self, settings: &Settings) -> Result<u8> {
         report::each(&self.names, |name| {
             let (_, container, record) = get_with_record(settings, name)?;
-            if let Some(init) = container.init(&record)? {
-                init.ended(None)?;
-            }
             let unknown = || {
                 let text = format!("nobody knows how container {name} ended");
                 Error::new(ErrorKind::NotFound, text)
             };
-            let exit = container.await_record(&record)?.ok_or_else(unknown)?;
+            let exit = container.wait(&record)?.ok_or_else(unknown)?;
             output::print(&format!("{}\n", exit.code))
         })?;
         Ok(0)

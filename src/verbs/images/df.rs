@@ -109,6 +109,7 @@ impl crate::verbs::Run for Df {
         let store = settings.store()?;
         let users = images::users(&store)?;
         let catalog = images::catalog(&store, &users)?;
+        images::warn_of_broken(&catalog);
         let sizes = gc::sizes(&store)?;
         let text = match self.verbose {
             true => {

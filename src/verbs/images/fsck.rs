@@ -15,7 +15,7 @@ use rcrun_runtime::error::Result;
 
 use crate::progress::to_stderr;
 use crate::settings::Settings;
-use crate::{images, interrupt, output, units};
+use crate::{images, interrupt, output, report, units};
 
 pub(super) const USAGE: &str = "
 
@@ -142,7 +142,7 @@ impl Fsck {
                 }
                 if let Err(error) = self.complete(settings, store, cancel, record, &platform) {
                     cancel.check()?;
-                    tracing::warn!("{}", error.chain());
+                    report::warn(&error.chain().to_string());
                 }
             }
         }

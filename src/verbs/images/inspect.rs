@@ -1,6 +1,6 @@
 //! `rcrun inspect`: everything about an image, in docker's shape.
 //!
-//! What else has identifiers is looked up where [`find`] says so.
+//! What else has identifiers gets a variant of [`Found`] and its place in [`find`].
 
 use rcrun_image::Digest;
 use rcrun_image::catalog::{Listed, Meant};
@@ -45,9 +45,19 @@ impl crate::verbs::Run for Inspect {
     }
 }
 
+/// Something that has an identifier.
+#[derive(Debug, Default, Serialize)]
+#[serde(untagged)]
+enum Found {
+    #[default]
+    Nothing,
+    Image(Box<Shown>),
+}
+
 /// What a name or an identifier stands for, of this type or of any.
-fn find(settings: &Settings, name: &str, _kind: Option<&str>) -> Result<Value> {
-    image(&settings.store()?, name)
+fn find(settings: &Settings, name: &str, _kind: Option<&str>) -> Result<Found> {
+    let shown = image(&settings.store()?, name)?;
+    Ok(Found::Image(Box::new(shown)))
 }
 
 /// An image, in docker's shape.
@@ -101,7 +111,7 @@ struct Metadata {
     last_tag_time: Option<String>,
 }
 
-fn image(store: &Store, name: &str) -> Result<Value> {
+fn image(store: &Store, name: &str) -> Result<Shown> {
     let users = images::users(store)?;
     let catalog = images::catalog(store, &users)?;
     let listed = match catalog.find(name)? {
@@ -116,8 +126,7 @@ fn image(store: &Store, name: &str) -> Result<Value> {
             ));
         }
     };
-    let shown = show(store, listed).context(|| format!("cannot inspect {name}"))?;
-    serde_json::to_value(shown).map_err(|error| Error::invalid(error.to_string()))
+    show(store, listed).context(|| format!("cannot inspect {name}"))
 }
 
 fn show(store: &Store, listed: &Listed) -> Result<Shown> {

@@ -103,6 +103,7 @@ impl crate::verbs::Run for Images {
         let store = settings.store()?;
         let users = images::users(&store)?;
         let catalog = images::catalog(&store, &users)?;
+        images::warn_of_broken(&catalog);
         if let Some(name) = self.name.take() {
             self.filter.push(Filter::Reference(name));
         }

@@ -127,6 +127,7 @@ impl Prune {
     fn untag(&self, store: &Store) -> Result<()> {
         let users = images::users(store)?;
         let catalog = images::catalog(store, &users)?;
+        images::warn_of_broken(&catalog);
         let goes = |listed: &&Listed| {
             (self.all || is_dangling(listed))
                 && !is_used(listed, &users)

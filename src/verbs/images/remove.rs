@@ -31,15 +31,16 @@ pub(crate) struct Remove {
 impl crate::verbs::Run for Remove {
     fn run(self, settings: &Settings) -> Result<u8> {
         let store = settings.store()?;
-        let mut gone = Vec::new();
+        let (mut gone, mut any) = (Vec::new(), false);
         let removed = report::each(&self.images, |image| {
             gone.extend(untag(&store, image, self.force)?);
+            any = true;
             Ok(())
         });
         // What could be removed is removed, whatever else went wrong.
-        let swept = match gone.is_empty() {
-            true => Ok(()),
-            false => images::sweep(&store, &Policy::default())
+        let swept = match any {
+            false => Ok(()),
+            true => images::sweep(&store, &Policy::default())
                 .and_then(|collected| tell(&store, &gone, &collected)),
         };
         removed.and(swept).map(|()| 0)

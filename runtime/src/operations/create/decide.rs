@@ -6,7 +6,7 @@ use std::path::Path;
 
 use oci_spec::runtime::Spec;
 
-use super::{Launch, Start};
+use super::{Attendant, Launch, Start};
 use crate::cgroup::{self, Cgroup, Request};
 use crate::container::{CreateOptions, Runtime};
 use crate::error::{Error, ErrorKind, Result};
@@ -57,7 +57,7 @@ fn judged(spec: &Spec, start: Start) -> Result<Cow<'_, Spec>> {
     Ok(Cow::Owned(spec))
 }
 
-fn plan(spec: &Spec, options: &CreateOptions, start: Start) -> Result<Plan> {
+fn plan(spec: &Spec, options: &CreateOptions, detached: bool) -> Result<Plan> {
     let facts = Facts {
         bundle: &options.bundle,
         no_pivot: options.no_pivot,
@@ -65,7 +65,6 @@ fn plan(spec: &Spec, options: &CreateOptions, start: Start) -> Result<Plan> {
         selinux: validate::selinux_enabled(),
     };
     let mut plan = Plan::from_spec(spec, &facts)?;
-    let detached = start == Start::Later || options.detach;
     let socket = options.console_socket.as_deref();
     check_terminal(plan.process.terminal, socket, detached)?;
     drop_missing_profile(&mut plan.process);
@@ -148,14 +147,19 @@ impl<'a> Launch<'a> {
         id: &str,
         options: &'a CreateOptions,
         start: Start,
+        attendant: Option<Attendant<'a>>,
     ) -> Result<Self> {
         state::check_id(id)?;
         check_preserved(options.preserve_fds)?;
         let proof = prove_single_threaded()?;
         let (spec, raw) = load(runtime, options, start)?;
-        let plan = plan(&spec, options, start)?;
+        let detached = attendant.is_none() && (start == Start::Later || options.detach);
+        let plan = plan(&spec, options, detached)?;
         let filter = compile_filter(&spec)?;
-        let record = new_record(runtime, id, options, &spec, &plan)?;
+        let mut record = new_record(runtime, id, options, &spec, &plan)?;
+        if let Some(streams) = attendant.and_then(|attendant| attendant.streams) {
+            record.descriptors = streams.map(crate::checkpoint::stream_name).to_vec();
+        }
         let proc = parent::open_proc()?;
         let hooks = spec
             .hooks()
@@ -168,6 +172,7 @@ impl<'a> Launch<'a> {
             proof,
             options,
             start,
+            attendant,
             spec,
             plan,
             filter,

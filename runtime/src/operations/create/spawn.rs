@@ -20,7 +20,7 @@ use crate::operations::caller::listen_fds;
 use crate::operations::hooks::Files;
 use crate::plan::Namespaces;
 use crate::rootfs::cgroup as cgroup_mounts;
-use crate::sys::process::CloneArgs;
+use crate::sys::process::{CloneArgs, dup_onto, exit_now};
 
 /// What is looked up before the clone, for the init to find it.
 struct Belongings {
@@ -128,13 +128,21 @@ impl Launch<'_> {
                 return Ok(child.pid);
             }
         };
+        let streams = self.attendant.and_then(|attendant| attendant.streams);
+        for (number, stream) in (0..).zip(streams.iter().flatten()) {
+            if dup_onto(stream.as_fd(), number).is_err() {
+                // The wire closes: the parent hears of it.
+                exit_now(1);
+            }
+        }
         let setup = InitSetup {
             common: Setup {
                 proof: self.proof,
                 proc: self.proc.as_fd(),
                 tasks: &prepared.tasks,
                 console: console.map(|fd| fd.as_fd()),
-                raw_console: self.options.console_socket.is_none(),
+                // Who attends decides for itself what its own terminal does.
+                raw_console: self.options.console_socket.is_none() && self.attendant.is_none(),
                 preserve_fds: belongings.preserve_fds,
                 keyring: belongings.keyring.as_deref(),
                 seccomp: self.filter.as_ref(),

@@ -1,0 +1,321 @@
+//! The layers of an image, as they are mounted.
+
+use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_string,
+    fsmount, fsopen, open_tree,
+};
+
+use super::mount::{Overlay, Upper};
+use super::owner::Owner;
+use super::private::Way;
+use super::store::{UPPER, WORK, was_volatile};
+use super::{mount, private};
+use crate::durable::open_directory;
+use crate::layer::Overlay as Marks;
+use crate::layer::store::{Layer, Layers};
+use crate::lease::LayerId;
+use crate::store::Store;
+use crate::{Context, Error, ErrorKind, Result};
+
+/// Gives a mount that is not attached yet the maps of a user namespace (mount_setattr(2),
+/// `MOUNT_ATTR_IDMAP`).
+pub type MapIds<'a> = dyn Fn(BorrowedFd<'_>) -> Result<()> + 'a;
+
+/// How layers are mounted.
+#[derive(Default, Clone, Copy)]
+pub struct Mounting<'a> {
+    /// Nothing can be changed.
+    pub read_only: bool,
+    /// Nothing is synced: for changes that are worthless unless their maker finishes.
+    pub volatile: bool,
+    /// Shows the ids of all layers, and stores those of changes, through these maps. It is called
+    /// once for each layer. Needs Linux 5.19 and file systems that take part.
+    pub idmap: Option<&'a MapIds<'a>>,
+}
+
+impl fmt::Debug for Mounting<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mounting")
+            .field("read_only", &self.read_only)
+            .field("volatile", &self.volatile)
+            .field("idmap", &self.idmap.is_some())
+            .finish()
+    }
+}
+
+/// Open layers: those that are to be seen. What is below an opaque one is left out.
+#[derive(Debug)]
+pub struct Stack {
+    /// Top first.
+    layers: Vec<Layer>,
+    marks: Marks,
+    /// An empty directory.
+    empty: OwnedFd,
+}
+
+impl Stack {
+    /// Opens layers, given lowest first. That they stay is the caller's business (`Lease::hold`).
+    pub fn open(store: &Store, chain: &[LayerId], marks: Marks) -> Result<Self> {
+        let all = Layers::new(store)?;
+        let mut layers = Vec::new();
+        let mut covered = false;
+        for id in chain.iter().rev() {
+            let layer = all.get(id)?.ok_or_else(|| {
+                Error::new(
+                    ErrorKind::NotFound,
+                    format!("layer {id} is not in the store"),
+                )
+            })?;
+            if marks_of(id) != marks {
+                return Err(Error::invalid(format!(
+                    "layer {id} was not made for {marks:?} marks"
+                )));
+            }
+            let opaque = layer.record.opaque;
+            if !covered {
+                layers.push(layer);
+            }
+            covered |= opaque;
+        }
+        if layers.len() > mount::LAYERS_MAX {
+            return Err(mount::too_many(layers.len()));
+        }
+        Ok(Self {
+            layers,
+            marks,
+            empty: store.directory("layers/empty")?,
+        })
+    }
+
+    /// The directories that are mounted, top first.
+    pub fn lowers(&self) -> Vec<BorrowedFd<'_>> {
+        self.layers.iter().map(Layer::diff).collect()
+    }
+
+    /// Mounts them read-only, without a place in the tree of mounts.
+    pub fn detached(&self, idmap: Option<&MapIds<'_>>) -> Result<OwnedFd> {
+        match self.layers.len() {
+            // Nothing is below, so nothing has to be mapped.
+            0 => nothing(),
+            1 => self.mount(
+                &[self.layers[0].diff(), self.empty.as_fd()],
+                None,
+                false,
+                idmap,
+            ),
+            _ => self.mount(&self.lowers(), None, false, idmap),
+        }
+    }
+
+    /// Mounts them with a snapshot's directory above them.
+    pub(super) fn detached_above(&self, snapshot: &OwnedFd, how: &Mounting<'_>) -> Result<OwnedFd> {
+        let mut lowers = self.lowers();
+        if how.read_only {
+            let upper = open_directory(snapshot, UPPER)?;
+            lowers.insert(0, upper.as_fd());
+            if lowers.len() == 1 {
+                lowers.push(self.empty.as_fd());
+            }
+            return self.mount(&lowers, None, false, how.idmap);
+        }
+        if was_volatile(open_directory(snapshot, WORK)?) {
+            return Err(Error::new(
+                ErrorKind::FailedPrecondition,
+                "it was mounted as volatile before, so its files may be incomplete",
+            ));
+        }
+        if lowers.is_empty() {
+            lowers.push(self.empty.as_fd());
+        }
+        self.mount(&lowers, Some(snapshot), how.volatile, how.idmap)
+    }
+
+    /// By the ways of older kernels.
+    #[cfg(test)]
+    pub(super) fn apart(
+        &self,
+        snapshot: &OwnedFd,
+        way: Way,
+        idmap: Option<&MapIds<'_>>,
+    ) -> Result<OwnedFd> {
+        let parts = Parts {
+            lowers: &self.lowers(),
+            snapshot: Some(snapshot),
+            user_attributes: false,
+            volatile: false,
+            mapped: false,
+        };
+        private::detached(&parts.cloned(idmap)?, way)
+    }
+
+    fn mount(
+        &self,
+        lowers: &[BorrowedFd<'_>],
+        snapshot: Option<&OwnedFd>,
+        volatile: bool,
+        idmap: Option<&MapIds<'_>>,
+    ) -> Result<OwnedFd> {
+        if idmap.is_some() && self.marks == Marks::User {
+            return Err(Error::unsupported(
+                "ids of layers that were made without privilege cannot be mapped",
+            ));
+        }
+        let parts = Parts {
+            lowers,
+            snapshot,
+            user_attributes: self.marks == Marks::User,
+            volatile,
+            mapped: false,
+        };
+        let Some(idmap) = idmap else {
+            return match parts.overlay() {
+                // Before 6.5 there is no such mount unless one is attached somewhere.
+                Err(error) if error.kind() == ErrorKind::Unsupported => {
+                    private::detached(&parts.cloned(None)?, Way::Modern)
+                }
+                mounted => mounted,
+            };
+        };
+        let clones = parts.cloned(Some(idmap))?;
+        match clones.parts(&clones.borrowed()).overlay() {
+            Ok(mounted) => Ok(mounted),
+            // Before 6.15 layers have to be attached somewhere.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::InvalidInput | ErrorKind::Unsupported
+                ) =>
+            {
+                private::detached(&clones, Way::Modern)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// What an overlay is made of.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Parts<'a> {
+    pub(super) lowers: &'a [BorrowedFd<'a>],
+    /// With `upper` and `work`, which have to be seen through the same mount.
+    pub(super) snapshot: Option<&'a OwnedFd>,
+    pub(super) user_attributes: bool,
+    pub(super) volatile: bool,
+    /// Seen through mounts that map ids.
+    pub(super) mapped: bool,
+}
+
+impl Parts<'_> {
+    /// Calls with the overlay of these.
+    pub(super) fn with<T>(&self, use_it: impl FnOnce(&Overlay<'_>) -> Result<T>) -> Result<T> {
+        let above = match self.snapshot {
+            Some(at) => Some((open_path(at, UPPER)?, open_path(at, WORK)?)),
+            None => None,
+        };
+        // What was mapped belongs to another user.
+        let _owner = match &above {
+            Some((_, work)) if self.mapped => {
+                let stat = rustix::fs::fstat(work).context(|| "cannot examine work")?;
+                Some(Owner::of(&stat)?)
+            }
+            _ => None,
+        };
+        use_it(&Overlay {
+            lowers: self.lowers.to_vec(),
+            upper: above.as_ref().map(|(changes, work)| Upper {
+                changes: changes.as_fd(),
+                work: work.as_fd(),
+            }),
+            user_attributes: self.user_attributes,
+            volatile: self.volatile,
+        })
+    }
+
+    fn overlay(&self) -> Result<OwnedFd> {
+        fn detached(overlay: &Overlay<'_>) -> Result<OwnedFd> {
+            overlay.detached()
+        }
+        self.with(detached)
+    }
+
+    /// The same through mounts of their own.
+    pub(super) fn cloned(&self, idmap: Option<&MapIds<'_>>) -> Result<Clones> {
+        let clone = |directory: BorrowedFd<'_>| {
+            let flags = OpenTreeFlags::OPEN_TREE_CLONE
+                | OpenTreeFlags::OPEN_TREE_CLOEXEC
+                | OpenTreeFlags::AT_EMPTY_PATH;
+            let tree =
+                open_tree(directory, c"", flags).context(|| "cannot clone the mount of a layer")?;
+            if let Some(idmap) = idmap {
+                idmap(tree.as_fd()).context(|| "cannot map the ids of a layer")?;
+            }
+            Ok(tree)
+        };
+        let lowers: Result<_> = self.lowers.iter().map(|lower| clone(*lower)).collect();
+        Ok(Clones {
+            lowers: lowers?,
+            snapshot: self.snapshot.map(|at| clone(at.as_fd())).transpose()?,
+            user_attributes: self.user_attributes,
+            volatile: self.volatile,
+            mapped: idmap.is_some(),
+        })
+    }
+}
+
+/// Parts with mounts of their own.
+#[derive(Debug)]
+pub(super) struct Clones {
+    pub(super) lowers: Vec<OwnedFd>,
+    pub(super) snapshot: Option<OwnedFd>,
+    user_attributes: bool,
+    volatile: bool,
+    mapped: bool,
+}
+
+impl Clones {
+    pub(super) fn borrowed(&self) -> Vec<BorrowedFd<'_>> {
+        self.lowers.iter().map(AsFd::as_fd).collect()
+    }
+
+    /// With what [`borrowed`](Self::borrowed) says.
+    pub(super) fn parts<'a>(&'a self, lowers: &'a [BorrowedFd<'a>]) -> Parts<'a> {
+        Parts {
+            lowers,
+            snapshot: self.snapshot.as_ref(),
+            user_attributes: self.user_attributes,
+            volatile: self.volatile,
+            mapped: self.mapped,
+        }
+    }
+}
+
+/// Layers say in their names which marks they have.
+fn marks_of(id: &LayerId) -> Marks {
+    match id.as_str().ends_with("-user") {
+        true => Marks::User,
+        false => Marks::Trusted,
+    }
+}
+
+fn open_path(at: &OwnedFd, name: &str) -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(at, name, flags, Mode::empty())
+        .context(|| format!("cannot open directory {name}"))
+}
+
+/// An image without layers: an empty directory that nobody can write to.
+fn nothing() -> Result<OwnedFd> {
+    let make = || -> Result<OwnedFd, Errno> {
+        let fs = fsopen(c"tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        fsconfig_set_string(&fs, "mode", "0755")?;
+        fsconfig_create(&fs)?;
+        let flags = FsMountFlags::FSMOUNT_CLOEXEC;
+        fsmount(&fs, flags, MountAttrFlags::MOUNT_ATTR_RDONLY)
+    };
+    make().context(|| "cannot mount an empty file system")
+}

@@ -1,0 +1,343 @@
+//! The snapshots of a store: making, finding and removing them.
+//!
+//! A snapshot is made in `snapshots/.new-*`, which its maker holds locked, and renamed when its record
+//! is on the disk: it is there whole or not at all. Its name and its layers are in the maker's lease
+//! before anything is looked up, so no sweep comes in between (`gc.rs` has the argument).
+
+use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rustix::fs::{AtFlags, Mode, RenameFlags};
+use rustix::io::Errno;
+
+use super::record::{Idmap, RECORD, Record, VERSION};
+#[cfg(test)]
+use super::stack::MapIds;
+use super::stack::{Mounting, Stack};
+use crate::compress::Compression;
+use crate::durable::{self, open_directory};
+use crate::layer::attributes::{Fresh, complete_directory, of_stat, read_extended};
+use crate::layer::{Change, Overlay as Marks, Packed, changes, diff};
+use crate::lease::{LayerId, Lease, Root, SnapshotId};
+use crate::lock::{self, Kind};
+use crate::store::Store;
+use crate::{Context, Error, ErrorKind, Result, tree};
+
+/// What receives changes.
+pub(super) const UPPER: &str = "upper";
+
+/// The kernel's own directory beside it.
+pub(super) const WORK: &str = "work";
+
+/// How a snapshot is made.
+#[derive(Debug, Default, Clone)]
+pub struct Options {
+    /// Which attributes its mounts use; the layers have to be made for the same.
+    pub marks: Marks,
+    /// How ids are to be mapped when it is mounted: recorded for whoever mounts it.
+    pub idmap: Option<Idmap>,
+    /// Recorded as they are.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// What a snapshot takes beyond its layers.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Used {
+    /// Allocated blocks; a file with several names once.
+    pub bytes: u64,
+    /// Files and directories; a file with several names once.
+    pub inodes: u64,
+}
+
+/// The snapshots of a store.
+#[derive(Debug)]
+pub struct Snapshots {
+    store: Store,
+    directory: OwnedFd,
+}
+
+/// A snapshot that is there.
+#[derive(Debug)]
+pub struct Snapshot {
+    store: Store,
+    id: SnapshotId,
+    record: Record,
+    directory: OwnedFd,
+}
+
+impl Snapshots {
+    /// The snapshots of this store.
+    pub fn new(store: &Store) -> Result<Self> {
+        Ok(Self {
+            store: store.clone(),
+            directory: store.directory("snapshots")?,
+        })
+    }
+
+    /// Makes a snapshot of layers, the lowest first. The lease is to be kept until something durable
+    /// refers to the snapshot, unless the caller marks all snapshots for the sweep.
+    pub fn create(
+        &self,
+        lease: &Lease,
+        id: &SnapshotId,
+        chain: &[LayerId],
+        options: Options,
+    ) -> Result<Snapshot> {
+        let make = || {
+            let mut roots = vec![Root::Snapshot(id.clone())];
+            roots.extend(chain.iter().cloned().map(Root::Layer));
+            lease.hold(&roots)?;
+            let stack = Stack::open(&self.store, chain, options.marks)?;
+            let record = Record {
+                version: VERSION,
+                layers: chain.to_vec(),
+                marks: options.marks,
+                idmap: options.idmap,
+                labels: options.labels,
+                created: SystemTime::now()
+                    .duration_since(UNIX_EPOCH)
+                    .map_or(0, |since| since.as_secs()),
+            };
+            self.write(id, &stack, record)
+        };
+        make().context(|| format!("cannot create snapshot {id}"))
+    }
+
+    fn write(&self, id: &SnapshotId, stack: &Stack, record: Record) -> Result<Snapshot> {
+        let bytes = record.bytes()?;
+        let name = durable::temporary_name();
+        rustix::fs::mkdirat(&self.directory, &name, Mode::from(0o700))
+            .context(|| format!("cannot make snapshots/{name}"))?;
+        let written = self.fill(&name, stack, &bytes).and_then(|directory| {
+            let flags = RenameFlags::NOREPLACE;
+            let renamed = rustix::fs::renameat_with(
+                &self.directory,
+                &name,
+                &self.directory,
+                id.as_str(),
+                flags,
+            );
+            match renamed {
+                // File systems that do not know the flag: a directory replaces an empty one only,
+                // and no snapshot is empty.
+                Err(Errno::INVAL) => {
+                    rustix::fs::renameat(&self.directory, &name, &self.directory, id.as_str())
+                }
+                other => other,
+            }
+            .map_err(|errno| match errno {
+                Errno::NOTEMPTY => Errno::EXIST,
+                errno => errno,
+            })
+            .context(|| format!("cannot rename snapshots/{name} to snapshots/{id}"))?;
+            Ok(directory)
+        });
+        let directory = match written {
+            Ok(directory) => directory,
+            Err(error) => {
+                // The original error matters more; what remains is swept by its name.
+                let _ = remove_tree(&self.directory, &name);
+                return Err(error);
+            }
+        };
+        durable::sync_directory(&self.directory)?;
+        lock::unlock(&directory);
+        Ok(Snapshot {
+            store: self.store.clone(),
+            id: id.clone(),
+            record,
+            directory,
+        })
+    }
+
+    /// Everything in the new directory, locked and durable.
+    fn fill(&self, name: &str, stack: &Stack, record: &[u8]) -> Result<OwnedFd> {
+        let directory = open_directory(&self.directory, name)?;
+        lock::lock(
+            &directory,
+            Kind::Exclusive,
+            &mut lock::up_to(lock::STORE_PATIENCE),
+        )?;
+        for (name, mode) in [(UPPER, 0o755), (WORK, 0o700)] {
+            rustix::fs::mkdirat(&directory, name, Mode::from(mode))
+                .context(|| format!("cannot make {name}"))?;
+        }
+        like_the_root(&open_directory(&directory, UPPER)?, stack)?;
+        durable::write_new(&directory, RECORD, record, Mode::from(0o600))?;
+        durable::sync_directory(&directory)?;
+        Ok(directory)
+    }
+
+    /// Opens a snapshot; none if there is none. That it stays is promised by [`Lease::hold`] before,
+    /// or by a record that the sweep is told of.
+    pub fn open(&self, id: &SnapshotId) -> Result<Option<Snapshot>> {
+        let Some(directory) = self.enter(id)? else {
+            return Ok(None);
+        };
+        let record = Record::read(&directory)
+            .and_then(|record| {
+                let missing = || Error::new(ErrorKind::Corrupt, format!("{RECORD} is missing"));
+                record.ok_or_else(missing)
+            })
+            .context(|| format!("cannot use snapshot {id}"))?;
+        Ok(Some(Snapshot {
+            store: self.store.clone(),
+            id: id.clone(),
+            record,
+            directory,
+        }))
+    }
+
+    /// All of them, sorted.
+    pub fn list(&self) -> Result<Vec<SnapshotId>> {
+        let names = tree::names(&self.directory)?;
+        let mut ids: Vec<SnapshotId> = names
+            .iter()
+            .filter_map(|name| name.to_str().ok()?.parse().ok())
+            .collect();
+        ids.sort_unstable();
+        Ok(ids)
+    }
+
+    /// The layers that a snapshot's record refers to; none if there is no record.
+    pub(crate) fn layers(&self, id: &SnapshotId) -> Result<Option<Vec<LayerId>>> {
+        let Some(directory) = self.enter(id)? else {
+            return Ok(None);
+        };
+        let record =
+            Record::read(directory).context(|| format!("cannot tell what snapshot {id} needs"))?;
+        Ok(record.map(|record| record.layers))
+    }
+
+    fn enter(&self, id: &SnapshotId) -> Result<Option<OwnedFd>> {
+        match open_directory(&self.directory, id.as_str()) {
+            Ok(directory) => Ok(Some(directory)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).context(|| format!("cannot use snapshot {id}")),
+        }
+    }
+
+    /// Removes a snapshot; whether there was one. Works on a full disk. It is nobody's task here to
+    /// know whether it is mounted: a mount of it goes on, and loses the files that were changed.
+    pub fn remove(&self, id: &SnapshotId) -> Result<bool> {
+        let context = || format!("cannot remove snapshot {id}");
+        let trash = self.store.directory("trash")?;
+        let name = durable::temporary_name();
+        match rustix::fs::renameat(&self.directory, id.as_str(), &trash, &name) {
+            Ok(()) => remove_tree(&trash, &name).context(context)?,
+            Err(Errno::NOENT) => return Ok(false),
+            // The trash has no room for another name. Without a record it is no snapshot any more,
+            // and should we be killed now, it is removed as what it is.
+            Err(Errno::NOSPC | Errno::DQUOT) => {
+                let directory = open_directory(&self.directory, id.as_str()).context(context)?;
+                tree::unlink(&directory, RECORD).context(context)?;
+                remove_tree(&self.directory, id.as_str()).context(context)?;
+            }
+            Err(errno) => return Err(errno).context(context),
+        }
+        Ok(true)
+    }
+}
+
+impl Snapshot {
+    /// Its name.
+    pub fn id(&self) -> &SnapshotId {
+        &self.id
+    }
+
+    /// What is known of it.
+    pub fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// What it takes. While it is mounted that changes.
+    pub fn usage(&self) -> Result<Used> {
+        let mut meter = tree::Meter::default();
+        let name = CString::new(UPPER).map_err(std::io::Error::from)?;
+        meter
+            .add_tree(&self.directory, &name)
+            .context(|| format!("cannot measure snapshot {}", self.id))?;
+        let (bytes, inodes) = (meter.bytes, meter.entries);
+        Ok(Used { bytes, inodes })
+    }
+
+    /// Mounts it with its layers, without a place in the tree of mounts. Mounted with [`volatile`]
+    /// once, it can never be mounted for writing again. Two mounts for writing at a time are the
+    /// caller's to prevent: the kernel does not.
+    ///
+    /// [`volatile`]: Mounting::volatile
+    pub fn detached(&self, how: &Mounting<'_>) -> Result<OwnedFd> {
+        let mount = || self.stack()?.detached_above(&self.directory, how);
+        mount().context(|| format!("cannot mount snapshot {}", self.id))
+    }
+
+    /// What it changes, sorted by path.
+    pub fn changes(&self) -> Result<Vec<Change>> {
+        let find = || {
+            let stack = self.stack()?;
+            let upper = open_directory(&self.directory, UPPER)?;
+            changes(upper.as_fd(), &stack.lowers(), self.record.marks)
+        };
+        find().context(|| format!("cannot tell the changes of snapshot {}", self.id))
+    }
+
+    /// Writes its changes as a layer, compressed with so many threads beside this one. Nobody may
+    /// write to it meanwhile. Other fields than `overlay` of the options are the caller's choice.
+    pub fn diff<W: Write>(
+        &self,
+        options: diff::Options,
+        compression: Compression,
+        threads: usize,
+        sink: W,
+    ) -> Result<(Packed, W)> {
+        let overlay = self.record.marks;
+        let options = diff::Options { overlay, ..options };
+        let upper = open_directory(&self.directory, UPPER)?;
+        diff::pack(upper.as_fd(), options, compression, threads, sink)
+            .context(|| format!("cannot make a layer of snapshot {}", self.id))
+    }
+
+    #[cfg(test)]
+    pub(super) fn apart(
+        &self,
+        way: super::private::Way,
+        idmap: Option<&MapIds<'_>>,
+    ) -> Result<OwnedFd> {
+        self.stack()?.apart(&self.directory, way, idmap)
+    }
+
+    fn stack(&self) -> Result<Stack> {
+        Stack::open(&self.store, &self.record.layers, self.record.marks)
+    }
+}
+
+/// The root of a mount has the attributes of its top directory, so they are those of the top layer's.
+fn like_the_root(upper: &OwnedFd, stack: &Stack) -> Result<()> {
+    let Some(top) = stack.lowers().first().copied() else {
+        // Whatever the umask.
+        return rustix::fs::fchmod(upper, Mode::from(0o755)).context(|| "cannot make upper");
+    };
+    let stat = rustix::fs::fstat(top).context(|| "cannot examine the top layer")?;
+    let attributes = of_stat(&stat, read_extended(top)?);
+    let fresh = Fresh {
+        umask: 0,
+        owner: None,
+        chown: true,
+    };
+    complete_directory(upper.as_fd(), &attributes, fresh, &mut 0)
+        .context(|| "cannot make the root directory like that of the top layer")
+}
+
+fn remove_tree(directory: &OwnedFd, name: &str) -> Result<()> {
+    let name = CString::new(name).map_err(std::io::Error::from)?;
+    tree::remove(directory, &name)
+}
+
+/// Whether a snapshot was mounted without syncing, and hence is worthless or in use (overlayfs.rst,
+/// "Volatile mount"): the kernel's mark of that.
+pub(super) fn was_volatile(work: impl AsFd) -> bool {
+    rustix::fs::statat(work, c"work/incompat/volatile", AtFlags::SYMLINK_NOFOLLOW).is_ok()
+}

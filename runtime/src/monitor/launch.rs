@@ -1,0 +1,303 @@
+//! `launch.json`, what a monitor is told; and the start of a monitor.
+
+use std::ffi::OsString;
+use std::io::{Read as _, Write as _};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use rustix::fs::{Mode, OFlags};
+use serde::{Deserialize, Serialize};
+
+use super::protocol::WireError;
+use crate::container::{CgroupDriver, Runtime};
+use crate::error::{Context, Error, ErrorKind, Result};
+
+/// Version of the document that this program writes and reads.
+pub const VERSION: u32 = 1;
+/// Where monitors live below the runtime's root: an ID cannot begin with a dot and be this one.
+pub(super) const MONITORS: &str = ".monitors";
+const NAME: &str = "launch.json";
+const LENGTH_MAX: u64 = 1 << 20;
+const ANSWER_MAX: u64 = 64 << 10;
+
+/// What a monitor is told. Unknown fields are ignored.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Launch {
+    /// [`VERSION`].
+    pub version: u32,
+    /// The container's ID.
+    pub id: String,
+    /// Its bundle; absolute.
+    pub bundle: PathBuf,
+    /// The runtime that makes it.
+    pub runtime: RuntimeFlags,
+    /// Where its root comes from, if not from the bundle: for the caller of [`super::serve`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<Snapshot>,
+    /// The container has a terminal, as its configuration says too.
+    #[serde(default)]
+    pub terminal: bool,
+    /// The terminal's first size.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub console_size: Option<Size>,
+    /// What the container's standard input is.
+    #[serde(default)]
+    pub stdin: Stdin,
+    /// Where its output is kept, if anywhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<Log>,
+    /// The exit record; absolute.
+    pub exit: PathBuf,
+    /// When its program starts.
+    #[serde(default)]
+    pub start: When,
+    /// What the monitor becomes when all is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_exit: Option<Vec<String>>,
+}
+
+/// The global flags of the runtime.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RuntimeFlags {
+    /// `--root`.
+    pub root: PathBuf,
+    /// `--systemd-cgroup`.
+    #[serde(default)]
+    pub systemd_cgroup: bool,
+    /// `--rootless`.
+    #[serde(default)]
+    pub rootless: Option<bool>,
+}
+
+/// A snapshot of the image store.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// The store.
+    pub store: PathBuf,
+    /// The snapshot's name.
+    pub id: String,
+}
+
+/// Rows and columns of a terminal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Size {
+    /// Rows.
+    pub height: u16,
+    /// Columns.
+    pub width: u16,
+}
+
+/// What a container's standard input is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stdin {
+    /// Nothing to read.
+    #[default]
+    None,
+    /// Stays open whoever attaches and leaves.
+    Open,
+    /// Ends with the input of the first one to attach.
+    Once,
+}
+
+/// When the program starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum When {
+    /// As soon as the container is made.
+    #[default]
+    Now,
+    /// When somebody says so.
+    Later,
+}
+
+/// Where output is kept.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Log {
+    /// The file; absolute.
+    pub path: PathBuf,
+    /// Size at which a new file is begun.
+    #[serde(default)]
+    pub max_size: Option<u64>,
+    /// How many files are kept, the current one included.
+    #[serde(default = "one")]
+    pub max_files: u32,
+}
+
+fn one() -> u32 {
+    1
+}
+
+impl Launch {
+    /// Reads the document of a monitor's directory.
+    pub fn read(directory: &Path) -> Result<Self> {
+        let path = directory.join(NAME);
+        let wrong =
+            |why: String| Error::new(ErrorKind::Corrupt, format!("{}: {why}", path.display()));
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::open(&path, flags, Mode::empty())
+            .context(|| format!("cannot open {}", path.display()))?;
+        let mut text = Vec::new();
+        std::fs::File::from(file)
+            .take(LENGTH_MAX)
+            .read_to_end(&mut text)
+            .context(|| format!("cannot read {}", path.display()))?;
+        let launch: Self = serde_json::from_slice(&text).map_err(|e| wrong(e.to_string()))?;
+        launch.check().map_err(wrong)?;
+        Ok(launch)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if self.version != VERSION {
+            return Err(format!(
+                "version {} is not known to this rcrun (it knows {VERSION})",
+                self.version
+            ));
+        }
+        let log = self.log.as_ref().map(|log| log.path.as_path());
+        for path in [Some(self.bundle.as_path()), Some(&*self.exit), log] {
+            if let Some(path) = path.filter(|path| !path.is_absolute()) {
+                return Err(format!("path {} is not absolute", path.display()));
+            }
+        }
+        if self.on_exit.as_ref().is_some_and(Vec::is_empty) {
+            return Err("on_exit names no program".to_owned());
+        }
+        Ok(())
+    }
+
+    /// The runtime that makes the container.
+    pub fn runtime(&self) -> Runtime {
+        Runtime {
+            root: self.runtime.root.clone(),
+            cgroup_driver: match self.runtime.systemd_cgroup {
+                true => CgroupDriver::Systemd,
+                false => CgroupDriver::Files,
+            },
+            rootless: self.runtime.rootless,
+        }
+    }
+
+    /// Starts a monitor with this document; returns when its container is made (and started, with
+    /// [`When::Now`]). `flags` are global flags for it: where it logs.
+    pub fn start(&self, flags: &[OsString]) -> Result<Started> {
+        self.check().map_err(Error::invalid)?;
+        let directory = directory_of(&self.runtime.root, &self.id)?;
+        self.write(&directory)?;
+        let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+            .context(|| "cannot create a pipe")?;
+        let monitor = Command::new("/proc/self/exe")
+            .arg0()
+            .args(flags)
+            .args(["monitor", "--ready-fd", "1"])
+            .arg(&directory)
+            .stdin(Stdio::null())
+            .stdout(Stdio::from(writer))
+            .spawn()
+            .context(|| "cannot start a monitor")?;
+        let mut started = Started { pid: 0, monitor };
+        match answer(reader) {
+            Ok(pid) => {
+                started.pid = pid;
+                Ok(started)
+            }
+            Err(error) => {
+                // It said no, or is gone: either way it ends.
+                let _ = started.monitor.wait();
+                Err(error)
+            }
+        }
+    }
+
+    fn write(&self, directory: &Path) -> Result<()> {
+        use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+        let failed = || format!("cannot write {}", directory.join(NAME).display());
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)
+            .context(failed)?;
+        let text =
+            serde_json::to_vec(self).map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))?;
+        let new = directory.join(".new");
+        std::fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&new)
+            .and_then(|mut file| file.write_all(&text))
+            .and_then(|()| std::fs::rename(&new, directory.join(NAME)))
+            .context(failed)
+    }
+}
+
+/// `ps` shows `rcrun`, not the path of a link.
+trait Arg0 {
+    fn arg0(&mut self) -> &mut Self;
+}
+
+impl Arg0 for Command {
+    fn arg0(&mut self) -> &mut Self {
+        std::os::unix::process::CommandExt::arg0(self, "rcrun")
+    }
+}
+
+/// A container, and the monitor that looks after it.
+#[derive(Debug)]
+pub struct Started {
+    /// The container's init.
+    pub pid: i32,
+    /// The monitor. Who stays should wait for it in the end; who ends leaves it to pid 1.
+    pub monitor: Child,
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    pid: Option<i32>,
+    error: Option<WireError>,
+}
+
+fn answer(reader: OwnedFd) -> Result<i32> {
+    let mut text = Vec::new();
+    std::fs::File::from(reader)
+        .take(ANSWER_MAX)
+        .read_to_end(&mut text)
+        .context(|| "cannot hear from the monitor")?;
+    let gone = || Error::new(ErrorKind::Unavailable, "the monitor ended without a word");
+    let answer: Answer = serde_json::from_slice(&text).map_err(|_| gone())?;
+    match (answer.pid, answer.error) {
+        (_, Some(error)) => Err(error.into()),
+        (Some(pid), None) => Ok(pid),
+        (None, None) => Err(gone()),
+    }
+}
+
+/// The directory of a container's monitor.
+pub(super) fn directory_of(root: &Path, id: &str) -> Result<PathBuf> {
+    crate::state::check_id(id)?;
+    Ok(root.join(MONITORS).join(id))
+}
+
+/// Removes what a monitor that is gone has left below the runtime's root.
+pub fn remove(root: &Path, id: &str) -> Result<()> {
+    let directory = directory_of(root, id)?;
+    for name in [NAME, super::serve::SOCKET, ".new"] {
+        match rustix::fs::unlink(directory.join(name)) {
+            Ok(()) | Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => {}
+            Err(errno) => {
+                return Err(errno).context(|| format!("cannot empty {}", directory.display()));
+            }
+        }
+    }
+    match rustix::fs::rmdir(&directory) {
+        Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+        Err(errno) => {
+            return Err(errno).context(|| format!("cannot remove {}", directory.display()));
+        }
+    }
+    // The last one gone: others may be about to be made, which makes it again.
+    let _ = rustix::fs::rmdir(root.join(MONITORS));
+    Ok(())
+}
