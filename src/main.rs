@@ -62,6 +62,12 @@ fn main() -> ExitCode {
     {
         return report::early(&error.chain().to_string());
     }
+    // The same word for people's containers and for those of an OCI runtime.
+    let choice = match verbs::dispatch::choose(verb, rest, &mut global) {
+        Ok(choice) => choice,
+        Err(error) => return report::early(&error.chain().to_string()),
+    };
+    let (verb, rest) = (choice.verb, choice.words.as_ref());
     let before = global.clone();
     let parsed = match verb.parse(rest, global) {
         Ok(parsed) => parsed,

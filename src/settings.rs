@@ -126,6 +126,28 @@ impl Global {
         }
     }
 
+    /// Where containers of people may be, for a look that costs an OCI verb next to nothing. Root of a
+    /// user namespace without `$USER` and `$HOME` is taken for root of the machine.
+    pub(crate) fn store_path(&self) -> Option<PathBuf> {
+        let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let given = self.store.clone().or_else(|| variable("RCRUN_STORE"));
+        let homeless = || variable("HOME").is_none() && variable("XDG_DATA_HOME").is_none();
+        let machine = rustix::process::geteuid().is_root()
+            && (std::env::var_os("USER").is_some_and(|user| user == "root") || homeless());
+        let user = given.is_none() && !machine && uses_user_directory();
+        store_path(given.as_deref(), user, variable).ok()
+    }
+
+    /// Sets `--root` to that of a container.
+    pub(crate) fn use_root(&mut self, root: &Path) {
+        self.root = root.to_str().map(str::to_owned);
+    }
+
+    /// Where the runtime's state is, if the flag says so.
+    pub(crate) fn root(&self) -> Option<&Path> {
+        self.root.as_deref().map(Path::new)
+    }
+
     /// The same again for another process, which may be in another directory.
     fn log_flags(&self) -> Vec<OsString> {
         let mut flags: Vec<OsString> = Vec::new();

@@ -2,6 +2,7 @@
 //! split that knows how engines write flags.
 
 mod containers;
+pub(crate) mod dispatch;
 mod form;
 mod images;
 mod monitor;

@@ -119,6 +119,14 @@ impl Store {
         Ok(open)
     }
 
+    /// Writes out what will have to be synced later, so that the sync itself is short. Promises
+    /// nothing: an error is left to that sync, which has a descriptor of its own and is told too.
+    pub fn write_back(&self) {
+        if let Ok(own) = open_directory(self.root(), ".") {
+            let _ = rustix::fs::syncfs(&own);
+        }
+    }
+
     /// Its blobs.
     pub fn content(&self) -> Content {
         Content::new(self.clone())

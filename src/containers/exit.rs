@@ -29,6 +29,18 @@ pub(crate) struct Exit {
     pub(crate) finished_at: String,
 }
 
+impl From<rcrun_runtime::monitor::Exit> for Exit {
+    fn from(exit: rcrun_runtime::monitor::Exit) -> Self {
+        Self {
+            version: exit.version,
+            code: exit.code,
+            signal: exit.signal,
+            oom: exit.oom,
+            finished_at: exit.finished_at,
+        }
+    }
+}
+
 /// Where a container is in its life.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Status {

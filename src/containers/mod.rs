@@ -12,12 +12,15 @@
     reason = "the verbs that use it are being written"
 )]
 
+mod end;
 mod exit;
 pub(crate) mod flags;
+mod log;
 pub(crate) mod make;
 mod names;
 mod record;
 mod remove;
+mod rename;
 pub(crate) mod spec;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -29,7 +32,9 @@ use rcrun_runtime::error::{Context, Error, ErrorKind, Result};
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
+pub(crate) use end::{Init, drain, wait_for};
 pub(crate) use exit::{Exit, Status};
+pub(crate) use log::{Line, Log as LogReader};
 pub(crate) use names::is_name;
 pub(crate) use record::{ImageFacts, Log, Record, RuntimeFacts, Stdin};
 
@@ -170,6 +175,14 @@ impl Containers {
             [] => Ok(None),
             [id] => self.open_id(id).map(Some),
             several => Err(Error::invalid(self.ambiguous(text, several))),
+        }
+    }
+
+    /// As [`Containers::find`], but of whole IDs and names only.
+    pub(crate) fn find_whole(&self, text: &str) -> Result<Option<Container>> {
+        match is_id(text) || self.named(text)?.is_some() {
+            true => self.find(text),
+            false => Ok(None),
         }
     }
 

@@ -23,6 +23,14 @@ mod update;
 
 use super::{Count, Verb};
 
+pub(super) use ps::{host_ps, select};
+pub(super) use signal::parse as parse_signal;
+
+/// Whether this is a signal's name or number.
+pub(super) fn is_signal(text: &str) -> bool {
+    parse_signal(text).is_ok()
+}
+
 const ONE_ID: &str = "<container-id>
 
 Where \"<container-id>\" is the name of the container.";

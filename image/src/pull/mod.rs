@@ -351,6 +351,7 @@ impl<'a> Pull<'a> {
             return Ok(Vec::new());
         }
         unpack::Unpacking {
+            store: self.store,
             claims,
             sources,
             diff_ids: &self.diff_ids,
