@@ -19,9 +19,10 @@ pub(crate) struct People<'a> {
 pub(crate) fn layer(env: &Env, files: &[(&str, u32, &[u8])]) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     let base = env.base();
-    for name in ["bin", "dev", "etc", "proc", "root", "sys", "tmp", "var"] {
+    for name in ["bin", "dev", "etc", "proc", "root", "sys", "var"] {
         entry(&mut builder, name, tar::EntryType::Directory, 0o755, &[]);
     }
+    entry(&mut builder, "tmp", tar::EntryType::Directory, 0o1777, &[]);
     let mut names: Vec<PathBuf> = fs::read_dir(base.join("bin"))
         .unwrap()
         .map(|entry| entry.unwrap().path())

@@ -15,7 +15,8 @@ pub(super) fn tests() -> Vec<Test> {
 fn accounts_of_any_size_and_shape(env: &Env) {
     let people = People::new(env);
     let run = |name: &str, user: &str| {
-        let mut command = people.command_of(name, &["--rm", "-u", user], &["id", "-u"]);
+        let mut command =
+            people.command_of(name, &["--rm", &format!("--user={user}")], &["id", "-u"]);
         command.env("UNUSED", "");
         env.rt.finish(env.rt.spawn(command))
     };

@@ -241,9 +241,9 @@ fn the_image_is_pulled_when_it_is_missing(env: &Env) {
     let output = people.shelf.call(&words).ok();
     assert_eq!(output.stdout, "x\n");
     assert!(output.stderr.contains("layer"), "{}", output.stderr);
-    let requests = people.shelf.registry.log().len();
+    let requests = people.shelf.registry.seen().len();
     assert_eq!(people.shelf.call(&words).ok().stderr, "");
-    assert_eq!(people.shelf.registry.log().len(), requests);
+    assert_eq!(people.shelf.registry.seen().len(), requests);
     // By the beginning of its identifier as well.
     let id = people.shelf.ok(&["images", "--quiet"]);
     let words = [
