@@ -25,6 +25,9 @@ pub(crate) struct Monitor {
     /// descriptor that hears whether the container could be made
     #[arg(long)]
     ready_fd: Option<i32>,
+    /// descriptor that stays open until then
+    #[arg(long)]
+    lock_fd: Option<i32>,
     directory: PathBuf,
 }
 
@@ -33,7 +36,7 @@ impl super::Run for Monitor {
         let directory = std::path::absolute(&self.directory)
             .context(|| format!("cannot resolve {}", self.directory.display()))?;
         let root = |launch: &Launch| launch.snapshot.as_ref().map(mount).transpose();
-        let made = serve(&directory, root, self.ready_fd)?;
+        let made = serve(&directory, root, self.ready_fd, self.lock_fd)?;
         Ok(u8::from(!made))
     }
 }
