@@ -3,6 +3,7 @@
 //! Nothing of clap is built before the verb is known, and then only that verb's parser.
 
 mod arguments;
+mod containers;
 mod format;
 mod help;
 mod images;
@@ -51,7 +52,7 @@ fn main() -> ExitCode {
     if name == "help" || name == "h" {
         return help::topic(rest.first().map(String::as_str));
     }
-    let Some(verb) = verbs::find(name) else {
+    let Some(verb) = verbs::choose(name, rest) else {
         let asked = global.help || rest.iter().any(|word| word == "-h" || word == "--help");
         return report::unknown_topic(name, if asked { 1 } else { 3 });
     };
@@ -61,6 +62,12 @@ fn main() -> ExitCode {
     {
         return report::early(&error.chain().to_string());
     }
+    // The same word for people's containers and for those of an OCI runtime.
+    let choice = match verbs::dispatch::choose(verb, rest, &mut global) {
+        Ok(choice) => choice,
+        Err(error) => return report::early(&error.chain().to_string()),
+    };
+    let (verb, rest) = (choice.verb, choice.words.as_ref());
     let before = global.clone();
     let parsed = match verb.parse(rest, global) {
         Ok(parsed) => parsed,

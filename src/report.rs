@@ -94,6 +94,14 @@ fn failed_for_people(verb: &Verb, error: &Error, elsewhere: bool) -> ExitCode {
     ExitCode::from(verb.failure_code)
 }
 
+/// Tells a person of an error that does not decide the exit code.
+pub(crate) fn tell(error: &Error) {
+    match logging::is_json() {
+        true => tracing::error!("{}", error.chain()),
+        false => to_stderr(&person(error)),
+    }
+}
+
 fn person(error: &Error) -> String {
     let message = crate::format::printable(&error.chain().to_string());
     let general = match error.kind() {

@@ -2,6 +2,7 @@
 
 mod file;
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use rcrun_overlay::store::Store;
@@ -125,6 +126,44 @@ impl Global {
         }
     }
 
+    /// Where containers of people may be, for a look that costs an OCI verb next to nothing. Root of a
+    /// user namespace without `$USER` and `$HOME` is taken for root of the machine.
+    pub(crate) fn store_path(&self) -> Option<PathBuf> {
+        let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let given = self.store.clone().or_else(|| variable("RCRUN_STORE"));
+        let homeless = || variable("HOME").is_none() && variable("XDG_DATA_HOME").is_none();
+        let machine = rustix::process::geteuid().is_root()
+            && (std::env::var_os("USER").is_some_and(|user| user == "root") || homeless());
+        let user = given.is_none() && !machine && uses_user_directory();
+        store_path(given.as_deref(), user, variable).ok()
+    }
+
+    /// Sets `--root` to that of a container.
+    pub(crate) fn use_root(&mut self, root: &Path) {
+        self.root = root.to_str().map(str::to_owned);
+    }
+
+    /// Where the runtime's state is, if the flag says so.
+    pub(crate) fn root(&self) -> Option<&Path> {
+        self.root.as_deref().map(Path::new)
+    }
+
+    /// The same again for another process, which may be in another directory.
+    fn log_flags(&self) -> Vec<OsString> {
+        let mut flags: Vec<OsString> = Vec::new();
+        if let Some(path) = self.log.as_deref().filter(|path| !path.is_empty()) {
+            let path = std::path::absolute(path).unwrap_or_else(|_| path.into());
+            flags.extend(["--log".into(), path.into()]);
+        }
+        if let Some(format) = &self.log_format {
+            flags.extend(["--log-format".into(), format.into()]);
+        }
+        if self.debug {
+            flags.push("--debug".into());
+        }
+        flags
+    }
+
     /// Where and how to log; needed before anything else can fail.
     pub(crate) fn log(&self) -> Result<(Option<&Path>, Format, bool)> {
         let format = match self.log_format.as_deref() {
@@ -152,6 +191,7 @@ pub(crate) struct Settings {
     pub(crate) criu: Option<PathBuf>,
     /// `--store`.
     store: Option<String>,
+    log_flags: Vec<OsString>,
 }
 
 impl Settings {
@@ -164,6 +204,7 @@ impl Settings {
                 Error::invalid(format!("invalid value {text:?} for flag -rootless"))
             })?),
         };
+        let log_flags = global.log_flags();
         let root_given = global.root.is_some();
         let root = match global.root {
             Some(root) => given_root(&root)?,
@@ -180,7 +221,13 @@ impl Settings {
             root_given,
             criu: global.criu.map(PathBuf::from),
             store: global.store,
+            log_flags,
         })
+    }
+
+    /// Global flags that let another process of ours log as this one does.
+    pub(crate) fn log_flags(&self) -> Vec<OsString> {
+        self.log_flags.clone()
     }
 
     /// Where the store is.

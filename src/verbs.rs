@@ -2,6 +2,8 @@
 //! split that knows how engines write flags.
 
 mod containers;
+pub(crate) mod dispatch;
+mod form;
 mod images;
 mod monitor;
 mod oci;
@@ -15,6 +17,8 @@ use rcrun_runtime::error::Error;
 
 use crate::arguments::{self, Flag, switch};
 use crate::settings::{GLOBAL, Global, Settings};
+pub(crate) use images::pull::fetch;
+pub(crate) use oci::signal::parse as signal_number;
 
 /// A verb's arguments, parsed, and what it does with them.
 pub(crate) trait Run: Parser {
@@ -167,7 +171,7 @@ impl Verb {
             .clone()
             .ignore_errors(true)
             .try_get_matches_from(line.clone());
-        global.help |= found.as_ref().is_ok_and(asked);
+        global.help |= found.as_ref().is_ok_and(asked) || words == ["-h"];
         let matches = match global.help {
             true => Err(String::new()),
             false => Ok(command
@@ -348,17 +352,28 @@ pub(crate) fn exit_code(code: i32) -> Result<u8, Error> {
 /// All verbs, in the order of the help.
 pub(crate) fn all() -> impl Iterator<Item = &'static Verb> {
     #[cfg(feature = "generate")]
-    return tables().chain([&generate::VERB]);
+    return tables().chain([&monitor::VERB, &generate::VERB]);
     #[cfg(not(feature = "generate"))]
-    tables()
+    tables().chain([&monitor::VERB])
 }
 
 fn tables() -> impl Iterator<Item = &'static Verb> {
     let tables = [oci::VERBS, images::VERBS, containers::VERBS];
-    tables.into_iter().flatten().chain([&monitor::VERB])
+    tables.into_iter().flatten()
 }
 
-/// The verb of that name.
+/// The verb of that name, as the help shows it.
 pub(crate) fn find(name: &str) -> Option<&'static Verb> {
-    all().find(|verb| verb.name == name)
+    let named = || all().filter(|verb| verb.name == name);
+    named().find(|verb| !verb.hidden).or_else(|| named().next())
+}
+
+/// The verb that these words are for: some names have two, an OCI runtime's and the people's.
+pub(crate) fn choose(name: &str, words: &[String]) -> Option<&'static Verb> {
+    match name {
+        "run" if form::of_run(words, &form::has_config) == form::Form::Oci => {
+            oci::VERBS.iter().find(|verb| verb.name == name)
+        }
+        _ => find(name),
+    }
 }

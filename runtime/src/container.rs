@@ -176,6 +176,10 @@ impl Runtime {
     pub fn state(&self, id: &str) -> Result<StateReport> {
         query::state(self, id)
     }
+    /// The init, if it lives: its pid as this process sees it, and a pidfd of it.
+    pub fn init(&self, id: &str) -> Result<Option<(i32, std::os::fd::OwnedFd)>> {
+        query::init(self, id)
+    }
     /// All containers below the root, sorted by ID; a broken record is passed to `broken`.
     pub fn list(&self, broken: &mut dyn FnMut(&str, Error)) -> Result<Vec<StateReport>> {
         query::list(self, broken)

@@ -7,7 +7,7 @@ mod inspect;
 mod list;
 mod login;
 mod prune;
-mod pull;
+pub(super) mod pull;
 mod push;
 mod remove;
 mod tag;

@@ -14,7 +14,7 @@ mod ps;
 mod restore;
 mod resume;
 mod run;
-mod signal;
+pub(crate) mod signal;
 mod size;
 mod spec;
 mod start;
@@ -22,6 +22,14 @@ mod state;
 mod update;
 
 use super::{Count, Verb};
+
+pub(super) use ps::{host_ps, select};
+pub(super) use signal::parse as parse_signal;
+
+/// Whether this is a signal's name or number.
+pub(super) fn is_signal(text: &str) -> bool {
+    parse_signal(text).is_ok()
+}
 
 const ONE_ID: &str = "<container-id>
 
@@ -70,7 +78,9 @@ pub(super) const VERBS: &[Verb] = &[
     Verb::new::<ps::Ps>("ps", Count::AtLeast(1), "<container-id> [ps options]").stop_after(1),
     Verb::new::<restore::Restore>("restore", Count::Exactly(1), NEW_ID).enters_container(),
     Verb::new::<resume::Resume>("resume", Count::Exactly(1), ONE_ID),
+    // Shown by the people's verb of this name.
     Verb::new::<run::Run>("run", Count::Exactly(1), NEW_ID)
+        .hidden()
         .enters_container()
         .fails_as("runc run failed: ", 1),
     Verb::new::<spec::Spec>("spec", Count::Exactly(0), ""),

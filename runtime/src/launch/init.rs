@@ -124,6 +124,7 @@ const STEPS: &[(Step, Action)] = &[
     (Step::FindProgram, |init| init.find_program()),
     (Step::Seccomp, |init| init.seccomp_with_listener()),
     (Step::Wait, |init| init.await_start()),
+    (Step::Split, |init| init.split()),
     (Step::Limits, |init| {
         conditions::lower_limits(&init.plan.process)
     }),

@@ -96,6 +96,13 @@ pub(crate) fn state(runtime: &Runtime, id: &str) -> Result<StateReport> {
     report(&directory, record, owner)
 }
 
+/// The init of a container, if it lives: its pid, and a pidfd that names the same process.
+pub(crate) fn init(runtime: &Runtime, id: &str) -> Result<Option<(i32, OwnedFd)>> {
+    let directory = Directory::open(&runtime.root, id)?;
+    let record = load(&directory)?;
+    Ok(init_of(&record)?.map(|pidfd| (record.pid, pidfd)))
+}
+
 /// All containers.
 pub(crate) fn list(
     runtime: &Runtime,

@@ -44,6 +44,33 @@ const WORDS: Words = Words {
     done: "unpacked",
 };
 
+/// Pulls an image for another verb, with progress on standard error. A signal that called it off comes
+/// as the exit code.
+pub(crate) fn fetch(
+    settings: &Settings,
+    store: &Store,
+    reference: &Reference,
+    platform: &Platform,
+    quiet: bool,
+) -> Result<Option<u8>> {
+    let job = Job {
+        settings,
+        authfile: None,
+        store,
+        way: images::way()?,
+        platform: platform.clone(),
+        progress: Progress::new(quiet, WORDS),
+        cancel: Cancel::new(),
+    };
+    let tick = || job.progress.tick();
+    let tick: Option<&(dyn Fn() + Sync)> = job.progress.ticks().then_some(&tick);
+    let ended = interrupt::watched(&|| job.cancel.cancel(), tick, || job.one(reference))?;
+    match (ended.exit_code(), ended.result) {
+        (Some(code), Err(_)) => Ok(Some(code)),
+        (_, result) => result.map(|_| None),
+    }
+}
+
 impl crate::verbs::Run for Pull {
     fn run(self, settings: &Settings) -> Result<u8> {
         let way = images::way()?;
@@ -95,7 +122,7 @@ impl Job<'_> {
                 let tag = rcrun_image::reference::DEFAULT_TAG;
                 self.progress.line(&format!("Using default tag: {tag}"));
             }
-            return self.one(&reference);
+            return self.tell(&reference, &self.one(&reference)?);
         }
         if names_version(image) {
             return Err(Error::invalid(format!(
@@ -104,7 +131,10 @@ impl Job<'_> {
         }
         let cancel = self.cancel.child();
         let tags = images::client(self.settings, self.authfile, &cancel)?.tags(&reference)?;
-        report::each(&tags, |tag| self.one(&reference.with_tag(tag)?))
+        report::each(&tags, |tag| {
+            let reference = reference.with_tag(tag)?;
+            self.tell(&reference, &self.one(&reference)?)
+        })
     }
 
     /// From a layout or an archive.
@@ -128,7 +158,7 @@ impl Job<'_> {
         tell_of(&images?)
     }
 
-    fn one(&self, reference: &Reference) -> Result<()> {
+    fn one(&self, reference: &Reference) -> Result<Pulled> {
         let cancel = self.cancel.child();
         let client = images::client(self.settings, self.authfile, &cancel)?;
         let request = Request {
@@ -141,7 +171,7 @@ impl Job<'_> {
         };
         let pulled = pull::pull(self.store, &client, &request);
         self.progress.end(pulled.is_ok());
-        self.tell(reference, &pulled?)
+        pulled
     }
 
     fn tell(&self, reference: &Reference, pulled: &Pulled) -> Result<()> {

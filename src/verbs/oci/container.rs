@@ -42,6 +42,18 @@ pub(super) struct ContainerFlags {
 }
 
 impl ContainerFlags {
+    /// Whether `--bundle` says where the bundle is.
+    pub(super) fn has_bundle(&self) -> bool {
+        let path = self.bundle.as_ref();
+        path.is_some_and(|path| !path.as_os_str().is_empty())
+    }
+
+    /// As if `--bundle` had been given.
+    pub(super) fn with_bundle(self, path: PathBuf) -> Self {
+        let bundle = Some(path);
+        Self { bundle, ..self }
+    }
+
     /// The library's options; paths that must survive a change of directory are absolute. A mere
     /// `config.json` is, as for crun, the bundle's, not one of the current directory.
     pub(super) fn options(self) -> Result<CreateOptions> {

@@ -30,7 +30,8 @@ impl crate::verbs::Run for Ps {
     }
 }
 
-fn host_ps(options: &[String]) -> Result<String, Error> {
+/// What ps(1) of the host prints with these options.
+pub(in crate::verbs) fn host_ps(options: &[String]) -> Result<String, Error> {
     let mut command = Command::new("ps");
     if options.is_empty() {
         command.arg("-ef");
@@ -47,7 +48,7 @@ fn host_ps(options: &[String]) -> Result<String, Error> {
 }
 
 /// The header of `listing` and the lines whose PID column is one of `pids`.
-fn select(listing: &str, pids: &[i32]) -> Result<String, Error> {
+pub(in crate::verbs) fn select(listing: &str, pids: &[i32]) -> Result<String, Error> {
     let mut lines = listing.lines();
     let header = lines.next().unwrap_or_default();
     let column = header

@@ -1,7 +1,10 @@
 //! `rcrun run`.
 
+use std::path::Path;
+
 use rcrun_runtime::container::CreateOptions;
-use rcrun_runtime::error::Error;
+use rcrun_runtime::error::{Context, Error};
+use rcrun_runtime::spec::load::CONFIG;
 
 use super::container::ContainerFlags;
 use crate::settings::Settings;
@@ -30,12 +33,30 @@ pub(crate) struct Run {
 
 impl crate::verbs::Run for Run {
     fn run(self, settings: &Settings) -> Result<u8, Error> {
+        let (container, id) = match self.container.has_bundle() {
+            false => directory(self.container, self.id)?,
+            true => (self.container, self.id),
+        };
         let options = CreateOptions {
             detach: self.detach,
             keep: self.keep,
             no_subreaper: self.no_subreaper,
-            ..self.container.options()?
+            ..container.options()?
         };
-        crate::verbs::exit_code(settings.runtime.run(&self.id, &options)?)
+        crate::verbs::exit_code(settings.runtime.run(&id, &options)?)
     }
+}
+
+/// `run PATH`: a bundle instead of an ID, which then is the directory's name.
+fn directory(container: ContainerFlags, id: String) -> Result<(ContainerFlags, String), Error> {
+    let is_bundle = |path: &str| Path::new(path).join(CONFIG).is_file();
+    if is_bundle(".") || !is_bundle(&id) {
+        return Ok((container, id));
+    }
+    let path = Path::new(&id)
+        .canonicalize()
+        .context(|| format!("cannot resolve {id}"))?;
+    let name = path.file_name().and_then(|name| name.to_str());
+    let name = name.unwrap_or_default().to_owned();
+    Ok((container.with_bundle(path), name))
 }

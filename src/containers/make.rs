@@ -1,0 +1,490 @@
+//! From an image's name to a container that only needs to be started: pull, lease, snapshot, files,
+//! record, in this order. Killed anywhere, what is left has no record, and is swept; from the record
+//! on it is a container like any other.
+
+use std::collections::BTreeMap;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use rcrun_image::catalog::{self, Catalog, Image, Meant};
+use rcrun_image::platform::Platform;
+use rcrun_image::pull::Way;
+use rcrun_image::reference::Reference;
+use rcrun_image::transport::Location;
+use rcrun_overlay::layer::Overlay;
+use rcrun_overlay::layer::store::Layers;
+use rcrun_overlay::lease::{Lease, Root, SnapshotId};
+use rcrun_overlay::snapshot::{self, Idmap, Snapshots};
+use rcrun_overlay::store::Store;
+use rcrun_overlay::{durable, snapshot::Stack};
+use rcrun_runtime::container::CgroupDriver;
+use rcrun_runtime::error::{Context, Error, ErrorKind, Result};
+use rcrun_runtime::monitor::{self, Launch, When};
+use rustix::fs::{AtFlags, Mode};
+use serde_json::Value;
+
+use super::flags::ContainerFlags;
+use super::spec::{self, Around, Asked, Extent, Facts, Files, Userns};
+use super::{Container, Containers, ImageFacts, Record, RuntimeFacts, Status, Stdin, now};
+use crate::images;
+use crate::settings::Settings;
+use crate::verbs::fetch;
+
+/// The default of `--detach-keys`, as people write it.
+const DETACH_KEYS: &str = "ctrl-p,ctrl-q";
+/// Whose ranges of /etc/subuid containers get.
+const RANGE_OWNERS: [&str; 3] = ["rcrun", "containers", "root"];
+/// The first kernel that makes a mount read-only with all below it.
+const DEEP_READ_ONLY: (u32, u32) = (5, 12);
+
+/// What was asked for.
+#[derive(Debug)]
+pub(crate) struct Wanted<'a> {
+    pub(crate) image: &'a str,
+    pub(crate) command: &'a [String],
+    pub(crate) flags: &'a ContainerFlags,
+    /// `missing`, `always` or `never`.
+    pub(crate) pull: &'a str,
+    pub(crate) quiet: bool,
+    pub(crate) platform: Option<&'a Platform>,
+    pub(crate) stdin: Stdin,
+    pub(crate) detach_keys: Option<&'a str>,
+}
+
+/// A container that was made; its maker still holds its lock.
+#[derive(Debug)]
+pub(crate) struct Made {
+    pub(crate) container: Container,
+    pub(crate) record: Record,
+    pub(crate) store: PathBuf,
+    /// Nothing is swept that the container needs, until its record says so.
+    _lease: Lease,
+}
+
+/// An image that is here, with its layers.
+struct Found {
+    image: Image,
+    reference: String,
+    lease: Lease,
+}
+
+/// Makes a container; the exit code if a signal called the pull off.
+pub(crate) fn make(
+    settings: &Settings,
+    containers: &Containers,
+    wanted: &Wanted<'_>,
+) -> Result<Result<Made, u8>> {
+    let way = images::way()?;
+    let asked = ask(wanted)?;
+    let store = settings.store()?;
+    let found = match find(settings, &store, wanted, way)? {
+        Ok(found) => found,
+        Err(code) => return Ok(Err(code)),
+    };
+    let maker = Maker {
+        settings,
+        containers,
+        wanted,
+        asked,
+        store,
+        way,
+        found,
+    };
+    let container = containers.create()?;
+    match maker.fill(&container) {
+        Ok(record) => Ok(Ok(Made {
+            container,
+            record,
+            store: containers.store().to_owned(),
+            _lease: maker.found.lease,
+        })),
+        Err(error) => {
+            // The first error matters more; what remains is swept.
+            let _ = containers.remove(&container, &container.made());
+            Err(error)
+        }
+    }
+}
+
+fn ask(wanted: &Wanted<'_>) -> Result<Asked> {
+    let cwd = std::env::current_dir().context(|| "cannot read the current directory")?;
+    let cdi: Vec<&Path> = spec::CDI_DIRECTORIES.iter().map(Path::new).collect();
+    let around = Around {
+        cwd: &cwd,
+        variable: &|name| std::env::var(name).ok(),
+        swap: limits_swap(),
+        cdi: &cdi,
+    };
+    Asked::read(wanted.flags, wanted.command, &around)
+}
+
+/// The image, which a lease holds from here on.
+fn find(
+    settings: &Settings,
+    store: &Store,
+    wanted: &Wanted<'_>,
+    way: Way,
+) -> Result<Result<Found, u8>> {
+    let host = Platform::host();
+    let platform = wanted.platform.unwrap_or(&host);
+    let here = || here(store, wanted, platform, way);
+    if wanted.pull != "always"
+        && let Some(found) = here()?
+    {
+        return Ok(Ok(found));
+    }
+    let missing = || catalog::no_such_image(wanted.image);
+    let reference = match wanted.image.parse()? {
+        Location::Registry(reference) => reference,
+        other => {
+            let text = format!("cannot run {other} as it is");
+            return Err(Error::unsupported(text).with_hint("`rcrun load` or `rcrun pull` it first"));
+        }
+    };
+    if wanted.pull == "never" {
+        return Err(missing().with_hint(format!("`rcrun pull {}` fetches it", wanted.image)));
+    }
+    if let Some(code) = fetch(settings, store, &reference, platform, wanted.quiet)? {
+        return Ok(Err(code));
+    }
+    // In the moment since it was pulled it may have been removed again.
+    here()?.map(Ok).ok_or_else(missing)
+}
+
+/// What is in the store by that name or identifier, complete.
+fn here(
+    store: &Store,
+    wanted: &Wanted<'_>,
+    platform: &Platform,
+    way: Way,
+) -> Result<Option<Found>> {
+    let Some((image, reference)) = looked_up(store, wanted, platform)? else {
+        return Ok(None);
+    };
+    let lease = store.lease()?;
+    lease.hold(&[Root::Image(image.manifest.digest.clone())])?;
+    // Only a name that still says the same vouches for what is held.
+    match looked_up(store, wanted, platform)? {
+        Some((again, _)) if again.manifest.digest == image.manifest.digest => {}
+        _ => return Ok(None),
+    }
+    let layers = Layers::new(store)?;
+    for id in image.layers(way)? {
+        lease.hold(&[Root::Layer(id.clone())])?;
+        if layers.get(&id)?.is_none() {
+            return Ok(None);
+        }
+    }
+    Ok(Some(Found {
+        image,
+        reference,
+        lease,
+    }))
+}
+
+fn looked_up(
+    store: &Store,
+    wanted: &Wanted<'_>,
+    platform: &Platform,
+) -> Result<Option<(Image, String)>> {
+    let name: Option<Reference> = match wanted.image.parse() {
+        Ok(Location::Registry(reference)) => Some(reference),
+        _ => None,
+    };
+    if let Some(name) = &name {
+        match catalog::named(store, name, platform) {
+            Ok(Some((record, image))) => return Ok(Some((image, record.name))),
+            Ok(None) => {}
+            // Here for another platform: as good as missing.
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        }
+    }
+    let users = images::users(store)?;
+    let all: Catalog = images::catalog(store, &users)?;
+    match all.find(wanted.image) {
+        Ok(Meant::Image(listed)) => {
+            let reference = listed.names.first().map(|record| record.name.clone());
+            let id = listed.image.id.to_string();
+            Ok(Some((listed.image.clone(), reference.unwrap_or(id))))
+        }
+        Ok(Meant::Name(..)) => Ok(None),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Everything that it takes.
+struct Maker<'a> {
+    settings: &'a Settings,
+    containers: &'a Containers,
+    wanted: &'a Wanted<'a>,
+    asked: Asked,
+    store: Store,
+    way: Way,
+    found: Found,
+}
+
+impl Maker<'_> {
+    fn fill(&self, container: &Container) -> Result<Record> {
+        let name = match &self.wanted.flags.name {
+            Some(name) => self
+                .containers
+                .reserve(name, container)
+                .map(|()| name.clone())?,
+            None => self.containers.reserve_any(container)?,
+        };
+        let facts = self.facts(container, &name)?;
+        let image = &self.found.image.config.config;
+        let config = spec::config(&self.asked, &facts, image)?;
+        let snapshot = self.snapshot(container, &facts.map)?;
+        self.files(container, &facts, &config)?;
+        let (stop_signal, stop_timeout) = spec::stop(&self.asked, image)?;
+        let words = |value: &Value| serde_json::from_value(value.clone()).unwrap_or_default();
+        let record = Record {
+            version: Record::VERSION,
+            id: container.id().to_owned(),
+            name,
+            image: ImageFacts {
+                name: self.wanted.image.to_owned(),
+                reference: self.found.reference.clone(),
+                manifest: self.found.image.manifest.digest.to_string(),
+                config: self.found.image.id.to_string(),
+            },
+            snapshot: snapshot.to_string(),
+            created: now(),
+            command: words(&config["process"]["args"]),
+            labels: spec::labels(&self.asked, image),
+            auto_remove: self.wanted.flags.rm,
+            terminal: self.wanted.flags.tty,
+            stdin: self.wanted.stdin,
+            stop_signal,
+            stop_timeout,
+            log: self.asked.log().cloned(),
+            detach_keys: self.wanted.detach_keys.unwrap_or(DETACH_KEYS).to_owned(),
+            map: facts.map,
+            runtime: RuntimeFacts::of(&self.settings.runtime),
+        };
+        container.write(&record)?;
+        Ok(record)
+    }
+
+    fn facts(&self, container: &Container, name: &str) -> Result<Facts> {
+        let kernel = kernel();
+        Ok(Facts {
+            id: container.id().to_owned(),
+            name: name.to_owned(),
+            hostname: rustix::system::uname()
+                .nodename()
+                .to_string_lossy()
+                .into_owned(),
+            capabilities: spec::of_mask(own_capabilities()?),
+            kernel,
+            cgroup2: Path::new("/sys/fs/cgroup/cgroup.controllers").exists(),
+            systemd: self.settings.runtime.cgroup_driver == CgroupDriver::Systemd,
+            deep_read_only: kernel >= DEEP_READ_ONLY,
+            accounts: self.accounts()?,
+            map: self.map()?,
+            joins: self.joins()?,
+            directory: container.path().to_owned(),
+        })
+    }
+
+    fn marks(&self) -> Overlay {
+        match self.way {
+            Way::Privileged => Overlay::Trusted,
+            Way::Rootless => Overlay::User,
+        }
+    }
+
+    fn accounts(&self) -> Result<spec::Accounts> {
+        let layers = self.found.image.layers(self.way)?;
+        let stack = Stack::open(&self.store, &layers, self.marks())?;
+        spec::accounts(&stack.lowers(), self.marks())
+            .context(|| format!("cannot read the accounts of image {}", self.wanted.image))
+    }
+
+    /// User ids of a container with a namespace of its own.
+    fn map(&self) -> Result<Vec<Extent>> {
+        match self.asked.userns() {
+            Userns::Host => Ok(Vec::new()),
+            Userns::Map(map) => Ok(map.clone()),
+            Userns::Auto(size) => {
+                let text = |path: &str| match std::fs::read_to_string(path) {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                        Err(error).context(|| format!("cannot read {path}"))
+                    }
+                    read => Ok(read.unwrap_or_default()),
+                };
+                let mut taken = Vec::new();
+                for (_, record) in self.containers.list(&mut |_, _| {})? {
+                    taken.extend(record.map);
+                }
+                let (uids, gids) = (text("/etc/subuid")?, text("/etc/subgid")?);
+                spec::pick(*size, &RANGE_OWNERS, &uids, &gids, &taken).map(|found| vec![found])
+            }
+        }
+    }
+
+    /// Pids of containers whose namespaces are shared.
+    fn joins(&self) -> Result<BTreeMap<&'static str, i32>> {
+        let mut pids = BTreeMap::new();
+        for (kind, name) in self.asked.joins() {
+            let failed = || format!("--{kind} container:{name}");
+            let other = self.containers.get(name).context(failed)?;
+            let record = other.complete().context(failed)?;
+            let Status::Running(pid) = other.status(&record).context(failed)? else {
+                let text = format!("--{kind} container:{name}: it does not run");
+                return Err(Error::new(ErrorKind::FailedPrecondition, text));
+            };
+            pids.insert(kind, pid);
+        }
+        Ok(pids)
+    }
+
+    fn snapshot(&self, container: &Container, map: &[Extent]) -> Result<SnapshotId> {
+        let id: SnapshotId = container.id().parse()?;
+        let layers = self.found.image.layers(self.way)?;
+        let extent = |extent: &Extent| snapshot::Extent {
+            inside: extent.inner,
+            outside: extent.outer,
+            count: extent.size,
+        };
+        let extents: Vec<_> = map.iter().map(extent).collect();
+        let idmap = (!map.is_empty()).then(|| Idmap {
+            uids: extents.clone(),
+            gids: extents,
+        });
+        let options = snapshot::Options {
+            marks: self.marks(),
+            idmap,
+            ..snapshot::Options::default()
+        };
+        Snapshots::new(&self.store)?.create(&self.found.lease, &id, &layers, options)?;
+        Ok(id)
+    }
+
+    fn files(&self, container: &Container, facts: &Facts, config: &Value) -> Result<()> {
+        let of_host = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+        let hosts = of_host("/etc/hosts");
+        let resolver = of_host("/etc/resolv.conf");
+        let Files {
+            hostname,
+            hosts,
+            resolv_conf,
+        } = spec::file_texts(&self.asked, facts, &hosts, &resolver);
+        let root = facts
+            .map
+            .iter()
+            .find(|extent| extent.inner == 0)
+            .map(|extent| extent.outer);
+        for (name, text) in [
+            ("hostname", hostname),
+            ("hosts", hosts),
+            ("resolv.conf", resolv_conf),
+        ] {
+            let path = container.path().join(name);
+            let failed = || format!("cannot write {}", path.display());
+            std::fs::write(&path, text).context(failed)?;
+            std::fs::set_permissions(&path, Permissions::from_mode(0o644)).context(failed)?;
+            if let Some(root) = root {
+                std::os::unix::fs::chown(&path, Some(root), Some(root)).context(failed)?;
+            }
+        }
+        rustix::fs::mkdirat(container.fd(), "rootfs", Mode::from(0o755))
+            .context(|| format!("cannot make {}/rootfs", container.path().display()))?;
+        let text = serde_json::to_vec(config)
+            .map_err(|e| Error::new(ErrorKind::Internal, format!("cannot encode JSON: {e}")))?;
+        durable::replace(container.fd(), "config.json", &text, Mode::from(0o600))
+    }
+}
+
+impl Made {
+    /// What the monitor is told.
+    pub(crate) fn launch(&self, settings: &Settings, start: When) -> Result<Launch> {
+        let (container, record) = (&self.container, &self.record);
+        let log = record.log.as_ref().map(|log| monitor::Log {
+            path: container.path().join("log"),
+            max_size: log.max_size,
+            max_files: log.max_files,
+        });
+        Ok(Launch {
+            version: monitor::VERSION,
+            id: record.id.clone(),
+            bundle: container.path().to_owned(),
+            runtime: monitor::RuntimeFlags {
+                root: record.runtime.root.clone(),
+                systemd_cgroup: record.runtime.systemd_cgroup,
+                rootless: record.runtime.rootless,
+            },
+            snapshot: Some(monitor::Snapshot {
+                store: self.store.clone(),
+                id: record.snapshot.clone(),
+            }),
+            terminal: record.terminal,
+            console_size: None,
+            stdin: match record.stdin {
+                Stdin::None => monitor::Stdin::None,
+                Stdin::Open => monitor::Stdin::Open,
+                Stdin::Once => monitor::Stdin::Once,
+            },
+            log,
+            exit: container.path().join("exit"),
+            start,
+            on_exit: record
+                .auto_remove
+                .then(|| remove_command(settings, &self.store, &record.id)),
+        })
+    }
+}
+
+/// What a monitor becomes in the end with `--rm`: the program that it is itself.
+fn remove_command(settings: &Settings, store: &Path, id: &str) -> Vec<String> {
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    let mut command = vec!["/proc/self/exe".to_owned()];
+    if settings.runtime.cgroup_driver == CgroupDriver::Systemd {
+        command.push("--systemd-cgroup".to_owned());
+    }
+    command.extend(["--root".to_owned(), text(&settings.runtime.root)]);
+    command.extend(["--store".to_owned(), text(store)]);
+    command.extend(["rm", "--exited", id].map(str::to_owned));
+    command
+}
+
+/// What this process may hand on: what it has, and what its children may have.
+fn own_capabilities() -> Result<u64> {
+    let text =
+        std::fs::read_to_string("/proc/self/status").context(|| "cannot read /proc/self/status")?;
+    let mask = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+        u64::from_str_radix(line.trim(), 16).ok()
+    };
+    let both = mask("CapPrm:").zip(mask("CapBnd:"));
+    let (permitted, bounding) = both.ok_or_else(|| {
+        Error::new(
+            ErrorKind::Internal,
+            "cannot find capabilities in /proc/self/status",
+        )
+    })?;
+    Ok(permitted & bounding)
+}
+
+fn kernel() -> (u32, u32) {
+    let name = rustix::system::uname();
+    let release = name.release().to_string_lossy();
+    let mut numbers = release
+        .split(|c: char| !c.is_ascii_digit())
+        .map_while(|part| part.parse().ok());
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+/// Whether limits of swap have a file to go to.
+fn limits_swap() -> bool {
+    let exists = |path: &str| rustix::fs::statat(rustix::fs::CWD, path, AtFlags::empty()).is_ok();
+    let v1 = "/sys/fs/cgroup/memory";
+    match exists(v1) {
+        true => exists("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes"),
+        false => exists("/proc/swaps"),
+    }
+}

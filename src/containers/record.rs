@@ -1,0 +1,185 @@
+//! `container.json`: what a container is, as it was asked for. Written once, last of its files.
+
+use std::collections::BTreeMap;
+use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
+
+use rcrun_overlay::durable;
+use rcrun_runtime::container::{CgroupDriver, Runtime};
+use rcrun_runtime::error::{Error, ErrorKind, Result};
+use rustix::fs::Mode;
+use serde::{Deserialize, Serialize};
+
+use super::spec::Extent;
+
+/// The file.
+pub(super) const FILE: &str = "container.json";
+/// The version that is written and read.
+const VERSION: u32 = 1;
+/// The longest record that is read: labels and arguments are up to who made it.
+const LIMIT: u64 = 16 << 20;
+
+/// The record. Unknown fields are ignored: a later version that means something else by it has
+/// another number.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    /// 1.
+    pub(crate) version: u32,
+    /// The container's ID.
+    pub(crate) id: String,
+    /// Its name.
+    pub(crate) name: String,
+    /// What it was made from.
+    pub(crate) image: ImageFacts,
+    /// The snapshot's ID in the store.
+    pub(crate) snapshot: String,
+    /// RFC 3339, UTC, nanoseconds.
+    pub(crate) created: String,
+    /// Program and arguments.
+    pub(crate) command: Vec<String>,
+    /// Of the image and of the person.
+    #[serde(default)]
+    pub(crate) labels: BTreeMap<String, String>,
+    /// Removed when it ends (`--rm`).
+    pub(crate) auto_remove: bool,
+    /// Has a terminal (`-t`).
+    pub(crate) terminal: bool,
+    /// What its standard input is.
+    pub(crate) stdin: Stdin,
+    /// What asks it to end: a signal's number.
+    pub(crate) stop_signal: i32,
+    /// Seconds until it is killed instead; absent: for ever.
+    pub(crate) stop_timeout: Option<u64>,
+    /// Its output; absent: kept nowhere.
+    pub(crate) log: Option<Log>,
+    /// Keys that end an attachment.
+    pub(crate) detach_keys: String,
+    /// User ids of the host that its own ones are; empty: the same.
+    #[serde(default)]
+    pub(crate) map: Vec<Extent>,
+    /// Where its runtime's and monitor's state are.
+    pub(crate) runtime: RuntimeFacts,
+}
+
+/// The image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ImageFacts {
+    /// As the person wrote it.
+    pub(crate) name: String,
+    /// The same in full.
+    pub(crate) reference: String,
+    /// The manifest's digest, which also is in the way of its removal by a sweep.
+    pub(crate) manifest: String,
+    /// The configuration's digest: the image's ID.
+    pub(crate) config: String,
+}
+
+/// Standard input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Stdin {
+    /// `/dev/null`.
+    None,
+    /// Stays open when who is attached ends.
+    Open,
+    /// Ends with the input of the first who is attached.
+    Once,
+}
+
+/// `STORE/containers/ID/log`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Log {
+    /// A file is followed by a new one at this size.
+    pub(crate) max_size: Option<u64>,
+    /// So many files are kept.
+    pub(crate) max_files: u32,
+}
+
+/// The global flags that the container was made with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RuntimeFacts {
+    /// `--root`.
+    pub(crate) root: PathBuf,
+    /// `--systemd-cgroup`.
+    pub(crate) systemd_cgroup: bool,
+    /// `--rootless`.
+    pub(crate) rootless: Option<bool>,
+}
+
+impl RuntimeFacts {
+    /// Of the runtime that makes a container.
+    pub(crate) fn of(runtime: &Runtime) -> Self {
+        Self {
+            root: runtime.root.clone(),
+            systemd_cgroup: runtime.cgroup_driver == CgroupDriver::Systemd,
+            rootless: runtime.rootless,
+        }
+    }
+
+    /// The runtime that made it.
+    pub(crate) fn runtime(&self) -> Runtime {
+        Runtime {
+            root: self.root.clone(),
+            cgroup_driver: match self.systemd_cgroup {
+                true => CgroupDriver::Systemd,
+                false => CgroupDriver::Files,
+            },
+            rootless: self.rootless,
+        }
+    }
+}
+
+impl Record {
+    /// The version of records that are made.
+    pub(crate) const VERSION: u32 = VERSION;
+
+    /// The runtime that holds it: of `--root` as it was when it was made.
+    pub(crate) fn runtime(&self) -> Runtime {
+        self.runtime.runtime()
+    }
+}
+
+/// Reads the record; none if there is none.
+pub(super) fn read(directory: BorrowedFd<'_>) -> Result<Option<Record>> {
+    let Some(bytes) = durable::read(directory, FILE, LIMIT)? else {
+        return Ok(None);
+    };
+    parse(&bytes).map(Some)
+}
+
+fn parse(bytes: &[u8]) -> Result<Record> {
+    #[derive(Deserialize)]
+    struct Version {
+        version: u32,
+    }
+    let corrupt = |e: serde_json::Error| Error::new(ErrorKind::Corrupt, format!("{FILE}: {e}"));
+    // The version first: what else a later one has may not be readable at all.
+    let Version { version } = serde_json::from_slice(bytes).map_err(corrupt)?;
+    if version != VERSION {
+        return Err(Error::unsupported(format!(
+            "{FILE} has version {version}, this program knows version {VERSION} only"
+        )));
+    }
+    serde_json::from_slice(bytes).map_err(corrupt)
+}
+
+/// Writes the record, whole and durable.
+pub(super) fn write(directory: BorrowedFd<'_>, record: &Record) -> Result<()> {
+    let text = serde_json::to_vec(record)
+        .map_err(|e| Error::new(ErrorKind::Internal, format!("cannot encode {FILE}: {e}")))?;
+    durable::replace(directory, FILE, &text, Mode::from(0o600))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_version_is_refused_before_anything_else_is_read() {
+        let error = parse(br#"{"version":2,"id":7}"#).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        for bytes in [&b"{"[..], b"[]", br#"{"version":1}"#, br#"{"id":"x"}"#] {
+            assert_eq!(parse(bytes).unwrap_err().kind(), ErrorKind::Corrupt);
+        }
+    }
+}

@@ -1,0 +1,597 @@
+//! `-v`, `--mount`, `--tmpfs` and the mounts that every container has.
+//!
+//! What is bound has to exist, for `-v` as for `--mount`: a directory that appears because a path was
+//! misspelt helps nobody. There are no named volumes.
+
+use std::path::{Path, PathBuf};
+
+use rcrun_runtime::error::{Error, Result};
+use serde_json::{Value, json};
+
+use super::words::{inside, size};
+
+/// A mount that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Mount {
+    /// Absolute, in the container.
+    pub(crate) destination: String,
+    /// Of the host; none for a file system in memory.
+    pub(crate) source: Option<PathBuf>,
+    /// As the configuration has them.
+    pub(crate) options: Vec<String>,
+    /// Was asked to be read-only with all that is mounted below it.
+    pub(crate) read_only: bool,
+}
+
+const PROPAGATION: [&str; 6] = [
+    "private", "rprivate", "shared", "rshared", "slave", "rslave",
+];
+
+/// Words behind a `-v` that are options of the bind mount.
+const BIND_WORDS: [&str; 8] = [
+    "noexec",
+    "exec",
+    "nosuid",
+    "suid",
+    "nodev",
+    "dev",
+    "noatime",
+    "nosymfollow",
+];
+
+/// `HOST:CONTAINER[:OPTIONS]`.
+pub(crate) fn volume(text: &str, cwd: &Path) -> Result<Mount> {
+    let parts: Vec<&str> = text.split(':').collect();
+    let (host, inner, words) = match parts[..] {
+        [host, inner] => (host, inner, ""),
+        [host, inner, words] => (host, inner, words),
+        [_] => {
+            return Err(Error::unsupported(format!(
+                "{text:?} would be a volume without a name, which there are none of: use --tmpfs {text}, \
+                 or bind a directory with HOST:CONTAINER"
+            )));
+        }
+        _ => {
+            return Err(Error::invalid(format!(
+                "{text:?} is not HOST:CONTAINER[:OPTIONS]; for paths with a colon use --mount"
+            )));
+        }
+    };
+    if host.is_empty() {
+        return Err(Error::invalid(format!(
+            "{text:?} names nothing of the host"
+        )));
+    }
+    if !host.starts_with(['/', '.']) {
+        return Err(Error::unsupported(format!(
+            "{host:?} would be a named volume, which there are none of: make a directory, and write its \
+             path (./{host} for one here)"
+        )));
+    }
+    let mut bind = Bind::new(host, inner, cwd)?;
+    for word in words.split(',').filter(|word| !word.is_empty()) {
+        bind.word(word)?;
+    }
+    Ok(bind.finish())
+}
+
+/// `type=bind,source=PATH,target=PATH,...`.
+pub(crate) fn mount(text: &str, cwd: &Path) -> Result<Mount> {
+    let fields = csv(text)?;
+    let get = |names: &[&str]| {
+        let named = |field: &&String| {
+            let name = field
+                .split_once('=')
+                .map_or(field.as_str(), |(name, _)| name);
+            names.contains(&name)
+        };
+        let found = fields.iter().rev().find(named)?;
+        Some(found.split_once('=').map_or("", |(_, value)| value))
+    };
+    let target = get(&["target", "destination", "dst"]).unwrap_or_default();
+    let source = get(&["source", "src"]);
+    let kind = get(&["type"]).unwrap_or("volume");
+    let rest = fields
+        .iter()
+        .map(|field| field.split_once('=').unwrap_or((field, "")));
+    let rest = rest.filter(|(name, _)| {
+        ![
+            "type",
+            "target",
+            "destination",
+            "dst",
+            "source",
+            "src",
+            "consistency",
+        ]
+        .contains(name)
+    });
+    match kind {
+        "bind" => {
+            let source = source.filter(|source| !source.is_empty());
+            let source = source.ok_or_else(|| Error::invalid(format!("{text:?} has no source")))?;
+            let mut bind = Bind::new(source, target, cwd)?;
+            for (name, value) in rest {
+                bind.field(name, value)?;
+            }
+            Ok(bind.finish())
+        }
+        "tmpfs" if source.is_some() => Err(Error::invalid("a tmpfs has no source")),
+        "tmpfs" => memory(target, rest),
+        "volume" => Err(Error::unsupported(
+            "there are no named volumes: bind a directory with type=bind,source=PATH,target=PATH",
+        )),
+        other => Err(Error::unsupported(format!(
+            "mounts of type {other:?} are not supported: use bind or tmpfs"
+        ))),
+    }
+}
+
+/// `CONTAINER[:OPTIONS]`.
+pub(crate) fn tmpfs(text: &str) -> Result<Mount> {
+    let (target, words) = text.split_once(':').unwrap_or((text, ""));
+    let mut options: Vec<String> = ["nosuid", "nodev", "noexec"].map(str::to_owned).into();
+    for word in words.split(',').filter(|word| !word.is_empty()) {
+        options.push(memory_option(word)?);
+    }
+    Ok(Mount {
+        destination: inside(target)?,
+        source: None,
+        options,
+        read_only: false,
+    })
+}
+
+fn memory_option(word: &str) -> Result<String> {
+    let flags = [
+        "ro",
+        "rw",
+        "suid",
+        "nosuid",
+        "dev",
+        "nodev",
+        "exec",
+        "noexec",
+        "sync",
+        "async",
+        "atime",
+        "noatime",
+        "diratime",
+        "nodiratime",
+        "relatime",
+        "norelatime",
+        "strictatime",
+        "nosymfollow",
+        "tmpcopyup",
+        "defaults",
+    ];
+    let number = |text: &str, radix| u32::from_str_radix(text, radix).is_ok();
+    let valid = match word.split_once('=') {
+        None => flags.contains(&word) || PROPAGATION.contains(&word),
+        Some(("size", value)) => size(value).is_ok() || value.ends_with('%'),
+        Some(("mode", value)) => number(value, 8),
+        Some(("uid" | "gid", value)) => number(value, 10),
+        Some(("nr_inodes" | "nr_blocks", value)) => size(value).is_ok(),
+        Some(("huge" | "mpol", _)) => true,
+        Some(_) => false,
+    };
+    match valid {
+        true => Ok(word.to_owned()),
+        false => Err(Error::invalid(format!("{word:?} is no option of a tmpfs"))),
+    }
+}
+
+fn memory<'a>(target: &str, fields: impl Iterator<Item = (&'a str, &'a str)>) -> Result<Mount> {
+    let mut mount = tmpfs(target)?;
+    for (name, value) in fields {
+        match name {
+            "tmpfs-size" => mount.options.push(format!("size={}", size(value)?)),
+            "tmpfs-mode" => mount.options.push(memory_option(&format!("mode={value}"))?),
+            "readonly" | "ro" if truth(value)? => mount.options.push("ro".into()),
+            "readonly" | "ro" => {}
+            other => return Err(Error::invalid(format!("{other:?} is no field of a tmpfs"))),
+        }
+    }
+    Ok(mount)
+}
+
+/// A bind mount that is being read.
+struct Bind {
+    mount: Mount,
+    recursive: bool,
+    /// Also what is mounted below becomes read-only.
+    deep: bool,
+    propagation: String,
+}
+
+impl Bind {
+    fn new(source: &str, target: &str, cwd: &Path) -> Result<Self> {
+        let destination = inside(target)?;
+        if destination == "/" {
+            return Err(Error::invalid(
+                "nothing can be mounted at the container's /",
+            ));
+        }
+        let source = crate::settings::clean(&cwd.join(source));
+        let mount = Mount {
+            destination,
+            source: Some(source),
+            options: Vec::new(),
+            read_only: false,
+        };
+        Ok(Self {
+            mount,
+            recursive: true,
+            deep: true,
+            propagation: "rprivate".into(),
+        })
+    }
+
+    fn word(&mut self, word: &str) -> Result<()> {
+        match word {
+            "ro" | "readonly" => self.mount.read_only = true,
+            "rw" => self.mount.read_only = false,
+            // Labels of SELinux: without it they mean nothing, as for docker.
+            "z" | "Z" if !selinux() => {}
+            "z" | "Z" => {
+                return Err(Error::unsupported(
+                    "files are not labelled anew: use chcon, or --security-opt label=disable",
+                ));
+            }
+            // Docker's, for volumes and for a Mac.
+            "nocopy" | "cached" | "delegated" | "consistent" => {}
+            "bind" => self.recursive = false,
+            "rbind" => self.recursive = true,
+            word if PROPAGATION.contains(&word) => self.propagation = word.to_owned(),
+            word if BIND_WORDS.contains(&word) => self.mount.options.push(word.to_owned()),
+            other => {
+                return Err(Error::invalid(format!(
+                    "{other:?} is no option of a volume"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn field(&mut self, name: &str, value: &str) -> Result<()> {
+        match (name, value) {
+            ("readonly" | "ro", value) => self.mount.read_only = truth(value)?,
+            ("bind-propagation", value) if PROPAGATION.contains(&value) => {
+                self.propagation = value.to_owned();
+            }
+            ("bind-nonrecursive", value) => self.recursive = !truth(value)?,
+            ("bind-recursive", "enabled" | "readonly") => {
+                (self.recursive, self.deep) = (true, true)
+            }
+            ("bind-recursive", "writable") => (self.recursive, self.deep) = (true, false),
+            ("bind-recursive", "disabled") => self.recursive = false,
+            _ => {
+                return Err(Error::invalid(format!(
+                    "{name}={value} means nothing for a bind mount"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Mount {
+        let mut mount = self.mount;
+        let bind = if self.recursive { "rbind" } else { "bind" };
+        mount.options.insert(0, bind.to_owned());
+        mount.options.push(self.propagation);
+        if mount.read_only {
+            mount.options.push("ro".into());
+        }
+        mount.read_only &= self.recursive && self.deep;
+        mount
+    }
+}
+
+fn selinux() -> bool {
+    Path::new("/sys/fs/selinux/enforce").exists()
+}
+
+fn truth(value: &str) -> Result<bool> {
+    crate::arguments::switch(value)
+        .ok_or_else(|| Error::invalid(format!("{value:?} is neither true nor false")))
+}
+
+/// One record of comma-separated values (RFC 4180), as docker reads `--mount`.
+fn csv(text: &str) -> Result<Vec<String>> {
+    let mut fields = vec![String::new()];
+    let mut quoted = false;
+    let mut characters = text.chars().peekable();
+    while let Some(character) = characters.next() {
+        let last = fields.last().map(String::is_empty);
+        match character {
+            '"' if quoted && characters.peek() == Some(&'"') => {
+                characters.next();
+                push(&mut fields, '"');
+            }
+            '"' if quoted => quoted = false,
+            '"' if last == Some(true) => quoted = true,
+            ',' if !quoted => fields.push(String::new()),
+            other => push(&mut fields, other),
+        }
+    }
+    match quoted {
+        true => Err(Error::invalid(format!(
+            "{text:?} has a quote without an end"
+        ))),
+        false => Ok(fields),
+    }
+}
+
+fn push(fields: &mut [String], character: char) {
+    if let Some(last) = fields.last_mut() {
+        last.push(character);
+    }
+}
+
+/// How the file systems of every container are to be.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Base {
+    /// All of /sys can be written to.
+    pub(crate) privileged: bool,
+    /// Bytes of /dev/shm; none: the host's, if `host_ipc`.
+    pub(crate) shm: Option<i64>,
+    /// The host's System V and POSIX objects.
+    pub(crate) host_ipc: bool,
+    /// There may be no new sysfs: a user namespace without a network namespace of its own.
+    pub(crate) bind_sys: bool,
+    /// There is a user namespace, which has no rights over the host's objects.
+    pub(crate) mapped: bool,
+    /// The group of terminals is mapped.
+    pub(crate) terminal_group: bool,
+}
+
+/// All mounts of a configuration, in the order in which they are made: what a person asks for takes the
+/// place of what would be there, and a directory comes before what is below it.
+pub(crate) fn all(
+    base: &Base,
+    files: &[(&str, PathBuf)],
+    asked: &[Mount],
+    deep: bool,
+) -> Vec<Value> {
+    let taken = |destination: &str| asked.iter().any(|mount| mount.destination == destination);
+    let mut mounts = defaults(base);
+    mounts.retain(|mount| {
+        mount["destination"]
+            .as_str()
+            .is_none_or(|path| !taken(path))
+    });
+    let mut more: Vec<(usize, Value)> = Vec::new();
+    for (destination, source) in files.iter().filter(|(path, _)| !taken(path)) {
+        let options = ["bind", "rprivate"];
+        more.push((depth(destination), bind(destination, source, &options)));
+    }
+    for mount in asked {
+        let mut options = mount.options.clone();
+        if mount.read_only && deep {
+            options.push("rro".into());
+        }
+        let value = match &mount.source {
+            Some(source) => bind(&mount.destination, source, &options),
+            None => json!({"destination": mount.destination, "type": "tmpfs", "source": "tmpfs",
+                           "options": options}),
+        };
+        more.push((depth(&mount.destination), value));
+    }
+    more.sort_by_key(|(depth, _)| *depth);
+    mounts.extend(more.into_iter().map(|(_, mount)| mount));
+    mounts
+}
+
+fn depth(path: &str) -> usize {
+    path.split('/').filter(|part| !part.is_empty()).count()
+}
+
+fn bind<S: AsRef<str> + serde::Serialize>(
+    destination: &str,
+    source: &Path,
+    options: &[S],
+) -> Value {
+    json!({"destination": destination, "type": "bind", "source": source, "options": options})
+}
+
+fn defaults(base: &Base) -> Vec<Value> {
+    let entry = |destination: &str, kind: &str, source: &str, options: Vec<String>| json!({"destination": destination, "type": kind, "source": source, "options": options});
+    let words = |text: &str| text.split(',').map(str::to_owned).collect::<Vec<_>>();
+    let access = if base.privileged { "rw" } else { "ro" };
+    let safe = "nosuid,noexec,nodev";
+    let mut terminal = words("nosuid,noexec,newinstance,ptmxmode=0666,mode=0620");
+    if base.terminal_group {
+        terminal.push("gid=5".into());
+    }
+    let mut mounts = vec![
+        entry("/proc", "proc", "proc", words(safe)),
+        entry(
+            "/dev",
+            "tmpfs",
+            "tmpfs",
+            words("nosuid,strictatime,mode=755,size=65536k"),
+        ),
+        entry("/dev/pts", "devpts", "devpts", terminal),
+    ];
+    let sys = words(&format!("{safe},{access}"));
+    mounts.push(match base.bind_sys {
+        true => {
+            let options = [vec!["rbind".to_owned(), "rslave".into()], sys.clone()].concat();
+            entry("/sys", "bind", "/sys", options)
+        }
+        false => entry("/sys", "sysfs", "sysfs", sys.clone()),
+    });
+    mounts.push(entry("/sys/fs/cgroup", "cgroup", "cgroup", sys));
+    if base.host_ipc {
+        // The file system shows what is in the namespace of who mounts it.
+        if !base.mapped {
+            mounts.push(entry("/dev/mqueue", "mqueue", "mqueue", words(safe)));
+        }
+        let options = words("rbind,nosuid,noexec,nodev,rprivate");
+        mounts.push(entry("/dev/shm", "bind", "/dev/shm", options));
+    } else {
+        mounts.push(entry("/dev/mqueue", "mqueue", "mqueue", words(safe)));
+        if let Some(size) = base.shm {
+            let options = words(&format!("{safe},mode=1777,size={size}"));
+            mounts.push(entry("/dev/shm", "tmpfs", "shm", options));
+        }
+    }
+    mounts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(mount: Result<Mount>) -> Option<String> {
+        let mount = mount.ok()?;
+        let source = mount.source.map(|path| path.display().to_string());
+        let source = source.unwrap_or_else(|| "tmpfs".into());
+        let deep = if mount.read_only { " deep" } else { "" };
+        Some(format!(
+            "{source} {} {}{deep}",
+            mount.destination,
+            mount.options.join(",")
+        ))
+    }
+
+    #[test]
+    fn volumes() {
+        for (text, expected) in [
+            ("/a:/b", Some("/a /b rbind,rprivate")),
+            ("/a/../c/:/b/./d/", Some("/c /b/d rbind,rprivate")),
+            ("./x:/b:ro", Some("/here/x /b rbind,rprivate,ro deep")),
+            ("..:/b", Some("/ /b rbind,rprivate")),
+            (
+                ".:/b:rw,z,rshared,noexec",
+                Some("/here /b rbind,noexec,rshared"),
+            ),
+            ("/a:/b:ro,rw", Some("/a /b rbind,rprivate")),
+            ("/a:/b:bind,ro", Some("/a /b bind,rprivate,ro")),
+            ("data:/b", None),
+            ("/a", None),
+            ("/a:b", None),
+            ("/a:/", None),
+            ("/a:/..", None),
+            (":/b", None),
+            ("/a:/b:shiny", None),
+            ("/a:/b:ro:x", None),
+        ] {
+            let found = shown(volume(text, Path::new("/here")));
+            assert_eq!(found.as_deref(), expected, "{text}");
+        }
+        let error = volume("data:/b", Path::new("/")).unwrap_err().to_string();
+        assert!(error.contains("./data"), "{error}");
+    }
+
+    #[test]
+    fn mounts_with_fields() {
+        for (text, expected) in [
+            (
+                "type=bind,source=/a,target=/b",
+                Some("/a /b rbind,rprivate"),
+            ),
+            (
+                "type=bind,src=a,dst=/b,readonly",
+                Some("/here/a /b rbind,rprivate,ro deep"),
+            ),
+            (
+                "type=bind,src=/a,dst=/b,ro=false",
+                Some("/a /b rbind,rprivate"),
+            ),
+            (
+                "type=bind,src=/a,dst=/b,ro,bind-recursive=writable",
+                Some("/a /b rbind,rprivate,ro"),
+            ),
+            (
+                "type=bind,src=/a,dst=/b,bind-nonrecursive=true",
+                Some("/a /b bind,rprivate"),
+            ),
+            (
+                "type=bind,source=/a,destination=/b,bind-propagation=rslave,consistency=cached",
+                Some("/a /b rbind,rslave"),
+            ),
+            (
+                "\"type=bind\",\"source=/a,b\",\"target=/c\"\"d\"",
+                Some("/a,b /c\"d rbind,rprivate"),
+            ),
+            (
+                "type=tmpfs,target=/t,tmpfs-size=1m,tmpfs-mode=1770",
+                Some("tmpfs /t nosuid,nodev,noexec,size=1048576,mode=1770"),
+            ),
+            ("type=tmpfs,source=/a,target=/t", None),
+            ("type=bind,target=/b", None),
+            ("type=bind,source=/a", None),
+            ("type=bind,source=/a,target=/b,shiny", None),
+            ("source=/a,target=/b", None),
+            ("type=volume,source=a,target=/b", None),
+            ("type=bind,\"source=/a", None),
+        ] {
+            let found = shown(mount(text, Path::new("/here")));
+            assert_eq!(found.as_deref(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn file_systems_in_memory() {
+        for (text, expected) in [
+            ("/t", Some("tmpfs /t nosuid,nodev,noexec")),
+            (
+                "/t:size=64m,mode=700,exec",
+                Some("tmpfs /t nosuid,nodev,noexec,size=64m,mode=700,exec"),
+            ),
+            ("t", None),
+            ("/t:size=x", None),
+            ("/t:upperdir=/a", None),
+            ("/t:source=/dev/sda", None),
+        ] {
+            assert_eq!(shown(tmpfs(text)).as_deref(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_asked_for_takes_the_place_and_parents_come_first() {
+        let base = Base {
+            shm: Some(64 << 20),
+            terminal_group: true,
+            ..Base::default()
+        };
+        let here = Path::new("/");
+        let asked = [
+            tmpfs("/a/b/c").unwrap(),
+            volume("/x:/a:ro", here).unwrap(),
+            tmpfs("/dev/shm:size=1m").unwrap(),
+            volume("/h:/etc/hosts", here).unwrap(),
+        ];
+        let files = [
+            ("/etc/hosts", PathBuf::from("/s/hosts")),
+            ("/etc/hostname", "/s/name".into()),
+        ];
+        let mounts = all(&base, &files, &asked, true);
+        let order: Vec<_> = mounts
+            .iter()
+            .map(|mount| mount["destination"].as_str().unwrap())
+            .collect();
+        assert_eq!(
+            order,
+            [
+                "/proc",
+                "/dev",
+                "/dev/pts",
+                "/sys",
+                "/sys/fs/cgroup",
+                "/dev/mqueue",
+                "/a",
+                "/etc/hostname",
+                "/dev/shm",
+                "/etc/hosts",
+                "/a/b/c"
+            ]
+        );
+        assert_eq!(
+            mounts[6]["options"],
+            json!(["rbind", "rprivate", "ro", "rro"])
+        );
+        assert_eq!(mounts[9]["source"], "/h");
+    }
+}

@@ -1,0 +1,200 @@
+//! `--filter` of the verbs that select containers: values of one key are alternatives, of several
+//! keys all have to hold; each label has to.
+
+use std::collections::BTreeMap;
+
+use rcrun_runtime::error::Result;
+
+use super::list::Found;
+use crate::containers::{Containers, Record, Status};
+
+/// One condition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Filter {
+    key: Key,
+    value: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Key {
+    Name,
+    Id,
+    Status,
+    Label,
+    Ancestor,
+    Exited,
+    Before,
+    Since,
+}
+
+const KEYS: [(&str, Key); 8] = [
+    ("name", Key::Name),
+    ("id", Key::Id),
+    ("status", Key::Status),
+    ("label", Key::Label),
+    ("ancestor", Key::Ancestor),
+    ("exited", Key::Exited),
+    ("before", Key::Before),
+    ("since", Key::Since),
+];
+
+/// Docker's words; the last ones are never true here.
+const STATUSES: [&str; 7] = [
+    "created",
+    "running",
+    "paused",
+    "exited",
+    "restarting",
+    "removing",
+    "dead",
+];
+
+impl std::str::FromStr for Filter {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (key, value) = text.split_once('=').ok_or("it is not KEY=VALUE")?;
+        let known = KEYS.iter().find(|(name, _)| *name == key);
+        let names = || KEYS.map(|(name, _)| name).join(", ");
+        let (_, key) = *known.ok_or_else(|| format!("there is {}", names()))?;
+        match key {
+            Key::Status if !STATUSES.contains(&value) => {
+                return Err(format!("status is one of {}", STATUSES.join(", ")));
+            }
+            Key::Exited if value.parse::<i32>().is_err() => {
+                return Err("exited is an exit code".to_owned());
+            }
+            _ => {}
+        }
+        Ok(Self {
+            key,
+            value: value.to_owned(),
+        })
+    }
+}
+
+/// When containers that filters name were made.
+pub(super) type Moments = BTreeMap<String, String>;
+
+impl Filter {
+    /// Whether containers that do not run can be meant.
+    pub(super) fn is_about_status(&self) -> bool {
+        matches!(self.key, Key::Status | Key::Exited)
+    }
+
+    /// Looks up the containers that `before` and `since` name.
+    pub(super) fn moments(filters: &[Self], containers: &Containers) -> Result<Moments> {
+        let named = filters
+            .iter()
+            .filter(|filter| matches!(filter.key, Key::Before | Key::Since));
+        named
+            .map(|filter| {
+                let record = containers.get(&filter.value)?.complete()?;
+                Ok((filter.value.clone(), record.created))
+            })
+            .collect()
+    }
+
+    /// Whether the container is selected.
+    pub(super) fn all_hold(filters: &[Self], moments: &Moments, one: &Found) -> bool {
+        let holds = |filter: &Self| filter.holds(moments, &one.record, &one.status);
+        KEYS.iter().all(|(_, key)| {
+            let mut same = filters
+                .iter()
+                .filter(|filter| filter.key == *key)
+                .peekable();
+            match key {
+                Key::Label => same.all(holds),
+                _ => same.peek().is_none() || same.any(holds),
+            }
+        })
+    }
+
+    fn holds(&self, moments: &Moments, record: &Record, status: &Status) -> bool {
+        let value = self.value.as_str();
+        let made = || moments.get(value).map(String::as_str);
+        match self.key {
+            Key::Name => matches(value, &record.name),
+            Key::Id => record.id.starts_with(value),
+            Key::Status => status.as_str() == value,
+            Key::Label => match value.split_once('=') {
+                Some((name, value)) => record.labels.get(name).is_some_and(|found| found == value),
+                None => record.labels.contains_key(value),
+            },
+            Key::Ancestor => is_ancestor(value, record),
+            Key::Exited => {
+                matches!(status, Status::Exited(Some(exit)) if value.parse() == Ok(exit.code))
+            }
+            Key::Before => made().is_some_and(|made| record.created.as_str() < made),
+            Key::Since => made().is_some_and(|made| record.created.as_str() > made),
+        }
+    }
+}
+
+/// Part of a name; `^` and `$` stand for its beginning and end.
+fn matches(pattern: &str, name: &str) -> bool {
+    let (begins, pattern) = match pattern.strip_prefix('^') {
+        Some(rest) => (true, rest),
+        None => (false, pattern),
+    };
+    // Docker's names begin with one.
+    let pattern = pattern.strip_prefix('/').unwrap_or(pattern);
+    let (ends, pattern) = match pattern.strip_suffix('$') {
+        Some(rest) => (true, rest),
+        None => (false, pattern),
+    };
+    match (begins, ends) {
+        (true, true) => name == pattern,
+        (true, false) => name.starts_with(pattern),
+        (false, true) => name.ends_with(pattern),
+        (false, false) => name.contains(pattern),
+    }
+}
+
+/// The image as it was named, in full, or by its identifiers.
+fn is_ancestor(image: &str, record: &Record) -> bool {
+    let facts = &record.image;
+    let repository = |name: &str| match name.rsplit_once(':') {
+        Some((before, tag)) if !tag.contains('/') => before.to_owned(),
+        _ => name.to_owned(),
+    };
+    let is_id = image.len() >= 4 && image.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let digests = [&facts.config, &facts.manifest];
+    facts.name == image
+        || facts.reference == image
+        || repository(&facts.name) == image
+        || digests.iter().any(|digest| {
+            let hex = digest.split_once(':').map_or("", |(_, hex)| hex);
+            digest.as_str() == image || (is_id && hex.starts_with(image))
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names() {
+        for (pattern, name, expected) in [
+            ("web", "my-web-1", true),
+            ("^web", "my-web-1", false),
+            ("^my", "my-web-1", true),
+            ("^/my", "my-web-1", true),
+            ("1$", "my-web-1", true),
+            ("^my-web-1$", "my-web-1", true),
+            ("^web$", "web1", false),
+        ] {
+            assert_eq!(matches(pattern, name), expected, "{pattern}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_condition_is_refused() {
+        for text in ["name", "nmae=x", "status=up", "exited=x", ""] {
+            text.parse::<Filter>().unwrap_err();
+        }
+        for text in ["name=x", "status=dead", "exited=137", "label=a=b"] {
+            text.parse::<Filter>().unwrap();
+        }
+    }
+}
