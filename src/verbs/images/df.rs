@@ -241,14 +241,15 @@ fn image_rows(catalog: &Catalog, users: &[User], sizes: &Sizes) -> Result<Vec<Im
         let name = listed
             .names
             .first()
-            .map(|record| record.reference())
+            .map(rcrun_image::names::Record::reference)
             .transpose()?;
         let manifest = &listed.image.manifest.digest;
         let uses = |user: &&User| user.manifest.as_ref() == Some(manifest);
         rows.push(ImageRow {
-            repository: name
-                .as_ref()
-                .map_or(NONE.into(), |name| name.familiar_name()),
+            repository: name.as_ref().map_or(
+                NONE.into(),
+                rcrun_image::reference::Reference::familiar_name,
+            ),
             tag: name
                 .as_ref()
                 .and_then(|name| name.tag())
