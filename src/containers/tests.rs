@@ -107,7 +107,7 @@ fn found_by_name_id_and_the_beginning_of_an_id() {
         message.contains("several containers' IDs begin with"),
         "{message}"
     );
-    assert_eq!(message.matches(" (c").count() >= 2, true, "{message}");
+    assert!(message.matches(" (c").count() >= 2, "{message}");
     // A name that is the beginning of an ID is a name.
     let named = made(&containers, &ids[3][..6], &run);
     assert_eq!(containers.get(&ids[3][..6]).unwrap().id(), named.id());

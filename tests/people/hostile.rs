@@ -95,7 +95,7 @@ fn configurations_of_any_shape(env: &Env) {
     let odd = json!({"Env": ["nothing", "=x", "", "A=1", "A=2", "B=\u{1b}[2J"], "Cmd": ["env"], "User": "0:0",
                      "WorkingDir": "../../..", "Unknown": {"field": [1]}, "Volumes": null, "Entrypoint": null,
                      "Labels": {"a": "\n"}, "StopSignal": ""});
-    people.image("odd", &[base.clone()], odd);
+    people.image("odd", std::slice::from_ref(&base), odd);
     let text = run("odd", &["env"]).ok().stdout;
     assert!(
         text.contains("A=2\n") && !text.contains("nothing"),
@@ -112,7 +112,7 @@ fn configurations_of_any_shape(env: &Env) {
         ("zero", json!({"Cmd": ["tr\u{0}ue"]}), ""),
         ("user", json!({"Cmd": ["true"], "User": "a:b:c"}), "no user"),
     ] {
-        people.image(name, &[base.clone()], config);
+        people.image(name, std::slice::from_ref(&base), config);
         let output = run(name, &[]);
         assert_eq!(output.code, 125, "{name}: {}", output.stderr);
         assert!(output.stderr.contains(words), "{name}: {}", output.stderr);

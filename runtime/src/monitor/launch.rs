@@ -204,7 +204,8 @@ impl Launch {
             .stdout(Stdio::from(writer))
             .spawn()
             .context(|| "cannot start a monitor")?;
-        drop(lock);
+        // With them goes our end of the pipe: its other end hears when the monitor's is closed.
+        drop((command, lock));
         let mut started = Started { pid: 0, monitor };
         match answer(reader) {
             Ok(pid) => {

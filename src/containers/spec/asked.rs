@@ -474,7 +474,7 @@ fn log(flags: &ContainerFlags, problems: &mut Problems) -> Option<Log> {
             "max-size" => {
                 max_size = problems
                     .take("--log-opt", words::size_or_unlimited(&value))
-                    .unwrap_or(-1)
+                    .unwrap_or(-1);
             }
             "max-file" => {
                 let count = value

@@ -93,7 +93,7 @@ fn memory(flags: &ContainerFlags, accounted: bool, problems: &mut Problems) -> O
         (Some(_), Some(swap)) => drop(memory.insert("swap".into(), json!(swap))),
         // Where swap is not accounted, what nobody asked for is left out.
         (Some(limit), None) if accounted => {
-            drop(memory.insert("swap".into(), json!(limit.saturating_mul(2))))
+            drop(memory.insert("swap".into(), json!(limit.saturating_mul(2))));
         }
         (_, _) => {}
     }

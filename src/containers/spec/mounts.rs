@@ -261,7 +261,7 @@ impl Bind {
             }
             ("bind-nonrecursive", value) => self.recursive = !truth(value)?,
             ("bind-recursive", "enabled" | "readonly") => {
-                (self.recursive, self.deep) = (true, true)
+                (self.recursive, self.deep) = (true, true);
             }
             ("bind-recursive", "writable") => (self.recursive, self.deep) = (true, false),
             ("bind-recursive", "disabled") => self.recursive = false,

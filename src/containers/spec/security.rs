@@ -195,7 +195,7 @@ impl Security {
             ("seccomp", Some("unconfined")) => self.seccomp = Seccomp::Unconfined,
             ("seccomp", Some("builtin" | "default")) => self.seccomp = Seccomp::Default,
             ("seccomp", Some(path)) if !path.is_empty() => {
-                self.seccomp = Seccomp::File(path.into())
+                self.seccomp = Seccomp::File(path.into());
             }
             ("apparmor", Some(profile)) if !profile.is_empty() => {
                 self.apparmor = Some(profile.to_owned());
