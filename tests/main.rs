@@ -25,6 +25,9 @@ fn main() -> ExitCode {
     if probe::wanted() {
         return probe::main();
     }
+    if let Some(code) = harness::monitor::main() {
+        return code;
+    }
     if let Some(code) = harness::stage::main(all) {
         return code;
     }

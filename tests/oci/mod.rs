@@ -1,6 +1,7 @@
 //! The OCI runtime, one module per area that a user can name.
 
 mod apparmor;
+mod attach;
 mod cgroups_v1;
 mod checkpoint;
 mod checkpoint_failures;
@@ -16,6 +17,7 @@ mod hooks;
 mod ids;
 mod lifecycle;
 mod limits;
+mod monitor;
 mod mount_options;
 mod mounts;
 mod namespaces;
@@ -43,6 +45,7 @@ type Module = (&'static str, fn() -> Vec<Test>);
 /// Modules and their tests. `no_file_is_forgotten` compares this list with the directory.
 const MODULES: &[Module] = &[
     ("apparmor", apparmor::tests),
+    ("attach", attach::tests),
     ("cgroups_v1", cgroups_v1::tests),
     ("checkpoint", checkpoint::tests),
     ("checkpoint_failures", checkpoint_failures::tests),
@@ -58,6 +61,7 @@ const MODULES: &[Module] = &[
     ("ids", ids::tests),
     ("lifecycle", lifecycle::tests),
     ("limits", limits::tests),
+    ("monitor", monitor::tests),
     ("mount_options", mount_options::tests),
     ("mounts", mounts::tests),
     ("namespaces", namespaces::tests),

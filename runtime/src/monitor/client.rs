@@ -95,18 +95,20 @@ impl Client {
 
     /// Attaches; says whether the container has a terminal.
     pub fn attach(&mut self, options: AttachOptions) -> Result<bool> {
-        let all = [
-            ("stdin", &options.stdin),
-            ("stdout", &options.stdout),
-            ("stderr", &options.stderr),
-        ];
+        let AttachOptions {
+            stdin,
+            stdout,
+            stderr,
+            lossless,
+        } = options;
+        let all = [("stdin", &stdin), ("stdout", &stdout), ("stderr", &stderr)];
         let given = || {
             all.iter()
                 .filter_map(|(name, fd)| fd.as_ref().map(|fd| (*name, fd.as_fd())))
         };
         let names: Vec<&str> = given().map(|(name, _)| name).collect();
         let descriptors: Vec<BorrowedFd<'_>> = given().map(|(_, fd)| fd).collect();
-        let content = json!({ "streams": names, "lossless": options.lossless });
+        let content = json!({ "streams": names, "lossless": lossless });
         let reply = self.call("attach", content, &descriptors)?;
         reply.terminal.ok_or_else(|| incomplete("attach"))
     }

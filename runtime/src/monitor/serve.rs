@@ -129,22 +129,27 @@ fn settle_down() {
 /// A container, and our ends of its streams.
 pub(super) struct Made {
     pub created: Created,
+    pub streams: Streams,
+}
+
+/// Our ends of a container's streams.
+pub(super) struct Streams {
     pub sources: [Option<OwnedFd>; 2],
     pub input: Input,
+    /// Of its terminal.
     pub master: Option<OwnedFd>,
 }
 
 fn make(launch: &Launch, root: Option<OwnedFd>) -> Result<Made> {
-    if root.is_some() {
-        // Filled in by the runtime's side of it: `CreateOptions.root`.
-        return Err(Error::unsupported(
-            "a root by descriptor is not supported yet",
-        ));
-    }
     let options = CreateOptions {
         bundle: launch.bundle.clone(),
         ..CreateOptions::default()
     };
+    if let Some(root) = root {
+        // MERGE: the runtime's `CreateOptions.root` takes it.
+        drop(root);
+        return Err(Error::unsupported("a root by descriptor is not supported"));
+    }
     let start = match launch.start {
         When::Now => Start::Now,
         When::Later => Start::Later,
@@ -158,48 +163,41 @@ fn make(launch: &Launch, root: Option<OwnedFd>) -> Result<Made> {
     };
     let runtime = launch.runtime();
     let created = create_attended(&runtime, &launch.id, &options, start, Some(attendant))?;
-    let made = attend(launch, created, pipes).and_then(|made| match start {
-        Start::Later => Ok(made),
-        Start::Now => match foreground::begin(&made.created) {
-            Ok(()) => Ok(made),
-            Err(error) => Err((made.created, error)),
-        },
+    let streams = attend(launch, &created, pipes).and_then(|streams| {
+        if start == Start::Now {
+            foreground::begin(&created)?;
+        }
+        Ok(streams)
     });
-    made.map_err(|(created, error)| {
-        let _ = stop::end(&created.directory, &created.record);
-        error
-    })
+    match streams {
+        Ok(streams) => Ok(Made { created, streams }),
+        Err(error) => {
+            let _ = stop::end(&created.directory, &created.record);
+            Err(error)
+        }
+    }
 }
 
 /// Takes the container's streams, or its terminal.
-fn attend(
-    launch: &Launch,
-    created: Created,
-    pipes: Option<Pipes>,
-) -> Result<Made, (Created, Error)> {
-    let (sources, input, master) = match (pipes, &created.console) {
-        (Some(pipes), None) => {
-            let [output, error] = pipes.output;
-            let input = Input::pipe(launch.stdin, pipes.input);
-            ([Some(output), Some(error)], input, None)
+fn attend(launch: &Launch, created: &Created, pipes: Option<Pipes>) -> Result<Streams> {
+    match (pipes, &created.console) {
+        (Some(pipes), None) => Ok(Streams {
+            sources: pipes.output.map(Some),
+            input: Input::pipe(launch.stdin, pipes.input),
+            master: None,
+        }),
+        (None, Some(socket)) => {
+            let [source, input, master] = open_terminal(socket, launch)?;
+            Ok(Streams {
+                sources: [Some(source), None],
+                input: Input::terminal(launch.stdin, input),
+                master: Some(master),
+            })
         }
-        (None, Some(socket)) => match open_terminal(socket, launch) {
-            Ok([a, b, c]) => ([Some(a), None], Input::terminal(launch.stdin, b), Some(c)),
-            Err(error) => return Err((created, error)),
-        },
-        _ => {
-            let error = Error::invalid(
-                "process.terminal of the configuration is not what the launch document says",
-            );
-            return Err((created, error));
-        }
-    };
-    Ok(Made {
-        created,
-        sources,
-        input,
-        master,
-    })
+        _ => Err(Error::invalid(
+            "process.terminal of the configuration is not what the launch document says",
+        )),
+    }
 }
 
 /// The master, three times: to read, to write, to resize.

@@ -13,7 +13,7 @@ use super::exit::{Exit, Place};
 use super::input::{Input, PIECE};
 use super::launch::{Launch, Size};
 use super::log_file::{LogFile, Stream};
-use super::peer::Peer;
+use super::peer::{Peer, Sink};
 use super::protocol::{self, Request, Status};
 use super::serve::{Made, resize};
 use crate::cgroup::Cgroup;
@@ -98,10 +98,10 @@ impl Monitor {
             cgroup: created.record.cgroup,
             signals,
             listener,
-            sources: made.sources,
+            sources: made.streams.sources,
             pause: None,
-            input: made.input,
-            master: made.master,
+            input: made.streams.input,
+            master: made.streams.master,
             log,
             peers: Vec::new(),
             place,
@@ -217,7 +217,7 @@ impl Monitor {
     /// Whether nobody has to catch up first, and the terminal is not known to be closed.
     fn may_read(&self, stream: usize) -> bool {
         let late = |peer: &Peer| {
-            let behind = peer.sinks[stream].as_ref().is_some_and(|s| s.is_behind());
+            let behind = peer.sinks[stream].as_ref().is_some_and(Sink::is_behind);
             peer.lossless && behind
         };
         self.pause.is_none() && !self.peers.iter().any(late)
