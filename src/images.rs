@@ -11,12 +11,14 @@ use rcrun_image::pull::Way;
 use rcrun_image::registry::{Cancel, Client, Options};
 use rcrun_image::roots;
 use rcrun_overlay::gc::{self, Collected};
-use rcrun_overlay::lease::Root;
+use rcrun_overlay::lease::{Root, SnapshotId};
+use rcrun_overlay::snapshot::Snapshots;
 use rcrun_overlay::store::Store;
 use rcrun_runtime::error::{Error, Result};
 
 pub(crate) use containers::{User, users};
 
+use crate::containers::{Containers, is_id};
 use crate::report;
 use crate::settings::{Settings, in_user_namespace};
 
@@ -76,12 +78,26 @@ pub(crate) fn way() -> Result<Way> {
 
 /// Removes what no name, container or process refers to. Needs no space on the disk.
 pub(crate) fn sweep(store: &Store, policy: &gc::Policy) -> Result<Collected> {
+    let made = Containers::existing(store.path())?;
+    if let Some(containers) = made.as_ref().filter(|_| !policy.dry_run) {
+        containers.sweep()?;
+    }
     let mark = &mut |held: &HashSet<Root>| {
+        // Snapshots of others than containers, which have names of another form, are theirs.
+        let all = Snapshots::new(store)?.list()?;
+        let mut stay: HashSet<SnapshotId> = all.into_iter().collect();
+        stay.retain(|id| !is_id(id.as_str()));
         // Whatever a container was made from stays as long as the container does.
-        let manifests = users(store)?.into_iter().filter_map(|user| user.manifest);
-        let mut all = held.clone();
-        all.extend(manifests.map(Root::Image));
-        roots::reachable(store, &all)
+        let mut roots = held.clone();
+        for root in made.as_ref().map_or(Ok(Vec::new()), Containers::roots)? {
+            match root {
+                Root::Snapshot(id) => drop(stay.insert(id)),
+                root => drop(roots.insert(root)),
+            }
+        }
+        let mut reachable = roots::reachable(store, &roots)?;
+        reachable.snapshots = Some(stay);
+        Ok(reachable)
     };
     gc::collect(store, policy, mark)
 }

@@ -16,6 +16,7 @@
 
 mod harness;
 mod oci;
+mod people;
 mod probe;
 mod store;
 
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
 /// Every test of every area.
 fn all() -> Vec<harness::Test> {
     let mut tests = oci::all();
+    tests.extend(people::all());
     tests.extend(store::all());
     tests
 }

@@ -1,7 +1,9 @@
 //! The facade: life cycle of one container, as the OCI runtime specification words it.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use oci_spec::runtime::{LinuxResources, Process};
 
@@ -36,6 +38,10 @@ pub struct CreateOptions {
     pub bundle: PathBuf,
     /// The configuration, when it is not the bundle's `config.json`; absolute.
     pub config: Option<PathBuf>,
+    /// The root file system, as a mount that is attached nowhere (open_tree(2), fsmount(2)). The init
+    /// attaches it onto `root.path`, an existing directory, in the container's own mount namespace:
+    /// nobody else sees it. Without such a namespace it is refused.
+    pub root: Option<Arc<OwnedFd>>,
     /// Where to write the init's pid; relative to the caller's directory.
     pub pid_file: Option<PathBuf>,
     /// AF_UNIX socket that receives the terminal's master.

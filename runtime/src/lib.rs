@@ -13,6 +13,7 @@ pub mod cgroup;
 pub mod checkpoint;
 pub mod container;
 pub use rcrun_error as error;
+pub mod idmap;
 mod launch;
 pub mod monitor;
 pub mod netdev;

@@ -366,7 +366,8 @@ pub(crate) fn short(id: &str) -> &str {
     id.get(..SHORT).unwrap_or(id)
 }
 
-fn is_id(text: &str) -> bool {
+/// Whether it is a whole ID.
+pub(crate) fn is_id(text: &str) -> bool {
     text.len() == ID_LENGTH && text.bytes().all(is_digit)
 }
 

@@ -31,9 +31,6 @@ impl Containers {
         if let Some(record) = &record {
             forget(&record.runtime(), container.id())?;
         }
-        let snapshot = container.id().parse()?;
-        let store = Store::open(&self.store)?;
-        Snapshots::new(&store)?.remove(&snapshot)?;
         self.discard(container, lock)?;
         match &record {
             Some(record) => self.release(&record.name, container.id()),
@@ -41,8 +38,11 @@ impl Containers {
         }
     }
 
-    /// Removes the directory with all that is in it.
+    /// Removes the snapshot, and the directory with all that is in it.
     pub(super) fn discard(&self, container: &Container, _: &Lock<'_>) -> Result<()> {
+        let snapshot = container.id().parse()?;
+        let store = Store::open(&self.store)?;
+        Snapshots::new(&store)?.remove(&snapshot)?;
         let failed = || format!("cannot remove {}", container.path().display());
         empty(container).context(failed)?;
         match rustix::fs::unlinkat(&self.root, container.id(), AtFlags::REMOVEDIR) {

@@ -11,6 +11,7 @@ pub(crate) mod env;
 pub(crate) mod faults;
 pub(crate) mod leaks;
 pub(crate) mod monitor;
+pub(crate) mod people;
 pub(crate) mod process;
 pub(crate) mod raw;
 pub(crate) mod runtime;

@@ -27,6 +27,7 @@ mod races;
 mod reliability;
 mod reports;
 mod rollback;
+mod root_descriptor;
 mod rootfs;
 mod rootless;
 mod seccomp;
@@ -71,6 +72,7 @@ const MODULES: &[Module] = &[
     ("reliability", reliability::tests),
     ("reports", reports::tests),
     ("rollback", rollback::tests),
+    ("root_descriptor", root_descriptor::tests),
     ("rootfs", rootfs::tests),
     ("rootless", rootless::tests),
     ("seccomp", seccomp::tests),

@@ -58,6 +58,10 @@ pub(super) fn restore(runtime: &Runtime, id: &str, options: &RestoreOptions) -> 
     if runtime.is_rootless() {
         tracing::warn!("rcrun restore is untested with rootless containers");
     }
+    if options.container.root.is_some() {
+        let message = "restore cannot take the root file system as a descriptor";
+        return Err(Error::unsupported(message));
+    }
     let signals = stay(options.container.detach, options.container.no_subreaper)?;
     let mut restore = Restore::decide(runtime, id, options)?;
     let done = restore.carry_out();

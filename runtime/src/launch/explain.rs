@@ -180,6 +180,7 @@ fn what(message: &Message, subject: &Subject<'_>) -> String {
             )
         }
         Step::Capabilities => "unable to apply caps".to_owned(),
+        Step::Split => "cannot split the program off the init".to_owned(),
         Step::Seccomp => "cannot load the seccomp filter".to_owned(),
         Step::FindProgram | Step::Exec => String::new(),
     }

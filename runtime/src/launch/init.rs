@@ -12,7 +12,7 @@ mod program;
 mod rootfs;
 
 use std::ffi::{CStr, CString};
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use super::child::{Progress, Setup};
 use super::hooks::Streams;
@@ -34,6 +34,8 @@ pub(crate) struct InitSetup<'a> {
     pub wait_for_maps: bool,
     /// The parent can do its part for an init that is undumpable from the first moment.
     pub hide_at_once: bool,
+    /// The root file system, if it came as a mount.
+    pub root: Option<BorrowedFd<'a>>,
     /// The mount that holds the root, to be made private.
     pub private_parent: Option<&'a CStr>,
     /// Mounts of proc and sysfs that a moved root would leave reachable.
@@ -122,6 +124,7 @@ const STEPS: &[(Step, Action)] = &[
     (Step::FindProgram, |init| init.find_program()),
     (Step::Seccomp, |init| init.seccomp_with_listener()),
     (Step::Wait, |init| init.await_start()),
+    (Step::Split, |init| init.split()),
     (Step::Limits, |init| {
         conditions::lower_limits(&init.plan.process)
     }),

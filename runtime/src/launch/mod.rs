@@ -15,6 +15,7 @@ pub(crate) mod intermediate;
 pub(crate) mod nodes;
 pub(crate) mod parent;
 pub(crate) mod program;
+mod reaper;
 pub(crate) mod steps;
 pub(crate) mod terminal;
 pub(crate) mod wire;

@@ -15,14 +15,14 @@ use super::intermediate;
 use super::steps::Step;
 use super::wire::{Message, Tag, Wire};
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::idmap;
 use crate::plan::Plan;
 use crate::plan::mounts::{Idmap, MountKind};
 use crate::plan::namespaces::{IdMaps, map_text};
 use crate::plan::process::Process;
 use crate::rootfs::mount::clone_tree;
-use crate::rootfs::{Detail, During as _, Fail};
+use crate::rootfs::{Detail, During as _, Fail, pivot};
 use crate::state::signal_name;
-use crate::sys::mount::{MountAttr, attr, mount_setattr};
 use crate::sys::process::{CloneArgs, Cloned, SingleThreaded, clone, exit_now};
 
 /// File system magic of procfs (linux/magic.h).
@@ -267,10 +267,28 @@ pub(crate) fn fetch_source(
     errand::fetch(proof, Step::Mounts, get, source_error)
 }
 
+/// Opens the directory onto which the root is attached, in the init's own mount namespace, with the
+/// caller's rights.
+pub(crate) fn fetch_place(proof: SingleThreaded, plan: &Plan, init: i32) -> Result<OwnedFd> {
+    let path = format!("/proc/{init}/ns/mnt");
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let mounts =
+        rustix::fs::open(&path, flags, Mode::empty()).context(|| format!("cannot open {path}"))?;
+    let get = || {
+        nix::sched::setns(&mounts, CloneFlags::CLONE_NEWNS).during(Detail::Open)?;
+        pivot::open_place(&plan.rootfs).during(Detail::Target)
+    };
+    errand::fetch(proof, Step::Root, get, |message| {
+        let path = plan.rootfs.path.to_string_lossy();
+        source_error(message).context(format!("cannot prepare root file system {path}"))
+    })
+}
+
 fn source_error(message: &Message) -> Error {
     let errno = Errno::from_raw_os_error(message.errno);
     let doing = match message.detail {
         Detail::Attributes => "cannot map the ids of the mount",
+        Detail::Target => "cannot open it",
         Detail::Open => "cannot enter the container's mount namespace",
         _ => "cannot open its source",
     };
@@ -278,26 +296,20 @@ fn source_error(message: &Message) -> Error {
 }
 
 fn map_ids(tree: OwnedFd, users: Option<&(OwnedFd, bool)>) -> Result<OwnedFd, Fail> {
-    use std::os::fd::AsRawFd as _;
     if let Some((namespace, recursive)) = users {
-        let change = MountAttr {
-            set: attr::IDMAP,
-            userns_fd: namespace.as_raw_fd() as u64,
-            ..MountAttr::default()
-        };
-        mount_setattr(tree.as_fd(), c"", *recursive, &change).during(Detail::Attributes)?;
+        idmap::apply(tree.as_fd(), namespace.as_fd(), *recursive).during(Detail::Attributes)?;
     }
     Ok(tree)
 }
 
 /// A user namespace with these maps and nobody in it.
-fn user_namespace(proof: SingleThreaded, maps: &IdMaps) -> Result<OwnedFd> {
+pub(crate) fn user_namespace(proof: SingleThreaded, maps: &IdMaps) -> Result<OwnedFd> {
     let (ours, theirs) = Wire::pair()?;
     let args = CloneArgs {
         flags: libc::CLONE_NEWUSER as u64,
         cgroup: None,
     };
-    match clone(proof, &args).context(|| "cannot create a user namespace for an idmapped mount")? {
+    match clone(proof, &args).context(|| "cannot create a user namespace for idmapped mounts")? {
         Cloned::Child => {
             drop(ours);
             let _ = theirs.receive();

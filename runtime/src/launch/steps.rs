@@ -63,6 +63,8 @@ pub(crate) enum Step {
     Capabilities,
     /// Look for the program.
     FindProgram,
+    /// The init stays, and the program is its child.
+    Split,
     /// seccomp filter.
     Seccomp,
     /// startContainer hooks.
@@ -73,7 +75,7 @@ pub(crate) enum Step {
 
 impl Step {
     /// All, by number.
-    pub(crate) const ALL: [Self; 32] = [
+    pub(crate) const ALL: [Self; 33] = [
         Self::Wait,
         Self::JoinCgroup,
         Self::JoinNamespaces,
@@ -103,6 +105,7 @@ impl Step {
         Self::Identity,
         Self::Capabilities,
         Self::FindProgram,
+        Self::Split,
         Self::Seccomp,
         Self::StartContainerHooks,
         Self::Exec,

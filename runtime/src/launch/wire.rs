@@ -26,6 +26,8 @@ pub(crate) enum Tag {
     Failed = 1,
     /// Child: it cannot open the source of mount `index`; a descriptor, please.
     Source,
+    /// Child: it cannot open the directory onto which its root is attached; a descriptor, please.
+    Place,
     /// Child: neither it nor the host has device `index`; a mount of one, please.
     Node,
     /// Child: it may not raise resource limit `index` itself.
@@ -131,9 +133,10 @@ impl Message {
     }
 }
 
-const TAGS: [Tag; 12] = [
+const TAGS: [Tag; 13] = [
     Tag::Failed,
     Tag::Source,
+    Tag::Place,
     Tag::Node,
     Tag::Limit,
     Tag::TimeOffsets,

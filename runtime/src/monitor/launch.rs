@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::{Read as _, Write as _};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -180,22 +180,32 @@ impl Launch {
     }
 
     /// Starts a monitor with this document; returns when its container is made (and started, with
-    /// [`When::Now`]). `flags` are global flags for it: where it logs.
-    pub fn start(&self, flags: &[OsString]) -> Result<Started> {
+    /// [`When::Now`]). `flags` are global flags for it: where it logs. `lock` is kept open, and so held,
+    /// until then, also if this process is killed.
+    pub fn start(&self, flags: &[OsString], lock: Option<BorrowedFd<'_>>) -> Result<Started> {
         self.check().map_err(Error::invalid)?;
         let directory = directory_of(&self.runtime.root, &self.id)?;
         self.write(&directory)?;
         let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
             .context(|| "cannot create a pipe")?;
-        let monitor = Command::new("/proc/self/exe")
-            .arg0()
-            .args(flags)
-            .args(["monitor", "--ready-fd", "1"])
+        // Without close-on-exec, unlike all of ours.
+        let lock = lock
+            .map(rustix::io::dup)
+            .transpose()
+            .context(|| "cannot duplicate a lock")?;
+        let mut command = Command::new("/proc/self/exe");
+        command.arg0().args(flags);
+        command.args(["monitor", "--ready-fd", "1"]);
+        if let Some(lock) = &lock {
+            command.args(["--lock-fd", &lock.as_raw_fd().to_string()]);
+        }
+        let monitor = command
             .arg(&directory)
             .stdin(Stdio::null())
             .stdout(Stdio::from(writer))
             .spawn()
             .context(|| "cannot start a monitor")?;
+        drop(lock);
         let mut started = Started { pid: 0, monitor };
         match answer(reader) {
             Ok(pid) => {

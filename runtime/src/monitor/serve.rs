@@ -3,6 +3,7 @@
 
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -31,13 +32,18 @@ const NAME: &std::ffi::CStr = c"rcrun monitor";
 const OOM_SCORE: &[u8] = b"-999";
 
 /// Serves the container whose launch document lies in `directory`, to its end. `root` gives its root file
-/// system, if that is not the bundle's; `ready_fd` hears whether the container could be made. Returns
-/// false when that said no.
+/// system, if that is not the bundle's; `ready_fd` hears whether the container could be made, and
+/// `lock_fd` stays open until then. Returns false when the container could not be made.
 pub fn serve(
     directory: &Path,
     root: impl FnOnce(&Launch) -> Result<Option<OwnedFd>>,
     ready_fd: Option<i32>,
+    lock_fd: Option<i32>,
 ) -> Result<bool> {
+    let lock = lock_fd
+        .map(take_inherited)
+        .transpose()
+        .context(|| "cannot use --lock-fd")?;
     let ready = ready_fd
         .map(take_inherited)
         .transpose()
@@ -48,6 +54,7 @@ pub fn serve(
         let (monitor, socket) = begin(directory, launch, root)?;
         Ok((monitor, socket, on_exit))
     });
+    drop(lock);
     match begun {
         Ok((mut monitor, socket, on_exit)) => {
             say(ready, &json!({ "pid": monitor.pid }));
@@ -143,6 +150,7 @@ pub(super) struct Streams {
 fn make(launch: &Launch, root: Option<OwnedFd>) -> Result<Made> {
     let options = CreateOptions {
         bundle: launch.bundle.clone(),
+        root: root.map(Arc::new),
         ..CreateOptions::default()
     };
     if let Some(root) = root {

@@ -19,6 +19,14 @@ pub const CONTEXT_TYPE: &str = "run.oci.mount_context_type";
 /// A system call in the seccomp profile that is unknown here is an error.
 pub const STRICT_SECCOMP: &str = "run.oci.seccomp_fail_unknown_syscall";
 
+/// The init stays as first process, forwards signals and reaps; the program is its child. Ours.
+pub const STAY: &str = "rcrun.init";
+
+/// Whether [`STAY`] is on.
+pub fn stays<'a>(get: impl Fn(&str) -> Option<&'a str>) -> Result<bool> {
+    switch(STAY, get)
+}
+
 /// The option that [`CONTEXT_TYPE`] names.
 pub fn context_type<'a>(get: impl Fn(&str) -> Option<&'a str>) -> Result<&'static str> {
     match get(CONTEXT_TYPE) {

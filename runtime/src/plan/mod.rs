@@ -56,6 +56,8 @@ pub struct Plan {
     pub mount_label: Option<CString>,
     /// The program.
     pub process: Process,
+    /// The init stays, and the program is its child.
+    pub stay: bool,
     /// Bring the loopback interface of a new network namespace up.
     pub loopback: bool,
 }
@@ -121,6 +123,7 @@ impl Plan {
         let hooks = spec.hooks().as_ref();
         let uts = namespaces.has(LinuxNamespaceType::Uts);
         Ok(Self {
+            stay: annotations::stays(|name| notes?.get(name).map(String::as_str))?,
             rootfs: rootfs(spec, linux, facts)?,
             devices: if bound_dev {
                 Vec::new()

@@ -1,7 +1,7 @@
 //! Making the root file system the process's root: pivot_root(2), or MS_MOVE and chroot(2).
 
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use rustix::fs::{Mode, OFlags};
@@ -15,14 +15,14 @@ use crate::sys::mount::MountAttr;
 const NONE: Option<&CStr> = None;
 const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
-/// Sets the propagation of all mounts of a new namespace (`own`), then makes the root file system a
-/// mount of its own, so that it can become the root. `private_parent` is the mount that holds it, when the
-/// container's mounts are to be shared: the root must not show up at the host.
-pub(crate) fn prepare(
+/// Sets the propagation of all mounts of a new namespace (`own`). `private_parent` is the mount that
+/// holds the root file system, when the container's mounts are to be shared: the root must not show up
+/// at the host.
+pub(crate) fn separate(
     rootfs: &Rootfs,
     own: bool,
     private_parent: Option<&CStr>,
-) -> Result<Root, Fail> {
+) -> Result<(), Fail> {
     if own {
         let flags = MsFlags::from_bits_retain(rootfs.propagation);
         mount(NONE, c"/", NONE, flags, NONE).during(Detail::Propagation)?;
@@ -30,6 +30,23 @@ pub(crate) fn prepare(
     if let Some(parent) = private_parent {
         mount(NONE, parent, NONE, MsFlags::MS_PRIVATE, NONE).during(Detail::Propagation)?;
     }
+    Ok(())
+}
+
+/// The directory of the root file system.
+pub(crate) fn open_place(rootfs: &Rootfs) -> Result<OwnedFd, Errno> {
+    rustix::fs::open(rootfs.path.as_c_str(), DIRECTORY, Mode::empty())
+}
+
+/// Attaches a root file system that came as a mount.
+pub(crate) fn attach_given(tree: BorrowedFd<'_>, place: BorrowedFd<'_>) -> Result<Root, Fail> {
+    attach(tree, place).during(Detail::Attach)?;
+    let tree = rustix::io::fcntl_dupfd_cloexec(tree, 3).during(Detail::Open)?;
+    Ok(Root::new(tree))
+}
+
+/// Makes the root file system a mount of its own, so that it can become the root.
+pub(crate) fn bind(rootfs: &Rootfs) -> Result<Root, Fail> {
     match bind_new(rootfs) {
         // Before 5.2, or where a filter hides one of the calls.
         Err(Fail {
@@ -49,8 +66,7 @@ fn bind_new(rootfs: &Rootfs) -> Result<Root, Fail> {
     // without: changes nothing, but says so.
     crate::sys::mount::mount_setattr(tree.as_fd(), c"", false, &MountAttr::default())
         .during(Detail::Attributes)?;
-    let target = rustix::fs::open(rootfs.path.as_c_str(), DIRECTORY, Mode::empty())
-        .during(Detail::Target)?;
+    let target = open_place(rootfs).during(Detail::Target)?;
     attach(tree.as_fd(), target.as_fd()).during(Detail::Attach)?;
     Ok(Root::new(tree))
 }

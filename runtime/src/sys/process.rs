@@ -335,6 +335,29 @@ pub fn end_on_signals() {
     }
 }
 
+/// Blocks all signals, so that they wait for [`next_signal`], also those that would be ignored.
+pub fn block_signals() -> Result<(), Errno> {
+    // SAFETY: an all-zero sigset_t is valid, sigfillset makes it the full set, and the pointers are
+    // valid for the calls.
+    let done = unsafe {
+        let mut all: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&raw mut all);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const all, std::ptr::null_mut())
+    };
+    check(done.into()).map(drop)
+}
+
+/// Waits for the next of the blocked signals and takes it.
+pub fn next_signal() -> Result<i32, Errno> {
+    // SAFETY: as above; nobody asks for more than the signal's number.
+    let signal = unsafe {
+        let mut all: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&raw mut all);
+        libc::sigwaitinfo(&raw const all, std::ptr::null_mut())
+    };
+    check(signal.into()).map(|_| signal)
+}
+
 /// Gives SIGPIPE its default disposition back (the Rust runtime ignores it) and unblocks all signals.
 /// What the caller ignores otherwise, the container's program ignores too, as with any `execve`.
 pub fn restore_signals() {

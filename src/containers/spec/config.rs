@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use rcrun_image::document::Config;
 use rcrun_runtime::error::{Context, Error, Result};
+use rcrun_runtime::plan::annotations::STAY;
 use serde_json::{Map, Value, json};
 
 use super::asked::{Asked, Join, Place};
@@ -117,12 +118,16 @@ pub(crate) fn config(asked: &Asked, facts: &Facts, image: &Config) -> Result<Val
         asked.privileged,
         &facts.capabilities,
     );
+    let mut annotations = asked.annotations.clone();
+    if asked.init {
+        annotations.insert(STAY.to_owned(), "1".to_owned());
+    }
     let mut document = json!({
         "ociVersion": rcrun_runtime::spec::VERSION,
         "process": process(asked, facts, image, &identity, &bounding)?,
         "root": {"path": "rootfs", "readonly": asked.read_only},
         "mounts": all_mounts(asked, facts),
-        "annotations": asked.annotations,
+        "annotations": annotations,
         "linux": linux(asked, facts, &bounding)?,
     });
     if asked.uts != Place::Host {
@@ -240,6 +245,7 @@ fn all_mounts(asked: &Asked, facts: &Facts) -> Vec<Value> {
         shm: (asked.ipc != Place::Nothing).then_some(asked.shm),
         host_ipc: asked.ipc == Place::Host,
         bind_sys: !facts.map.is_empty() && !own_network,
+        mapped: !facts.map.is_empty(),
         terminal_group: mapped(5),
     };
     let names = [

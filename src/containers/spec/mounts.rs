@@ -339,6 +339,8 @@ pub(crate) struct Base {
     pub(crate) host_ipc: bool,
     /// There may be no new sysfs: a user namespace without a network namespace of its own.
     pub(crate) bind_sys: bool,
+    /// There is a user namespace, which has no rights over the host's objects.
+    pub(crate) mapped: bool,
     /// The group of terminals is mapped.
     pub(crate) terminal_group: bool,
 }
@@ -421,14 +423,12 @@ fn defaults(base: &Base) -> Vec<Value> {
     });
     mounts.push(entry("/sys/fs/cgroup", "cgroup", "cgroup", sys));
     if base.host_ipc {
-        for place in ["/dev/mqueue", "/dev/shm"] {
-            mounts.push(entry(
-                place,
-                "bind",
-                place,
-                words("rbind,nosuid,noexec,nodev,rprivate"),
-            ));
+        // The file system shows what is in the namespace of who mounts it.
+        if !base.mapped {
+            mounts.push(entry("/dev/mqueue", "mqueue", "mqueue", words(safe)));
         }
+        let options = words("rbind,nosuid,noexec,nodev,rprivate");
+        mounts.push(entry("/dev/shm", "bind", "/dev/shm", options));
     } else {
         mounts.push(entry("/dev/mqueue", "mqueue", "mqueue", words(safe)));
         if let Some(size) = base.shm {

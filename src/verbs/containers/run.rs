@@ -143,7 +143,7 @@ impl RunImage {
         let when = if self.detach { When::Now } else { When::Later };
         let launch = made.launch(settings, when)?;
         let flags = settings.log_flags();
-        let mut started = match launch.start(&flags) {
+        let mut started = match launch.start(&flags, Some(made.container.fd())) {
             Ok(started) => started,
             Err(error) => return self.failed(made, error),
         };

@@ -135,6 +135,7 @@ fn launch(
 ) -> Result<()> {
     container.forget(record)?;
     let launch = make::launch(settings, container, record, containers.store(), when);
-    // The monitor is not waited for: it outlives us.
-    launch.start(&settings.log_flags()).map(drop)
+    // The monitor is not waited for: it outlives us. It keeps the lock until the container is made.
+    let started = launch.start(&settings.log_flags(), Some(container.fd()));
+    started.map(drop)
 }

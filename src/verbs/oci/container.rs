@@ -1,9 +1,13 @@
 //! Flags shared by the verbs that make a container.
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use rcrun_runtime::container::{CreateOptions, absolute};
-use rcrun_runtime::error::{Context, Result};
+use rcrun_runtime::error::{Context, Error, Result};
+use rcrun_runtime::sys::process;
+use rustix::io::Errno;
 
 /// `create` and `run`.
 #[derive(Debug, clap::Args)]
@@ -32,6 +36,9 @@ pub(super) struct ContainerFlags {
     /// Pass N additional file descriptors to the container (stdio + $LISTEN_FDS + N in total)
     #[arg(long, value_name = "int", default_value_t = 0)]
     preserve_fds: u32,
+    /// descriptor of a mount that is attached nowhere: the root filesystem, attached onto root.path
+    #[arg(long, value_name = "int", hide = true)]
+    root_fd: Option<i32>,
 }
 
 impl ContainerFlags {
@@ -59,12 +66,34 @@ impl ContainerFlags {
             pid_file: given(self.pid_file),
             console_socket: given(self.console_socket),
             pidfd_socket: given(self.pidfd_socket),
+            root: self
+                .root_fd
+                .map(|number| root(number, self.preserve_fds))
+                .transpose()?,
             preserve_fds: self.preserve_fds,
             no_pivot: self.no_pivot,
             no_new_keyring: self.no_new_keyring,
             ..CreateOptions::default()
         })
     }
+}
+
+/// The mount that the caller handed down.
+fn root(number: i32, preserved: u32) -> Result<Arc<OwnedFd>> {
+    let first = 3 + i32::try_from(preserved).unwrap_or(i32::MAX - 3);
+    if number < first {
+        return Err(Error::invalid(format!(
+            "--root-fd {number}: that descriptor is the container's"
+        )));
+    }
+    let take = || -> Result<OwnedFd, Errno> {
+        let handed = process::borrow_inherited(number)?;
+        process::set_cloexec(number, true)?;
+        rustix::io::fcntl_dupfd_cloexec(handed, first)
+    };
+    take()
+        .map(Arc::new)
+        .context(|| format!("--root-fd {number}: cannot use that descriptor"))
 }
 
 /// A path that was given; engines pass empty ones for absent.

@@ -9,7 +9,7 @@ use rustix::net::SocketFlags;
 use super::Init;
 use crate::launch::conditions;
 use crate::launch::wire::{Message, Tag, Wire};
-use crate::launch::{hooks, program};
+use crate::launch::{hooks, program, reaper};
 use crate::rootfs::{Detail, During as _, Fail};
 
 impl Init<'_> {
@@ -87,6 +87,14 @@ impl Init<'_> {
                 // `state` only connects to see that somebody listens.
                 _ => {}
             }
+        }
+    }
+
+    /// The program becomes a child of this process, if that was asked for.
+    pub(super) fn split(&mut self) -> Result<(), Fail> {
+        match self.plan.stay {
+            true => Ok(reaper::split(self.setup.common.proof)?),
+            false => Ok(()),
         }
     }
 

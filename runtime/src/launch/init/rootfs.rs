@@ -63,7 +63,21 @@ impl Init<'_> {
 
     pub(super) fn prepare_root(&mut self) -> Result<(), Fail> {
         let own = self.own_mounts();
-        let root = pivot::prepare(&self.plan.rootfs, own, self.setup.private_parent)?;
+        let rootfs = &self.plan.rootfs;
+        pivot::separate(rootfs, own, self.setup.private_parent)?;
+        let root = match self.setup.root {
+            Some(tree) => {
+                let place = match pivot::open_place(rootfs) {
+                    // Only root outside the user namespace may pass the directories above.
+                    Err(Errno::ACCESS | Errno::PERM) => {
+                        FromParent(&self.progress.wire).ask(Tag::Place, 0)?
+                    }
+                    answer => answer.during(Detail::Target)?,
+                };
+                pivot::attach_given(tree, place.as_fd())?
+            }
+            None => pivot::bind(rootfs)?,
+        };
         self.root = Some(root);
         if own && !(self.plan.masked.is_empty() && self.plan.readonly.is_empty()) {
             self.covers = Covers::prepare()?;

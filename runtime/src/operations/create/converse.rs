@@ -28,6 +28,11 @@ impl Launch<'_> {
             match message.tag {
                 Tag::Failed => return Err(self.explain(&message)),
                 Tag::Source => self.answer_source(wire, pid, message.index as usize)?,
+                Tag::Place => {
+                    let place = parent::fetch_place(self.proof, &self.plan, pid)?;
+                    wire.send_with(&Message::new(Tag::Go), place.as_fd())
+                        .context(|| "cannot send a directory to the init")?;
+                }
                 Tag::Node => self.answer_node(wire, message.index as usize)?,
                 Tag::TimeOffsets => {
                     let offsets = self.plan.namespaces.new_time.as_deref().unwrap_or_default();

@@ -2,14 +2,16 @@
 //! nothing behind but the state directory with a record of what is to be made.
 
 use std::borrow::Cow;
+use std::os::fd::AsRawFd as _;
 use std::path::Path;
 
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use rustix::fs::FileType;
 
 use super::{Attendant, Launch, Start};
 use crate::cgroup::{self, Cgroup, Request};
 use crate::container::{CreateOptions, Runtime};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Context as _, Error, ErrorKind, Result};
 use crate::launch::{parent, terminal};
 use crate::operations::caller::{check_preserved, listen_fds, prove_single_threaded};
 use crate::operations::handover::check_terminal;
@@ -100,6 +102,31 @@ fn compile_filter(spec: &Spec) -> Result<Option<Filter>> {
     Ok(filter)
 }
 
+/// A root that came as a mount can only be attached where nobody else sees it, and is not the
+/// container's to keep.
+fn check_root(options: &CreateOptions, plan: &Plan) -> Result<()> {
+    let Some(root) = &options.root else {
+        return Ok(());
+    };
+    if !plan.namespaces.is_new(LinuxNamespaceType::Mount) {
+        let message = "a root file system by descriptor needs a new mount namespace";
+        return Err(Error::invalid(message));
+    }
+    let stat = rustix::fs::fstat(root).context(|| "cannot examine the root file system")?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+        let message = "the root file system is not a directory";
+        return Err(Error::invalid(message));
+    }
+    let kept = 3 + options.preserve_fds + listen_fds().unwrap_or(0);
+    let number = u32::try_from(root.as_raw_fd()).unwrap_or(u32::MAX);
+    match number < kept {
+        true => Err(Error::invalid(format!(
+            "descriptor {number} is the root file system and cannot be the container's"
+        ))),
+        false => Ok(()),
+    }
+}
+
 /// What is known of a container before anything of it is made: also where its cgroup will be.
 pub(crate) fn new_record(
     runtime: &Runtime,
@@ -155,6 +182,7 @@ impl<'a> Launch<'a> {
         let (spec, raw) = load(runtime, options, start)?;
         let detached = attendant.is_none() && (start == Start::Later || options.detach);
         let plan = plan(&spec, options, detached)?;
+        check_root(options, &plan)?;
         let filter = compile_filter(&spec)?;
         let mut record = new_record(runtime, id, options, &spec, &plan)?;
         if let Some(streams) = attendant.and_then(|attendant| attendant.streams) {

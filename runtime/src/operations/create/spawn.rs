@@ -150,6 +150,7 @@ impl Launch<'_> {
             joins: if intermediate { &[] } else { joins },
             wait_for_maps: outside || self.must_wait(),
             hide_at_once,
+            root: self.options.root.as_ref().map(|root| root.as_fd()),
             private_parent: belongings.private_parent.as_deref(),
             kernel_views: &belongings.kernel_views,
             cgroup: &belongings.cgroup,
