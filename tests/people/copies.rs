@@ -274,7 +274,7 @@ fn c5_links_lead_nowhere(env: &Env) {
     people.shelf.ok(&["cp", "web:/abs", text(&out)]);
     assert_eq!(fs::read_link(&out).unwrap(), canary.path);
     people.remove("web");
-    canary.intact();
+    canary.is_intact();
 }
 
 fn c5_programs_of_the_image_are_not_run(env: &Env) {
@@ -346,7 +346,7 @@ fn c5_exchanged_links_while_copying_in(env: &Env) {
     );
     drop(swapper);
     people.remove("web");
-    canary.intact();
+    canary.is_intact();
 }
 
 fn c5_exchanged_links_while_copying_out(env: &Env) {
@@ -376,7 +376,7 @@ fn c5_exchanged_links_while_copying_out(env: &Env) {
     );
     drop(swapper);
     people.remove("web");
-    canary.intact();
+    canary.is_intact();
 }
 
 /// Nothing of the canary's is in what was copied; links are not followed.
@@ -416,5 +416,5 @@ fn c5_what_comes_out_follows_no_link(env: &Env) {
         .exits(1)
         .says("not a directory");
     people.remove("web");
-    canary.intact();
+    canary.is_intact();
 }

@@ -153,11 +153,6 @@ fn make(launch: &Launch, root: Option<OwnedFd>) -> Result<Made> {
         root: root.map(Arc::new),
         ..CreateOptions::default()
     };
-    if let Some(root) = root {
-        // MERGE: the runtime's `CreateOptions.root` takes it.
-        drop(root);
-        return Err(Error::unsupported("a root by descriptor is not supported"));
-    }
     let start = match launch.start {
         When::Now => Start::Now,
         When::Later => Start::Later,
