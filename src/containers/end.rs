@@ -57,6 +57,11 @@ impl Container {
         self.await_record(record)
     }
 
+    /// Removes what the runtime and the monitor know of its last life.
+    pub(crate) fn forget(&self, record: &Record) -> Result<()> {
+        super::remove::forget(&record.runtime(), self.id())
+    }
+
     /// The record of the end of a container whose init is gone: as soon as it is there, or none if it
     /// does not come.
     pub(crate) fn await_record(&self, record: &Record) -> Result<Option<Exit>> {

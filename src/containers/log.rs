@@ -38,10 +38,9 @@ pub(crate) struct Line<'a> {
 pub(crate) struct Log<'a> {
     directory: BorrowedFd<'a>,
     at: Option<File>,
-    /// Where the next byte is read.
+    /// Where the next line begins. The beginning of a line without its end is read again later: until
+    /// then it may be taken back.
     offset: u64,
-    /// The beginning of a line whose end was not there.
-    rest: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -63,7 +62,6 @@ impl<'a> Log<'a> {
             directory,
             at,
             offset,
-            rest: Vec::new(),
         })
     }
 
@@ -89,7 +87,6 @@ impl<'a> Log<'a> {
             };
             self.at = Some(next);
             self.offset = 0;
-            self.rest.clear();
         }
     }
 
@@ -100,32 +97,30 @@ impl<'a> Log<'a> {
         let failed = || "cannot read the container's log";
         let size = size(&file.fd).context(failed)?;
         if size < self.offset {
-            // Lines that were handed out stay, unless all is new.
-            let line = self.offset - self.rest.len() as u64;
-            self.offset = if size < line { 0 } else { line };
-            self.rest.clear();
+            // A single file was begun anew.
+            self.offset = 0;
         }
-        let mut chunk = vec![0; CHUNK];
+        let (mut chunk, mut rest) = (vec![0; CHUNK], Vec::new());
         loop {
-            let count =
-                rustix::io::retry_on_intr(|| rustix::io::pread(&file.fd, &mut chunk, self.offset))
-                    .context(failed)?;
+            let from = self.offset + rest.len() as u64;
+            let count = rustix::io::retry_on_intr(|| rustix::io::pread(&file.fd, &mut chunk, from));
+            let count = count.context(failed)?;
             if count == 0 {
                 return Ok(true);
             }
-            self.offset += count as u64;
-            self.rest.extend_from_slice(&chunk[..count]);
+            rest.extend_from_slice(&chunk[..count]);
             let mut start = 0;
-            while let Some(length) = self.rest[start..].iter().position(|byte| *byte == b'\n') {
-                let line = &self.rest[start..start + length];
+            while let Some(length) = rest[start..].iter().position(|byte| *byte == b'\n') {
+                let line = &rest[start..start + length];
                 start += length + 1;
+                self.offset += length as u64 + 1;
                 if let Some(line) = parse(line)
                     && !sink(line)?
                 {
                     return Ok(false);
                 }
             }
-            self.rest.drain(..start);
+            rest.drain(..start);
         }
     }
 

@@ -403,39 +403,55 @@ impl Maker<'_> {
 impl Made {
     /// What the monitor is told.
     pub(crate) fn launch(&self, settings: &Settings, start: When) -> Result<Launch> {
-        let (container, record) = (&self.container, &self.record);
-        let log = record.log.as_ref().map(|log| monitor::Log {
-            path: container.path().join("log"),
-            max_size: log.max_size,
-            max_files: log.max_files,
-        });
-        Ok(Launch {
-            version: monitor::VERSION,
-            id: record.id.clone(),
-            bundle: container.path().to_owned(),
-            runtime: monitor::RuntimeFlags {
-                root: record.runtime.root.clone(),
-                systemd_cgroup: record.runtime.systemd_cgroup,
-                rootless: record.runtime.rootless,
-            },
-            snapshot: Some(monitor::Snapshot {
-                store: self.store.clone(),
-                id: record.snapshot.clone(),
-            }),
-            terminal: record.terminal,
-            console_size: None,
-            stdin: match record.stdin {
-                Stdin::None => monitor::Stdin::None,
-                Stdin::Open => monitor::Stdin::Open,
-                Stdin::Once => monitor::Stdin::Once,
-            },
-            log,
-            exit: container.path().join("exit"),
+        Ok(launch(
+            settings,
+            &self.container,
+            &self.record,
+            &self.store,
             start,
-            on_exit: record
-                .auto_remove
-                .then(|| remove_command(settings, &self.store, &record.id)),
-        })
+        ))
+    }
+}
+
+/// What the monitor of a container is told.
+pub(crate) fn launch(
+    settings: &Settings,
+    container: &Container,
+    record: &Record,
+    store: &Path,
+    start: When,
+) -> Launch {
+    let log = record.log.as_ref().map(|log| monitor::Log {
+        path: container.path().join("log"),
+        max_size: log.max_size,
+        max_files: log.max_files,
+    });
+    Launch {
+        version: monitor::VERSION,
+        id: record.id.clone(),
+        bundle: container.path().to_owned(),
+        runtime: monitor::RuntimeFlags {
+            root: record.runtime.root.clone(),
+            systemd_cgroup: record.runtime.systemd_cgroup,
+            rootless: record.runtime.rootless,
+        },
+        snapshot: Some(monitor::Snapshot {
+            store: store.to_owned(),
+            id: record.snapshot.clone(),
+        }),
+        terminal: record.terminal,
+        console_size: None,
+        stdin: match record.stdin {
+            Stdin::None => monitor::Stdin::None,
+            Stdin::Open => monitor::Stdin::Open,
+            Stdin::Once => monitor::Stdin::Once,
+        },
+        log,
+        exit: container.path().join("exit"),
+        start,
+        on_exit: record
+            .auto_remove
+            .then(|| remove_command(settings, store, &record.id)),
     }
 }
 

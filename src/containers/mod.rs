@@ -12,6 +12,7 @@
     reason = "the verbs that use it are being written"
 )]
 
+pub(crate) mod copy;
 mod end;
 mod exit;
 pub(crate) mod flags;
@@ -21,6 +22,7 @@ mod names;
 mod record;
 mod remove;
 mod rename;
+mod root;
 pub(crate) mod spec;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -37,6 +39,7 @@ pub(crate) use exit::{Exit, Status};
 pub(crate) use log::{Line, Log as LogReader};
 pub(crate) use names::is_name;
 pub(crate) use record::{ImageFacts, Log, Record, RuntimeFacts, Stdin};
+pub(crate) use root::Root as RootDirectory;
 
 /// Below the store's directory.
 const DIRECTORY: &str = "containers";

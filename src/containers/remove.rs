@@ -80,7 +80,7 @@ impl Containers {
 }
 
 /// The runtime's state and the monitor's directory.
-fn forget(runtime: &Runtime, id: &str) -> Result<()> {
+pub(super) fn forget(runtime: &Runtime, id: &str) -> Result<()> {
     runtime.delete(id, true)?;
     let since = Instant::now();
     // It ends by itself, after it has written the record of the end.

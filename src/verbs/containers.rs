@@ -1,6 +1,11 @@
 //! The verbs on containers that were made from images, with docker's names and habits.
 
+mod attach;
+mod cp;
+mod exec;
 mod filter;
+pub(super) mod group;
+pub(super) mod inspect;
 mod kill;
 mod list;
 mod logs;
@@ -8,6 +13,7 @@ mod pause;
 mod remove;
 mod rename;
 pub(super) mod run;
+mod start;
 mod stats;
 mod stop;
 mod top;
@@ -25,7 +31,11 @@ CONTAINER is a name, an ID, or the beginning of one.";
 
 /// The rows, in the order of the help.
 pub(super) const VERBS: &[Verb] = &[
+    Verb::people::<attach::Attach>("attach", Count::Exactly(1), "CONTAINER"),
+    Verb::people::<group::Group>("container", Count::AtLeast(1), "VERB ...").enters_container(),
+    Verb::people::<cp::Copy>("cp", Count::Exactly(2), cp::USAGE),
     Verb::people::<logs::Logs>("logs", Count::Exactly(1), "CONTAINER"),
+    Verb::people::<start::Restart>("restart", Count::AtLeast(1), NAMES),
     Verb::people::<remove::Remove>("rm", Count::AtLeast(1), NAMES),
     Verb::people::<rename::Rename>("rename", Count::Exactly(2), "CONTAINER NAME"),
     Verb::people::<run::RunImage>("run", Count::AtLeast(1), run::USAGE).fails_as("", 125),
@@ -39,10 +49,12 @@ pub(super) const VERBS: &[Verb] = &[
 /// Rows of words that OCI verbs have as well: see [`super::dispatch`].
 pub(super) const SHARED: &[Verb] = &[
     Verb::people::<remove::Remove>("delete", Count::AtLeast(1), NAMES),
+    Verb::people::<exec::Exec>("exec", Count::AtLeast(2), exec::USAGE).enters_container(),
     Verb::people::<kill::Kill>("kill", Count::AtLeast(1), NAMES),
     Verb::people::<pause::Pause>("pause", Count::AtLeast(1), NAMES),
     Verb::people::<list::List>("ps", Count::Exactly(0), ""),
     Verb::people::<pause::Unpause>("resume", Count::AtLeast(1), NAMES),
+    Verb::people::<start::Start>("start", Count::AtLeast(1), NAMES),
 ];
 
 /// The store's containers; none if there never were any.

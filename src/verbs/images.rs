@@ -29,7 +29,7 @@ pub(super) const VERBS: &[Verb] = &[
     Verb::people::<tag::Tag>("tag", Count::Exactly(2), "IMAGE NAME[:TAG]"),
     Verb::people::<tag::Untag>("untag", Count::AtLeast(1), "NAME[:TAG]..."),
     Verb::people::<remove::Remove>("rmi", Count::AtLeast(1), "IMAGE..."),
-    Verb::people::<inspect::Inspect>("inspect", Count::AtLeast(1), "IMAGE..."),
+    Verb::people::<inspect::Inspect>("inspect", Count::AtLeast(1), "CONTAINER|IMAGE..."),
     Verb::people::<history::History>("history", Count::Exactly(1), NAME),
     Verb::people::<login::Login>("login", Count::Between(0, 1), login::USAGE),
     Verb::people::<login::Logout>("logout", Count::Between(0, 1), "[HOST]"),

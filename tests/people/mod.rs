@@ -1,9 +1,12 @@
 //! Containers of images, one module per area that a user can name.
 
+mod copies;
 mod flags;
 mod hostile;
 mod life;
+mod logs;
 mod users;
+mod verbs;
 
 use crate::harness::{Env, Test, test};
 
@@ -12,10 +15,13 @@ type Module = (&'static str, fn() -> Vec<Test>);
 
 /// Modules and their tests. `no_file_of_the_people_is_forgotten` compares this list with the directory.
 const MODULES: &[Module] = &[
+    ("copies", copies::tests),
     ("flags", flags::tests),
     ("hostile", hostile::tests),
     ("life", life::tests),
+    ("logs", logs::tests),
     ("users", users::tests),
+    ("verbs", verbs::tests),
 ];
 
 pub(crate) fn all() -> Vec<Test> {

@@ -10,7 +10,7 @@ use crate::containers::{Containers, Record, Status};
 
 /// One condition.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Filter {
+pub(in crate::verbs) struct Filter {
     key: Key,
     value: String,
 }

@@ -107,7 +107,7 @@ impl crate::verbs::Run for RunImage {
 }
 
 /// What a verb returns whose program could not be executed.
-fn code_of(error: Error) -> Result<u8> {
+pub(super) fn code_of(error: Error) -> Result<u8> {
     let text = error.chain().to_string();
     let of_program = text
         .split(": ")

@@ -13,17 +13,18 @@ use serde_json::Value;
 
 use crate::format::{self, Format};
 use crate::settings::Settings;
+use crate::verbs::containers;
 use crate::{images, output, report, units};
 
-/// show everything about images
+/// show everything about containers and images
 #[derive(Debug, clap::Parser)]
 #[command(name = "inspect", disable_help_flag = true)]
 pub(crate) struct Inspect {
     /// print an array of objects, 'json' (an object per line), or by fields: '{Id} {Config.Cmd}'
     #[arg(long, short, value_name = "FORMAT")]
     format: Option<Format>,
-    /// only things of this type: image
-    #[arg(long, value_name = "TYPE", value_parser = ["image"])]
+    /// only things of this type: container or image
+    #[arg(long, value_name = "TYPE", value_parser = ["container", "image"])]
     r#type: Option<String>,
     #[arg(required = true)]
     names: Vec<String>,
@@ -51,11 +52,21 @@ impl crate::verbs::Run for Inspect {
 enum Found {
     #[default]
     Nothing,
+    Container(Value),
     Image(Box<Shown>),
 }
 
 /// What a name or an identifier stands for, of this type or of any.
-fn find(settings: &Settings, name: &str, _kind: Option<&str>) -> Result<Found> {
+fn find(settings: &Settings, name: &str, kind: Option<&str>) -> Result<Found> {
+    if kind != Some("image")
+        && let Some(container) = containers::inspect::find(settings, name)?
+    {
+        return Ok(Found::Container(container));
+    }
+    if kind == Some("container") {
+        let text = format!("no such container: {name}");
+        return Err(Error::new(rcrun_runtime::error::ErrorKind::NotFound, text));
+    }
     let shown = image(&settings.store()?, name)?;
     Ok(Found::Image(Box::new(shown)))
 }

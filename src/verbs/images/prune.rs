@@ -12,6 +12,7 @@ use rcrun_runtime::error::{Error, ErrorKind, Result};
 use super::list::{has_label, is_dangling};
 use crate::images::{self, User};
 use crate::settings::Settings;
+use crate::verbs::containers;
 use crate::{output, progress, units};
 
 /// remove images without a tag, and whatever nothing refers to
@@ -24,6 +25,9 @@ pub(crate) struct Prune {
     /// all images that no container uses, and all unfinished downloads
     #[arg(long, short)]
     all: bool,
+    /// also containers that do not run
+    #[arg(long, conflicts_with = "filter")]
+    containers: bool,
     /// only images for which KEY=VALUE holds: until=TIME (24h, 2026-11-22), label=NAME[=VALUE], label!=NAME[=VALUE]
     #[arg(long, value_name = "KEY=VALUE")]
     filter: Vec<Filter>,
@@ -76,6 +80,15 @@ impl crate::verbs::Run for Prune {
             self.ask()?;
         }
         let store = settings.store()?;
+        let mut bytes = 0;
+        if self.containers {
+            let (removed, used) = containers::group::ended(settings, &[])?;
+            bytes += used;
+            let lines = removed
+                .iter()
+                .map(|id| format!("Deleted container: {id}\n"));
+            output::print(&lines.collect::<String>())?;
+        }
         self.untag(&store)?;
         let mut policy = Policy::default();
         if self.all {
@@ -92,7 +105,10 @@ impl crate::verbs::Run for Prune {
         for snapshot in &collected.snapshots {
             text += &format!("Deleted snapshot: {snapshot}\n");
         }
-        text += &format!("Total reclaimed space: {}\n", units::size(collected.bytes));
+        text += &format!(
+            "Total reclaimed space: {}\n",
+            units::size(collected.bytes + bytes)
+        );
         output::print(&text)?;
         Ok(0)
     }

@@ -1,0 +1,141 @@
+//! `rcrun start`, people's form, and `restart`.
+
+use rcrun_runtime::error::{Context, Result};
+use rcrun_runtime::monitor::When;
+
+use super::attach::Attachment;
+use super::run::code_of;
+use super::stop::{How, Stopping, all_ended};
+use super::{get_with_record, no_such};
+use crate::containers::{Container, Containers, Record, make};
+use crate::settings::Settings;
+use crate::{output, report};
+
+/// start containers that have ended
+#[derive(Debug, clap::Parser)]
+#[command(name = "start", disable_help_flag = true)]
+pub(crate) struct Start {
+    /// be at its streams until it ends; the exit code is its own
+    #[arg(long, short)]
+    attach: bool,
+    /// give it your standard input as well
+    #[arg(long, short)]
+    interactive: bool,
+    /// keys that leave the container running: ctrl-p,ctrl-q; '' for none (default: its own)
+    #[arg(long, value_name = "KEYS")]
+    detach_keys: Option<String>,
+    #[arg(required = true)]
+    names: Vec<String>,
+}
+
+impl crate::verbs::Run for Start {
+    fn run(self, settings: &Settings) -> Result<u8> {
+        if !self.attach && !self.interactive {
+            report::each(&self.names, |name| {
+                let (containers, container, record) = get_with_record(settings, name)?;
+                start(settings, &containers, &container, &record)
+                    .context(|| format!("cannot start container {name}"))?;
+                output::print(&format!("{name}\n"))
+            })?;
+            return Ok(0);
+        }
+        let [name] = self.names.as_slice() else {
+            let text = "--attach and --interactive take one container";
+            return Err(rcrun_runtime::error::Error::invalid(text));
+        };
+        let (containers, container, record) = get_with_record(settings, name)?;
+        let attachment = Attachment {
+            keys: self.detach_keys.as_deref(),
+            stdin: self.interactive,
+            proxy: true,
+            lossless: true,
+        };
+        let failed = || format!("cannot start container {name}");
+        let lock = container.lock().context(failed)?;
+        if container.init(&record).context(failed)?.is_some() {
+            drop(lock);
+            let relay = attachment.begin(&container, &record)?;
+            return attachment.stay(&container, &record, relay);
+        }
+        let begun =
+            launch(settings, &containers, &container, &record, When::Later).and_then(|()| {
+                let mut relay = attachment.begin(&container, &record)?;
+                relay.start()?;
+                Ok(relay)
+            });
+        let relay = match begun {
+            Ok(relay) => relay,
+            Err(error) => return code_of(error.context(failed())),
+        };
+        drop(lock);
+        attachment.stay(&container, &record, relay)
+    }
+}
+
+/// stop containers and start them again
+#[derive(Debug, clap::Parser)]
+#[command(name = "restart", disable_help_flag = true)]
+pub(crate) struct Restart {
+    /// seconds until it is killed (default: the container's own, or 10; -1: never)
+    #[arg(
+        long,
+        short,
+        visible_alias = "timeout",
+        value_name = "SECONDS",
+        allow_hyphen_values = true
+    )]
+    time: Option<i64>,
+    /// signal that asks it to end (default: the container's own)
+    #[arg(long, short, value_name = "SIGNAL")]
+    signal: Option<String>,
+    #[arg(required = true)]
+    names: Vec<String>,
+}
+
+impl crate::verbs::Run for Restart {
+    fn run(self, settings: &Settings) -> Result<u8> {
+        let how = How::new(self.time, self.signal.as_deref())?;
+        report::each(&self.names, |name| {
+            let (containers, container, record) = get_with_record(settings, name)?;
+            let mut stopping = [Stopping::ask(name, container, record, &how)?];
+            all_ended(&mut stopping)?;
+            stopping[0].finish()?;
+            // With --rm it is gone now.
+            let container = containers.find(name)?.ok_or_else(|| no_such(name))?;
+            let record = container.record()?.ok_or_else(|| no_such(name))?;
+            start(settings, &containers, &container, &record)
+                .context(|| format!("cannot start container {name}"))?;
+            output::print(&format!("{name}\n"))
+        })?;
+        Ok(0)
+    }
+}
+
+/// Starts one; one that runs is what was wanted.
+fn start(
+    settings: &Settings,
+    containers: &Containers,
+    container: &Container,
+    record: &Record,
+) -> Result<()> {
+    let _lock = container.lock()?;
+    match container.init(record)? {
+        Some(_) => Ok(()),
+        None => launch(settings, containers, container, record, When::Now),
+    }
+}
+
+/// Gives it a new life, under its lock: what is left of the last one goes first.
+fn launch(
+    settings: &Settings,
+    containers: &Containers,
+    container: &Container,
+    record: &Record,
+    when: When,
+) -> Result<()> {
+    container.forget(record)?;
+    let launch = make::launch(settings, container, record, containers.store(), when);
+    // The monitor is not waited for: it outlives us. It keeps the lock until the container is made.
+    let started = launch.start(&settings.log_flags(), Some(container.fd()));
+    started.map(drop)
+}

@@ -1,0 +1,717 @@
+//! The verbs on containers: what they print, how they exit, and what becomes of races.
+
+use crate::harness::people::People;
+use crate::harness::{Env, Output, Test, test};
+use serde_json::Value;
+use std::time::{Duration, Instant};
+
+pub(super) fn tests() -> Vec<Test> {
+    vec![
+        test!(ps_shows_what_is_asked_for),
+        test!(ps_filters),
+        test!(missing_containers_are_named),
+        test!(exec_runs_as_whom_and_where_it_is_told),
+        test!(exec_has_dockers_exit_codes),
+        test!(oci_verbs_take_names_and_stay_what_they_are),
+        test!(stop_asks_then_kills),
+        test!(a_less_patient_stop_decides),
+        test!(several_are_stopped_at_the_same_time),
+        test!(kill_and_wait_and_start_again),
+        test!(pause_and_unpause),
+        test!(rename_keeps_the_container),
+        test!(removal_is_for_what_does_not_run),
+        test!(eight_at_a_time).timeout(120),
+        test!(inspect_has_dockers_shape),
+        test!(top_and_stats),
+        test!(attach_hears_the_rest),
+        test!(prune_removes_what_ended),
+        test!(container_is_a_word_for_all_of_them),
+    ]
+}
+
+/// A container in the background.
+fn sleeper<'a>(env: &'a Env, name: &str) -> People<'a> {
+    let people = People::new(env);
+    start(
+        &people,
+        name,
+        "trap 'exit 3' TERM; while :; do sleep 0.05; done",
+    );
+    people
+}
+
+#[track_caller]
+fn start(people: &People<'_>, name: &str, script: &str) -> String {
+    let name = format!("--name={name}");
+    let output = people
+        .run(&["-d", &name, "--label=a=b"], &["sh", "-c", script])
+        .ok();
+    // The shell has set its trap.
+    std::thread::sleep(Duration::from_millis(150));
+    output.stdout.trim_end().to_owned()
+}
+
+#[track_caller]
+fn fails(people: &People<'_>, args: &[&str], code: i32, words: &str) -> Output {
+    let output = people.shelf.call(args);
+    assert_eq!(output.code, code, "{output}");
+    assert!(output.stderr.contains(words), "{output}");
+    output
+}
+
+fn ps_shows_what_is_asked_for(env: &Env) {
+    let people = People::new(env);
+    assert_eq!(people.shelf.ok(&["ps"]).lines().count(), 1);
+    let id = start(&people, "web", "sleep 100");
+    people
+        .run(&["--name=done"], &["sh", "-c", "exit 5"])
+        .exits(5);
+    let text = people.shelf.ok(&["ps"]);
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 2, "{text}");
+    let header: Vec<&str> = lines[0]
+        .split("   ")
+        .map(str::trim)
+        .filter(|c| !c.is_empty())
+        .collect();
+    assert_eq!(
+        header,
+        [
+            "CONTAINER ID",
+            "IMAGE",
+            "COMMAND",
+            "CREATED",
+            "STATUS",
+            "NAMES"
+        ]
+    );
+    assert!(
+        lines[1].starts_with(&id[..12]) && lines[1].ends_with("web"),
+        "{text}"
+    );
+    assert!(
+        lines[1].contains("\"sh -c sleep 100\"") && lines[1].contains(" Up "),
+        "{text}"
+    );
+    let all = people.shelf.ok(&["ps", "-a"]);
+    assert!(all.contains("Exited (5) ") && all.contains(" ago"), "{all}");
+    // Newest first.
+    assert!(all.lines().nth(1).unwrap().ends_with("done"), "{all}");
+    assert_eq!(people.shelf.ok(&["ps", "-q"]), format!("{}\n", &id[..12]));
+    assert_eq!(
+        people.shelf.ok(&["ps", "-q", "--no-trunc"]),
+        format!("{id}\n")
+    );
+    assert_eq!(
+        people.shelf.ok(&["ps", "-l", "--format", "{Names}"]),
+        "done\n"
+    );
+    assert_eq!(
+        people.shelf.ok(&["ps", "-n", "2", "--format", "{Names}"]),
+        "done\nweb\n"
+    );
+    let row: Value = serde_json::from_str(&people.shelf.ok(&["ps", "--format", "json"])).unwrap();
+    assert_eq!(
+        (row["State"].as_str(), row["Labels"].as_str()),
+        (Some("running"), Some("a=b"))
+    );
+    fails(
+        &people,
+        &["ps", "--format", "{Nmaes}"],
+        1,
+        "unknown field {Nmaes}",
+    );
+    people.remove("web");
+    people.remove("done");
+    people.assert_empty();
+}
+
+fn ps_filters(env: &Env) {
+    let people = People::new(env);
+    let id = start(&people, "web", "sleep 100");
+    people
+        .run(&["--name=done", "--label=x"], &["sh", "-c", "exit 5"])
+        .exits(5);
+    let image = people.shelf.name("app");
+    let ancestor = format!("ancestor={image}");
+    let begin = format!("id={}", &id[..5]);
+    for (filters, expected) in [
+        (&["name=we"][..], "web"),
+        (&["name=^eb"], ""),
+        (&["status=exited"], "done"),
+        (&["status=exited", "status=running"], "done web"),
+        (&["exited=5"], "done"),
+        (&["exited=6"], ""),
+        (&["label=a=b"], "web"),
+        (&["label=a", "label=x"], ""),
+        (&["label=x", "status=exited"], "done"),
+        (&[&begin], "web"),
+        (&[&ancestor, "status=exited"], "done"),
+        (&["since=web", "status=exited"], "done"),
+        (&["before=web", "status=exited"], ""),
+    ] {
+        let mut args = vec!["ps", "--format", "{Names}"];
+        for filter in filters {
+            args.extend(["--filter", filter]);
+        }
+        let found = people.shelf.ok(&args);
+        assert_eq!(
+            found.split_whitespace().collect::<Vec<_>>().join(" "),
+            expected,
+            "{filters:?}"
+        );
+    }
+    fails(
+        &people,
+        &["ps", "--filter", "colour=red"],
+        1,
+        "there is name, id",
+    );
+    people.remove("web");
+    people.remove("done");
+}
+
+fn missing_containers_are_named(env: &Env) {
+    let people = People::new(env);
+    for verb in [
+        "logs", "rm", "stop", "wait", "attach", "top", "unpause", "restart", "stats",
+    ] {
+        fails(&people, &[verb, "ghost"], 1, "no such container: ghost");
+    }
+    fails(
+        &people,
+        &["rename", "ghost", "x1"],
+        1,
+        "no such container: ghost",
+    );
+    fails(
+        &people,
+        &["cp", "ghost:/x", "/tmp"],
+        1,
+        "no such container: ghost",
+    );
+    fails(
+        &people,
+        &["kill", "-s", "TERM", "ghost"],
+        1,
+        "no such container: ghost",
+    );
+    assert_eq!(people.shelf.call(&["rm", "-f", "ghost"]).code, 0);
+    // Several: all that can be done is done.
+    people.run(&["--name=done"], &["true"]).ok();
+    let output = fails(
+        &people,
+        &["rm", "ghost", "done", "other"],
+        1,
+        "no such container: other",
+    );
+    assert!(
+        output.stderr.contains("no such container: ghost"),
+        "{output}"
+    );
+    assert_eq!(output.stdout, "done\n");
+    people.assert_empty();
+}
+
+fn exec_runs_as_whom_and_where_it_is_told(env: &Env) {
+    let people = sleeper(env, "web");
+    let sh = |flags: &[&str], script: &str| {
+        people
+            .shelf
+            .ok(&[&["exec"], flags, &["web", "sh", "-c", script]].concat())
+    };
+    assert_eq!(sh(&[], "echo $A; pwd"), "image\n/\n");
+    assert_eq!(
+        sh(
+            &["-e", "A=mine", "-eB=x y", "-w", "/tmp"],
+            "echo $A $B; pwd"
+        ),
+        "mine x y\n/tmp\n"
+    );
+    let file = people.file("env", "# no\n\nC=from file\n");
+    assert_eq!(
+        sh(&["--env-file", file.to_str().unwrap()], "echo $C"),
+        "from file\n"
+    );
+    assert_eq!(sh(&["-u", "1234:77"], "id -u; id -g"), "1234\n77\n");
+    sh(
+        &[],
+        "printf 'app:x:1000:1001::/home/app:/bin/sh\\n' >> /etc/passwd; \
+             printf 'extra:x:2000:app\\n' >> /etc/group",
+    );
+    assert_eq!(sh(&["-u", "app"], "id -u; id -G"), "1000\n1001 2000\n");
+    fails(
+        &people,
+        &["exec", "-u", "ghost", "web", "true"],
+        1,
+        "no user \"ghost\"",
+    );
+    fails(
+        &people,
+        &["exec", "-u", "4294967295", "web", "true"],
+        1,
+        "is no id",
+    );
+    // B6: what is no file is not read.
+    sh(&[], "rm /etc/passwd; mkfifo /etc/passwd");
+    let before = Instant::now();
+    fails(
+        &people,
+        &["exec", "-u", "app", "web", "true"],
+        1,
+        "no user \"app\"",
+    );
+    sh(
+        &[],
+        "rm /etc/passwd; ln -s /proc/self/root/../../etc/passwd /etc/passwd",
+    );
+    fails(
+        &people,
+        &["exec", "-u", "daemon", "web", "true"],
+        1,
+        "no user \"daemon\"",
+    );
+    assert!(before.elapsed() < Duration::from_secs(10));
+    // Input only where it is asked for.
+    let mut command = people.shelf.command(&["exec", "-i", "web", "cat"]);
+    command.stdin(std::fs::File::open(&file).unwrap());
+    assert!(
+        env.rt
+            .finish(env.rt.spawn(command))
+            .ok()
+            .stdout
+            .contains("C=from file")
+    );
+    let mut command = people.shelf.command(&["exec", "web", "cat"]);
+    command.stdin(std::fs::File::open(&file).unwrap());
+    assert_eq!(env.rt.finish(env.rt.spawn(command)).ok().stdout, "");
+    // In the background.
+    assert_eq!(
+        people
+            .shelf
+            .ok(&["exec", "-d", "web", "sh", "-c", "touch /tmp/there"]),
+        ""
+    );
+    wait_for(|| {
+        people
+            .shelf
+            .call(&["exec", "web", "test", "-e", "/tmp/there"])
+            .code
+            == 0
+    });
+    let caps = |flags: &[&str]| sh(flags, "grep CapEff /proc/self/status");
+    assert_ne!(caps(&["--privileged"]), caps(&[]));
+    people.remove("web");
+}
+
+fn exec_has_dockers_exit_codes(env: &Env) {
+    let people = sleeper(env, "web");
+    for (command, code, words) in [
+        (&["sh", "-c", "exit 42"][..], 42, ""),
+        (
+            &["no-such-program"],
+            127,
+            "executable file not found in $PATH",
+        ),
+        (&["/etc/passwd"], 126, "permission denied"),
+        (&["/etc"], 126, "is a directory"),
+    ] {
+        fails(&people, &[&["exec", "web"], command].concat(), code, words);
+    }
+    fails(
+        &people,
+        &["exec", "-it", "web", "true"],
+        1,
+        "not a terminal",
+    );
+    fails(&people, &["exec", "web"], 1, "it takes a command");
+    people.shelf.ok(&["pause", "web"]);
+    fails(&people, &["exec", "web", "true"], 1, "is paused");
+    people.shelf.ok(&["stop", "-t", "0", "web"]);
+    fails(&people, &["exec", "web", "true"], 1, "is not running");
+    people.remove("web");
+}
+
+fn oci_verbs_take_names_and_stay_what_they_are(env: &Env) {
+    let people = sleeper(env, "web");
+    let state: Value = serde_json::from_str(&people.shelf.ok(&["state", "web"])).unwrap();
+    assert_eq!(state["status"], "running");
+    assert!(people.shelf.ok(&["ps", "web"]).contains("PID"));
+    assert!(
+        people
+            .shelf
+            .ok(&["events", "--stats", "web"])
+            .contains("\"type\":\"stats\"")
+    );
+    people.shelf.ok(&["update", "--pids-limit", "50", "web"]);
+    people.shelf.ok(&["kill", "web", "0"]);
+    // An OCI container beside it, with the same store.
+    let mut bundle = env.bundle();
+    let container = bundle.sleeper();
+    let (store, id) = (people.shelf.path(), container.id.as_str());
+    let call = |args: &[&str]| {
+        env.rt
+            .call(&[&["--store", store.to_str().unwrap()], args].concat())
+    };
+    call(&["exec", id, "true"]).ok();
+    call(&["exec", id, "no-such-program"]).exits(255);
+    call(&["pause", id]).ok();
+    call(&["resume", id]).ok();
+    call(&["kill", id, "KILL"]).ok();
+    container.wait_stopped();
+    call(&["kill", id, "KILL"])
+        .fails()
+        .says("container not running");
+    call(&["delete", id]).ok();
+    let output = call(&["kill", "ghost", "KILL"]).fails();
+    assert!(output.stderr.contains("level=error"), "{output}");
+    call(&["exec", "ghost", "true"]).exits(255);
+    people.shelf.ok(&["delete", "--force", "web"]);
+    people.assert_empty();
+}
+
+fn stop_asks_then_kills(env: &Env) {
+    let people = sleeper(env, "polite");
+    start(
+        &people,
+        "deaf",
+        "trap '' TERM; while :; do sleep 0.05; done",
+    );
+    let before = Instant::now();
+    assert_eq!(people.shelf.ok(&["stop", "polite"]), "polite\n");
+    assert!(before.elapsed() < Duration::from_secs(5));
+    assert!(people.shelf.ok(&["ps", "-a"]).contains("Exited (3) "));
+    // What is stopped already is no error.
+    assert_eq!(people.shelf.ok(&["stop", "polite"]), "polite\n");
+    let before = Instant::now();
+    people.shelf.ok(&["stop", "-t", "1", "deaf"]);
+    let took = before.elapsed();
+    assert!(
+        took >= Duration::from_secs(1) && took < Duration::from_secs(6),
+        "{took:?}"
+    );
+    assert!(people.shelf.ok(&["ps", "-a"]).contains("Exited (137) "));
+    fails(
+        &people,
+        &["stop", "-s", "NOPE", "deaf"],
+        1,
+        "unknown signal",
+    );
+    // Paused ones hear it, too.
+    start(
+        &people,
+        "frozen",
+        "trap 'exit 4' TERM; while :; do sleep 0.05; done",
+    );
+    people.shelf.ok(&["pause", "frozen"]);
+    people.shelf.ok(&["stop", "frozen"]);
+    assert!(people.shelf.ok(&["ps", "-a"]).contains("Exited (4) "));
+    for name in ["polite", "deaf", "frozen"] {
+        people.shelf.ok(&["rm", name]);
+    }
+    people.assert_empty();
+}
+
+fn a_less_patient_stop_decides(env: &Env) {
+    let people = People::new(env);
+    start(
+        &people,
+        "deaf",
+        "trap '' TERM; while :; do sleep 0.05; done",
+    );
+    let patient = people.shelf.spawn(&["stop", "-t", "60", "deaf"]);
+    std::thread::sleep(Duration::from_millis(300));
+    let before = Instant::now();
+    people.shelf.ok(&["stop", "-t", "1", "deaf"]);
+    assert!(before.elapsed() < Duration::from_secs(8));
+    env.rt.finish(patient).ok();
+    people.remove("deaf");
+}
+
+fn several_are_stopped_at_the_same_time(env: &Env) {
+    let people = People::new(env);
+    let names = ["one", "two", "three"];
+    for name in names {
+        start(&people, name, "trap '' TERM; while :; do sleep 0.05; done");
+    }
+    let before = Instant::now();
+    let output = people
+        .shelf
+        .ok(&[&["stop", "-t", "2"], &names[..]].concat());
+    assert_eq!(output, "one\ntwo\nthree\n");
+    assert!(
+        before.elapsed() < Duration::from_millis(5500),
+        "{:?}",
+        before.elapsed()
+    );
+    people.shelf.ok(&[&["rm"], &names[..]].concat());
+    people.assert_empty();
+}
+
+fn kill_and_wait_and_start_again(env: &Env) {
+    let people = People::new(env);
+    let script =
+        "echo life >> /lives; trap 'exit 3' TERM; cat /lives | wc -l; while :; do sleep 0.05; done";
+    start(&people, "web", script);
+    let waiting = people.shelf.spawn(&["wait", "web"]);
+    std::thread::sleep(Duration::from_millis(200));
+    assert_eq!(people.shelf.ok(&["kill", "web"]), "web\n");
+    assert_eq!(env.rt.finish(waiting).ok().stdout, "137\n");
+    assert_eq!(people.shelf.ok(&["wait", "web"]), "137\n");
+    fails(&people, &["kill", "web"], 1, "is not running");
+    fails(&people, &["attach", "web"], 1, "is not running");
+    // Its files stay over lives.
+    assert_eq!(people.shelf.ok(&["start", "web"]), "web\n");
+    assert_eq!(people.shelf.ok(&["start", "web"]), "web\n");
+    wait_for(|| people.shelf.ok(&["logs", "web"]) == "1\n2\n");
+    people.shelf.ok(&["kill", "--signal=TERM", "web"]);
+    assert_eq!(people.shelf.ok(&["wait", "web"]), "3\n");
+    assert_eq!(people.shelf.ok(&["restart", "web"]), "web\n");
+    assert_eq!(people.shelf.ok(&["restart", "-t", "0", "web"]), "web\n");
+    wait_for(|| people.shelf.ok(&["logs", "web"]) == "1\n2\n3\n4\n");
+    people.remove("web");
+    people
+        .run(&["--name=once"], &["sh", "-c", "echo again; exit 6"])
+        .exits(6);
+    let output = people.shelf.call(&["start", "-a", "once"]);
+    assert_eq!(
+        (output.code, output.stdout.as_str()),
+        (6, "again\n"),
+        "{output}"
+    );
+    people.remove("once");
+    people.assert_empty();
+}
+
+fn pause_and_unpause(env: &Env) {
+    let people = sleeper(env, "web");
+    assert_eq!(people.shelf.ok(&["pause", "web"]), "web\n");
+    assert!(people.shelf.ok(&["ps"]).contains("(Paused)"));
+    fails(&people, &["pause", "web"], 1, "it is paused already");
+    fails(&people, &["rm", "web"], 1, "it is paused");
+    assert_eq!(people.shelf.ok(&["unpause", "web"]), "web\n");
+    fails(&people, &["unpause", "web"], 1, "it is not paused");
+    people.shelf.ok(&["pause", "web"]);
+    people.shelf.ok(&["resume", "web"]);
+    people.remove("web");
+    people.assert_empty();
+}
+
+fn rename_keeps_the_container(env: &Env) {
+    let people = sleeper(env, "web");
+    people.shelf.ok(&["rename", "web", "app1"]);
+    assert_eq!(people.names(), ["app1"]);
+    fails(&people, &["logs", "web"], 1, "no such container: web");
+    people.shelf.ok(&["exec", "app1", "true"]);
+    fails(
+        &people,
+        &["rename", "app1", "app1"],
+        1,
+        "already has the name",
+    );
+    fails(&people, &["rename", "app1", "-x"], 1, "");
+    people.run(&["--name=other"], &["true"]).ok();
+    fails(
+        &people,
+        &["rename", "app1", "other"],
+        1,
+        "the name other is in use",
+    );
+    people.remove("other");
+    people.shelf.ok(&["rename", "app1", "other"]);
+    people.remove("other");
+    people.assert_empty();
+}
+
+fn removal_is_for_what_does_not_run(env: &Env) {
+    let people = sleeper(env, "web");
+    let output = fails(&people, &["rm", "web"], 1, "it is running");
+    assert!(output.stderr.contains("--force"), "{output}");
+    assert_eq!(people.shelf.ok(&["rm", "-f", "web"]), "web\n");
+    people.assert_empty();
+    // By the beginning of the ID.
+    people.run(&["--name=done"], &["true"]).ok();
+    let path = people.containers().remove(0);
+    let id = path.file_name().unwrap().to_str().unwrap();
+    people.shelf.ok(&["rm", &id[..8]]);
+    people.assert_empty();
+}
+
+/// Whoever is late finds nothing left to do, or nothing at all.
+fn eight_at_a_time(env: &Env) {
+    let people = People::new(env);
+    for round in 0..3 {
+        for args in [
+            &["stop", "-t", "1", "web"][..],
+            &["kill", "-s", "KILL", "web"],
+            &["start", "web"],
+            &["restart", "-t", "1", "web"],
+            &["pause", "web"],
+            &["rm", "-f", "web"],
+        ] {
+            if people.names().is_empty() {
+                start(
+                    &people,
+                    "web",
+                    "trap 'exit 3' TERM; while :; do sleep 0.05; done",
+                );
+            }
+            let all: Vec<_> = (0..8).map(|_| people.shelf.spawn(args)).collect();
+            let codes: Vec<i32> = all
+                .into_iter()
+                .map(|one| {
+                    let output = env.rt.finish(one);
+                    let excuse = ["is not running", "paused already", "container not running"]
+                        .iter()
+                        .any(|words| output.stderr.contains(words));
+                    assert!(output.code == 0 || excuse, "{round}: {output}");
+                    output.code
+                })
+                .collect();
+            assert!(codes.contains(&0), "{args:?}: {codes:?}");
+            if matches!(args[0], "stop" | "start" | "rm") {
+                assert_eq!(codes, [0; 8], "{args:?}");
+            }
+        }
+        people.assert_empty();
+    }
+}
+
+fn inspect_has_dockers_shape(env: &Env) {
+    let people = sleeper(env, "web");
+    let shown: Value = serde_json::from_str(&people.shelf.ok(&["inspect", "web"])).unwrap();
+    let shown = &shown[0];
+    assert_eq!(shown["Name"], "web");
+    assert_eq!(shown["State"]["Status"], "running");
+    assert!(shown["State"]["Pid"].as_i64().unwrap() > 0);
+    assert_eq!(shown["Config"]["Cmd"][0], "sh");
+    assert_eq!(shown["Config"]["Labels"]["a"], "b");
+    assert_eq!(shown["HostConfig"]["NetworkMode"], "none");
+    assert!(std::path::Path::new(shown["LogPath"].as_str().unwrap()).exists());
+    assert_eq!(
+        people.shelf.ok(&["inspect", "-f", "{State.Status}", "web"]),
+        "running\n"
+    );
+    people.shelf.ok(&["stop", "web"]);
+    let text = people.shelf.ok(&[
+        "inspect",
+        "--type",
+        "container",
+        "-f",
+        "{State.ExitCode} {State.Running}",
+        "web",
+    ]);
+    assert_eq!(text, "3 false\n");
+    fails(
+        &people,
+        &["inspect", "--type=container", &people.shelf.name("app")],
+        1,
+        "no such container",
+    );
+    fails(&people, &["inspect", "--type=image", "web"], 1, "web");
+    people.remove("web");
+}
+
+fn top_and_stats(env: &Env) {
+    let people = sleeper(env, "web");
+    let text = people.shelf.ok(&["top", "web"]);
+    assert!(
+        text.lines().next().unwrap().contains("PID") && text.contains("trap"),
+        "{text}"
+    );
+    let text = people.shelf.ok(&["top", "web", "-o", "pid,comm"]);
+    assert!(
+        text.lines().count() >= 2 && !text.contains("systemd"),
+        "{text}"
+    );
+    let text = people.shelf.ok(&["stats", "--no-stream"]);
+    assert!(text.starts_with("CONTAINER ID   NAME"), "{text}");
+    let text = people
+        .shelf
+        .ok(&["stats", "--no-stream", "--format", "json", "web"]);
+    let row: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(row["Name"], "web");
+    assert!(row["CPUPerc"].as_str().unwrap().ends_with('%'), "{row}");
+    assert!(row["MemUsage"].as_str().unwrap().contains("B / "), "{row}");
+    assert!(row["PIDs"].as_u64().unwrap() >= 1, "{row}");
+    people.shelf.ok(&["stop", "web"]);
+    fails(&people, &["top", "web"], 1, "is not running");
+    assert_eq!(
+        people.shelf.ok(&["stats", "--no-stream"]).lines().count(),
+        1
+    );
+    assert_eq!(
+        people
+            .shelf
+            .ok(&["stats", "--no-stream", "-a"])
+            .lines()
+            .count(),
+        2
+    );
+    people.remove("web");
+}
+
+fn attach_hears_the_rest(env: &Env) {
+    let people = People::new(env);
+    start(
+        &people,
+        "web",
+        "trap 'echo bye; exit 9' TERM; while :; do sleep 0.05; done",
+    );
+    let attached = people.shelf.spawn(&["attach", "web"]);
+    std::thread::sleep(Duration::from_millis(400));
+    people.shelf.ok(&["kill", "-s", "TERM", "web"]);
+    let output = env.rt.finish(attached);
+    assert_eq!(
+        (output.code, output.stdout.as_str()),
+        (9, "bye\n"),
+        "{output}"
+    );
+    fails(&people, &["attach", "--detach-keys=nope", "web"], 1, "");
+    people.remove("web");
+}
+
+fn prune_removes_what_ended(env: &Env) {
+    let people = sleeper(env, "web");
+    people.run(&["--name=one", "--label=x"], &["true"]).ok();
+    people.run(&["--name=two"], &["true"]).ok();
+    fails(&people, &["container", "prune"], 1, "not confirmed");
+    let text = people
+        .shelf
+        .ok(&["container", "prune", "-f", "--filter", "label=x"]);
+    assert!(text.contains("Total reclaimed space: "), "{text}");
+    assert_eq!(people.names(), ["two", "web"]);
+    let text = people.shelf.ok(&["prune", "--containers", "--force"]);
+    assert!(text.contains("Deleted container: "), "{text}");
+    assert_eq!(people.names(), ["web"]);
+    people.shelf.ok(&["exec", "web", "true"]);
+    people.remove("web");
+    people.assert_empty();
+}
+
+fn container_is_a_word_for_all_of_them(env: &Env) {
+    let people = sleeper(env, "web");
+    assert!(people.shelf.ok(&["container", "ls"]).contains("web"));
+    people.shelf.ok(&["container", "exec", "web", "true"]);
+    fails(
+        &people,
+        &["container", "exec", "ghost", "true"],
+        1,
+        "no such container: ghost",
+    );
+    fails(&people, &["container", "fly"], 1, "no verb \"fly\"");
+    people.shelf.ok(&["container", "rm", "-f", "web"]);
+    people.assert_empty();
+}
+
+#[track_caller]
+pub(super) fn wait_for(mut done: impl FnMut() -> bool) {
+    let since = Instant::now();
+    while !done() {
+        assert!(
+            since.elapsed() < Duration::from_secs(15),
+            "it does not happen"
+        );
+        std::thread::sleep(Duration::from_millis(30));
+    }
+}
