@@ -16,22 +16,21 @@ pub(crate) const COMPATIBLE_WITH: &str = "1.5.1";
 /// Source revision, when the build knew it.
 pub(crate) const COMMIT: &str = env!("RCRUN_COMMIT");
 
-const ABOUT: &str = "Open Container Initiative runtime
+const ABOUT: &str = "containers from images and bundles, without a daemon
 
-rcrun runs applications packaged according to the Open Container Initiative
-(OCI) format, from a bundle: a directory with a specification file named
-\"config.json\" and a root filesystem. It takes the place of runc below any
-engine, and works with existing process supervisors: the container becomes a
-child of the process that started rcrun.
+Of an image, from a registry or the store:
 
-To start a new instance of a container:
+    # rcrun run --rm -it debian:12 sh
 
-    # rcrun run [ -b bundle ] <container-id>
+Of an OCI bundle, a directory with a file \"config.json\" and a root filesystem,
+below any engine, in place of runc:
 
-Where \"<container-id>\" is your name for the instance of the container that you
-are starting. The name you provide for the container instance must be unique on
-your host. Providing the bundle directory using \"-b\" is optional. The default
-value for \"bundle\" is the current directory.";
+    # rcrun run [ -b bundle ] <container-id>";
+
+/// The parts of the list of verbs.
+const OCI: &str = "OCI runtime, as runc";
+const IMAGES: &str = "images and the store";
+const CONTAINERS: &str = "containers of images";
 
 /// What `--version` prints.
 ///
@@ -51,20 +50,25 @@ pub(crate) fn program() -> String {
     let about = ABOUT.replace('\n', "\n          ");
     let mut text = format!(
         "NAME:\n   rcrun, in place of runc - {about}\n\nUSAGE:\n   rcrun [global options] [command [command options]]\n\n\
-         VERSION:\n   {VERSION} (runc {COMPATIBLE_WITH})\n\nCOMMANDS:\n"
+         VERSION:\n   {VERSION} (runc {COMPATIBLE_WITH})\n"
     );
-    let shown: Vec<(&str, String)> = verbs::all()
-        .filter(|verb| !verb.hidden)
-        .map(|verb| (verb.name, about_of(verb)))
-        .chain([(
-            "help, h",
-            "Shows a list of commands or help for one command".to_owned(),
-        )])
-        .collect();
-    let width = shown.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-    for (name, about) in shown {
-        let _ = writeln!(text, "   {name:width$}  {about}");
+    let parts = [
+        (CONTAINERS, verbs::containers(), verbs::shared()),
+        (IMAGES, verbs::images(), &[]),
+        (OCI, verbs::oci(), &[]),
+    ];
+    let shown = |part: &'static [Verb]| part.iter().filter(|verb| !verb.hidden);
+    let width = parts
+        .iter()
+        .flat_map(|(_, part, more)| shown(part).chain(*more));
+    let width = width.map(|verb| verb.name.len()).max().unwrap_or(0);
+    for (title, part, more) in parts {
+        let _ = writeln!(text, "\nCOMMANDS: {title}");
+        for verb in shown(part).chain(more) {
+            let _ = writeln!(text, "   {:width$}  {}", verb.name, about_of(verb));
+        }
     }
+    text.push_str("\n`rcrun VERB --help` tells more of each.\n");
     text.push_str("\nGLOBAL OPTIONS:\n");
     text.push_str(&options(global_options()));
     text

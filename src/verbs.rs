@@ -349,6 +349,26 @@ pub(crate) fn exit_code(code: i32) -> Result<u8, Error> {
     u8::try_from(code).map_err(|_| Error::invalid(format!("exit code {code} is out of range")))
 }
 
+/// The verbs of an OCI runtime.
+pub(crate) fn oci() -> &'static [Verb] {
+    oci::VERBS
+}
+
+/// The verbs on images and the store.
+pub(crate) fn images() -> &'static [Verb] {
+    images::VERBS
+}
+
+/// The verbs on containers that were made from images.
+pub(crate) fn containers() -> &'static [Verb] {
+    containers::VERBS
+}
+
+/// Of these, the ones whose words an OCI runtime has as well.
+pub(crate) fn shared() -> &'static [Verb] {
+    containers::SHARED
+}
+
 /// All verbs, in the order of the help.
 pub(crate) fn all() -> impl Iterator<Item = &'static Verb> {
     #[cfg(feature = "generate")]
@@ -358,7 +378,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Verb> {
 }
 
 fn tables() -> impl Iterator<Item = &'static Verb> {
-    let tables = [oci::VERBS, images::VERBS, containers::VERBS];
+    let tables = [oci(), images(), containers()];
     tables.into_iter().flatten()
 }
 
