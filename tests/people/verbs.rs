@@ -543,8 +543,8 @@ fn eight_at_a_time(env: &Env) {
     for round in 0..3 {
         for args in [
             &["stop", "-t", "1", "web"][..],
-            &["kill", "-s", "KILL", "web"],
             &["start", "web"],
+            &["kill", "-s", "KILL", "web"],
             &["restart", "-t", "1", "web"],
             &["pause", "web"],
             &["rm", "-f", "web"],
