@@ -1,7 +1,7 @@
 //! The verbs on containers: what they print, how they exit, and what becomes of races.
 
 use crate::harness::people::People;
-use crate::harness::{Env, Output, Test, test};
+use crate::harness::{Env, Output, Test, full, test};
 use serde_json::Value;
 use std::time::{Duration, Instant};
 
@@ -540,7 +540,7 @@ fn removal_is_for_what_does_not_run(env: &Env) {
 /// Whoever is late finds nothing left to do, or nothing at all.
 fn eight_at_a_time(env: &Env) {
     let people = People::new(env);
-    for round in 0..3 {
+    for round in 0..if full() { 10 } else { 1 } {
         for args in [
             &["stop", "-t", "1", "web"][..],
             &["start", "web"],
