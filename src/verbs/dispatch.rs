@@ -165,6 +165,14 @@ fn read(verb: &Verb, people: Option<&Verb>, words: &[String]) -> Reading {
     let parsed = (people.command)()
         .args_override_self(true)
         .try_get_matches_from(line);
+    use clap::error::ErrorKind::{InvalidValue, ValueValidation};
+    if let Err(error) = &parsed
+        && matches!(error.kind(), InvalidValue | ValueValidation)
+        && reading.oci.is_none()
+    {
+        // People's flags, one with a mistake in it: that is what is to be told.
+        reading.people = Some(Vec::new());
+    }
     if let Ok(matches) = parsed {
         let strings = |id| match matches.try_get_many::<String>(id) {
             Ok(Some(values)) => values.cloned().collect(),
@@ -245,6 +253,8 @@ mod tests {
             ("ps --filter name=web", People),
             ("ps --format json", People),
             ("ps -f name=x", People),
+            ("ps --filter colour=red", People),
+            ("ps --colour red", Oci),
             ("ps abc", Oci),
             ("ps --format json abc", Oci),
             ("ps abc -ef", Oci),

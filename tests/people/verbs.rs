@@ -1,7 +1,7 @@
 //! The verbs on containers: what they print, how they exit, and what becomes of races.
 
 use crate::harness::people::People;
-use crate::harness::{Env, Output, Test, test};
+use crate::harness::{Env, Output, Test, full, test};
 use serde_json::Value;
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ pub(super) fn tests() -> Vec<Test> {
         test!(ps_filters),
         test!(missing_containers_are_named),
         test!(exec_runs_as_whom_and_where_it_is_told),
+        test!(exec_in_the_background_and_with_input),
         test!(exec_has_dockers_exit_codes),
         test!(oci_verbs_take_names_and_stay_what_they_are),
         test!(stop_asks_then_kills),
@@ -272,6 +273,17 @@ fn exec_runs_as_whom_and_where_it_is_told(env: &Env) {
         "no user \"daemon\"",
     );
     assert!(before.elapsed() < Duration::from_secs(10));
+    people.remove("web");
+}
+
+fn exec_in_the_background_and_with_input(env: &Env) {
+    let people = sleeper(env, "web");
+    let sh = |flags: &[&str], script: &str| {
+        people
+            .shelf
+            .ok(&[&["exec"], flags, &["web", "sh", "-c", script]].concat())
+    };
+    let file = people.file("env", "C=from file\n");
     // Input only where it is asked for.
     let mut command = people.shelf.command(&["exec", "-i", "web", "cat"]);
     command.stdin(std::fs::File::open(&file).unwrap());
@@ -540,11 +552,11 @@ fn removal_is_for_what_does_not_run(env: &Env) {
 /// Whoever is late finds nothing left to do, or nothing at all.
 fn eight_at_a_time(env: &Env) {
     let people = People::new(env);
-    for round in 0..3 {
+    for round in 0..if full() { 10 } else { 1 } {
         for args in [
             &["stop", "-t", "1", "web"][..],
-            &["kill", "-s", "KILL", "web"],
             &["start", "web"],
+            &["kill", "-s", "KILL", "web"],
             &["restart", "-t", "1", "web"],
             &["pause", "web"],
             &["rm", "-f", "web"],

@@ -45,14 +45,24 @@ fn freeze(settings: &Settings, names: &[String], pause: bool) -> Result<u8> {
             Err(Error::new(ErrorKind::FailedPrecondition, text)).context(failed)
         };
         let runtime = record.runtime();
-        match (container.status(&record)?, pause) {
+        let done = match (container.status(&record)?, pause) {
             (Status::Running(_), true) => runtime.pause(container.id()),
             (Status::Paused(_), false) => runtime.resume(container.id()),
             (Status::Paused(_), true) => return already("paused already"),
             (Status::Running(_), false) => return already("not paused"),
             (Status::Created | Status::Exited(_), _) => Err(not_running(name)),
+        };
+        if let Err(error) = done {
+            // Somebody else did the same at the same time.
+            let now = container.status(&record)?;
+            let wanted = match pause {
+                true => matches!(now, Status::Paused(_)),
+                false => matches!(now, Status::Running(_)),
+            };
+            if !wanted {
+                return Err(error).context(failed);
+            }
         }
-        .context(failed)?;
         output::print(&format!("{name}\n"))
     })?;
     Ok(0)
