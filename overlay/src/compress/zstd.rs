@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use zstd::stream::raw::CParameter;
 
 /// Bytes of a job, and what a worker needs memory for: part of the format of our layers.
-const JOB: u32 = 4 << 20;
+const JOB: u32 = 1 << 20;
 /// libzstd's usual level: part of the format too.
 pub const LEVEL: i32 = 3;
 /// More workers would need more memory than they are worth.
