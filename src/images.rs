@@ -2,6 +2,7 @@
 //! sweep.
 
 mod containers;
+pub(crate) mod mounts;
 
 use std::collections::HashSet;
 
@@ -85,11 +86,17 @@ pub(crate) fn sweep(store: &Store, policy: &gc::Policy) -> Result<Collected> {
     }
     let mark = &mut |held: &HashSet<Root>| {
         // Snapshots of others than containers, which have names of another form, are theirs.
-        let all = Snapshots::new(store)?.list()?;
-        let mut stay: HashSet<SnapshotId> = all.into_iter().collect();
-        stay.retain(|id| !is_id(id.as_str()));
-        // Whatever a container was made from stays as long as the container does.
+        let snapshots = Snapshots::new(store)?;
+        let all = snapshots.list()?;
         let mut roots = held.clone();
+        let mounts = mounts::living(&snapshots, &all)?;
+        let mut stay: HashSet<SnapshotId> = all.into_iter().collect();
+        stay.retain(|id| !is_id(id.as_str()) && !mounts::is_image(id));
+        for mount in mounts {
+            roots.extend(mount.manifest.map(Root::Image));
+            stay.insert(mount.id);
+        }
+        // Whatever a container was made from stays as long as the container does.
         for root in made.as_ref().map_or(Ok(Vec::new()), Containers::roots)? {
             match root {
                 Root::Snapshot(id) => drop(stay.insert(id)),

@@ -46,6 +46,8 @@ pub(crate) struct Import<'a> {
     pub(crate) lease: Lease,
     pub(crate) platforms: &'a Platforms,
     pub(crate) unpack: Option<Way>,
+    /// What says no name is kept by its digest.
+    pub(crate) keep: bool,
     pub(crate) watch: Watch<'a>,
     pub(crate) cancel: &'a Cancel,
 }
@@ -97,7 +99,10 @@ impl Import<'_> {
         let target = crate::stored::plain(&target.media_type, &target.digest, target.size);
         let store_names = Names::new(self.store)?;
         let set = |name| store_names.set(&self.lease, name, &target);
-        let names = names.iter().map(set).collect::<Result<_>>()?;
+        let names: Vec<Record> = names.iter().map(set).collect::<Result<_>>()?;
+        if names.is_empty() && self.keep {
+            store_names.keep_unnamed(&self.lease, &target)?;
+        }
         Ok(Imported {
             manifest: digest,
             names,

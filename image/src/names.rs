@@ -17,6 +17,8 @@ use crate::document::Descriptor;
 use crate::reference::Reference;
 use crate::{Context, Digest, Error, ErrorKind, Result};
 
+/// The repository, of no registry, where images that came without a name are kept by their digests.
+pub const UNNAMED: &str = "localhost/unnamed";
 /// The version of records that is read and written.
 pub const VERSION: u32 = 1;
 /// How records' file names end.
@@ -81,7 +83,20 @@ impl Names {
         let file = file_name(&record.name);
         durable::replace(&self.directory, &file, &text, Mode::from(0o600))
             .context(|| format!("cannot name {} {name}", target.digest))?;
+        if name.name() != UNNAMED {
+            self.remove(&unnamed(&target.digest)?)?;
+        }
         Ok(record)
+    }
+
+    /// Keeps an index or manifest, as [`Names::set`] does, that came without a name: by its digest,
+    /// until it gets a name or somebody prunes.
+    pub fn keep_unnamed(&self, lease: &Lease, target: &Descriptor) -> Result<()> {
+        let named = |record: &Record| record.target.digest == target.digest;
+        if !self.list()?.iter().any(named) {
+            self.set(lease, &unnamed(&target.digest)?, target)?;
+        }
+        Ok(())
     }
 
     /// Before a name moves: what it stands for so far keeps a name by its digest, as docker does, so
@@ -152,6 +167,10 @@ impl Names {
     }
 }
 
+fn unnamed(digest: &Digest) -> Result<Reference> {
+    format!("{UNNAMED}@{digest}").parse()
+}
+
 /// `/` and `%` are written as in URLs; a name that is too long for a file goes by its digest.
 fn file_name(name: &str) -> String {
     let mut escaped = String::with_capacity(name.len() + SUFFIX.len());
@@ -178,6 +197,30 @@ mod tests {
             "digest": Digest::of(text.as_bytes()), "size": text.len(),
         }))
         .unwrap()
+    }
+
+    #[test]
+    fn what_came_without_a_name_is_kept_until_it_gets_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        let names = Names::new(&store).unwrap();
+        let lease = store.lease().unwrap();
+        let all = || -> Vec<String> {
+            let records = names.list().unwrap().into_iter();
+            records.map(|record| record.name).collect()
+        };
+        let (one, other) = (target("one"), target("other"));
+        names.keep_unnamed(&lease, &one).unwrap();
+        names.keep_unnamed(&lease, &one).unwrap();
+        names.keep_unnamed(&lease, &other).unwrap();
+        let unnamed = |target: &Descriptor| format!("{UNNAMED}@{}", target.digest);
+        let mut both = vec![unnamed(&one), unnamed(&other)];
+        both.sort();
+        assert_eq!(all(), both);
+        names.set(&lease, &"a:1".parse().unwrap(), &one).unwrap();
+        assert_eq!(all(), ["docker.io/library/a:1".to_owned(), unnamed(&other)]);
+        names.keep_unnamed(&lease, &one).unwrap();
+        assert_eq!(all().len(), 2);
     }
 
     #[test]

@@ -376,7 +376,7 @@ fn is_digit(byte: u8) -> bool {
 }
 
 /// 256 random bits: never the ID of another container.
-fn random_id() -> Result<String> {
+pub(crate) fn random_id() -> Result<String> {
     Ok(random::<{ ID_LENGTH / 2 }>()?
         .iter()
         .map(|byte| format!("{byte:02x}"))

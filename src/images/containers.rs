@@ -1,14 +1,18 @@
-//! Which images containers were made from: what their records say, without anything else of them.
+//! Which images containers were made from: what their records say, without anything else of them; and
+//! which are mounted.
 
 use std::os::fd::OwnedFd;
 
 use rcrun_image::Digest;
 use rcrun_overlay::durable;
+use rcrun_overlay::snapshot::Snapshots;
 use rcrun_overlay::store::Store;
 use rcrun_runtime::error::{Context, Error, ErrorKind, Result};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use serde::Deserialize;
+
+use super::mounts;
 
 /// The directory of containers below the store.
 const CONTAINERS: &str = "containers";
@@ -17,7 +21,7 @@ const RECORD: &str = "container.json";
 /// The longest record that is read.
 const LIMIT: u64 = 16 << 20;
 
-/// A container, as far as images are concerned.
+/// A container, as far as images are concerned, or a mount of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct User {
     /// Its identifier.
@@ -26,6 +30,8 @@ pub(crate) struct User {
     pub(crate) name: String,
     /// The manifest of its image.
     pub(crate) manifest: Option<Digest>,
+    /// It is a mount, called like the image.
+    pub(crate) is_mount: bool,
 }
 
 #[derive(Deserialize)]
@@ -45,6 +51,14 @@ struct Image {
 /// All containers that have a record; one that is being made is held by its maker's lease. A record
 /// that cannot be read is an error: nothing may be removed that it could need.
 pub(crate) fn users(store: &Store) -> Result<Vec<User>> {
+    let mut users = of_containers(store)?;
+    let snapshots = Snapshots::new(store)?;
+    let mounts = mounts::living(&snapshots, &snapshots.list()?)?;
+    users.extend(mounts.into_iter().map(mounts::Living::user));
+    Ok(users)
+}
+
+fn of_containers(store: &Store) -> Result<Vec<User>> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let all = match rustix::fs::openat(store.root(), CONTAINERS, flags, Mode::empty()) {
         Ok(all) => all,
@@ -82,5 +96,6 @@ fn user(all: &OwnedFd, id: &str) -> Result<Option<User>> {
         id: id.to_owned(),
         name: record.name,
         manifest: record.image.and_then(|image| image.manifest),
+        is_mount: false,
     }))
 }

@@ -6,6 +6,7 @@ mod history;
 mod inspect;
 mod list;
 mod login;
+mod mount;
 mod prune;
 pub(super) mod pull;
 mod push;
@@ -33,6 +34,9 @@ pub(super) const VERBS: &[Verb] = &[
     Verb::people::<history::History>("history", Count::Exactly(1), NAME),
     Verb::people::<login::Login>("login", Count::Between(0, 1), login::USAGE),
     Verb::people::<login::Logout>("logout", Count::Between(0, 1), "[HOST]"),
+    Verb::people::<mount::Mount>("mount", Count::Between(0, 2), mount::USAGE),
+    Verb::people::<mount::Unmount>("unmount", Count::AtLeast(1), mount::WHAT),
+    Verb::people::<mount::Unmount>("umount", Count::AtLeast(1), mount::WHAT).hidden(),
     Verb::people::<prune::Prune>("prune", Count::Exactly(0), ""),
     Verb::people::<df::Df>("df", Count::Exactly(0), ""),
     Verb::people::<fsck::Fsck>("fsck", Count::Exactly(0), fsck::USAGE).fails_as("", 8),

@@ -7,6 +7,7 @@ mod fsck;
 mod images;
 mod interrupts;
 mod login;
+mod mounts;
 mod progress;
 mod pull;
 mod remove;
@@ -25,6 +26,7 @@ const MODULES: &[Module] = &[
     ("images", images::tests),
     ("interrupts", interrupts::tests),
     ("login", login::tests),
+    ("mounts", mounts::tests),
     ("progress", progress::tests),
     ("pull", pull::tests),
     ("remove", remove::tests),

@@ -195,6 +195,7 @@ fn import<'a>(means: &Means<'a>, how: &In<'a>) -> Result<Import<'a>> {
         lease: means.store.lease()?,
         platforms: how.platforms,
         unpack: how.unpack,
+        keep: *how.naming == Naming::AsSaid,
         watch: means.watch,
         cancel: means.cancel,
     })

@@ -6,7 +6,7 @@ use rcrun_overlay::compress::Compression;
 
 use super::*;
 use crate::Digest;
-use crate::names::Names;
+use crate::names::{Names, UNNAMED};
 use crate::platform::Platform;
 use crate::pull::DOWNLOADS;
 use crate::recompress::{Format, Which};
@@ -269,11 +269,18 @@ fn layouts_grow_and_names_move() {
     std::fs::write(&layer, bad).unwrap();
     put("second", ":a");
     assert!(std::fs::read(&layer).unwrap() == good);
-    // Every image of it comes back by its own name; those without one only if asked for.
+    // Every image of it comes back by its own name, and is kept by its digest if it has none.
     let to = Shelf::new();
     let came = bring(&to, &place, &Naming::AsSaid, None, None).unwrap();
     assert_eq!(came.len(), 2);
-    assert_eq!(to.count().1, 1);
+    assert_eq!(to.count().1, 2);
+    let kept = Names::new(&to.store).unwrap().list().unwrap();
+    let unnamed = kept.iter().filter(|one| one.name.starts_with(UNNAMED));
+    assert_eq!(unnamed.count(), 1);
+    // Whoever wants no name gets none.
+    let to = Shelf::new();
+    bring(&to, &format!("{place}:a"), &Naming::Nothing, None, None).unwrap();
+    assert_eq!(to.count().1, 0);
 }
 
 #[test]

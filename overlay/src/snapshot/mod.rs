@@ -11,6 +11,7 @@
 //! and may be mounted with other maps the next time.
 
 pub mod mount;
+mod mounted;
 mod owner;
 mod place;
 mod private;
@@ -18,7 +19,8 @@ mod record;
 mod stack;
 mod store;
 
-pub use place::{SOURCE, unmount};
+pub use mounted::{Mounted, SOURCE, mounts_everywhere, mounts_here};
+pub use place::unmount;
 pub use record::{Extent, Idmap, RECORD_LIMIT, Record, VERSION};
 pub use stack::{MapIds, Mounting, Stack};
 pub use store::{Options, Snapshot, Snapshots, Used};

@@ -1,6 +1,7 @@
 //! Mounts at places that people name, to look at an image or a snapshot: `mount` and `unmount`.
 //!
-//! They are known by their source ([`SOURCE`]) in the table of mounts, and no others are unmounted.
+//! They are known by their source ([`SOURCE`]) in the table of mounts, and no others are unmounted
+//! ([`super::mounted`]).
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
@@ -9,12 +10,10 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, Mode, OFlags, StatxAttributes, StatxFlags, statx};
 use rustix::mount::{MoveMountFlags, UnmountFlags, move_mount, unmount as unmount_path};
 
+use super::mounted::{SOURCE, is_ours};
 use super::stack::{Mounting, Stack};
 use super::store::Snapshot;
 use crate::{Context, Error, ErrorKind, Result};
-
-/// The source of such mounts.
-pub const SOURCE: &str = "rcrun";
 
 impl Stack {
     /// Mounts an image's layers onto a directory, read-only.
@@ -31,7 +30,7 @@ impl Snapshot {
     /// Mounts it onto a directory. For writing only if no container has it mounted.
     pub fn mount_at(&self, at: &Path, read_only: bool) -> Result<()> {
         let how = Mounting {
-            source: SOURCE,
+            source: &format!("{SOURCE}:{}", self.id()),
             read_only,
             ..Mounting::default()
         };
@@ -101,60 +100,8 @@ fn check(target: &OwnedFd) -> Result<()> {
     if !stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) {
         return Err(foreign("nothing is mounted there"));
     }
-    let table = std::fs::read("/proc/thread-self/mountinfo")
-        .context(|| "cannot read /proc/self/mountinfo")?;
-    let id = stat.stx_mnt_id.to_string();
-    let ours = table
-        .split(|byte| *byte == b'\n')
-        .filter_map(Line::read)
-        .any(|line| line.id == id.as_bytes() && line.is_ours());
-    match ours {
+    match is_ours(stat.stx_mnt_id)? {
         true => Ok(()),
         false => Err(foreign("what is mounted there was mounted by others")),
-    }
-}
-
-/// What matters in a line of mountinfo (proc_pid_mountinfo(5)).
-struct Line<'a> {
-    id: &'a [u8],
-    kind: &'a [u8],
-    source: &'a [u8],
-}
-
-impl<'a> Line<'a> {
-    fn read(line: &'a [u8]) -> Option<Self> {
-        let mut fields = line.split(|byte| *byte == b' ');
-        let id = fields.next()?;
-        // A number of optional fields, which end with this.
-        fields.find(|field| *field == b"-")?;
-        let (kind, source) = (fields.next()?, fields.next()?);
-        Some(Self { id, kind, source })
-    }
-
-    fn is_ours(&self) -> bool {
-        matches!(self.kind, b"overlay" | b"tmpfs") && self.source == SOURCE.as_bytes()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lines_of_mountinfo() {
-        let ours = |line: &str| Line::read(line.as_bytes()).is_some_and(|line| line.is_ours());
-        let overlay = "50 1 0:40 / /a\\040b rw,relatime shared:5 master:2 - overlay rcrun rw,x=y";
-        assert!(ours(overlay));
-        assert!(ours("51 1 0:41 / /m ro - tmpfs rcrun ro"));
-        assert_eq!(Line::read(overlay.as_bytes()).unwrap().id, b"50");
-        for line in [
-            "",
-            "52 1 0:41 / /m ro - overlay",
-            "52 1 0:41 / /m ro - overlay overlay rw",
-            "52 1 0:41 / /rcrun ro - tmpfs tmpfs rw,rcrun",
-            "52 1 0:41 / /m ro - fuse rcrun rw",
-        ] {
-            assert!(!ours(line), "{line}");
-        }
     }
 }

@@ -4,6 +4,7 @@ use rcrun_runtime::error::{Context, Error, ErrorKind, Result};
 
 use super::{all, no_such};
 use crate::containers::{Container, Containers, Status};
+use crate::images::mounts;
 use crate::settings::Settings;
 use crate::{output, report};
 
@@ -70,6 +71,7 @@ pub(super) fn remove(containers: &Containers, container: &Container, force: bool
             return Err(Error::new(ErrorKind::FailedPrecondition, text)
                 .with_hint("stop it first, or use --force"));
         }
+        mounts::refuse_mounted(&record.snapshot.parse()?)?;
     }
     // The runtime kills what runs and waits for its end.
     containers.remove(container, &lock)

@@ -8,6 +8,7 @@ use super::run::code_of;
 use super::stop::{How, Stopping, all_ended};
 use super::{get_with_record, no_such};
 use crate::containers::{Container, Containers, Record, make};
+use crate::images::mounts;
 use crate::settings::Settings;
 use crate::{output, report};
 
@@ -133,6 +134,7 @@ fn launch(
     record: &Record,
     when: When,
 ) -> Result<()> {
+    mounts::refuse_writable(&record.snapshot.parse()?)?;
     container.forget(record)?;
     let launch = make::launch(settings, container, record, containers.store(), when);
     // The monitor is not waited for: it outlives us. It keeps the lock until the container is made.

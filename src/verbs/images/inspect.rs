@@ -4,6 +4,7 @@
 
 use rcrun_image::Digest;
 use rcrun_image::catalog::{Listed, Meant};
+use rcrun_image::names::UNNAMED;
 use rcrun_image::pull::Way;
 use rcrun_overlay::layer::store::Layers;
 use rcrun_overlay::store::Store;
@@ -163,6 +164,9 @@ fn show(store: &Store, listed: &Listed) -> Result<Shown> {
     let (mut repo_tags, mut repo_digests) = (Vec::new(), Vec::new());
     for record in &listed.names {
         let name = record.reference()?;
+        if name.name() == UNNAMED {
+            continue;
+        }
         if name.tag().is_some() && name.digest().is_none() {
             repo_tags.push(name.familiar());
         }

@@ -1,7 +1,7 @@
 //! `rcrun images`.
 
 use rcrun_image::catalog::{Catalog, Listed, Meant};
-use rcrun_image::names::Record;
+use rcrun_image::names::{Record, UNNAMED};
 use rcrun_overlay::layer::store::Layers;
 use rcrun_runtime::error::{Error, Result};
 use serde::Serialize;
@@ -153,7 +153,7 @@ impl Images {
             platform: image.config.platform().to_string(),
             containers: users
                 .iter()
-                .filter(|user| user.manifest.as_ref() == Some(manifest))
+                .filter(|user| user.manifest.as_ref() == Some(manifest) && !user.is_mount)
                 .count(),
         };
         if listed.names.is_empty() && self.filter.iter().all(|one| one.takes(None)) {
@@ -163,11 +163,11 @@ impl Images {
             let name = record.reference()?;
             if self.filter.iter().all(|filter| filter.takes(Some(&name))) {
                 let tag = name.tag().unwrap_or(NONE).to_owned();
-                rows.push(row(
-                    name.familiar_name(),
-                    tag,
-                    record.target.digest.to_string(),
-                ));
+                let repository = match name.name() == UNNAMED {
+                    true => NONE.to_owned(),
+                    false => name.familiar_name(),
+                };
+                rows.push(row(repository, tag, record.target.digest.to_string()));
             }
         }
         Ok(rows)

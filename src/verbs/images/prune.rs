@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io::IsTerminal;
 
 use rcrun_image::catalog::Listed;
-use rcrun_image::names::Names;
+use rcrun_image::names::{Names, UNNAMED};
 use rcrun_overlay::gc::Policy;
 use rcrun_overlay::store::Store;
 use rcrun_runtime::error::{Error, ErrorKind, Result};
@@ -163,7 +163,11 @@ impl Prune {
             for record in &listed.names {
                 let new = removed.insert(record.name.clone());
                 let name = record.reference()?;
-                if new && !kept.contains(record.name.as_str()) && names.remove(&name)? {
+                if new
+                    && !kept.contains(record.name.as_str())
+                    && names.remove(&name)?
+                    && name.name() != UNNAMED
+                {
                     output::print(&format!("Untagged: {}\n", name.familiar()))?;
                 }
             }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use rcrun_image::Digest;
 use rcrun_image::catalog::{Catalog, Image, Listed, Meant};
-use rcrun_image::names::{Names, Record};
+use rcrun_image::names::{Names, Record, UNNAMED};
 use rcrun_image::pull::Way;
 use rcrun_overlay::gc::{Collected, Policy};
 use rcrun_overlay::store::Store;
@@ -69,6 +69,9 @@ fn untag(store: &Store, image: &str, force: bool) -> Result<Vec<Image>> {
     for record in plan.names {
         let name = record.reference()?;
         if !names.remove(&name)? {
+            continue;
+        }
+        if name.name() == UNNAMED {
             continue;
         }
         output::print(&format!("Untagged: {}\n", name.familiar()))?;
@@ -154,6 +157,11 @@ fn unused(listed: &Listed, users: &[User]) -> Result<()> {
     let Some(user) = users.iter().find(uses) else {
         return Ok(());
     };
+    if user.is_mount {
+        let message = "the image is mounted";
+        return Err(Error::new(ErrorKind::FailedPrecondition, message)
+            .with_hint(format!("`rcrun unmount {}` comes first", user.name)));
+    }
     let (id, name) = (&user.id[..12], &user.name);
     let message = format!("container {id} ({name}) uses the image");
     Err(Error::new(ErrorKind::FailedPrecondition, message)
