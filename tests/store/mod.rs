@@ -1,15 +1,20 @@
 //! The verbs on images and the store, one module per area that a user can name.
 
 mod copies;
+mod crash;
+mod crowd;
 mod disk;
 mod errors;
 mod fsck;
 mod images;
 mod interrupts;
 mod login;
+mod power;
 mod progress;
 mod pull;
 mod remove;
+mod resets;
+mod rot;
 
 use crate::harness::{Env, Test, test};
 
@@ -19,15 +24,20 @@ type Module = (&'static str, fn() -> Vec<Test>);
 /// Modules and their tests. `no_file_of_the_store_is_forgotten` compares this list with the directory.
 const MODULES: &[Module] = &[
     ("copies", copies::tests),
+    ("crash", crash::tests),
+    ("crowd", crowd::tests),
     ("disk", disk::tests),
     ("errors", errors::tests),
     ("fsck", fsck::tests),
     ("images", images::tests),
     ("interrupts", interrupts::tests),
     ("login", login::tests),
+    ("power", power::tests),
     ("progress", progress::tests),
     ("pull", pull::tests),
     ("remove", remove::tests),
+    ("resets", resets::tests),
+    ("rot", rot::tests),
 ];
 
 pub(crate) fn all() -> Vec<Test> {
