@@ -75,7 +75,7 @@ impl Containers {
                 Err(error) => return Err(error),
             }
         }
-        Ok(removed)
+        Ok(removed + self.release_dead()?)
     }
 }
 

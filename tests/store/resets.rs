@@ -72,7 +72,7 @@ fn kills_while_it_arrives(env: &Env) {
         let pause = Duration::from_micros(200);
         shelf
             .registry
-            .fault("GET", &layer, 1, Fault::Slow(16 << 10, pause));
+            .fault("GET", &layer, 1, Fault::Slow(4 << 10, pause));
         let mut pull = shelf.spawn(&["pull", "-q", &shelf.name("app")]);
         until("some of it", 60, || {
             let ended = pull.child.try_wait().unwrap().is_some();
