@@ -2,7 +2,7 @@
 
 use crate::harness::store::{Image, noise};
 use crate::harness::whole::{Known, mixed};
-use crate::harness::{Env, Shelf, Test, full, test};
+use crate::harness::{Env, Shelf, Test, full, people, test};
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -11,6 +11,7 @@ pub(super) fn tests() -> Vec<Test> {
     vec![
         test!(one_bit_of_any_blob).timeout(120),
         test!(one_bit_of_any_record).timeout(120),
+        test!(one_bit_of_a_containers_records).timeout(120),
     ]
 }
 
@@ -82,6 +83,55 @@ fn one_bit_of_any_blob(env: &Env) {
         shelf.call(&["fsck", "-q"]).exits(0);
     }
     println!("{rounds} blobs with a wrong bit: all found, named, and nothing else fetched");
+}
+
+/// Nobody can make them anew: they are named, nothing is swept meanwhile, and the container can be removed.
+fn one_bit_of_a_containers_records(env: &Env) {
+    let shelf = Shelf::new(env);
+    let base = people::layer(env, &[]);
+    shelf.publish("app", &Image::new(&[base]));
+    let app = shelf.name("app");
+    shelf.ok(&["pull", "-q", &app]);
+    let parent = format!("--cgroup-parent={}", env.tag);
+    let rounds = if full() { 40 } else { 6 };
+    let mut found = 0;
+    for (round, number) in random(rounds, 11).into_iter().enumerate() {
+        let words = [
+            "run",
+            &parent,
+            "--name",
+            "one",
+            &app,
+            "sh",
+            "-c",
+            "echo x >/y",
+        ];
+        shelf.ok(&words);
+        let id = shelf.ok(&["ps", "-a", "-q", "--no-trunc"]);
+        let id = id.trim();
+        let place = match round % 2 {
+            0 => format!("containers/{id}/container.json"),
+            _ => format!("snapshots/{id}/snapshot.json"),
+        };
+        flip(&shelf.path().join(&place), number);
+        let output = shelf.call(&["fsck"]);
+        if output.code != 0 {
+            found += 1;
+            output.clone().exits(4);
+            assert!(output.stdout.contains(&place), "{place}: {output}");
+            shelf.call(&["fsck", "--repair"]).exits(4);
+            let before = shelf.counts();
+            shelf.call(&["prune", "-f"]).exits(1).says(id);
+            assert_eq!(shelf.counts(), before);
+        }
+        shelf.ok(&["rm", "--force", "one"]);
+        shelf.no_containers();
+        shelf.call(&["fsck", "-q"]).exits(0);
+    }
+    println!(
+        "{rounds} records of containers and snapshots with a wrong bit: {found} found and named"
+    );
+    assert!(found * 2 > rounds, "{found}");
 }
 
 /// A record whose seal does not fit is named, and nothing is swept meanwhile. A bit that only makes another field of the
