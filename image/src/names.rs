@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 
 use rcrun_overlay::durable;
 use rcrun_overlay::lease::{Lease, Root};
+use rcrun_overlay::record;
 use rcrun_overlay::store::Store;
 use rustix::fs::{AtFlags, Mode};
 use rustix::io::Errno;
@@ -78,8 +79,7 @@ impl Names {
             target: target.clone(),
             since: now.map_or(0, |time| time.as_secs()),
         };
-        let text = serde_json::to_vec(&record)
-            .map_err(|error| Error::new(ErrorKind::Internal, error.to_string()))?;
+        let text = record::encode(&record)?;
         let file = file_name(&record.name);
         durable::replace(&self.directory, &file, &text, Mode::from(0o600))
             .context(|| format!("cannot name {} {name}", target.digest))?;
@@ -130,6 +130,15 @@ impl Names {
     /// All records, by name. A record that cannot be read is an error, not a missing name: nothing
     /// may be swept that it could stand for.
     pub fn list(&self) -> Result<Vec<Record>> {
+        let mut broken = None;
+        let records = self.survey(&mut |_, error| {
+            broken.get_or_insert(error);
+        })?;
+        broken.map_or(Ok(records), Err)
+    }
+
+    /// All records that can be read, by name; of others `broken` gets the file and why.
+    pub fn survey(&self, broken: &mut dyn FnMut(&str, Error)) -> Result<Vec<Record>> {
         let mut records = Vec::new();
         let directory = rustix::fs::Dir::read_from(&self.directory)
             .context(|| "cannot list the names of images")?;
@@ -137,8 +146,11 @@ impl Names {
             let entry = entry.context(|| "cannot list the names of images")?;
             let file = entry.file_name().to_string_lossy();
             if !file.starts_with(durable::TEMPORARY) && file.ends_with(SUFFIX) {
-                // Perhaps it was removed meanwhile.
-                records.extend(self.read(&file)?);
+                match self.read(&file) {
+                    // Perhaps it was removed meanwhile.
+                    Ok(record) => records.extend(record),
+                    Err(error) => broken(&file, error),
+                }
             }
         }
         records.sort_by(|a, b| a.name.cmp(&b.name));
@@ -163,6 +175,7 @@ impl Names {
                 record.version
             )));
         }
+        record::check(&bytes).context(|| format!("cannot read images/names/{file}"))?;
         Ok(Some(record))
     }
 }

@@ -1,8 +1,8 @@
 //! Whether all blobs are what their names say, and what to do about those that are not.
 //!
 //! Every blob is read from the disk and hashed, by several threads with a buffer each; names, types
-//! and modes are looked at on the way. Unpacked layers are not looked at here: they are made anew
-//! from blobs. Nothing is changed by looking; [`repair`] moves damaged blobs to `content/damaged`, so
+//! and modes are looked at on the way. Of unpacked layers only the records are looked at: the rest
+//! is made anew from blobs. Nothing is changed by looking; [`repair`] moves damaged blobs to `content/damaged`, so
 //! that they no longer count as there, and lets the caller fetch them again.
 
 use std::fmt;
@@ -12,6 +12,8 @@ use std::sync::{Mutex, PoisonError};
 use rustix::fs::{Advice, Mode, Stat};
 
 use crate::content::{ALGORITHMS, Content, INCOMING, Incoming, SHARD, scan_incoming};
+use crate::layer::store::Layers;
+use crate::snapshot::Snapshots;
 use crate::store::Store;
 use crate::{Context, Digest, Error, ErrorKind, Result, durable, lock, tree};
 
@@ -328,6 +330,38 @@ fn judge(digest: Option<&Digest>, shard: &str, stat: &Stat) -> Option<Wrong> {
     }
 }
 
+/// Looks at the records of unpacked layers and snapshots. A snapshot without one is being removed.
+pub fn records(store: &Store) -> Result<Vec<Problem>> {
+    let mut problems = Vec::new();
+    let layers = Layers::new(store)?;
+    for name in tree::names(store.directory("layers")?)? {
+        let Some(id) = name.to_str().ok().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        if let Err(error) = layers.get(&id) {
+            // Unless it was being removed.
+            if matches!(layers.get(&id), Err(_)) {
+                problems.push(record(format!("layers/{id}/layer.json"), &error));
+            }
+        }
+    }
+    let snapshots = Snapshots::new(store)?;
+    for id in snapshots.list()? {
+        if let Err(error) = snapshots.layers(&id) {
+            problems.push(record(format!("snapshots/{id}/snapshot.json"), &error));
+        }
+    }
+    Ok(problems)
+}
+
+fn record(path: String, error: &Error) -> Problem {
+    Problem {
+        path,
+        digest: None,
+        wrong: Wrong::Damaged(error.chain().to_string()),
+    }
+}
+
 /// Sets right what a check found. `fetch` gets the digest of a blob that no longer counts as there,
 /// and says whether it could put it there again.
 ///
@@ -382,8 +416,8 @@ fn quarantine(content: &Content, digest: &Digest) -> Result<bool> {
     Ok(false)
 }
 
-/// Moves whatever has a blob's name wrongly to the damaged ones.
-fn set_aside(store: &Store, path: &str) -> Result<()> {
+/// Moves something that is damaged, or has a name wrongly, to the damaged blobs.
+pub fn set_aside(store: &Store, path: &str) -> Result<()> {
     let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
     let from = store.directory(parent)?;
     let to = durable::open_directory(store.content_fd(), "damaged")?;

@@ -17,6 +17,7 @@ pub mod gc;
 pub mod layer;
 pub mod lease;
 pub mod lock;
+pub mod record;
 pub mod snapshot;
 pub mod store;
 mod tree;

@@ -89,6 +89,38 @@ impl Containers {
         Ok(())
     }
 
+    /// Gives back all names that stand for nothing: whoever made or removed what they stood for was
+    /// killed. How many.
+    pub(super) fn release_dead(&self) -> Result<usize> {
+        let names = self.lock_names()?;
+        let mut released = 0;
+        for entry in rustix::fs::Dir::read_from(&names).context(|| "cannot list names")? {
+            let entry = entry.context(|| "cannot list names")?;
+            let Ok(name) = entry.file_name().to_str() else {
+                continue;
+            };
+            // A container's directory is made before it gets a name.
+            let dead = is_name(name)
+                && match self.target(name)? {
+                    Some(id) => !self.exists(&id)?,
+                    None => false,
+                };
+            if dead {
+                unlink(&names, name)?;
+                released += 1;
+            }
+        }
+        Ok(released)
+    }
+
+    fn exists(&self, id: &str) -> Result<bool> {
+        match self.open_id(id) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The ID that a name stands for.
     pub(super) fn named(&self, name: &str) -> Result<Option<String>> {
         match is_name(name) {

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 
-use rcrun_overlay::durable;
+use rcrun_overlay::{durable, record};
 use rcrun_runtime::container::{CgroupDriver, Runtime};
-use rcrun_runtime::error::{Error, ErrorKind, Result};
+use rcrun_runtime::error::{Context, Error, ErrorKind, Result};
 use rustix::fs::Mode;
 use serde::{Deserialize, Serialize};
 
@@ -160,13 +160,13 @@ fn parse(bytes: &[u8]) -> Result<Record> {
             "{FILE} has version {version}, this program knows version {VERSION} only"
         )));
     }
+    record::check(bytes).context(|| format!("cannot read {FILE}"))?;
     serde_json::from_slice(bytes).map_err(corrupt)
 }
 
 /// Writes the record, whole and durable.
 pub(super) fn write(directory: BorrowedFd<'_>, record: &Record) -> Result<()> {
-    let text = serde_json::to_vec(record)
-        .map_err(|e| Error::new(ErrorKind::Internal, format!("cannot encode {FILE}: {e}")))?;
+    let text = record::encode(record)?;
     durable::replace(directory, FILE, &text, Mode::from(0o600))
 }
 

@@ -38,6 +38,14 @@ impl Containers {
         }
     }
 
+    /// The same for a container whose record is damaged: it is looked for in this runtime.
+    pub(crate) fn remove_damaged(&self, container: &Container, runtime: &Runtime) -> Result<()> {
+        let lock = container.lock()?;
+        forget(runtime, container.id())?;
+        self.discard(container, &lock)?;
+        self.release_all(container.id())
+    }
+
     /// Removes the snapshot, and the directory with all that is in it.
     pub(super) fn discard(&self, container: &Container, _: &Lock<'_>) -> Result<()> {
         let snapshot = container.id().parse()?;
@@ -75,7 +83,7 @@ impl Containers {
                 Err(error) => return Err(error),
             }
         }
-        Ok(removed)
+        Ok(removed + self.release_dead()?)
     }
 }
 

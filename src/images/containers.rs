@@ -89,6 +89,7 @@ fn user(all: &OwnedFd, id: &str) -> Result<Option<User>> {
     let Some(bytes) = durable::read(&directory, RECORD, LIMIT).context(words)? else {
         return Ok(None);
     };
+    rcrun_overlay::record::check(&bytes).context(words)?;
     let record: Record = serde_json::from_slice(&bytes)
         .map_err(|error| Error::new(ErrorKind::Corrupt, format!("{RECORD}: {error}")))
         .context(words)?;

@@ -259,7 +259,11 @@ impl<'a> Shelf<'a> {
         (
             blobs.sum(),
             layers.iter().filter(|name| name.len() >= 64).count(),
-            list(self.path().join("images/names")).len(),
+            // Not the records that a killed process was about to write.
+            list(self.path().join("images/names"))
+                .iter()
+                .filter(|name| name.ends_with(".json"))
+                .count(),
         )
     }
 

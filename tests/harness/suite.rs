@@ -149,6 +149,9 @@ impl Suite {
             return Err(format!("cgroups that cannot be removed: {stuck:?}").into());
         }
         removed.map_err(|e| format!("cannot remove {}: {e}", dir.display()))?;
+        if super::full() && !text.is_empty() {
+            print!("{}: {text}", test.name);
+        }
         Ok(Completion::Completed)
     }
 

@@ -13,6 +13,8 @@ pub(super) fn tests() -> Vec<Test> {
         test!(an_image_that_does_not_fit),
         test!(removal_without_a_free_byte).timeout(120),
         test!(removal_without_a_free_inode).timeout(120),
+        test!(containers_go_without_a_free_byte).timeout(120),
+        test!(containers_go_without_a_free_inode).timeout(120),
         test!(a_read_only_store),
         test!(a_store_that_is_none),
     ]
@@ -73,8 +75,8 @@ impl Disk {
     /// Makes files until there is no inode left.
     fn use_all_inodes(&self) {
         let directory = self.0.join("build");
-        std::fs::create_dir(&directory).unwrap();
-        let mut number = 0;
+        let _ = std::fs::create_dir(&directory);
+        let mut number = std::fs::read_dir(&directory).unwrap().count();
         while File::create(directory.join(number.to_string())).is_ok() {
             number += 1;
             assert!(number < 1_000_000);
@@ -140,6 +142,61 @@ fn removal(shelf: &Shelf<'_>, fill: impl Fn()) {
     assert_eq!(shelf.counts(), (0, 0, 0));
 }
 
+/// Three containers that wrote something: one goes by its name, one that runs by force, and the last with the images.
+fn containers_go(shelf: &Shelf<'_>, fill: impl Fn()) {
+    let base = crate::harness::people::layer(shelf.env, &[]);
+    shelf.publish("app", &Image::new(&[base]));
+    let app = shelf.name("app");
+    shelf.ok(&["pull", "-q", &app]);
+    let parent = format!("--cgroup-parent={}", shelf.env.tag);
+    for (name, flag, then) in [
+        ("ended", "--label=a=b", "true"),
+        ("runs", "--detach", "exec sleep 1000"),
+        ("last", "--label=a=b", "false"),
+    ] {
+        let script = format!("yes | head -c 300000 >/written; rm -r /etc; mkdir /etc; {then}");
+        let words = [
+            "run", "-q", &parent, flag, "--name", name, &app, "sh", "-c", &script,
+        ];
+        shelf.call(&words).exits(i32::from(name == "last"));
+    }
+    let count = |place: &str| {
+        let all = std::fs::read_dir(shelf.path().join(place)).unwrap();
+        all.filter(|one| one.as_ref().unwrap().file_name().len() == 64)
+            .count()
+    };
+    fill();
+    let refused = shelf.path().join("images/names/probe");
+    let written = File::create(&refused).and_then(|mut file| file.write_all(&[1; 4096]));
+    assert!(written.is_err(), "there is room still");
+    let _ = std::fs::remove_file(refused);
+    assert_eq!(shelf.ok(&["ps", "-a", "-q"]).lines().count(), 3);
+    shelf.ok(&["rm", "ended"]);
+    fill();
+    shelf.ok(&["rm", "--force", "runs"]);
+    fill();
+    assert_eq!((count("containers"), count("snapshots")), (1, 1));
+    shelf.ok(&["container", "prune", "--force"]);
+    assert_eq!((count("containers"), count("snapshots")), (0, 0));
+    fill();
+    shelf.ok(&["prune", "--containers", "--all", "--force"]);
+    assert_eq!(shelf.counts(), (0, 0, 0));
+}
+
+fn containers_go_without_a_free_byte(env: &Env) {
+    let shelf = Shelf::new(env);
+    let disk = Disk::ext4(env, &shelf.path(), 32, &[]);
+    containers_go(&shelf, || disk.fill());
+    drop(disk);
+}
+
+fn containers_go_without_a_free_inode(env: &Env) {
+    let shelf = Shelf::new(env);
+    let disk = Disk::ext4(env, &shelf.path(), 32, &["-N", "512"]);
+    containers_go(&shelf, || disk.use_all_inodes());
+    drop(disk);
+}
+
 fn removal_without_a_free_byte(env: &Env) {
     let shelf = Shelf::new(env);
     let disk = Disk::ext4(env, &shelf.path(), 32, &[]);
@@ -150,17 +207,7 @@ fn removal_without_a_free_byte(env: &Env) {
 fn removal_without_a_free_inode(env: &Env) {
     let shelf = Shelf::new(env);
     let disk = Disk::ext4(env, &shelf.path(), 32, &["-N", "256"]);
-    let used = std::cell::Cell::new(false);
-    removal(&shelf, || {
-        if !used.replace(true) {
-            disk.use_all_inodes();
-        } else {
-            let mut number = 0;
-            while File::create(disk.0.join(format!("build/again{number}"))).is_ok() {
-                number += 1;
-            }
-        }
-    });
+    removal(&shelf, || disk.use_all_inodes());
     drop(disk);
 }
 

@@ -1,6 +1,8 @@
 //! The verbs on images and the store, one module per area that a user can name.
 
 mod copies;
+mod crash;
+mod crowd;
 mod disk;
 mod errors;
 mod fsck;
@@ -8,9 +10,12 @@ mod images;
 mod interrupts;
 mod login;
 mod mounts;
+mod power;
 mod progress;
 mod pull;
 mod remove;
+mod resets;
+mod rot;
 
 use crate::harness::{Env, Test, test};
 
@@ -20,6 +25,8 @@ type Module = (&'static str, fn() -> Vec<Test>);
 /// Modules and their tests. `no_file_of_the_store_is_forgotten` compares this list with the directory.
 const MODULES: &[Module] = &[
     ("copies", copies::tests),
+    ("crash", crash::tests),
+    ("crowd", crowd::tests),
     ("disk", disk::tests),
     ("errors", errors::tests),
     ("fsck", fsck::tests),
@@ -27,9 +34,12 @@ const MODULES: &[Module] = &[
     ("interrupts", interrupts::tests),
     ("login", login::tests),
     ("mounts", mounts::tests),
+    ("power", power::tests),
     ("progress", progress::tests),
     ("pull", pull::tests),
     ("remove", remove::tests),
+    ("resets", resets::tests),
+    ("rot", rot::tests),
 ];
 
 pub(crate) fn all() -> Vec<Test> {

@@ -9,6 +9,7 @@
 //! others, which the next attempt goes on with; they are swept if there is none.
 
 mod blob;
+mod mend;
 #[cfg(test)]
 mod tests;
 mod unpack;
@@ -33,6 +34,7 @@ use crate::registry::download::Fetched;
 use crate::registry::retry::Cancel;
 use crate::{Context, Digest, Error, ErrorKind, Result};
 
+pub use mend::renew_layer;
 pub use unpack::Way;
 
 /// Blobs that are fetched at the same time, unless the caller says otherwise.
@@ -77,7 +79,9 @@ pub struct Pulled {
 /// Pulls an image.
 pub fn pull(store: &Store, client: &Client, request: &Request<'_>) -> Result<Pulled> {
     let reference = request.reference;
-    Pull::begin(store, client, request)
+    client
+        .image(reference, request.platform)
+        .and_then(|documents| Pull::begin(store, client, request, documents))
         .and_then(Pull::finish)
         .context(|| format!("cannot pull {reference}"))
 }
@@ -86,7 +90,12 @@ pub fn pull(store: &Store, client: &Client, request: &Request<'_>) -> Result<Pul
 /// Returns its manifest. The reference is to have a digest, so that it is the same image.
 pub fn complete(store: &Store, client: &Client, request: &Request<'_>) -> Result<Digest> {
     let reference = request.reference;
-    Pull::begin(store, client, request)
+    let documents = match mend::stored_documents(store, request) {
+        Some(documents) => Ok(documents),
+        None => client.image(reference, request.platform),
+    };
+    documents
+        .and_then(|documents| Pull::begin(store, client, request, documents))
         .and_then(|pull| pull.gather().map(|_| pull.manifest_digest()))
         .context(|| format!("cannot complete {reference}"))
 }
@@ -181,10 +190,14 @@ struct Pull<'a> {
 
 impl<'a> Pull<'a> {
     /// Reads everything small.
-    fn begin(store: &'a Store, client: &'a Client, request: &'a Request<'a>) -> Result<Self> {
+    fn begin(
+        store: &'a Store,
+        client: &'a Client,
+        request: &'a Request<'a>,
+        documents: Vec<Fetched>,
+    ) -> Result<Self> {
         let lease = store.lease()?;
         let content = store.content();
-        let documents = client.image(request.reference, request.platform)?;
         let manifest = match documents.last().map(|last| &last.document) {
             Some(Document::Manifest(manifest)) => manifest.clone(),
             _ => {

@@ -122,17 +122,11 @@ impl Unpacking<'_> {
                 }
                 (Claim::Mine(unfinished), Some(unpacked)) => {
                     let lowers = visible(&below);
+                    let record = record(&unpacked);
                     unpacked
                         .pending
                         .settle(unfinished.diff(), &lowers, self.way.overlay())
                         .context(|| format!("cannot unpack layer {}", blob.digest))?;
-                    let record = Record {
-                        version: VERSION,
-                        diff_id: unpacked.diff_id,
-                        size: unpacked.size,
-                        entries: unpacked.entries,
-                        opaque: unpacked.opaque_root,
-                    };
                     Below::Ours(unfinished, record)
                 }
             };
@@ -143,6 +137,17 @@ impl Unpacking<'_> {
             Below::Ours(unfinished, record) => Some((unfinished, record)),
         };
         Ok(below.into_iter().filter_map(ours).collect())
+    }
+}
+
+/// What is to be known of a layer.
+pub(super) fn record(unpacked: &Unpacked) -> Record {
+    Record {
+        version: VERSION,
+        diff_id: unpacked.diff_id.clone(),
+        size: unpacked.size,
+        entries: unpacked.entries,
+        opaque: unpacked.opaque_root,
     }
 }
 

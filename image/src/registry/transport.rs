@@ -25,7 +25,7 @@ use super::url::{Scheme, Url};
 use crate::{Context, Error, ErrorKind, Result};
 
 /// Bytes of each direction's buffer of a connection.
-pub(super) const BUFFER: usize = 128 << 10;
+pub(super) const BUFFER: usize = 64 << 10;
 /// Hosts whose connections are kept; redirects may lead to any number of them.
 const MAX_AGENTS: usize = 32;
 const MAX_HEADERS: usize = 64 << 10;

@@ -20,7 +20,7 @@ use crate::durable::{self, open_directory};
 use crate::lease::{LayerId, Lease, Root};
 use crate::lock::{self, Kind, Waiting};
 use crate::store::Store;
-use crate::{Context, Digest, Error, ErrorKind, Result, tree};
+use crate::{Context, Digest, Error, ErrorKind, Result, record, tree};
 
 /// The version of `layer.json` that is read and written.
 pub const VERSION: u32 = 1;
@@ -149,9 +149,9 @@ impl Layers {
             None => return Ok(None),
         };
         let read = || -> Result<Layer> {
-            let record = durable::read(&directory, RECORD, RECORD_LIMIT)?
+            let bytes = durable::read(&directory, RECORD, RECORD_LIMIT)?
                 .ok_or_else(|| Error::new(ErrorKind::Corrupt, format!("{RECORD} is missing")))?;
-            let record: Record = serde_json::from_slice(&record).map_err(|error| {
+            let record: Record = serde_json::from_slice(&bytes).map_err(|error| {
                 Error::new(ErrorKind::Corrupt, format!("cannot read {RECORD}: {error}"))
             })?;
             if record.version != VERSION {
@@ -160,6 +160,7 @@ impl Layers {
                     record.version
                 )));
             }
+            record::check(&bytes).context(|| format!("cannot read {RECORD}"))?;
             let diff = open_directory(&directory, DIFF)?;
             let id = id.clone();
             Ok(Layer { id, record, diff })
@@ -173,10 +174,39 @@ impl Layers {
     /// allows. Several are to be claimed lowest first: then nobody waits for one another.
     pub fn claim(&self, lease: &Lease, id: &LayerId, waiting: &mut Waiting<'_>) -> Result<Claim> {
         lease.hold(&[Root::Layer(id.clone())])?;
+        if let Some(layer) = self.get(id)? {
+            return Ok(Claim::Present(layer));
+        }
+        let directory = self.occupy(id, waiting)?;
+        if let Some(layer) = self.get(id)? {
+            let _ = remove(&self.incoming, id);
+            return Ok(Claim::Present(layer));
+        }
+        self.begin(id, directory).map(Claim::Mine)
+    }
+
+    /// Writes the record of a layer anew, which is damaged: from what `unpack` finds when it unpacks
+    /// the same archive elsewhere. The layer's files are not touched: containers may use them.
+    pub fn renew(
+        &self,
+        lease: &Lease,
+        id: &LayerId,
+        waiting: &mut Waiting<'_>,
+        unpack: &mut dyn FnMut(BorrowedFd<'_>) -> Result<Record>,
+    ) -> Result<()> {
+        lease.hold(&[Root::Layer(id.clone())])?;
+        let scratch = self.begin(id, self.occupy(id, waiting)?)?;
+        let record = unpack(scratch.diff())?;
+        let directory = open_directory(&self.whole, id.as_str())?;
+        let text = record::encode(&record)?;
+        durable::replace(&directory, RECORD, &text, Mode::from(0o600))
+            .context(|| format!("cannot renew the record of layer {id}"))
+    }
+
+    /// Makes the directory in which a layer is unpacked, and locks it. The layer may have become
+    /// whole meanwhile.
+    fn occupy(&self, id: &LayerId, waiting: &mut Waiting<'_>) -> Result<OwnedFd> {
         loop {
-            if let Some(layer) = self.get(id)? {
-                return Ok(Claim::Present(layer));
-            }
             match rustix::fs::mkdirat(&self.incoming, id.as_str(), Mode::from(0o700)) {
                 Ok(()) | Err(Errno::EXIST) => {}
                 Err(errno) => {
@@ -189,14 +219,9 @@ impl Layers {
             lock::lock(&directory, Kind::Exclusive, waiting)
                 .context(|| format!("cannot wait for layer {id}, which somebody else unpacks"))?;
             // It may have become whole, been given up or been swept while we waited.
-            if !lock::is_named(&self.incoming, id.as_str(), &directory)? {
-                continue;
+            if lock::is_named(&self.incoming, id.as_str(), &directory)? {
+                return Ok(directory);
             }
-            if let Some(layer) = self.get(id)? {
-                let _ = remove(&self.incoming, id);
-                return Ok(Claim::Present(layer));
-            }
-            return self.begin(id, directory).map(Claim::Mine);
         }
     }
 
@@ -218,8 +243,7 @@ impl Layers {
     /// some of the lower ones may be there.
     pub fn publish(&self, layers: Vec<(Unfinished, Record)>) -> Result<Vec<Layer>> {
         for (layer, record) in &layers {
-            let text = serde_json::to_vec(record)
-                .map_err(|error| Error::new(ErrorKind::Internal, error.to_string()))?;
+            let text = record::encode(record)?;
             durable::write_new(&layer.directory, RECORD, &text, Mode::from(0o600))?;
         }
         if !layers.is_empty() {

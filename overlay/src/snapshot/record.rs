@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::layer::Overlay as Marks;
 use crate::lease::LayerId;
-use crate::{Error, ErrorKind, Result, durable};
+use crate::{Context, Error, ErrorKind, Result, durable, record};
 
 /// The version of `snapshot.json` that is read and written.
 pub const VERSION: u32 = 1;
@@ -60,8 +60,7 @@ pub struct Extent {
 impl Record {
     /// As it is written.
     pub(super) fn bytes(&self) -> Result<Vec<u8>> {
-        let bytes = serde_json::to_vec(self)
-            .map_err(|error| Error::new(ErrorKind::Internal, error.to_string()))?;
+        let bytes = record::encode(self)?;
         match bytes.len() <= RECORD_LIMIT {
             true => Ok(bytes),
             false => Err(Error::invalid(format!(
@@ -87,6 +86,7 @@ impl Record {
                 "{RECORD} has version {version}, not {VERSION}"
             )));
         }
+        record::check(&bytes).context(|| format!("cannot read {RECORD}"))?;
         serde_json::from_slice(&bytes).map(Some).map_err(corrupt)
     }
 }

@@ -38,8 +38,19 @@ impl crate::verbs::Run for Remove {
         };
         report::each(&self.names, |name| {
             match find(name)? {
-                Some((containers, container)) => remove(containers, &container, self.force)
-                    .context(|| format!("cannot remove container {name}"))?,
+                Some((containers, container)) => {
+                    let removed = match remove(containers, &container, self.force) {
+                        Err(error) if error.kind() == ErrorKind::Corrupt && self.force => {
+                            // Its record would say which runtime holds it: most likely the one of now.
+                            containers.remove_damaged(&container, &settings.runtime)
+                        }
+                        Err(error) if error.kind() == ErrorKind::Corrupt => {
+                            Err(error.with_hint("--force removes it all the same"))
+                        }
+                        other => other,
+                    };
+                    removed.context(|| format!("cannot remove container {name}"))?;
+                }
                 None if self.force || self.exited => return Ok(()),
                 None => return Err(no_such(name)),
             }

@@ -7,24 +7,26 @@ use rcrun_image::Digest;
 use rcrun_image::document::{Document, ImageConfig, MAX_DOCUMENT};
 use rcrun_image::names::{Names, Record};
 use rcrun_image::platform::Platform;
-use rcrun_image::pull::{self, DOWNLOADS, Request};
+use rcrun_image::pull::{self, DOWNLOADS, Request, Way};
 use rcrun_image::reference::Reference;
 use rcrun_image::registry::Cancel;
-use rcrun_overlay::fsck::{self, Options, Problem, Repaired};
+use rcrun_overlay::fsck::{self, Options, Problem, Repaired, Wrong};
+use rcrun_overlay::layer::chain::chain_ids;
 use rcrun_overlay::store::Store;
 use rcrun_runtime::error::Result;
 
+use crate::containers::Containers;
 use crate::progress::to_stderr;
 use crate::settings::Settings;
 use crate::{images, interrupt, output, report, units};
 
 pub(super) const USAGE: &str = "
 
-Reads every blob from the disk and compares its digest with its name, and sees
-that each image has all of its blobs. Prints a line for each thing that is wrong.
+Reads every blob from the disk and compares its digest with its name, reads every
+record, and sees that each image has all of its blobs. Prints a line for each thing that is wrong.
 With --repair, what is damaged is moved away and fetched again from where the
-image's name says, by digest. Unpacked layers are not looked at: they are made
-anew from blobs.
+image's name says, by digest; records of layers are made anew from blobs. Files
+of unpacked layers are not looked at.
 
 The exit code is that of fsck(8): 0 nothing wrong, 1 everything that was wrong is
 repaired, 4 something is wrong still, 8 the check itself failed.";
@@ -44,6 +46,8 @@ pub(crate) struct Fsck {
     repair: bool,
 }
 
+/// Where names of images are.
+const NAMES: &str = "images/names/";
 /// Everything that was wrong is right.
 const REPAIRED: u8 = 1;
 /// Something is wrong still.
@@ -93,13 +97,13 @@ impl Fsck {
             read.fetch_add(bytes, Ordering::Relaxed);
             cancel.check()
         };
-        let report = fsck::check(store, &Options::default(), &progress)?;
+        let mut report = fsck::check(store, &Options::default(), &progress)?;
         // Nothing more is drawn.
         read.store(0, Ordering::Relaxed);
+        let names = records(store, &mut report.problems)?;
         for problem in &report.problems {
             output::print(&format!("{problem}\n"))?;
         }
-        let names = Names::new(store)?.list()?;
         let lacks = lacks(store, &names)?;
         let known = |lack: &Lack| {
             let same = |problem: &Problem| problem.digest.as_ref() == Some(&lack.digest);
@@ -139,6 +143,20 @@ impl Fsck {
             wanted.push((record, platforms(store, record)?));
         }
         for problem in problems {
+            if problem.path.starts_with("layers/") {
+                continue;
+            }
+            if let Some(name) = problem.path.strip_prefix(NAMES) {
+                fsck::set_aside(store, &problem.path)?;
+                left += 1;
+                let name = name.trim_end_matches(".json").replace("%2F", "/");
+                let path = &problem.path;
+                let hint = "to have it again, pull it or tag it";
+                output::print(&format!(
+                    "{path}: moved away: there is no {name} now; {hint}\n"
+                ))?;
+                continue;
+            }
             // What is fetched anew is fetched image by image, below.
             match fsck::repair(store, problem, &mut |_| Ok(false))? {
                 Repaired::Fixed => output::print(&format!("{}: repaired\n", problem.path))?,
@@ -158,6 +176,20 @@ impl Fsck {
                 if let Err(error) = self.complete(settings, store, cancel, record, &platform) {
                     cancel.check()?;
                     report::warn(&error.chain().to_string());
+                }
+            }
+        }
+        let layers = problems
+            .iter()
+            .filter(|problem| problem.path.starts_with("layers/"));
+        for problem in layers {
+            cancel.check()?;
+            match renew(store, names, &problem.path, cancel)? {
+                true => output::print(&format!("{}: repaired\n", problem.path))?,
+                false => {
+                    left += 1;
+                    let why = "no image here has this layer: `rcrun prune` removes it";
+                    output::print(&format!("{}: left alone: {why}\n", problem.path))?;
                 }
             }
         }
@@ -196,6 +228,62 @@ impl Fsck {
         };
         pull::complete(store, &client, &request).map(drop)
     }
+}
+
+/// The names, and what is wrong with any record of the store.
+fn records(store: &Store, problems: &mut Vec<Problem>) -> Result<Vec<Record>> {
+    problems.extend(fsck::records(store)?);
+    let damaged = |path: String, error: &rcrun_runtime::error::Error| Problem {
+        path,
+        digest: None,
+        wrong: Wrong::Damaged(error.chain().to_string()),
+    };
+    if let Some(containers) = Containers::existing(store.path())? {
+        containers.list(&mut |id, error| {
+            problems.push(damaged(format!("containers/{id}/container.json"), &error));
+        })?;
+    }
+    Names::new(store)?.survey(&mut |file, error| {
+        problems.push(damaged(format!("{NAMES}{file}"), &error));
+    })
+}
+
+/// Writes the record of a layer anew, with the help of an image that has it; false if none has.
+fn renew(store: &Store, names: &[Record], path: &str, cancel: &Cancel) -> Result<bool> {
+    let wanted = path.split('/').nth(1).unwrap_or_default();
+    let mut waiting: Vec<Digest> = names
+        .iter()
+        .map(|record| record.target.digest.clone())
+        .collect();
+    while let Some(digest) = waiting.pop() {
+        let manifest = match document(store, &digest) {
+            Some(Document::Manifest(manifest)) => manifest,
+            Some(Document::Index(index)) => {
+                waiting.extend(index.manifests.iter().map(|entry| entry.digest.clone()));
+                continue;
+            }
+            None => continue,
+        };
+        let config = store
+            .content()
+            .read(&manifest.config.digest, MAX_DOCUMENT as u64);
+        let Ok(Some(config)) = config else { continue };
+        let Ok(config) = ImageConfig::read(&config) else {
+            continue;
+        };
+        let diff_ids = &config.rootfs.diff_ids;
+        let layers = manifest.layers.iter().zip(diff_ids);
+        for ((blob, diff_id), chain) in layers.zip(chain_ids(diff_ids)) {
+            for way in [Way::Privileged, Way::Rootless] {
+                let id = pull::layer_id(&chain, way)?;
+                if id.as_str() == wanted {
+                    pull::renew_layer(store, &id, &blob.digest, diff_id, way, cancel)?;
+                    return Ok(true);
+                }
+            }
+        }
+    }
+    Ok(false)
 }
 
 fn lacks(store: &Store, names: &[Record]) -> Result<Vec<Lack>> {
