@@ -4,12 +4,47 @@
 //! engines and scripts write it; everything else names an image. What stands behind an image's name is
 //! the container's business, so flags there decide nothing, unless they name a bundle.
 
-use clap::CommandFactory;
-
-use super::containers::run::RunImage;
-use super::{Grammar, Verb, oci};
 use crate::arguments::{self, Flag};
 use crate::settings::GLOBAL;
+
+/// The flags of the runtime's `run`: a table of its own, since building a parser to choose a parser
+/// would cost what an engine's call must not. A test compares it with the parser.
+const RUNTIME: &[Flag<'static>] = &[
+    value("bundle", Some('b')),
+    value("config", Some('f')),
+    value("console-socket", None),
+    value("pidfd-socket", None),
+    value("pid-file", None),
+    switch("no-pivot"),
+    switch("no-new-keyring"),
+    value("preserve-fds", None),
+    value("root-fd", None),
+    Flag {
+        long: "detach",
+        short: Some('d'),
+        takes_value: false,
+    },
+    switch("keep"),
+    switch("no-subreaper"),
+];
+/// The one that both forms have.
+const SHARED: &str = "detach";
+
+const fn value(long: &'static str, short: Option<char>) -> Flag<'static> {
+    Flag {
+        long,
+        short,
+        takes_value: true,
+    }
+}
+
+const fn switch(long: &'static str) -> Flag<'static> {
+    Flag {
+        long,
+        short: None,
+        takes_value: false,
+    }
+}
 
 /// The verb's two forms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,101 +64,58 @@ pub(crate) fn has_config(directory: &str) -> bool {
 
 /// What the words behind `run` mean.
 pub(crate) fn of_run(words: &[String], is_bundle: &dyn Fn(&str) -> bool) -> Form {
-    let Some(oci) = oci::VERBS.iter().find(|verb| verb.name == "run") else {
-        return Form::Image;
-    };
-    debug_assert!(oci.grammar == Grammar::Go);
-    if let Some(form) = before_the_name(words, oci) {
+    if let Some(form) = before_the_name(words) {
         return form;
     }
-    let Some(split) = as_runtime(words, oci) else {
+    let Some((arguments, bundle)) = as_runtime(words) else {
         return Form::Image;
     };
-    let bundle = split.1.as_deref();
-    match split.0.as_slice() {
+    match arguments.as_slice() {
         // Nothing to run: the runtime's complaint.
         [] => Form::Oci,
-        [name] if bundle.is_some_and(is_bundle) || is_bundle(".") || is_bundle(name) => Form::Oci,
+        [name] if bundle.as_deref().is_some_and(is_bundle) || is_bundle(".") || is_bundle(name) => {
+            Form::Oci
+        }
         _ => Form::Image,
     }
 }
 
 /// Flags in front of the first argument that only one of the forms has.
-fn before_the_name(words: &[String], oci: &Verb) -> Option<Form> {
-    let command = (oci.command)();
-    let image = RunImage::command();
-    let long = |command: &clap::Command, name: &str| {
-        let mut all = command.get_arguments();
-        let found = all.find(|argument| {
-            argument.get_long() == Some(name)
-                || argument
-                    .get_all_aliases()
-                    .is_some_and(|all| all.contains(&name))
-        })?;
-        Some(found.get_action().takes_values() && !super::is_bool(found))
-    };
-    let short = |command: &clap::Command, letter: char| {
-        let found = command
-            .get_arguments()
-            .find(|argument| argument.get_short() == Some(letter))?;
-        Some(found.get_action().takes_values())
-    };
+fn before_the_name(words: &[String]) -> Option<Form> {
     let mut rest = words.iter();
     while let Some(word) = rest.next() {
-        let (name, dashes) = match (word.strip_prefix("--"), word.strip_prefix('-')) {
-            (Some(""), _) | (_, None) => return None,
-            (Some(name), _) => (name, 2),
-            (None, Some("")) => return None,
-            (None, Some(name)) => (name, 1),
+        let text = match (word.strip_prefix("--"), word.strip_prefix('-')) {
+            (Some(text), _) | (None, Some(text)) if !text.is_empty() => text,
+            _ => return None,
         };
-        let (name, value) = match name.split_once('=') {
+        let (name, has_value) = match text.split_once('=') {
             Some((name, _)) => (name, true),
-            None => (name, false),
+            None => (text, false),
         };
-        if name == "help" {
-            return Some(Form::Image);
-        }
-        let letter = name
-            .chars()
-            .next()
-            .filter(|first| dashes == 1 && first.len_utf8() == name.len());
-        let of_oci =
-            long(&command, name).or_else(|| letter.and_then(|letter| short(&command, letter)));
-        let of_image = match (dashes, letter) {
-            (2, _) => long(&image, name),
-            (_, Some(letter)) => short(&image, letter),
-            // `-it` and `-eNAME=value`; the runtime takes `-bundle` as well.
-            _ => name
-                .chars()
-                .next()
-                .filter(|_| of_oci.is_none())
-                .and_then(|letter| short(&image, letter)),
+        let is_letter = |short: Option<char>| {
+            short.is_some_and(|short| name.chars().eq([short])) && !word.starts_with("--")
         };
-        match (of_oci, of_image) {
-            (Some(_), None) => return Some(Form::Oci),
-            (None, Some(_)) => return Some(Form::Image),
-            // Global flags, also behind the verb.
-            (None, None) => {
-                let global = GLOBAL.iter().find(|(flag, _)| flag.long == name)?;
-                if global.0.takes_value && !value {
-                    rest.next();
-                }
-            }
-            (Some(takes), Some(_)) => {
-                if takes && !value {
-                    rest.next();
-                }
-            }
+        let mut runtimes = RUNTIME.iter();
+        let found = runtimes.find(|flag| flag.long == name || is_letter(flag.short));
+        let global = || GLOBAL.iter().find(|(flag, _)| flag.long == name);
+        let takes_value = match (found, global()) {
+            (Some(flag), _) if flag.long == SHARED => false,
+            (Some(_), _) => return Some(Form::Oci),
+            // Also behind the verb.
+            (None, Some((flag, _))) if flag.long != "help" => flag.takes_value,
+            (None, _) => return Some(Form::Image),
+        };
+        if takes_value && !has_value {
+            rest.next();
         }
     }
     None
 }
 
 /// The arguments and the bundle, if an OCI runtime would take these words.
-fn as_runtime(words: &[String], oci: &Verb) -> Option<(Vec<String>, Option<String>)> {
-    let command = (oci.command)();
-    let mut table: Vec<Flag<'_>> = command.get_arguments().filter_map(super::flag).collect();
-    table.extend(GLOBAL.iter().map(|(flag, _)| *flag));
+fn as_runtime(words: &[String]) -> Option<(Vec<String>, Option<String>)> {
+    let global = GLOBAL.iter().map(|(flag, _)| *flag);
+    let table: Vec<Flag<'_>> = RUNTIME.iter().copied().chain(global).collect();
     let split = arguments::split(words, &table, None).ok()?;
     let mut flags = split.flags.into_iter().rev();
     let bundle = flags.find(|(index, _)| table[*index].long == "bundle");
@@ -132,7 +124,37 @@ fn as_runtime(words: &[String], oci: &Verb) -> Option<(Vec<String>, Option<Strin
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory as _;
+
     use super::*;
+    use crate::verbs::containers::run::RunImage;
+
+    #[test]
+    fn the_table_is_that_of_the_parser() {
+        let verb = crate::verbs::oci().iter().find(|verb| verb.name == "run");
+        let command = (verb.unwrap().command)();
+        let flag = |flag: Flag<'_>| (flag.long.to_owned(), flag.short, flag.takes_value);
+        let parsers: Vec<_> = command
+            .get_arguments()
+            .filter_map(crate::verbs::flag)
+            .map(flag)
+            .collect();
+        let table: Vec<_> = RUNTIME.iter().copied().map(flag).collect();
+        assert_eq!(table, parsers);
+        let image = RunImage::command();
+        let of_image = image.get_arguments().filter_map(crate::verbs::flag);
+        let shared: Vec<_> = of_image
+            .filter(|flag| {
+                let is = |of_runtime: &Flag<'_>| {
+                    of_runtime.long == flag.long
+                        || (of_runtime.short.is_some() && of_runtime.short == flag.short)
+                };
+                RUNTIME.iter().any(is)
+            })
+            .map(|flag| flag.long.to_owned())
+            .collect();
+        assert_eq!(shared, [SHARED]);
+    }
 
     /// `o`: in a bundle; directories that are one begin with `b`.
     fn form(line: &str, inside: bool) -> Form {
