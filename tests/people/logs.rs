@@ -126,7 +126,7 @@ fn rotation_loses_nothing_and_repeats_nothing(env: &Env) {
         "-d",
         "--name=web",
         "--log-opt=max-size=4k",
-        "--log-opt=max-file=200",
+        "--log-opt=max-file=100",
     ];
     people.run(&flags, &["sh", "-c", script]).ok();
     let following = people.shelf.spawn(&["logs", "-f", "web"]);

@@ -11,6 +11,7 @@ pub(super) fn tests() -> Vec<Test> {
         test!(ps_filters),
         test!(missing_containers_are_named),
         test!(exec_runs_as_whom_and_where_it_is_told),
+        test!(exec_has_input_where_it_is_asked_for),
         test!(exec_has_dockers_exit_codes),
         test!(oci_verbs_take_names_and_stay_what_they_are),
         test!(stop_asks_then_kills),
@@ -272,6 +273,14 @@ fn exec_runs_as_whom_and_where_it_is_told(env: &Env) {
         "no user \"daemon\"",
     );
     assert!(before.elapsed() < Duration::from_secs(10));
+    let caps = |flags: &[&str]| sh(flags, "grep CapEff /proc/self/status");
+    assert_ne!(caps(&["--privileged"]), caps(&[]));
+    people.remove("web");
+}
+
+fn exec_has_input_where_it_is_asked_for(env: &Env) {
+    let people = sleeper(env, "web");
+    let file = people.file("input", "some words\n");
     // Input only where it is asked for.
     let mut command = people.shelf.command(&["exec", "-i", "web", "cat"]);
     command.stdin(std::fs::File::open(&file).unwrap());
@@ -280,7 +289,7 @@ fn exec_runs_as_whom_and_where_it_is_told(env: &Env) {
             .finish(env.rt.spawn(command))
             .ok()
             .stdout
-            .contains("C=from file")
+            .contains("some words")
     );
     let mut command = people.shelf.command(&["exec", "web", "cat"]);
     command.stdin(std::fs::File::open(&file).unwrap());
@@ -299,8 +308,6 @@ fn exec_runs_as_whom_and_where_it_is_told(env: &Env) {
             .code
             == 0
     });
-    let caps = |flags: &[&str]| sh(flags, "grep CapEff /proc/self/status");
-    assert_ne!(caps(&["--privileged"]), caps(&[]));
     people.remove("web");
 }
 
@@ -366,6 +373,12 @@ fn oci_verbs_take_names_and_stay_what_they_are(env: &Env) {
     let output = call(&["kill", "ghost", "KILL"]).fails();
     assert!(output.stderr.contains("level=error"), "{output}");
     call(&["exec", "ghost", "true"]).exits(255);
+    // The beginning of an ID is not enough to delete by.
+    let path = people.containers().remove(0);
+    let begin = &path.file_name().unwrap().to_str().unwrap()[..4];
+    people.shelf.ok(&["state", begin]);
+    people.shelf.ok(&["delete", "--force", begin]);
+    people.shelf.ok(&["state", "web"]);
     people.shelf.ok(&["delete", "--force", "web"]);
     people.assert_empty();
 }
@@ -542,9 +555,9 @@ fn eight_at_a_time(env: &Env) {
     let people = People::new(env);
     for round in 0..3 {
         for args in [
-            &["stop", "-t", "1", "web"][..],
-            &["kill", "-s", "KILL", "web"],
+            &["kill", "-s", "KILL", "web"][..],
             &["start", "web"],
+            &["stop", "-t", "1", "web"],
             &["restart", "-t", "1", "web"],
             &["pause", "web"],
             &["rm", "-f", "web"],
