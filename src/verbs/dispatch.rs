@@ -8,6 +8,7 @@
 
 use std::borrow::Cow;
 
+use clap::error::ErrorKind;
 use rcrun_runtime::error::Result;
 
 use super::{Verb, containers, flag};
@@ -34,7 +35,7 @@ pub(crate) struct Choice<'a> {
 struct Reading {
     /// The containers that people's form would be about; none if it cannot be that.
     people: Option<Vec<String>>,
-    /// It has a flag of people's, which the OCI form does not have.
+    /// It has a flag of people's, which the OCI form does not have, whatever its value.
     flagged: bool,
     /// The words that the OCI form would take for ID and what follows; none if it cannot be that.
     oci: Option<Vec<String>>,
@@ -63,6 +64,10 @@ fn decide(
         _ => Form::Oci,
     };
     let Some(names) = &reading.people else {
+        // Said wrongly, but to people's verb: that one says what is wrong.
+        if reading.flagged {
+            return Form::People;
+        }
         // What deletes by a pattern is about no name.
         return if verb == "delete" { Form::Oci } else { oci };
     };
@@ -93,16 +98,18 @@ pub(crate) fn choose<'a>(
     let people = containers::SHARED
         .iter()
         .find(|other| other.name == verb.name);
-    let found = match global.store_path() {
-        Some(store) => Containers::existing(&store)?,
-        None => None,
-    };
+    // A store that cannot be read is no matter of an engine's; people's verbs say so themselves.
+    let found = global
+        .store_path()
+        .and_then(|store| Containers::existing(&store).ok().flatten());
     // Without any container only the way it is written can make it people's.
     if found.is_none() && !matches!(verb.name, "ps" | "kill") {
         return Ok(unchanged);
     }
     let reading = read(verb, people, words);
     let lookup = |name: &str| match &found {
+        // `delete --force ID` of what is gone already deletes nothing else.
+        Some(containers) if verb.name == "delete" => containers.find_whole(name),
         Some(containers) => meant(containers, name, global),
         None => Ok(None),
     };
@@ -165,26 +172,23 @@ fn read(verb: &Verb, people: Option<&Verb>, words: &[String]) -> Reading {
     let parsed = (people.command)()
         .args_override_self(true)
         .try_get_matches_from(line);
-    use clap::error::ErrorKind::{InvalidValue, ValueValidation};
-    if let Err(error) = &parsed
-        && matches!(error.kind(), InvalidValue | ValueValidation)
-        && reading.oci.is_none()
-    {
-        // People's flags, one with a mistake in it: that is what is to be told.
-        reading.people = Some(Vec::new());
-    }
-    if let Ok(matches) = parsed {
-        let strings = |id| match matches.try_get_many::<String>(id) {
-            Ok(Some(values)) => values.cloned().collect(),
-            _ => Vec::new(),
-        };
-        reading.flagged = matches!(matches.try_contains_id("signal"), Ok(true))
-            && matches.value_source("signal") == Some(clap::parser::ValueSource::CommandLine);
-        // A command's own words are no names.
-        let mut command = strings("command");
-        command.truncate(1);
-        reading.people = Some([strings("names"), command].concat());
-    }
+    let matches = match parsed {
+        Ok(matches) => matches,
+        Err(error) => {
+            reading.flagged = reading.oci.is_none() && error.kind() == ErrorKind::ValueValidation;
+            return reading;
+        }
+    };
+    let strings = |id| match matches.try_get_many::<String>(id) {
+        Ok(Some(values)) => values.cloned().collect(),
+        _ => Vec::new(),
+    };
+    reading.flagged = matches!(matches.try_contains_id("signal"), Ok(true))
+        && matches.value_source("signal") == Some(clap::parser::ValueSource::CommandLine);
+    // A command's own words are no names.
+    let mut command = strings("command");
+    command.truncate(1);
+    reading.people = Some([strings("names"), command].concat());
     reading
 }
 
@@ -251,10 +255,10 @@ mod tests {
             ("ps -aq --no-trunc", People),
             ("ps -n 3", People),
             ("ps --filter name=web", People),
-            ("ps --format json", People),
-            ("ps -f name=x", People),
             ("ps --filter colour=red", People),
             ("ps --colour red", Oci),
+            ("ps --format json", People),
+            ("ps -f name=x", People),
             ("ps abc", Oci),
             ("ps --format json abc", Oci),
             ("ps abc -ef", Oci),

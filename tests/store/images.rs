@@ -204,7 +204,7 @@ fn inspect_has_dockers_shape(env: &Env) {
     shelf
         .call(&["inspect", "--type", "volume", &name])
         .exits(1)
-        .says("use one of image");
+        .says("use one of container, image");
 }
 
 fn history_of_an_image(env: &Env) {

@@ -40,30 +40,33 @@ fn freeze(settings: &Settings, names: &[String], pause: bool) -> Result<u8> {
         let (_, container, record) = get_with_record(settings, name)?;
         let verb = if pause { "pause" } else { "unpause" };
         let failed = || format!("cannot {verb} container {name}");
-        let already = |word: &str| {
-            let text = format!("it is {word}");
-            Err(Error::new(ErrorKind::FailedPrecondition, text)).context(failed)
-        };
         let runtime = record.runtime();
-        let done = match (container.status(&record)?, pause) {
-            (Status::Running(_), true) => runtime.pause(container.id()),
-            (Status::Paused(_), false) => runtime.resume(container.id()),
-            (Status::Paused(_), true) => return already("paused already"),
-            (Status::Running(_), false) => return already("not paused"),
-            (Status::Created | Status::Exited(_), _) => Err(not_running(name)),
+        let status = container.status(&record)?;
+        let done = match &status {
+            Status::Created | Status::Exited(_) => Err(not_running(name)),
+            _ if already(&status, pause).is_some() => Ok(()),
+            _ if pause => runtime.pause(container.id()),
+            _ => runtime.resume(container.id()),
         };
-        if let Err(error) = done {
-            // Somebody else did the same at the same time.
-            let now = container.status(&record)?;
-            let wanted = match pause {
-                true => matches!(now, Status::Paused(_)),
-                false => matches!(now, Status::Running(_)),
-            };
-            if !wanted {
-                return Err(error).context(failed);
-            }
+        // Who fails may just have been late.
+        let status = match done {
+            Ok(()) => status,
+            Err(_) => container.status(&record)?,
+        };
+        if let Some(words) = already(&status, pause) {
+            return Err(Error::new(ErrorKind::FailedPrecondition, words)).context(failed);
         }
+        done.context(failed)?;
         output::print(&format!("{name}\n"))
     })?;
     Ok(0)
+}
+
+/// Why there is nothing to do.
+fn already(status: &Status, pause: bool) -> Option<&'static str> {
+    match (status, pause) {
+        (Status::Paused(_), true) => Some("it is paused already"),
+        (Status::Running(_), false) => Some("it is not paused"),
+        _ => None,
+    }
 }
