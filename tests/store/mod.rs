@@ -5,12 +5,14 @@ mod disk;
 mod errors;
 mod fsck;
 mod images;
+mod interop;
 mod interrupts;
 mod login;
 mod mounts;
 mod progress;
 mod pull;
 mod remove;
+mod trees;
 
 use crate::harness::{Env, Test, test};
 
@@ -24,12 +26,14 @@ const MODULES: &[Module] = &[
     ("errors", errors::tests),
     ("fsck", fsck::tests),
     ("images", images::tests),
+    ("interop", interop::tests),
     ("interrupts", interrupts::tests),
     ("login", login::tests),
     ("mounts", mounts::tests),
     ("progress", progress::tests),
     ("pull", pull::tests),
     ("remove", remove::tests),
+    ("trees", trees::tests),
 ];
 
 pub(crate) fn all() -> Vec<Test> {
