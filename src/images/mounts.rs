@@ -6,7 +6,7 @@
 //! be written when a mount goes, by whatever way. The mount exists before its maker's lease ends, and
 //! the sweep reads leases before it looks for mounts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -15,7 +15,9 @@ use rcrun_image::catalog::{Image, Meant, no_such_image};
 use rcrun_image::pull::Way;
 use rcrun_overlay::layer::Overlay;
 use rcrun_overlay::lease::{Lease, Root, SnapshotId};
-use rcrun_overlay::snapshot::{Mounted, Options, Snapshot, Snapshots, mounts_everywhere};
+use rcrun_overlay::snapshot::{
+    Mounted, Options, Snapshot, Snapshots, mount_namespace, mounts_everywhere,
+};
 use rcrun_overlay::store::Store;
 use rcrun_runtime::error::{Context, Error, ErrorKind, Result};
 
@@ -32,7 +34,9 @@ const IMAGE: &str = "mount.image";
 const NAME: &str = "mount.name";
 /// Until when the machine ran: mounts end with that.
 const BOOT: &str = "mount.boot";
-/// The pid namespace of whoever mounted it, in which its mount namespace has processes.
+/// The mount namespace of whoever mounted it.
+const NAMESPACE: &str = "mount.namespace";
+/// The pid namespace, in which that one has its processes.
 const PIDS: &str = "mount.pids";
 /// The first pid namespace (`PROC_PID_INIT_INO`), from which all others are seen.
 const FIRST_PIDS: u64 = 0xEFFF_FFFC;
@@ -79,6 +83,7 @@ pub(crate) fn mount_image(store: &Store, name: &str, at: &Path) -> Result<()> {
         (IMAGE, image.id.to_string()),
         (NAME, name.to_owned()),
         (BOOT, boot()?),
+        (NAMESPACE, mount_namespace()?.to_string()),
         (PIDS, pids()?.to_string()),
     ];
     let options = Options {
@@ -149,10 +154,7 @@ pub(crate) fn refuse_mounted(id: &SnapshotId) -> Result<()> {
 
 fn refuse(id: &SnapshotId, which: fn(&Mounted) -> bool) -> Result<()> {
     let all = mounts_everywhere()?;
-    let Some(one) = all
-        .iter()
-        .find(|one| one.id.as_ref() == Some(id) && which(one))
-    else {
+    let Some(one) = all.find(id, which) else {
         return Ok(());
     };
     let path = one.path.display();
@@ -164,11 +166,7 @@ fn refuse(id: &SnapshotId, which: fn(&Mounted) -> bool) -> Result<()> {
 
 /// After an unmount: what held the image goes with its last mount.
 pub(crate) fn release(store: &Store, id: &SnapshotId) -> Result<()> {
-    if !is_image(id)
-        || mounts_everywhere()?
-            .iter()
-            .any(|one| one.id.as_ref() == Some(id))
-    {
+    if !is_image(id) || mounts_everywhere()?.find(id, |_| true).is_some() {
         return Ok(());
     }
     // Of another store, it is none here; that one's sweep finds it.
@@ -212,8 +210,12 @@ pub(crate) fn living(snapshots: &Snapshots, ids: &[SnapshotId]) -> Result<Vec<Li
             continue;
         };
         let labels = &snapshot.record().labels;
-        let seen = everywhere.iter().any(|one| one.id.as_ref() == Some(id));
-        if is_living(labels, &boot, pids, seen) {
+        let looked = Looked {
+            found: everywhere.find(id, |_| true).is_some(),
+            namespaces: &everywhere.namespaces,
+            partial: everywhere.partial,
+        };
+        if is_living(labels, &boot, pids, &looked) {
             found.push(Living {
                 id: id.clone(),
                 manifest: labels.get(MANIFEST).and_then(|text| text.parse().ok()),
@@ -224,12 +226,25 @@ pub(crate) fn living(snapshots: &Snapshots, ids: &[SnapshotId]) -> Result<Vec<Li
     Ok(found)
 }
 
-/// Whether a snapshot is still mounted, if a look at all mount namespaces has or has not found it.
-/// Where not all can be seen, it counts as mounted until the machine is started anew.
-fn is_living(labels: &BTreeMap<String, String>, boot: &str, pids: u64, seen: bool) -> bool {
-    let label = |name| labels.get(name).map(String::as_str);
-    let sees_all = pids == FIRST_PIDS || label(PIDS) == Some(&pids.to_string());
-    label(BOOT) == Some(boot) && (seen || !sees_all)
+/// A look at mount namespaces for the mount of one snapshot.
+struct Looked<'a> {
+    found: bool,
+    namespaces: &'a HashSet<u64>,
+    partial: bool,
+}
+
+/// Whether a snapshot is still mounted. Where its mount namespace cannot be seen, it counts as
+/// mounted until the machine is started anew.
+fn is_living(
+    labels: &BTreeMap<String, String>,
+    boot: &str,
+    pids: u64,
+    looked: &Looked<'_>,
+) -> bool {
+    let number = |name| labels.get(name).and_then(|text| text.parse::<u64>().ok());
+    let there = number(NAMESPACE).is_some_and(|one| looked.namespaces.contains(&one));
+    let all = !looked.partial && (pids == FIRST_PIDS || number(PIDS) == Some(pids));
+    labels.get(BOOT).map(String::as_str) == Some(boot) && (looked.found || !(there || all))
 }
 
 fn boot() -> Result<String> {
@@ -250,24 +265,36 @@ mod tests {
 
     #[test]
     fn what_counts_as_mounted() {
-        let labels = |boot: &str, pids: u64| -> BTreeMap<String, String> {
-            let pairs = [(BOOT, boot.to_owned()), (PIDS, pids.to_string())];
-            pairs.map(|(key, value)| (key.to_owned(), value)).into()
-        };
-        for (made, ours, seen, expected) in [
-            (("now", 7), 7, true, true),
-            (("now", 7), 7, false, false),
-            (("now", 7), FIRST_PIDS, false, false),
-            // Its mount namespace may be one that has no process here.
-            (("now", 7), 8, false, true),
-            (("now", FIRST_PIDS), 8, false, true),
-            (("before", 7), 7, false, false),
-            (("before", 7), 8, true, false),
+        let namespaces = HashSet::from([1, 2]);
+        // Made in a boot, mount and pid namespace; ours; found, partial.
+        for (made, ours, found, partial, expected) in [
+            (("now", 1, 7), 7, true, false, true),
+            (("now", 1, 7), 7, false, false, false),
+            (("now", 1, 7), 8, false, true, false),
+            // The last process of the mount namespace has ended, or nobody here can see it.
+            (("now", 3, 7), 7, false, false, false),
+            (("now", 3, 7), FIRST_PIDS, false, false, false),
+            (("now", 3, 7), 7, false, true, true),
+            (("now", 3, 7), FIRST_PIDS, false, true, true),
+            (("now", 3, 7), 8, false, false, true),
+            (("now", 3, FIRST_PIDS), 8, false, false, true),
+            (("before", 3, 7), 8, false, true, false),
+            (("before", 1, 7), 7, true, false, false),
         ] {
-            let labels = labels(made.0, made.1);
-            let is = is_living(&labels, "now", ours, seen);
-            assert_eq!(is, expected, "{made:?} {ours} {seen}");
+            let (boot, namespace, pids) = made;
+            let labels = [
+                (BOOT, boot.to_owned()),
+                (NAMESPACE, namespace.to_string()),
+                (PIDS, pids.to_string()),
+            ];
+            let labels = labels.map(|(key, value)| (key.to_owned(), value)).into();
+            let looked = Looked {
+                found,
+                namespaces: &namespaces,
+                partial,
+            };
+            let is = is_living(&labels, "now", ours, &looked);
+            assert_eq!(is, expected, "{made:?} {ours} {found} {partial}");
         }
-        assert!(!is_living(&BTreeMap::new(), "now", 7, true));
     }
 }

@@ -21,6 +21,7 @@ pub(crate) mod spec;
 pub(crate) mod stage;
 pub(crate) mod store;
 pub(crate) mod suite;
+pub(crate) mod tree;
 pub(crate) mod whole;
 
 pub(crate) use bundle::Bundle;

@@ -7,6 +7,7 @@ mod disk;
 mod errors;
 mod fsck;
 mod images;
+mod interop;
 mod interrupts;
 mod login;
 mod mounts;
@@ -16,6 +17,7 @@ mod pull;
 mod remove;
 mod resets;
 mod rot;
+mod trees;
 
 use crate::harness::{Env, Test, test};
 
@@ -31,6 +33,7 @@ const MODULES: &[Module] = &[
     ("errors", errors::tests),
     ("fsck", fsck::tests),
     ("images", images::tests),
+    ("interop", interop::tests),
     ("interrupts", interrupts::tests),
     ("login", login::tests),
     ("mounts", mounts::tests),
@@ -40,6 +43,7 @@ const MODULES: &[Module] = &[
     ("remove", remove::tests),
     ("resets", resets::tests),
     ("rot", rot::tests),
+    ("trees", trees::tests),
 ];
 
 pub(crate) fn all() -> Vec<Test> {

@@ -433,6 +433,8 @@ impl Unpacker {
         let opaque = self.options.overlay.attribute("opaque");
         let mut implied = Vec::new();
         let mut opaque_root = false;
+        // The root too is a directory that the archive may not have mentioned.
+        self.directories.entry(Vec::new().into()).or_default();
         for (path, directory) in std::mem::take(&mut self.directories).into_iter().rev() {
             let context = || format!("cannot complete directory {}", show(&path));
             // A link in its place now is not ours.
@@ -449,7 +451,6 @@ impl Unpacker {
             }
             let attributes = match directory.attributes {
                 Some(attributes) => attributes,
-                None if path.is_empty() => continue,
                 None => {
                     if !directory.opaque {
                         implied.push(path.to_vec());

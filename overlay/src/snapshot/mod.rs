@@ -19,7 +19,7 @@ mod record;
 mod stack;
 mod store;
 
-pub use mounted::{Mounted, SOURCE, mounts_everywhere, mounts_here};
+pub use mounted::{Everywhere, Mounted, SOURCE, mount_namespace, mounts_everywhere, mounts_here};
 pub use place::unmount;
 pub use record::{Extent, Idmap, RECORD_LIMIT, Record, VERSION};
 pub use stack::{MapIds, Mounting, Stack};

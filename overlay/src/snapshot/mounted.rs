@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use rustix::io::Errno;
 
 use crate::lease::SnapshotId;
-use crate::{Context, Error, Result};
+use crate::{Context, Result};
 
 /// What the source of such mounts is, or begins with.
 pub const SOURCE: &str = "rcrun";
@@ -32,47 +32,64 @@ pub fn mounts_here() -> Result<Vec<Mounted>> {
     Ok(read_table()?.split(is_newline).filter_map(ours).collect())
 }
 
-/// Those of all mount namespaces that have a process which can be seen.
-pub fn mounts_everywhere() -> Result<Vec<Mounted>> {
-    let mut found = mounts_here()?;
-    let own = rustix::fs::readlink("/proc/thread-self/ns/mnt", Vec::new())
-        .context(|| "cannot tell the mount namespace")?;
-    let mut seen = HashSet::from([own.into_bytes()]);
+/// What is mounted in the mount namespaces of all processes that can be seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Everywhere {
+    /// All of them, those of this process's mount namespace first.
+    pub mounts: Vec<Mounted>,
+    /// The mount namespaces that were looked at: their numbers (inodes).
+    pub namespaces: HashSet<u64>,
+    /// Some process would not tell us about its mount namespace.
+    pub partial: bool,
+}
+
+/// The number of this process's mount namespace.
+pub fn mount_namespace() -> Result<u64> {
+    let link = rustix::fs::stat("/proc/thread-self/ns/mnt");
+    Ok(link.context(|| "cannot tell the mount namespace")?.st_ino)
+}
+
+/// Looks at all mount namespaces that have a process which can be seen.
+pub fn mounts_everywhere() -> Result<Everywhere> {
+    let mut found = Everywhere {
+        mounts: mounts_here()?,
+        namespaces: HashSet::from([mount_namespace()?]),
+        partial: false,
+    };
     for entry in std::fs::read_dir("/proc").context(|| "cannot list processes")? {
         let entry = entry.context(|| "cannot list processes")?;
         let pid = entry.file_name();
-        let Some(pid) = pid.to_str().filter(|pid| pid.parse::<u32>().is_ok()) else {
-            continue;
-        };
-        let namespace = match rustix::fs::readlink(format!("/proc/{pid}/ns/mnt"), Vec::new()) {
-            Ok(link) => link.into_bytes(),
-            // It has ended.
-            Err(Errno::NOENT | Errno::SRCH) => continue,
-            Err(errno) => return Err(unseen(errno.into(), pid)),
-        };
-        if seen.contains(&namespace) {
-            continue;
-        }
-        match std::fs::read(format!("/proc/{pid}/mountinfo")) {
-            Ok(table) => {
-                found.extend(table.split(is_newline).filter_map(ours));
-                seen.insert(namespace);
-            }
-            // The same, in the end without any namespace.
-            Err(error) if has_ended(&error) => {}
-            Err(error) => return Err(unseen(error.into(), pid)),
+        if let Some(pid) = pid.to_str().filter(|pid| pid.parse::<u32>().is_ok()) {
+            // It ended meanwhile, or is in the rights of somebody else.
+            let looked = found.look(pid);
+            found.partial |= looked.is_err_and(|error| !has_ended(&error));
         }
     }
     Ok(found)
 }
 
+impl Everywhere {
+    /// The first mount of a snapshot for which something holds.
+    pub fn find(&self, id: &SnapshotId, holds: impl Fn(&Mounted) -> bool) -> Option<&Mounted> {
+        let mut mounts = self.mounts.iter();
+        mounts.find(|one| one.id.as_ref() == Some(id) && holds(one))
+    }
+
+    fn look(&mut self, pid: &str) -> std::io::Result<()> {
+        let namespace = rustix::fs::stat(format!("/proc/{pid}/ns/mnt"))?.st_ino;
+        if !self.namespaces.contains(&namespace) {
+            let table = std::fs::read(format!("/proc/{pid}/mountinfo"))?;
+            let found = table.split(is_newline).filter_map(ours);
+            self.mounts.extend(found);
+            self.namespaces.insert(namespace);
+        }
+        Ok(())
+    }
+}
+
 fn has_ended(error: &std::io::Error) -> bool {
     let errno = Errno::from_io_error(error);
     matches!(errno, Some(Errno::NOENT | Errno::SRCH | Errno::INVAL))
-}
-
-fn unseen(error: Error, pid: &str) -> Error {
-    error.context(format!("cannot tell what is mounted for process {pid}"))
 }
 
 /// Whether the mount of this number, in this mount namespace, is ours.
