@@ -183,7 +183,7 @@ fn power_cuts_at_random_instants(env: &Env) {
         let after = length.mul_f64((seed >> 40) as f64 / f64::from(1 << 24));
         let running = disk.cut(after, || env.rt.spawn(story(&shelf, &log)));
         let said = fs::read_to_string(&log).unwrap();
-        let options = ["loop,commit=1000", "loop,commit=1000,data=writeback"][round % 2];
+        let options = ["loop,commit=1000", "loop,commit=1000,nodelalloc"][round % 2];
         disk.restart(options);
         env.rt.finish(running);
         let at = said.lines().last().unwrap_or("before").to_owned();
