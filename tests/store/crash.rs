@@ -64,8 +64,7 @@ impl<'a> World<'a> {
             (_, "unlinkat") => 29,
             _ => 3,
         };
-        let mut hit = 0;
-        for number in (1..MANY).step_by(step) {
+        for (hit, number) in (1..MANY).step_by(step).enumerate() {
             before();
             let command = self.shelf.command(words);
             env.rt.note(&format!("-- killed at call {number}\n"));
@@ -88,7 +87,6 @@ impl<'a> World<'a> {
                 assert_eq!(output.code, 0, "{output}\n{log}");
                 return hit;
             }
-            hit += 1;
         }
         panic!("{words:?} is hit without an end");
     }
