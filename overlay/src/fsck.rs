@@ -340,7 +340,7 @@ pub fn records(store: &Store) -> Result<Vec<Problem>> {
         };
         if let Err(error) = layers.get(&id) {
             // Unless it was being removed.
-            if matches!(layers.get(&id), Err(_)) {
+            if layers.get(&id).is_err() {
                 problems.push(record(format!("layers/{id}/layer.json"), &error));
             }
         }

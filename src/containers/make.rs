@@ -31,6 +31,8 @@ use crate::images;
 use crate::settings::Settings;
 use crate::verbs::fetch;
 
+/// How often an image is fetched that others remove before it can be used.
+const FETCHES: usize = 10;
 /// The default of `--detach-keys`, as people write it.
 const DETACH_KEYS: &str = "ctrl-p,ctrl-q";
 /// Whose ranges of /etc/subuid containers get.
@@ -145,11 +147,16 @@ fn find(
     if wanted.pull == "never" {
         return Err(missing().with_hint(format!("`rcrun pull {}` fetches it", wanted.image)));
     }
-    if let Some(code) = fetch(settings, store, &reference, platform, wanted.quiet)? {
-        return Ok(Err(code));
-    }
     // In the moment since it was pulled it may have been removed again.
-    here()?.map(Ok).ok_or_else(missing)
+    for _ in 0..FETCHES {
+        if let Some(code) = fetch(settings, store, &reference, platform, wanted.quiet)? {
+            return Ok(Err(code));
+        }
+        if let Some(found) = here()? {
+            return Ok(Ok(found));
+        }
+    }
+    Err(missing())
 }
 
 /// What is in the store by that name or identifier, complete.

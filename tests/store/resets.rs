@@ -5,6 +5,7 @@ use crate::harness::store::{Image, archive, noise};
 use crate::harness::{Env, Shelf, Test, full, test};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use rcrun_image::Digest;
 use rcrun_image::registry::testing::Fault;
 use std::time::Duration;
 
@@ -17,79 +18,103 @@ pub(super) fn tests() -> Vec<Test> {
 
 /// What each reset may cost.
 const PER_RESET: u64 = 64 << 10;
+/// So many fetch parts of a large layer at the same time.
+const CONNECTIONS: usize = 4;
 
-/// Bytes of the large layer.
-fn size() -> usize {
-    if full() { 64 << 20 } else { 6 << 20 }
+/// Bytes of a layer that comes by one connection, and of one that comes in several parts at a time.
+fn sizes() -> [usize; 2] {
+    match full() {
+        true => [24 << 20, 200 << 20],
+        // More segments than connections: then some are begun and others are not.
+        false => [6 << 20, 100 << 20],
+    }
+}
+
+/// Waits until nothing moves any more: what has reached the client has been written down by then.
+fn quiet(shelf: &Shelf<'_>, layer: &Digest) {
+    let name = format!("content/incoming/sha256-{}.map", layer.hex());
+    let map = shelf.path().join(name);
+    let state = || (shelf.sent(layer), std::fs::read(&map).ok());
+    let mut last = state();
+    until("nothing moves", 60, || {
+        std::thread::sleep(Duration::from_millis(80));
+        let now = state();
+        let same = now == last;
+        last = now;
+        same.then_some(())
+    });
 }
 
 fn resets_with_kills_in_between(env: &Env) {
     let shelf = Shelf::new(env);
-    let blob = archive(&[("big", &noise(size(), 3))]);
-    let total = blob.len() as u64;
-    for (round, at) in [0, 1, total / 2, total - 1].into_iter().enumerate() {
-        let name = format!("app{round}");
-        // Of its own: with another file behind it.
-        let mut content = noise(size(), 3);
-        content[0] ^= round as u8 + 1;
-        let image = shelf.publish(&name, &Image::new(&[archive(&[("big", &content)])]));
-        let layer = image.layers[0].to_string();
-        let asked = || shelf.registry.seen_of("GET", &layer).len();
-        let mut resets = 0;
-        for _ in 0..3 {
-            let before = asked();
-            shelf.registry.fault("GET", &layer, 1, Fault::Reset(at));
-            // And then nothing for a while: that is when it is killed.
-            shelf.registry.fault("GET", &layer, 1, Fault::Reset(0));
-            let mut pull = shelf.spawn(&["pull", "-q", &shelf.name(&name)]);
-            until("the reset, and another try", 20, || {
-                let ended = pull.child.try_wait().unwrap().is_some();
-                (ended || asked() > before + 1).then_some(())
-            });
-            resets += 2;
-            let _ = kill(Pid::from_raw(pull.pid()), Signal::SIGKILL);
-            env.rt.finish(pull);
+    for size in sizes() {
+        let mut content = noise(1 << 20, 3).repeat(size >> 20);
+        for (number, part) in [0, 1, 2, 3].into_iter().enumerate() {
+            content[0] ^= number as u8 + 1;
+            let image = Image::new(&[archive(&[("big", &content)])]);
+            reset_at(&shelf, &image, part);
         }
-        shelf.ok(&["pull", "-q", &shelf.name(&name)]);
-        shelf.ok(&["fsck", "-q"]);
-        let sent = shelf.sent(&image.layers[0]);
-        println!("reset at {at}: {resets} resets, 3 kills, {sent} bytes of {total}");
-        assert!(sent <= total + resets * PER_RESET, "{sent} of {total}");
-        shelf.ok(&["rmi", &shelf.name(&name)]);
     }
     shelf.ok(&["prune", "-f"]);
+}
+
+/// Every connection is reset at the same byte, and the ones after it at once; then rcrun is killed; and so on.
+fn reset_at(shelf: &Shelf<'_>, image: &Image, which: usize) {
+    let total = image.layers[0].len() as u64;
+    let at = [0, 1, total / 2, total - 1][which];
+    let digest = Digest::of(&image.layers[0]);
+    for round in 0..3 {
+        // Faults are for a repository: what is left of them is not for the next one.
+        let name = format!("r{round}-{which}-{total}");
+        shelf.publish(&name, image);
+        let blobs = format!("{name}/blobs/{digest}");
+        let registry = &shelf.registry;
+        registry.fault("GET", &blobs, CONNECTIONS, Fault::Reset(at));
+        registry.fault("GET", &blobs, usize::MAX, Fault::Reset(0));
+        let mut pull = shelf.spawn(&["pull", "-q", &shelf.name(&name)]);
+        until("a reset", 20, || {
+            // Two halves are all of it.
+            let ended = pull.child.try_wait().unwrap().is_some();
+            (ended || !registry.seen_of("GET", &blobs).is_empty()).then_some(())
+        });
+        quiet(shelf, &digest);
+        let _ = kill(Pid::from_raw(pull.pid()), Signal::SIGKILL);
+        shelf.env.rt.finish(pull);
+    }
+    let asked = |shelf: &Shelf<'_>| shelf.registry.seen_of("GET", &digest.to_string()).len() as u64;
+    let resets = asked(shelf);
+    let name = format!("last-{which}-{total}");
+    shelf.publish(&name, image);
+    shelf.ok(&["pull", "-q", &shelf.name(&name)]);
+    shelf.ok(&["fsck", "-q"]);
+    let sent = shelf.sent(&digest);
+    println!(
+        "reset at {at}: {resets} resets, 3 kills, {sent} bytes of {total}: {} more",
+        sent - total
+    );
+    assert!(sent <= total + resets * PER_RESET, "{sent} of {total}");
+    shelf.ok(&["rmi", &shelf.name(&name)]);
 }
 
 /// Bytes that the registry has given to the kernel count, so it waits until all have reached the client. What has
 /// is not fetched again.
 fn kills_while_it_arrives(env: &Env) {
     let shelf = Shelf::new(env);
-    let image = Image::new(&[archive(&[("big", &noise(size(), 5))])]);
+    let image = Image::new(&[archive(&[("big", &noise(sizes()[0], 5))])]);
     let total = image.layers[0].len() as u64;
     let image = shelf.publish("app", &image);
     let layer = image.layers[0].to_string();
-    let hex = layer.strip_prefix("sha256:").unwrap();
-    let map = shelf
-        .path()
-        .join(format!("content/incoming/sha256-{hex}.map"));
     let kills = 6;
     for part in 1..=kills {
         let sent = shelf.sent(&image.layers[0]);
         // Ends in the middle of whatever is written at once.
-        let more = total / 8 + part * 1111;
+        let more = total / 20 + part * 1111;
         shelf.registry.fault("GET", &layer, 1, Fault::Stall(more));
         let pull = shelf.spawn(&["pull", "-q", &shelf.name("app")]);
         until("some of it", 60, || {
             (shelf.sent(&image.layers[0]) >= sent + more).then_some(())
         });
-        let mut last = Vec::new();
-        until("all of that has been written down", 60, || {
-            std::thread::sleep(Duration::from_millis(50));
-            let now = std::fs::read(&map).unwrap();
-            let same = now == last;
-            last = now;
-            same.then_some(())
-        });
+        quiet(&shelf, &image.layers[0]);
         kill(Pid::from_raw(pull.pid()), Signal::SIGKILL).unwrap();
         assert_eq!(env.rt.finish(pull).code, 137);
     }

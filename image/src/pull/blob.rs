@@ -6,7 +6,7 @@ use std::io::Read;
 use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex};
 
-use rcrun_overlay::content::{self, Expected, Ingest, Outcome, Piece, SEGMENT, Verified};
+use rcrun_overlay::content::{self, Expected, Ingest, Outcome, Piece, Verified};
 
 use super::{Event, Pull, lock};
 use crate::document::Descriptor;
@@ -194,7 +194,9 @@ impl Job<'_> {
         let JobState::Fetching(ingest) = &*state else {
             return Vec::new();
         };
-        while let Some(piece) = ingest.claim(SEGMENT) {
+        // No longer than a segment: each is fetched by one connection, in order. A longer one, of what a segment
+        // lacks and the next one, would be cut in two.
+        while let Some(piece) = ingest.claim(1) {
             pieces.insert(piece.start(), Arc::new(Mutex::new(piece)));
         }
         let range = |piece: &Arc<Mutex<Piece>>| {
