@@ -132,8 +132,8 @@ impl Global {
         let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
         let given = self.store.clone().or_else(|| variable("RCRUN_STORE"));
         let homeless = || variable("HOME").is_none() && variable("XDG_DATA_HOME").is_none();
-        let machine = rustix::process::geteuid().is_root()
-            && (std::env::var_os("USER").is_some_and(|user| user == "root") || homeless());
+        let machine = (std::env::var_os("USER").is_some_and(|user| user == "root") || homeless())
+            && rustix::process::geteuid().is_root();
         let user = given.is_none() && !machine && uses_user_directory();
         store_path(given.as_deref(), user, variable).ok()
     }
@@ -346,6 +346,12 @@ fn uses_user_directory() -> bool {
 
 /// Whether this process is in another user namespace than the machine's first one.
 pub(crate) fn in_user_namespace() -> bool {
+    // One call where it is the machine's: its number is fixed (PROC_USER_INIT_INO of proc_ns.h).
+    if std::fs::read_link("/proc/self/ns/user")
+        .is_ok_and(|link| link.as_os_str() == "user:[4026531837]")
+    {
+        return false;
+    }
     std::fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| !is_identity(&map))
 }
 

@@ -524,7 +524,7 @@ fn modes(terminal: &std::os::fd::OwnedFd) -> String {
 
 /// Says its size, also when that changes, and everything that it is told, until that is `bye`. The
 /// trap interrupts `read`.
-const TALKING: &str = "echo ready; stty size; trap 'stty size' WINCH; \
+const TALKING: &str = "trap 'stty size' WINCH; echo ready; stty size; \
                        while :; do read line || continue; echo got:$line; \
                        test $line = bye && exit 13; done";
 

@@ -480,6 +480,7 @@ fn kill_and_wait_and_start_again(env: &Env) {
     people.shelf.ok(&["kill", "--signal=TERM", "web"]);
     assert_eq!(people.shelf.ok(&["wait", "web"]), "3\n");
     assert_eq!(people.shelf.ok(&["restart", "web"]), "web\n");
+    wait_for(|| people.shelf.ok(&["logs", "web"]) == "1\n2\n3\n");
     assert_eq!(people.shelf.ok(&["restart", "-t", "0", "web"]), "web\n");
     wait_for(|| people.shelf.ok(&["logs", "web"]) == "1\n2\n3\n4\n");
     people.remove("web");
