@@ -62,12 +62,14 @@ fn main() {
         })
         .map(|(start, _)| *start)
         .collect();
-    let mut patterns: Vec<String> = ALWAYS.map(str::to_owned).into();
+    let mut patterns: Vec<String> = Vec::new();
     for section in hot.iter().map(|start| &sections[start]) {
         if !patterns.contains(&section.pattern) {
             patterns.push(section.pattern.clone());
         }
     }
+    // Behind what was executed, so that it does not lie in between.
+    patterns.extend(ALWAYS.map(str::to_owned));
     let list = format!(
         "/* Written by hot_text.rs. */\nSECTIONS\n{{\n  .text.hot : {{\n    {}\n  }}\n}} INSERT BEFORE .text;\n",
         patterns.join("\n    ")

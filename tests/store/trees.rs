@@ -29,6 +29,7 @@ pub(super) fn tests() -> Vec<Test> {
 }
 
 /// One entry of a layer.
+#[derive(Clone, Copy)]
 struct Entry<'a> {
     path: &'a str,
     kind: Kind,
@@ -90,15 +91,20 @@ fn named<'a>(path: &'a str, entry: Entry<'a>) -> Entry<'a> {
 /// An image with everything that layers have: whiteouts, opaque directories, links to files of lower
 /// layers, devices, attributes, fractions of seconds.
 pub(super) fn layers() -> Vec<Vec<u8>> {
-    let file = |path, content| Entry {
+    vec![lowest(), middle(), top()]
+}
+
+fn file<'a>(path: &'a str, content: &'a [u8]) -> Entry<'a> {
+    Entry {
         path,
         content,
         ..FILE
-    };
-    let capability =
-        b"\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00";
+    }
+}
+
+fn lowest() -> Vec<u8> {
     let long = "long/".to_owned() + &"x".repeat(150);
-    let lowest = pack(&[
+    pack(&[
         Entry {
             mode: 0o711,
             ..named("./", DIRECTORY)
@@ -124,8 +130,11 @@ pub(super) fn layers() -> Vec<Vec<u8>> {
         file("was-directory/file", b"file"),
         named("long/", DIRECTORY),
         file(&long, b"long"),
-    ]);
-    let middle = pack(&[
+    ])
+}
+
+fn middle() -> Vec<u8> {
+    pack(&[
         file(".wh.gone", b""),
         file(".wh.away", b""),
         Entry {
@@ -145,8 +154,13 @@ pub(super) fn layers() -> Vec<Vec<u8>> {
             mode: 0o600,
             ..named("was-directory", FILE)
         },
-    ]);
-    let top = pack(&[
+    ])
+}
+
+fn top() -> Vec<u8> {
+    let capability =
+        b"\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00";
+    pack(&[
         Entry {
             content: b"suid",
             mode: 0o4755,
@@ -185,8 +199,7 @@ pub(super) fn layers() -> Vec<Vec<u8>> {
             ..named("dangling", FILE)
         },
         file("\u{e4}\u{f6} name\n", b"name"),
-    ]);
-    vec![lowest, middle, top]
+    ])
 }
 
 fn image(env: &Env) -> Shelf<'_> {

@@ -75,6 +75,12 @@ impl Pending {
         lowers: &[BorrowedFd<'_>],
         overlay: Overlay,
     ) -> Result<()> {
+        // Most layers do not mention the root. The one below, which was settled before, knows all of it.
+        let only_root = self.links.is_empty() && self.directories.iter().all(Vec::is_empty);
+        let lowers = match lowers.len() {
+            1.. if only_root => &lowers[..1],
+            _ => lowers,
+        };
         let all: Vec<_> = std::iter::once(layer)
             .chain(lowers.iter().copied())
             .collect();

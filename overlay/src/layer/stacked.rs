@@ -218,6 +218,47 @@ fn directories_that_an_archive_does_not_mention() {
 }
 
 #[test]
+fn the_root_is_as_the_last_layer_says_that_mentions_it() {
+    if !is_root() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let layer = |name: &str, entries: &[(&str, Kind)]| {
+        let path = directory.path().join(name);
+        std::fs::create_dir(&path).unwrap();
+        let unpacked = unpack(&archive(entries), &path).unwrap();
+        (path, unpacked)
+    };
+    let says = |path: &Path| {
+        let stat = path.metadata().unwrap();
+        (stat.mode() & 0o7777, stat.mtime(), stat.mtime_nsec())
+    };
+    let (one, unpacked) = layer("one", &[("f", Kind::Regular)]);
+    assert_eq!(unpacked.pending.directories(), [b""]);
+    let open = |path: &Path| super::tree::refer(CWD, path.as_os_str().as_bytes()).unwrap();
+    let settle = |unpacked: &Unpacked, path: &Path, lowers: &[&Path]| {
+        let lowers: Vec<_> = lowers.iter().map(|path| open(path)).collect();
+        let lowers: Vec<_> = lowers.iter().map(AsFd::as_fd).collect();
+        let layer = open(path);
+        let pending = &unpacked.pending;
+        pending
+            .settle(layer.as_fd(), &lowers, Overlay::Trusted)
+            .unwrap();
+    };
+    settle(&unpacked, &one, &[]);
+    assert_eq!(says(&one), (0o755, 0, 0));
+    let (two, unpacked) = layer("two", &[(".", Kind::Directory)]);
+    assert!(unpacked.pending.is_empty());
+    std::fs::set_permissions(&two, std::os::unix::fs::PermissionsExt::from_mode(0o1711)).unwrap();
+    let (three, unpacked) = layer("three", &[("f", Kind::Regular)]);
+    settle(&unpacked, &three, &[&two, &one]);
+    assert_eq!(says(&three), says(&two));
+    let (four, unpacked) = layer("four", &[("d/f", Kind::Regular)]);
+    settle(&unpacked, &four, &[&three, &two, &one]);
+    assert_eq!(says(&four), says(&two));
+}
+
+#[test]
 fn hard_links_to_files_of_layers_below() {
     if !is_root() {
         return;
