@@ -25,7 +25,14 @@ use support::{RCRUN, bundle};
 
 /// Hot whatever the steps say: what sets a container up, and the growing of vectors, of which the
 /// compiler keeps one of many equal instantiations, not always the same.
-const ALWAYS: [&str; 7] = [
+const ALWAYS: [&str; 13] = [
+    // What the linker folds into one may have another's name next time.
+    "*(.text._R*NtCs*_3std4pathNtB6_4Path7is_file)",
+    "*(.text._RNvNtNtCs*_3std3sys2fs8metadata)",
+    "*(.text._RNvNtNtCs*_6rustix2fs3abs9__readlink)",
+    "*(.text._R*AnyValueParser15possible_values*)",
+    "*(.text._R*core3any*3Any7type_id*)",
+    "*(.text.unlikely._R*SliceRead19skip_to_escape_slow)",
     "*(.text._R*13rcrun_runtime6launch*)",
     "*(.text._R*13rcrun_runtime6rootfs*)",
     "*(.text._R*13rcrun_runtime4plan*)",
@@ -34,6 +41,17 @@ const ALWAYS: [&str; 7] = [
     "*(.text._R*13rcrun_runtime10operations6create*)",
     "*(.text.unlikely._R*_5alloc7raw_vec*8grow_one*)",
 ];
+
+/// Constants that every start reads, of the C library and strings: not between those of others.
+const CONSTANTS: &str = "SECTIONS
+{
+  .rodata.hot : {
+    *libc.a:*(.rodata .rodata.*)
+    *(.rodata.cst4 .rodata.cst8 .rodata.cst16 .rodata.cst32)
+    *(.rodata.str1.1 .rodata.str1.8)
+  }
+} INSERT BEFORE .rodata;
+";
 
 fn main() {
     if !support::asked_for() {
@@ -71,7 +89,7 @@ fn main() {
     // Behind what was executed, so that it does not lie in between.
     patterns.extend(ALWAYS.map(str::to_owned));
     let list = format!(
-        "/* Written by hot_text.rs. */\nSECTIONS\n{{\n  .text.hot : {{\n    {}\n  }}\n}} INSERT BEFORE .text;\n",
+        "/* Written by hot_text.rs. */\nSECTIONS\n{{\n  .text.hot : {{\n    {}\n  }}\n}} INSERT BEFORE .text;\n{CONSTANTS}",
         patterns.join("\n    ")
     );
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/hot-text.ld");
