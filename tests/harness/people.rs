@@ -169,7 +169,11 @@ impl<'a> People<'a> {
 
     /// Names of snapshots.
     pub(crate) fn snapshots(&self) -> usize {
-        fs::read_dir(self.shelf.path().join("snapshots")).map_or(0, Iterator::count)
+        // What a killed maker began is no snapshot, and swept an hour later (docs/on-disk.md).
+        let whole =
+            |entry: &fs::DirEntry| !entry.file_name().as_encoded_bytes().starts_with(b".new-");
+        let entries = fs::read_dir(self.shelf.path().join("snapshots"));
+        entries.map_or(0, |entries| entries.flatten().filter(whole).count())
     }
 
     /// The container's record.
