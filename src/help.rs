@@ -16,7 +16,7 @@ pub(crate) const COMPATIBLE_WITH: &str = "1.5.1";
 /// Source revision, when the build knew it.
 pub(crate) const COMMIT: &str = env!("RCRUN_COMMIT");
 
-const ABOUT: &str = "containers from images and bundles, without a daemon
+const ABOUT: &str = "Open Container Initiative runtime, with images and without a daemon
 
 Of an image, from a registry or the store:
 
@@ -162,4 +162,20 @@ fn options(rows: impl Iterator<Item = (String, String)>) -> String {
         let _ = writeln!(text, "   {name:width$}  {help}");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    /// runc's own tests look for these two lines.
+    #[test]
+    fn the_help_begins_as_runcs() {
+        let text = super::program();
+        let mut lines = text.lines();
+        assert_eq!(lines.next(), Some("NAME:"));
+        let second = lines.next().unwrap();
+        assert!(
+            second.contains("runc - Open Container Initiative runtime"),
+            "{second}"
+        );
+    }
 }
