@@ -10,6 +10,7 @@ pub(crate) mod criu;
 pub(crate) mod env;
 pub(crate) mod faults;
 pub(crate) mod leaks;
+pub(crate) mod modules;
 pub(crate) mod monitor;
 pub(crate) mod people;
 pub(crate) mod process;

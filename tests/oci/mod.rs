@@ -38,10 +38,8 @@ mod terminal;
 mod update;
 mod verbs;
 
+use crate::harness::modules::{Module, check};
 use crate::harness::{Env, Test, selftest, test};
-
-/// A file here, and the function that lists its tests.
-type Module = (&'static str, fn() -> Vec<Test>);
 
 /// Modules and their tests. `no_file_is_forgotten` compares this list with the directory.
 const MODULES: &[Module] = &[
@@ -92,23 +90,7 @@ pub(crate) fn all() -> Vec<Test> {
 }
 
 fn no_file_is_forgotten(_: &Env) {
-    let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/oci");
-    let mut files: Vec<String> = std::fs::read_dir(dir)
-        .unwrap()
-        .map(|e| e.unwrap().file_name().to_string_lossy().into_owned())
-        .filter_map(|name| name.strip_suffix(".rs").map(str::to_owned))
-        .filter(|name| name != "mod")
-        .collect();
-    files.sort();
-    let mut listed: Vec<&str> = MODULES.iter().map(|(name, _)| *name).collect();
-    listed.sort_unstable();
-    assert_eq!(
-        files, listed,
-        "files in tests/oci, and modules that are run"
-    );
-    for (name, tests) in MODULES {
-        assert!(!tests().is_empty(), "{name} has no tests");
-    }
+    check("oci", MODULES);
 }
 
 fn no_name_is_used_twice(_: &Env) {

@@ -165,8 +165,8 @@ pub(crate) fn is_mount_option(option: &str) -> bool {
     MOUNT_OPTIONS.binary_search(&option).is_ok()
 }
 
-/// By number, as in linux/capability.h.
-pub(crate) const CAPABILITIES: &[&str] = &[
+/// All of capabilities(7), by number, as in linux/capability.h.
+pub const CAPABILITIES: &[&str] = &[
     "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",
     "CAP_DAC_READ_SEARCH",

@@ -1,5 +1,6 @@
 //! Capabilities, `--security-opt`, and what of /proc and /sys is hidden.
 
+use rcrun_runtime::spec::features::CAPABILITIES;
 use std::collections::BTreeSet;
 
 use rcrun_runtime::error::{Error, Result};
@@ -20,51 +21,6 @@ const DEFAULT: [&str; 14] = [
     "CAP_SETPCAP",
     "CAP_SETUID",
     "CAP_SYS_CHROOT",
-];
-
-/// All of capabilities(7), by number.
-const NAMES: [&str; 41] = [
-    "CAP_CHOWN",
-    "CAP_DAC_OVERRIDE",
-    "CAP_DAC_READ_SEARCH",
-    "CAP_FOWNER",
-    "CAP_FSETID",
-    "CAP_KILL",
-    "CAP_SETGID",
-    "CAP_SETUID",
-    "CAP_SETPCAP",
-    "CAP_LINUX_IMMUTABLE",
-    "CAP_NET_BIND_SERVICE",
-    "CAP_NET_BROADCAST",
-    "CAP_NET_ADMIN",
-    "CAP_NET_RAW",
-    "CAP_IPC_LOCK",
-    "CAP_IPC_OWNER",
-    "CAP_SYS_MODULE",
-    "CAP_SYS_RAWIO",
-    "CAP_SYS_CHROOT",
-    "CAP_SYS_PTRACE",
-    "CAP_SYS_PACCT",
-    "CAP_SYS_ADMIN",
-    "CAP_SYS_BOOT",
-    "CAP_SYS_NICE",
-    "CAP_SYS_RESOURCE",
-    "CAP_SYS_TIME",
-    "CAP_SYS_TTY_CONFIG",
-    "CAP_MKNOD",
-    "CAP_LEASE",
-    "CAP_AUDIT_WRITE",
-    "CAP_AUDIT_CONTROL",
-    "CAP_SETFCAP",
-    "CAP_MAC_OVERRIDE",
-    "CAP_MAC_ADMIN",
-    "CAP_SYSLOG",
-    "CAP_WAKE_ALARM",
-    "CAP_BLOCK_SUSPEND",
-    "CAP_AUDIT_READ",
-    "CAP_PERFMON",
-    "CAP_BPF",
-    "CAP_CHECKPOINT_RESTORE",
 ];
 
 /// Not to be read, since they tell of the host or change it.
@@ -109,7 +65,7 @@ pub(crate) fn capability(text: &str) -> Result<Capability> {
         true => upper,
         false => format!("CAP_{upper}"),
     };
-    let known = NAMES.iter().find(|name| **name == full);
+    let known = CAPABILITIES.iter().find(|name| **name == full);
     known
         .map(|name| Capability::One(name))
         .ok_or_else(|| Error::invalid(format!("{text:?} is no capability")))
@@ -154,7 +110,7 @@ pub(crate) fn capabilities(
 /// The names of a bit mask such as CapBnd of /proc/self/status.
 pub(crate) fn of_mask(mask: u64) -> BTreeSet<&'static str> {
     let set = |(number, name): (usize, &&'static str)| (mask >> number & 1 == 1).then_some(*name);
-    NAMES.iter().enumerate().filter_map(set).collect()
+    CAPABILITIES.iter().enumerate().filter_map(set).collect()
 }
 
 /// What `--security-opt` says.

@@ -5,7 +5,7 @@ use rcrun_runtime::monitor::When;
 
 use super::attach::Attachment;
 use super::run::code_of;
-use super::stop::{How, Stopping, all_ended};
+use super::stop::{HowFlags, Stopping, all_ended};
 use super::{get_with_record, no_such};
 use crate::containers::{Container, Containers, Record, make};
 use crate::images::mounts;
@@ -77,25 +77,15 @@ impl crate::verbs::Run for Start {
 #[derive(Debug, clap::Parser)]
 #[command(name = "restart", disable_help_flag = true)]
 pub(crate) struct Restart {
-    /// seconds until it is killed (default: the container's own, or 10; -1: never)
-    #[arg(
-        long,
-        short,
-        visible_alias = "timeout",
-        value_name = "SECONDS",
-        allow_hyphen_values = true
-    )]
-    time: Option<i64>,
-    /// signal that asks it to end (default: the container's own)
-    #[arg(long, short, value_name = "SIGNAL")]
-    signal: Option<String>,
+    #[command(flatten)]
+    how: HowFlags,
     #[arg(required = true)]
     names: Vec<String>,
 }
 
 impl crate::verbs::Run for Restart {
     fn run(self, settings: &Settings) -> Result<u8> {
-        let how = How::new(self.time, self.signal.as_deref())?;
+        let how = self.how.read()?;
         report::each(&self.names, |name| {
             let (containers, container, record) = get_with_record(settings, name)?;
             let mut stopping = [Stopping::ask(name, container, record, &how)?];

@@ -20,25 +20,15 @@ const KILL: i32 = 9;
 #[derive(Debug, clap::Parser)]
 #[command(name = "stop", disable_help_flag = true)]
 pub(crate) struct Stop {
-    /// seconds until it is killed (default: the container's own, or 10; -1: never)
-    #[arg(
-        long,
-        short,
-        visible_alias = "timeout",
-        value_name = "SECONDS",
-        allow_hyphen_values = true
-    )]
-    time: Option<i64>,
-    /// signal that asks (default: the container's own)
-    #[arg(long, short, value_name = "SIGNAL")]
-    signal: Option<String>,
+    #[command(flatten)]
+    how: HowFlags,
     #[arg(required = true)]
     names: Vec<String>,
 }
 
 impl crate::verbs::Run for Stop {
     fn run(self, settings: &Settings) -> Result<u8> {
-        let how = How::new(self.time, self.signal.as_deref())?;
+        let how = self.how.read()?;
         let mut stopping = Vec::new();
         let asked = report::each(&self.names, |name| {
             let (_, container, record) = get_with_record(settings, name)?;
@@ -54,6 +44,31 @@ impl crate::verbs::Run for Stop {
     }
 }
 
+/// The flags that say how.
+#[derive(Debug, clap::Args)]
+pub(super) struct HowFlags {
+    /// seconds until it is killed (default: the container's own, or 10; -1: never)
+    #[arg(
+        long,
+        short,
+        visible_alias = "timeout",
+        value_name = "SECONDS",
+        allow_hyphen_values = true
+    )]
+    time: Option<i64>,
+    /// signal that asks it to end (default: the container's own)
+    #[arg(long, short, value_name = "SIGNAL")]
+    signal: Option<String>,
+}
+
+impl HowFlags {
+    pub(super) fn read(&self) -> Result<How> {
+        let signal = self.signal.as_deref().map(parse_signal).transpose()?;
+        let time = self.time;
+        Ok(How { time, signal })
+    }
+}
+
 /// How a container is asked, beyond what its record says.
 #[derive(Debug, Default)]
 pub(super) struct How {
@@ -63,11 +78,6 @@ pub(super) struct How {
 }
 
 impl How {
-    pub(super) fn new(time: Option<i64>, signal: Option<&str>) -> Result<Self> {
-        let signal = signal.map(parse_signal).transpose()?;
-        Ok(Self { time, signal })
-    }
-
     /// How long it has; none for ever.
     fn time(&self, record: &Record) -> Option<Duration> {
         match self.time {
