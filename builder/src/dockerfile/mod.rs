@@ -1,0 +1,1 @@
+//! The Dockerfile language, as BuildKit reads it. Pure: opens nothing, runs nothing.
