@@ -45,6 +45,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 
 use crate::content::{Incoming, final_name, scan_incoming};
+use crate::layer::built;
 use crate::lease::{self, LayerId, Root, SnapshotId};
 use crate::lock::{self, Kind};
 use crate::snapshot::Snapshots;
@@ -208,6 +209,10 @@ impl Sweep<'_> {
             }
         }
         reachable.snapshots = stay;
+        let aliased = built::targets(self.store.directory("layers")?, &|id| {
+            reachable.layers.contains(id)
+        })?;
+        reachable.layers.extend(aliased);
         Ok(reachable)
     }
 

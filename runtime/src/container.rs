@@ -62,6 +62,9 @@ pub struct CreateOptions {
     pub detach: bool,
     /// `run`: keep the state record after the container exited.
     pub keep: bool,
+    /// `run`: when this hangs up, since whoever holds the other end of the pipe is gone or wants it so,
+    /// the container is killed.
+    pub lifeline: Option<Arc<OwnedFd>>,
 }
 
 /// Options of `exec`.
@@ -231,6 +234,12 @@ impl Runtime {
     /// A descriptor that becomes readable on each OOM kill and hangs up when the cgroup is gone.
     pub fn oom_watch(&self, id: &str) -> Result<crate::cgroup::oom::Watch> {
         control::oom_watch(self, id)
+    }
+
+    /// How many processes of the container the kernel killed for lack of memory; none where it does not
+    /// count.
+    pub fn oom_kills(&self, id: &str) -> Result<Option<u64>> {
+        control::oom_kills(self, id)
     }
 
     /// Whether rights over cgroups are not to be expected.

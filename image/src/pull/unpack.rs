@@ -144,10 +144,11 @@ impl Unpacking<'_> {
 pub(super) fn record(unpacked: &Unpacked) -> Record {
     Record {
         version: VERSION,
-        diff_id: unpacked.diff_id.clone(),
+        diff_id: Some(unpacked.diff_id.clone()),
         size: unpacked.size,
         entries: unpacked.entries,
         opaque: unpacked.opaque_root,
+        lifetime: None,
     }
 }
 

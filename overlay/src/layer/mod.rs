@@ -9,6 +9,7 @@
 pub mod attributes;
 #[cfg(test)]
 mod bombs;
+pub mod built;
 pub mod chain;
 pub mod changes;
 mod content;

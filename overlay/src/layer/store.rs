@@ -16,6 +16,7 @@ use rustix::fs::Mode;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use super::built::{self, Lifetime};
 use crate::durable::{self, open_directory};
 use crate::lease::{LayerId, Lease, Root};
 use crate::lock::{self, Kind, Waiting};
@@ -25,9 +26,9 @@ use crate::{Context, Digest, Error, ErrorKind, Result, record, tree};
 /// The version of `layer.json` that is read and written.
 pub const VERSION: u32 = 1;
 /// The record of a layer.
-const RECORD: &str = "layer.json";
+pub(super) const RECORD: &str = "layer.json";
 /// Its files.
-const DIFF: &str = "diff";
+pub(super) const DIFF: &str = "diff";
 /// The longest record that is read.
 const RECORD_LIMIT: u64 = 1 << 20;
 
@@ -36,23 +37,27 @@ const RECORD_LIMIT: u64 = 1 << 20;
 pub struct Record {
     /// [`VERSION`].
     pub version: u32,
-    /// Digest of the archive, not compressed.
-    pub diff_id: Digest,
-    /// Bytes of the archive.
+    /// Digest of the archive, not compressed; none of a layer that was made here and never archived.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub diff_id: Option<Digest>,
+    /// Bytes of the archive, or of the files.
     pub size: u64,
-    /// Entries of the archive.
+    /// Entries of the archive, or files.
     pub entries: u64,
     /// Nothing of the layers below remains: they must not be mounted.
     #[serde(default)]
     pub opaque: bool,
+    /// Its files may not be on the disk yet: it counts only as long as this lasts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lifetime: Option<Lifetime>,
 }
 
 /// The layers of a store.
 #[derive(Debug)]
 pub struct Layers {
-    store: Store,
-    whole: OwnedFd,
-    incoming: OwnedFd,
+    pub(super) store: Store,
+    pub(super) whole: OwnedFd,
+    pub(super) incoming: OwnedFd,
 }
 
 /// A layer that is there.
@@ -62,7 +67,7 @@ pub struct Layer {
     pub id: LayerId,
     /// What is known of it.
     pub record: Record,
-    diff: OwnedFd,
+    pub(super) diff: OwnedFd,
 }
 
 impl Layer {
@@ -84,12 +89,12 @@ pub enum Claim {
 /// A layer that is being unpacked. Dropped, it is removed.
 #[derive(Debug)]
 pub struct Unfinished {
-    id: LayerId,
+    pub(super) id: LayerId,
     incoming: OwnedFd,
     /// Locked.
-    directory: OwnedFd,
-    diff: OwnedFd,
-    published: bool,
+    pub(super) directory: OwnedFd,
+    pub(super) diff: OwnedFd,
+    pub(super) published: bool,
 }
 
 impl Unfinished {
@@ -144,7 +149,7 @@ impl Layers {
 
     /// Opens a layer; none if there is none. That it stays is promised by [`Lease::hold`] before.
     pub fn get(&self, id: &LayerId) -> Result<Option<Layer>> {
-        let directory = match open_if_there(&self.whole, id)? {
+        let directory = match self.enter(id)? {
             Some(directory) => directory,
             None => return Ok(None),
         };
@@ -165,9 +170,17 @@ impl Layers {
             let id = id.clone();
             Ok(Layer { id, record, diff })
         };
-        read()
-            .map(Some)
-            .context(|| format!("cannot use layer {id}"))
+        let layer = match read() {
+            // It was never synced, and this is what a power cut left.
+            Err(error) if built::is_built(id) && error.kind() == ErrorKind::Corrupt => {
+                return Ok(None);
+            }
+            read => read.context(|| format!("cannot use layer {id}"))?,
+        };
+        match &layer.record.lifetime {
+            Some(lifetime) if !lifetime.lasts(&self.store) => Ok(None),
+            _ => Ok(Some(layer)),
+        }
     }
 
     /// Finds a layer or begins to unpack it; waits while somebody else does, as long as `waiting`
@@ -182,6 +195,7 @@ impl Layers {
             let _ = remove(&self.incoming, id);
             return Ok(Claim::Present(layer));
         }
+        self.drop_alias(id)?;
         self.begin(id, directory).map(Claim::Mine)
     }
 
@@ -205,7 +219,7 @@ impl Layers {
 
     /// Makes the directory in which a layer is unpacked, and locks it. The layer may have become
     /// whole meanwhile.
-    fn occupy(&self, id: &LayerId, waiting: &mut Waiting<'_>) -> Result<OwnedFd> {
+    pub(super) fn occupy(&self, id: &LayerId, waiting: &mut Waiting<'_>) -> Result<OwnedFd> {
         loop {
             match rustix::fs::mkdirat(&self.incoming, id.as_str(), Mode::from(0o700)) {
                 Ok(()) | Err(Errno::EXIST) => {}
@@ -225,7 +239,7 @@ impl Layers {
         }
     }
 
-    fn begin(&self, id: &LayerId, directory: OwnedFd) -> Result<Unfinished> {
+    pub(super) fn begin(&self, id: &LayerId, directory: OwnedFd) -> Result<Unfinished> {
         // There may be something of a maker that died.
         let diff = empty(&directory, id)?;
         let incoming = open_directory(&self.incoming, ".")?;
@@ -269,7 +283,7 @@ impl Layers {
     }
 }
 
-fn open_if_there(at: &OwnedFd, id: &LayerId) -> Result<Option<OwnedFd>> {
+pub(super) fn open_if_there(at: &OwnedFd, id: &LayerId) -> Result<Option<OwnedFd>> {
     match open_directory(at, id.as_str()) {
         Ok(directory) => Ok(Some(directory)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
@@ -296,10 +310,11 @@ mod tests {
     fn record() -> Record {
         Record {
             version: VERSION,
-            diff_id: Digest::of(b"archive"),
+            diff_id: Some(Digest::of(b"archive")),
             size: 7,
             entries: 1,
             opaque: false,
+            lifetime: None,
         }
     }
 

@@ -49,7 +49,7 @@ fn apart(clones: &Clones, way: Way) -> Result<OwnedFd> {
     let private = MsFlags::MS_PRIVATE | MsFlags::MS_REC;
     nix::mount::mount(None::<&str>, "/", None::<&str>, private, None::<&str>).context(context)?;
     let base = base().context(|| "cannot mount a place for layers")?;
-    for (index, tree) in clones.lowers.iter().chain(&clones.snapshot).enumerate() {
+    for (index, tree) in clones.trees().enumerate() {
         attach(tree.as_fd(), place(&base, &index.to_string())?.as_fd())
             .context(|| "cannot attach a layer")?;
     }

@@ -13,7 +13,7 @@ use rustix::mount::{
 use super::mount::{Overlay, Upper};
 use super::owner::Owner;
 use super::private::Way;
-use super::store::{UPPER, WORK, was_volatile};
+use super::store::{WORK, was_volatile};
 use super::{mount, private};
 use crate::durable::open_directory;
 use crate::layer::Overlay as Marks;
@@ -121,18 +121,23 @@ impl Stack {
         }
     }
 
-    /// Mounts them with a snapshot's directory above them.
-    pub(super) fn detached_above(&self, snapshot: &OwnedFd, how: &Mounting<'_>) -> Result<OwnedFd> {
+    /// Mounts them with a directory above them in which changes are in `changes`.
+    pub(crate) fn detached_above(
+        &self,
+        directory: &OwnedFd,
+        changes: &'static str,
+        how: &Mounting<'_>,
+    ) -> Result<OwnedFd> {
         let mut lowers = self.lowers();
         if how.read_only {
-            let upper = open_directory(snapshot, UPPER)?;
+            let upper = open_directory(directory, changes)?;
             lowers.insert(0, upper.as_fd());
             if lowers.len() == 1 {
                 lowers.push(self.empty.as_fd());
             }
             return self.mount(&lowers, None, how);
         }
-        if was_volatile(open_directory(snapshot, WORK)?) {
+        if was_volatile(open_directory(directory, WORK)?) {
             return Err(Error::new(
                 ErrorKind::FailedPrecondition,
                 "it was mounted as volatile before, so its files may be incomplete",
@@ -141,7 +146,7 @@ impl Stack {
         if lowers.is_empty() {
             lowers.push(self.empty.as_fd());
         }
-        self.mount(&lowers, Some(snapshot), how)
+        self.mount(&lowers, Some((directory, changes)), how)
     }
 
     /// By the ways of older kernels.
@@ -154,7 +159,7 @@ impl Stack {
     ) -> Result<OwnedFd> {
         let parts = Parts {
             lowers: &self.lowers(),
-            snapshot: Some(snapshot),
+            above: Some((snapshot, super::store::UPPER)),
             user_attributes: false,
             volatile: false,
             source: "overlay",
@@ -166,7 +171,7 @@ impl Stack {
     fn mount(
         &self,
         lowers: &[BorrowedFd<'_>],
-        snapshot: Option<&OwnedFd>,
+        above: Option<(&OwnedFd, &'static str)>,
         how: &Mounting<'_>,
     ) -> Result<OwnedFd> {
         if how.idmap.is_some() && self.marks == Marks::User {
@@ -176,7 +181,7 @@ impl Stack {
         }
         let parts = Parts {
             lowers,
-            snapshot,
+            above,
             user_attributes: self.marks == Marks::User,
             volatile: how.volatile,
             source: how.source,
@@ -213,7 +218,8 @@ impl Stack {
 pub(super) struct Parts<'a> {
     pub(super) lowers: &'a [BorrowedFd<'a>],
     /// With `upper` and `work`, which have to be seen through the same mount.
-    pub(super) snapshot: Option<&'a OwnedFd>,
+    /// The directory for changes and the kernel's work, and the name of the former.
+    pub(super) above: Option<(&'a OwnedFd, &'static str)>,
     pub(super) user_attributes: bool,
     pub(super) volatile: bool,
     pub(super) source: &'a str,
@@ -224,8 +230,8 @@ pub(super) struct Parts<'a> {
 impl Parts<'_> {
     /// Calls with the overlay of these.
     pub(super) fn with<T>(&self, use_it: impl FnOnce(&Overlay<'_>) -> Result<T>) -> Result<T> {
-        let above = match self.snapshot {
-            Some(at) => Some((open_path(at, UPPER)?, open_path(at, WORK)?)),
+        let above = match self.above {
+            Some((at, changes)) => Some((open_path(at, changes)?, open_path(at, WORK)?)),
             None => None,
         };
         // What was mapped belongs to another user.
@@ -271,7 +277,10 @@ impl Parts<'_> {
         let lowers: Result<_> = self.lowers.iter().map(|lower| clone(*lower)).collect();
         Ok(Clones {
             lowers: lowers?,
-            snapshot: self.snapshot.map(|at| clone(at.as_fd())).transpose()?,
+            above: match self.above {
+                Some((at, changes)) => Some((clone(at.as_fd())?, changes)),
+                None => None,
+            },
             user_attributes: self.user_attributes,
             volatile: self.volatile,
             source: self.source.to_owned(),
@@ -284,7 +293,7 @@ impl Parts<'_> {
 #[derive(Debug)]
 pub(super) struct Clones {
     pub(super) lowers: Vec<OwnedFd>,
-    pub(super) snapshot: Option<OwnedFd>,
+    pub(super) above: Option<(OwnedFd, &'static str)>,
     user_attributes: bool,
     volatile: bool,
     source: String,
@@ -292,6 +301,12 @@ pub(super) struct Clones {
 }
 
 impl Clones {
+    /// All that has to be attached.
+    pub(super) fn trees(&self) -> impl Iterator<Item = &OwnedFd> {
+        let above = self.above.iter().map(|(at, _)| at);
+        self.lowers.iter().chain(above)
+    }
+
     pub(super) fn borrowed(&self) -> Vec<BorrowedFd<'_>> {
         self.lowers.iter().map(AsFd::as_fd).collect()
     }
@@ -300,7 +315,7 @@ impl Clones {
     pub(super) fn parts<'a>(&'a self, lowers: &'a [BorrowedFd<'a>]) -> Parts<'a> {
         Parts {
             lowers,
-            snapshot: self.snapshot.as_ref(),
+            above: self.above.as_ref().map(|(at, changes)| (at, *changes)),
             user_attributes: self.user_attributes,
             volatile: self.volatile,
             source: &self.source,
@@ -311,7 +326,7 @@ impl Clones {
 
 /// Layers say in their names which marks they have.
 fn marks_of(id: &LayerId) -> Marks {
-    match id.as_str().ends_with("-user") {
+    match id.as_str().ends_with("user") {
         true => Marks::User,
         false => Marks::Trusted,
     }

@@ -270,7 +270,7 @@ impl Snapshot {
     ///
     /// [`volatile`]: Mounting::volatile
     pub fn detached(&self, how: &Mounting<'_>) -> Result<OwnedFd> {
-        let mount = || self.stack()?.detached_above(&self.directory, how);
+        let mount = || self.stack()?.detached_above(&self.directory, UPPER, how);
         mount().context(|| format!("cannot mount snapshot {}", self.id))
     }
 
@@ -315,7 +315,7 @@ impl Snapshot {
 }
 
 /// The root of a mount has the attributes of its top directory, so they are those of the top layer's.
-fn like_the_root(upper: &OwnedFd, stack: &Stack) -> Result<()> {
+pub(crate) fn like_the_root(upper: &OwnedFd, stack: &Stack) -> Result<()> {
     let Some(top) = stack.lowers().first().copied() else {
         // Whatever the umask.
         return rustix::fs::fchmod(upper, Mode::from(0o755)).context(|| "cannot make upper");

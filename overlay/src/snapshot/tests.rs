@@ -40,10 +40,11 @@ fn layer(
     fill(&diff);
     let record = crate::layer::store::Record {
         version: 1,
-        diff_id: Digest::of(id.as_str().as_bytes()),
+        diff_id: Some(Digest::of(id.as_str().as_bytes())),
         size: 0,
         entries: 2,
         opaque,
+        lifetime: None,
     };
     fs::write(at.join("layer.json"), serde_json::to_vec(&record).unwrap()).unwrap();
     id

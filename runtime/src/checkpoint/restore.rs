@@ -88,7 +88,7 @@ pub(super) fn restore(runtime: &Runtime, id: &str, options: &RestoreOptions) -> 
     let terminal = console.map(Terminal::new).transpose();
     let result = terminal
         .context(|| "cannot set up the container's terminal")
-        .and_then(|mut terminal| attend(record.pid, &init, &signals, terminal.as_mut()));
+        .and_then(|mut terminal| attend(record.pid, &init, &signals, terminal.as_mut(), None));
     let cleaned = stop::end(&directory, &record);
     let code = result?;
     cleaned?;

@@ -75,7 +75,7 @@ pub(crate) fn exec(runtime: &Runtime, id: &str, options: &ExecOptions) -> Result
         Some(socket) => Some(open_terminal(socket)?),
         None => None,
     };
-    attend(pid, &pidfd, &signals, terminal.as_mut())
+    attend(pid, &pidfd, &signals, terminal.as_mut(), None)
 }
 
 impl<'a> Job<'a> {

@@ -26,7 +26,7 @@ pub(crate) fn run(runtime: &Runtime, id: &str, options: &CreateOptions) -> Resul
     let begun = begin(&created).inspect_err(|_| show_last_words(&created));
     let result = begun.and_then(|()| match &signals {
         None => Ok(0),
-        Some(signals) => wait(&created, signals),
+        Some(signals) => wait(&created, signals, options.lifeline.as_deref()),
     });
     match (result, options.detach) {
         (Ok(code), true) => Ok(code),
@@ -117,7 +117,7 @@ pub(crate) fn begin(created: &Created) -> Result<()> {
     }
 }
 
-fn wait(created: &Created, signals: &SignalFd) -> Result<i32> {
+fn wait(created: &Created, signals: &SignalFd, lifeline: Option<&OwnedFd>) -> Result<i32> {
     let mut terminal = match &created.console {
         Some(socket) => Some(open_terminal(socket)?),
         None => None,
@@ -127,6 +127,7 @@ fn wait(created: &Created, signals: &SignalFd) -> Result<i32> {
         &created.pidfd,
         signals,
         terminal.as_mut(),
+        lifeline,
     )
 }
 
@@ -137,12 +138,14 @@ pub(crate) fn open_terminal(socket: &OwnedFd) -> Result<Terminal> {
         .context(|| "cannot set up the container's terminal")
 }
 
-/// Forwards signals and terminal until the process behind `pidfd` is gone; returns its exit code.
+/// Forwards signals and terminal until the process behind `pidfd` is gone; returns its exit code. It is
+/// killed when `lifeline` hangs up.
 pub(crate) fn attend(
     pid: i32,
     pidfd: &OwnedFd,
     signals: &SignalFd,
     mut terminal: Option<&mut Terminal>,
+    mut lifeline: Option<&OwnedFd>,
 ) -> Result<i32> {
     loop {
         let (input, output, room) = terminal
@@ -164,12 +167,20 @@ pub(crate) fn attend(
                 fds.push(PollFd::from_borrowed_fd(stdin.as_fd(), PollFlags::IN));
             }
         }
+        if let Some(lifeline) = lifeline {
+            fds.push(PollFd::new(lifeline, PollFlags::empty()));
+        }
         match rustix::event::poll(&mut fds, None) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(errno).context(|| "cannot wait for the container"),
         }
         let ready: Vec<PollFlags> = fds.iter().map(PollFd::revents).collect();
         drop(fds);
+        if lifeline.is_some() && ready.last().is_some_and(|flags| !flags.is_empty()) {
+            // Gone already is as good.
+            let _ = pidfd_signal(pidfd.as_fd(), Signal::SIGKILL as i32);
+            lifeline = None;
+        }
         if let Some(terminal) = terminal.as_deref_mut() {
             serve_terminal(terminal, &ready, (input, output, room));
         }

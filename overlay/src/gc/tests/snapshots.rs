@@ -55,10 +55,11 @@ fn real_layer(store: &Store, number: u64) -> LayerId {
     let id: LayerId = format!("{number:064x}").parse().unwrap();
     let record = crate::layer::store::Record {
         version: 1,
-        diff_id: Digest::of(b"x"),
+        diff_id: Some(Digest::of(b"x")),
         size: 0,
         entries: 0,
         opaque: false,
+        lifetime: None,
     };
     let layers = store.path().join("layers");
     let temporary = layers.join("incoming").join(durable::temporary_name());

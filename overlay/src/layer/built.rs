@@ -1,0 +1,406 @@
+//! Layers that are made here, one step of a build at a time, rather than unpacked.
+//!
+//! Such a layer is made in place: an overlay with `layers/incoming/ID/diff` for its changes is mounted
+//! over the layers below, something is done in it, and it gets its name. It has no archive and no
+//! DiffID until somebody wants one; then the layer's chain gets an alias, a link whose target is the
+//! other name, so that a container of the image needs nothing unpacked.
+//!
+//! What can be made again is not worth waiting for the disk: [`Layers::publish_built`] syncs nothing.
+//! Instead the record says how long the page cache vouches for the files ([`Lifetime`]): a process that
+//! is killed loses nothing, and after a power cut the layer is not there. [`Layers::settle`] makes the
+//! layers of this lifetime durable for good.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::fs::{AtFlags, FileType, Mode, StatxFlags, statx};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+use super::Overlay as Marks;
+use super::store::{DIFF, Layer, Layers, RECORD, Record, Unfinished, open_if_there};
+use crate::durable::{self, open_directory};
+use crate::lease::{LayerId, Lease, Root};
+use crate::lock::up_to;
+use crate::snapshot::{Mounting, Stack};
+use crate::store::Store;
+use crate::{Context, Digest, Error, ErrorKind, Result, lock, record, tree};
+
+/// The kernel's own directory beside the changes.
+const WORK: &str = "work";
+
+/// How the names of built layers end, without and with marks of a user.
+const BUILT: &str = "build";
+const BUILT_USER: &str = "builduser";
+
+/// `STATX_MNT_ID_UNIQUE` (Linux 6.8), which rustix does not name yet.
+const MNT_ID_UNIQUE: StatxFlags = StatxFlags::from_bits_retain(0x4000);
+
+/// How long files that were never synced are known to be what was written: until the machine is started
+/// anew or the file system is mounted anew.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lifetime {
+    /// The kernel's `boot_id`.
+    pub boot: String,
+    /// The number of the mount, which is never used again.
+    pub mount: u64,
+}
+
+impl Lifetime {
+    /// The present one of a store; none where the kernel cannot tell mounts apart for good.
+    pub fn of(store: &Store) -> Result<Option<Self>> {
+        let stat = statx(store.root(), c"", AtFlags::EMPTY_PATH, MNT_ID_UNIQUE)
+            .context(|| "cannot examine the store")?;
+        if stat.stx_mask & MNT_ID_UNIQUE.bits() == 0 {
+            return Ok(None);
+        }
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+            .context(|| "cannot read /proc/sys/kernel/random/boot_id")?;
+        Ok(Some(Self {
+            boot: boot.trim().to_owned(),
+            mount: stat.stx_mnt_id,
+        }))
+    }
+
+    pub(super) fn lasts(&self, store: &Store) -> bool {
+        Self::of(store).is_ok_and(|now| now.as_ref() == Some(self))
+    }
+}
+
+/// A new name for a layer that is built: of a digest that nobody has thought of before.
+pub fn layer_id(unique: &Digest, marks: Marks) -> Result<LayerId> {
+    let variant = match marks {
+        Marks::Trusted => BUILT,
+        Marks::User => BUILT_USER,
+    };
+    format!("{}-{variant}", unique.hex()).parse()
+}
+
+/// Whether a name is that of a layer that was built.
+pub(super) fn is_built(id: &LayerId) -> bool {
+    let variant = id.as_str().split_once('-').map(|(_, variant)| variant);
+    matches!(variant, Some(BUILT | BUILT_USER))
+}
+
+impl Layers {
+    /// Begins a layer above others, in a directory that nobody else knows.
+    pub fn begin_built(
+        &self,
+        lease: &Lease,
+        id: &LayerId,
+        below: &[LayerId],
+        marks: Marks,
+    ) -> Result<Unfinished> {
+        let begin = || -> Result<Unfinished> {
+            lease.hold(&[Root::Layer(id.clone())])?;
+            let stack = Stack::open(&self.store, below, marks)?;
+            let layer = self.begin(id, self.occupy(id, &mut up_to(lock::STORE_PATIENCE))?)?;
+            rustix::fs::mkdirat(&layer.directory, WORK, Mode::from(0o700))
+                .context(|| format!("cannot make {WORK}"))?;
+            crate::snapshot::like_the_root(&layer.diff, &stack)?;
+            Ok(layer)
+        };
+        begin().context(|| format!("cannot begin layer {id}"))
+    }
+
+    /// Mounts a layer that was begun, above others, attached nowhere and to be written to. Also for
+    /// another process than its maker's.
+    pub fn mount_built(
+        &self,
+        id: &LayerId,
+        below: &[LayerId],
+        marks: Marks,
+        how: &Mounting<'_>,
+    ) -> Result<OwnedFd> {
+        let mount = || {
+            let missing = || Error::new(ErrorKind::NotFound, "it was never begun");
+            let directory = open_if_there(&self.incoming, id)?.ok_or_else(missing)?;
+            Stack::open(&self.store, below, marks)?.detached_above(&directory, DIFF, how)
+        };
+        mount().context(|| format!("cannot mount layer {id}"))
+    }
+
+    /// Gives a layer that is finished, and mounted nowhere any more, its name.
+    pub fn publish_built(&self, mut layer: Unfinished) -> Result<Layer> {
+        let id = layer.id.clone();
+        let mut publish = || -> Result<Layer> {
+            tree::remove(&layer.directory, c"work")?;
+            let mut meter = tree::Meter::default();
+            meter.add_tree(&layer.directory, c"diff")?;
+            let record = Record {
+                version: super::store::VERSION,
+                diff_id: None,
+                size: meter.bytes,
+                entries: meter.entries,
+                opaque: false,
+                lifetime: Lifetime::of(&self.store)?,
+            };
+            durable::write_new_unsynced(
+                &layer.directory,
+                RECORD,
+                &record::encode(&record)?,
+                Mode::from(0o600),
+            )?;
+            if record.lifetime.is_none() {
+                rustix::fs::syncfs(self.store.root()).context(|| "cannot sync the store")?;
+            }
+            let name = id.as_str();
+            rustix::fs::renameat(&self.incoming, name, &self.whole, name)
+                .context(|| format!("cannot rename layers/incoming/{name} to layers/{name}"))?;
+            if record.lifetime.is_none() {
+                durable::sync_directory(&self.whole)?;
+            }
+            layer.published = true;
+            let diff = open_directory(&layer.directory, DIFF)?;
+            Ok(Layer {
+                id: id.clone(),
+                record,
+                diff,
+            })
+        };
+        publish().context(|| format!("cannot finish layer {id}"))
+    }
+
+    /// Lets a layer be known by a second name, that of its chain. Whatever has that name already stays.
+    pub fn alias(&self, lease: &Lease, id: &LayerId, target: &LayerId) -> Result<()> {
+        lease.hold(&[Root::Layer(id.clone()), Root::Layer(target.clone())])?;
+        if self.get(id)?.is_some() {
+            return Ok(());
+        }
+        let context = || format!("cannot name layer {target} {id}");
+        self.drop_alias(id).context(context)?;
+        match rustix::fs::symlinkat(target.as_str(), &self.whole, id.as_str()) {
+            Ok(()) | Err(Errno::EXIST) => Ok(()),
+            Err(errno) => Err(errno).context(context),
+        }
+    }
+
+    /// Makes all layers that this lifetime still vouches for durable; how many there were.
+    pub fn settle(&self) -> Result<usize> {
+        let mut due = Vec::new();
+        for name in tree::names(&self.whole)? {
+            let Some(id) = name.to_str().ok().and_then(|name| name.parse().ok()) else {
+                continue;
+            };
+            let Some(layer) = self.get(&id)? else {
+                continue;
+            };
+            if layer.record.lifetime.is_some() && alias_of(&self.whole, &id)?.is_none() {
+                due.push((id, layer.record));
+            }
+        }
+        if due.is_empty() {
+            return Ok(0);
+        }
+        rustix::fs::syncfs(self.store.root()).context(|| "cannot sync the store")?;
+        let settled = due.len();
+        for (id, record) in due {
+            // Removed meanwhile, it needs none.
+            let Some(directory) = open_if_there(&self.whole, &id)? else {
+                continue;
+            };
+            let lifetime = None;
+            let text = record::encode(&Record { lifetime, ..record })?;
+            durable::replace(&directory, RECORD, &text, Mode::from(0o600))
+                .context(|| format!("cannot settle layer {id}"))?;
+        }
+        Ok(settled)
+    }
+
+    /// Opens a layer's directory, also by an alias.
+    pub(super) fn enter(&self, id: &LayerId) -> Result<Option<OwnedFd>> {
+        match open_directory(&self.whole, id.as_str()) {
+            Ok(directory) => Ok(Some(directory)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => match alias_of(&self.whole, id)? {
+                Some(target) => open_if_there(&self.whole, &target),
+                None => Err(error),
+            },
+        }
+    }
+
+    /// Takes an alias away whose layer is not there any more.
+    pub(super) fn drop_alias(&self, id: &LayerId) -> Result<()> {
+        match alias_of(&self.whole, id)? {
+            None => Ok(()),
+            Some(_) => tree::unlink(&self.whole, id.as_str())
+                .map(drop)
+                .context(|| format!("cannot remove the alias {id}")),
+        }
+    }
+}
+
+/// What a name is an alias of.
+pub(crate) fn alias_of(layers: impl AsFd, id: &LayerId) -> Result<Option<LayerId>> {
+    match rustix::fs::readlinkat(layers, id.as_str(), Vec::new()) {
+        Ok(target) => target
+            .to_str()
+            .map_err(|_| Error::invalid("not UTF-8"))
+            .and_then(str::parse)
+            .map(Some)
+            .context(|| format!("cannot use the alias {id}")),
+        Err(Errno::INVAL | Errno::NOENT) => Ok(None),
+        Err(errno) => Err(errno).context(|| format!("cannot read the alias {id}")),
+    }
+}
+
+/// The targets of those aliases that are among `ids`.
+pub(crate) fn targets(
+    layers: impl AsFd,
+    is_wanted: &dyn Fn(&LayerId) -> bool,
+) -> Result<Vec<LayerId>> {
+    let layers = layers.as_fd();
+    let mut found = Vec::new();
+    let list = rustix::fs::Dir::read_from(layers).context(|| "cannot list the layers")?;
+    for entry in list {
+        let entry = entry.context(|| "cannot list the layers")?;
+        if !matches!(entry.file_type(), FileType::Symlink | FileType::Unknown) {
+            continue;
+        }
+        let Some(id) = entry.file_name().to_str().ok().and_then(|n| n.parse().ok()) else {
+            continue;
+        };
+        if is_wanted(&id) {
+            found.extend(alias_of(layers, &id)?);
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gc::{Policy, Reachable, collect};
+    use std::os::fd::AsRawFd;
+
+    fn id(text: &str) -> LayerId {
+        layer_id(&Digest::of(text.as_bytes()), Marks::Trusted).unwrap()
+    }
+
+    fn write(tree: &OwnedFd, name: &str, text: &str) {
+        std::fs::write(format!("/proc/self/fd/{}/{name}", tree.as_raw_fd()), text).unwrap();
+    }
+
+    fn build(layers: &Layers, lease: &Lease, id: &LayerId, below: &[LayerId], name: &str) {
+        let marks = Marks::Trusted;
+        let begun = layers.begin_built(lease, id, below, marks).unwrap();
+        let how = Mounting {
+            volatile: true,
+            ..Mounting::default()
+        };
+        let mounted = layers.mount_built(id, below, marks, &how).unwrap();
+        write(&mounted, name, name);
+        drop(mounted);
+        layers.publish_built(begun).unwrap();
+    }
+
+    /// Mounting needs rights that a developer's own account lacks.
+    fn may_mount() -> bool {
+        let may = rustix::process::geteuid().is_root();
+        if !may {
+            eprintln!("skipped: only root mounts");
+        }
+        may
+    }
+
+    #[test]
+    fn one_upon_another_and_known_by_its_chain() {
+        if !may_mount() {
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        let layers = Layers::new(&store).unwrap();
+        let lease = store.lease().unwrap();
+        let (one, two) = (id("one"), id("two"));
+        build(&layers, &lease, &one, &[], "a");
+        build(&layers, &lease, &two, std::slice::from_ref(&one), "b");
+        let there = |id: &LayerId| layers.get(id).unwrap().map(|layer| layer.record);
+        assert!(there(&one).unwrap().diff_id.is_none());
+        let chain: LayerId = "c".repeat(64).parse().unwrap();
+        layers.alias(&lease, &chain, &two).unwrap();
+        layers.alias(&lease, &chain, &two).unwrap();
+        assert_eq!(there(&chain), there(&two));
+        let stack = Stack::open(&store, &[one.clone(), chain.clone()], Marks::Trusted).unwrap();
+        assert_eq!(stack.lowers().len(), 2);
+        // What an alias stands for stays as long as the alias.
+        drop((stack, lease));
+        let mut reach = |_: &_| {
+            Ok(Reachable {
+                layers: [chain.clone()].into(),
+                ..Reachable::default()
+            })
+        };
+        collect(&store, &Policy::default(), &mut reach).unwrap();
+        assert!(there(&two).is_some() && there(&one).is_none());
+        collect(
+            &store,
+            &Policy::default(),
+            &mut |_| Ok(Reachable::default()),
+        )
+        .unwrap();
+        assert!(there(&two).is_none() && there(&chain).is_none());
+        assert_eq!(
+            tree::names(&layers.whole).unwrap().len(),
+            2,
+            "only incoming and empty"
+        );
+    }
+
+    #[test]
+    fn what_was_never_synced_counts_for_its_lifetime() {
+        if !may_mount() {
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        if Lifetime::of(&store).unwrap().is_none() {
+            eprintln!("skipped: this kernel numbers mounts anew");
+            return;
+        }
+        let layers = Layers::new(&store).unwrap();
+        let lease = store.lease().unwrap();
+        let (one, two, three) = (id("one"), id("two"), id("three"));
+        for (id, name) in [(&one, "a"), (&two, "b"), (&three, "c")] {
+            build(&layers, &lease, id, &[], name);
+        }
+        let chain: LayerId = "c".repeat(64).parse().unwrap();
+        layers.alias(&lease, &chain, &two).unwrap();
+        let rewrite = |id: &LayerId, change: &dyn Fn(&mut Record)| {
+            let mut record = layers.get(id).unwrap().unwrap().record;
+            change(&mut record);
+            let at = open_directory(&layers.whole, id.as_str()).unwrap();
+            durable::replace(
+                &at,
+                RECORD,
+                &record::encode(&record).unwrap(),
+                Mode::from(0o600),
+            )
+            .unwrap();
+        };
+        let another = |record: &mut Record| {
+            record.lifetime.as_mut().unwrap().mount += 1;
+        };
+        rewrite(&two, &another);
+        // A power cut leaves files empty.
+        std::fs::write(
+            directory
+                .path()
+                .join("layers")
+                .join(three.as_str())
+                .join(RECORD),
+            "",
+        )
+        .unwrap();
+        for gone in [&two, &three, &chain] {
+            assert!(layers.get(gone).unwrap().is_none(), "{gone}");
+        }
+        assert_eq!(layers.settle().unwrap(), 1);
+        assert!(layers.get(&one).unwrap().unwrap().record.lifetime.is_none());
+        assert_eq!(layers.settle().unwrap(), 0);
+        // Whoever needs the chain makes it anew.
+        let claim = layers
+            .claim(&lease, &chain, &mut up_to(lock::STORE_PATIENCE))
+            .unwrap();
+        assert!(matches!(claim, super::super::store::Claim::Mine(_)));
+    }
+}
