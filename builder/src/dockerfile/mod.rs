@@ -1,1 +1,30 @@
-//! The Dockerfile language, as BuildKit reads it. Pure: opens nothing, runs nothing.
+//! The Dockerfile language: text into instructions with places, words with variables replaced, checks. Pure: nothing here
+//! opens a file, asks a registry or knows what time it is.
+//!
+//! Owns the grammar that `BuildKit`'s frontend 1.26 accepts (its reference is `docs/reference.md` of
+//! `frontend/dockerfile` in <https://github.com/moby/buildkit>), the places of everything in the text, the environment that
+//! each instruction sees, and the lint rules. Does not own what instructions do, where base images come from, nor how
+//! progress is shown.
+//!
+//! - [`parse`], [`parse_onbuild`]: text -> [`Dockerfile`], or all errors at once
+//! - [`word`]: quotes and variables of one word
+//! - [`Diagnostic`], [`render()`]: what is wrong, and how it is shown to people
+
+pub mod diagnostic;
+pub mod instruction;
+pub mod limits;
+pub mod mount;
+pub mod rule;
+pub mod span;
+pub mod word;
+
+pub use diagnostic::{Diagnostic, Severity, Warning};
+pub use instruction::{
+    Add, Arg, ArgItem, Command, Copy, Device, Directives, Dockerfile, Expose, GlobalArg,
+    Healthcheck, Heredoc, Instruction, Kind, Label, Network, Onbuild, Pair, Probe, Run, Security,
+    Shell, Sources, Stage, Volume,
+};
+pub use mount::{Mount, MountSpec, Sharing};
+pub use rule::Rule;
+pub use span::Span;
+pub use word::{Expanded, Lookup, WordError, Words};

@@ -1,0 +1,35 @@
+//! How large a Dockerfile may be. All of it is somebody's input: whatever is beyond these is refused before work is done
+//! for it.
+
+/// Bytes of a Dockerfile, with its heredocs.
+pub const FILE_BYTES: usize = 16 << 20;
+
+/// Bytes of one physical line. `BuildKit`'s scanner has this limit, 64 KiB less one byte, its newline included.
+pub const LINE_BYTES: usize = 64 * 1024 - 1;
+
+/// Bytes of an instruction once its continuation lines are joined.
+pub const INSTRUCTION_BYTES: usize = 4 << 20;
+
+/// `FROM` instructions of a file.
+pub const STAGES: usize = 10_000;
+
+/// Instructions of a file.
+pub const INSTRUCTIONS: usize = 100_000;
+
+/// Heredocs of one instruction.
+pub const HEREDOCS: usize = 1_000;
+
+/// Substitutions within the words of substitutions: `${a:-${b:-...}}`.
+pub const WORD_DEPTH: usize = 64;
+
+/// Bytes that one word may grow to when its variables are replaced.
+pub const EXPANDED_BYTES: usize = 16 << 20;
+
+/// Steps that matching one pattern of `${name#pattern}` may take.
+pub const PATTERN_STEPS: usize = 16 << 20;
+
+/// Levels of arrays in the JSON form of an instruction.
+pub const JSON_DEPTH: usize = 128;
+
+/// Errors that are reported at once; a file with more is no Dockerfile.
+pub const DIAGNOSTICS: usize = 64;
