@@ -1,6 +1,7 @@
 //! Names, platforms and documents of images, and the registries they come from.
 //!
 //! - [`reference`]: what a person types, in docker's grammar, made unambiguous.
+//! - [`accounts`]: who `USER[:GROUP]` is in an image.
 //! - [`platform`]: which of several images suits a machine.
 //! - [`document`]: indexes, manifests and configurations, OCI's and Docker's.
 //! - [`catalog`]: the images of a store, and which one is meant.
@@ -12,6 +13,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod accounts;
 mod archive;
 pub mod catalog;
 pub mod closure;

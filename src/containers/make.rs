@@ -7,6 +7,7 @@ use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use rcrun_image::accounts::{self, Accounts};
 use rcrun_image::catalog::{self, Catalog, Image, Meant};
 use rcrun_image::platform::Platform;
 use rcrun_image::pull::Way;
@@ -305,10 +306,10 @@ impl Maker<'_> {
         }
     }
 
-    fn accounts(&self) -> Result<spec::Accounts> {
+    fn accounts(&self) -> Result<Accounts> {
         let layers = self.found.image.layers(self.way)?;
         let stack = Stack::open(&self.store, &layers, self.marks())?;
-        spec::accounts(&stack.lowers(), self.marks())
+        accounts::accounts(&stack.lowers(), self.marks())
             .context(|| format!("cannot read the accounts of image {}", self.wanted.image))
     }
 

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use rcrun_image::accounts::Accounts;
 use rcrun_overlay::layer::tree::proc_path;
 use rcrun_overlay::snapshot::{Mounting, Snapshots};
 use rcrun_overlay::store::Store;
@@ -163,8 +164,8 @@ impl Root<'_> {
     }
 
     /// Its accounts; what is missing or no regular file is empty.
-    pub(crate) fn accounts(&self) -> Result<super::spec::Accounts> {
-        Ok(super::spec::Accounts {
+    pub(crate) fn accounts(&self) -> Result<Accounts> {
+        Ok(Accounts {
             passwd: self.small_file("etc/passwd")?,
             group: self.small_file("etc/group")?,
         })

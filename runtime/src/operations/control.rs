@@ -75,6 +75,13 @@ pub(crate) fn stats(runtime: &Runtime, id: &str) -> Result<stats::Stats> {
         .stats()
 }
 
+/// How many there were, also of a container that has ended.
+pub(crate) fn oom_kills(runtime: &Runtime, id: &str) -> Result<Option<u64>> {
+    let directory = Directory::open(&runtime.root, id)?;
+    let record = directory.read_record()?;
+    Ok(record.and_then(|record| record.cgroup.oom_kills()))
+}
+
 /// Out-of-memory kills.
 pub(crate) fn oom_watch(runtime: &Runtime, id: &str) -> Result<oom::Watch> {
     let directory = Directory::open(&runtime.root, id)?;

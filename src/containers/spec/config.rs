@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+use rcrun_image::accounts::{Accounts, Identity};
 use rcrun_image::document::Config;
 use rcrun_runtime::error::{Context, Error, Result};
 use rcrun_runtime::plan::annotations::STAY;
 use serde_json::{Map, Value, json};
 
 use super::asked::{Asked, Join, Place};
-use super::identity::{Accounts, Identity};
 use super::seccomp::{self, Machine};
 use super::security::{MASKED, READ_ONLY, Seccomp, capabilities};
 use super::userns::Extent;

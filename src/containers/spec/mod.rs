@@ -4,14 +4,12 @@
 //! variables); it tells all problems at once. [`config`] is pure: a table of facts in, a document out.
 //! What docker does is done here too, unless it would hide a mistake: what is bound must exist.
 
-mod accounts;
 mod asked;
 mod calls;
 mod cdi;
 mod config;
 mod devices;
 mod files;
-mod identity;
 mod limits;
 mod mounts;
 mod seccomp;
@@ -19,11 +17,9 @@ mod security;
 mod userns;
 pub(crate) mod words;
 
-pub(crate) use accounts::accounts;
 pub(crate) use asked::{Around, Asked, Join, Place};
 pub(crate) use cdi::DIRECTORIES as CDI_DIRECTORIES;
 pub(crate) use config::{Facts, Files, config, file_texts, labels, stop};
-pub(crate) use identity::Accounts;
 pub(crate) use security::of_mask;
 pub(crate) use userns::{Extent, Userns, pick};
 

@@ -1,3 +1,4 @@
+use rcrun_image::accounts::Accounts;
 use std::path::Path;
 
 use clap::Parser;

@@ -4,7 +4,10 @@
 //! Only whole numbers below 2^31 are ids, so that none of them wraps around to root; a name is never
 //! looked up on the host. Lines that are malformed or too long count as missing.
 
-use rcrun_runtime::error::{Error, ErrorKind, Result};
+mod read;
+
+use crate::{Error, ErrorKind, Result};
+pub use read::accounts;
 
 /// The largest id.
 const LARGEST: u32 = i32::MAX as u32;
@@ -15,24 +18,27 @@ const GROUPS: usize = 65_536;
 
 /// The two files of the image, as far as they exist.
 #[derive(Debug, Default, Clone)]
-pub(crate) struct Accounts {
+pub struct Accounts {
     /// /etc/passwd.
-    pub(crate) passwd: Vec<u8>,
+    pub passwd: Vec<u8>,
     /// /etc/group.
-    pub(crate) group: Vec<u8>,
+    pub group: Vec<u8>,
 }
 
 /// Numbers.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Identity {
-    pub(crate) uid: u32,
-    pub(crate) gid: u32,
-    pub(crate) additional: Vec<u32>,
+pub struct Identity {
+    /// The user.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
+    /// Other groups.
+    pub additional: Vec<u32>,
 }
 
 impl Accounts {
     /// The identity that `user` (of the flag or the image; empty is root) and `--group-add` stand for.
-    pub(crate) fn identity(&self, user: &str, add: &[String]) -> Result<Identity> {
+    pub fn identity(&self, user: &str, add: &[String]) -> Result<Identity> {
         let (user, group) = match user.split_once(':') {
             Some((user, group)) => (user, Some(group).filter(|group| !group.is_empty())),
             None => (user, None),

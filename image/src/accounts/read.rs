@@ -5,10 +5,11 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use rcrun_overlay::layer::Overlay;
 use rcrun_overlay::layer::merged::Merged;
-use rcrun_runtime::error::{Context, Error, ErrorKind, Result};
+
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 
-use super::identity::Accounts;
+use super::Accounts;
+use crate::{Context, Error, ErrorKind, Result};
 
 /// The longest file.
 const LIMIT: u64 = 16 << 20;
@@ -16,7 +17,7 @@ const LIMIT: u64 = 16 << 20;
 const LINKS: usize = 40;
 
 /// Both files, of layers given top first; what is missing or no regular file is empty.
-pub(crate) fn accounts(layers: &[BorrowedFd<'_>], marks: Overlay) -> Result<Accounts> {
+pub fn accounts(layers: &[BorrowedFd<'_>], marks: Overlay) -> Result<Accounts> {
     let mut merged = Merged::new(layers, marks)?;
     Ok(Accounts {
         passwd: read(&mut merged, b"etc/passwd").context(|| "/etc/passwd")?,
