@@ -2,11 +2,23 @@
 //!
 //! - [`dockerfile`]: the language. Text into instructions with places, words, checks; pure.
 //! - [`context`]: where files come from, which of them count, what they are, and how they are copied.
+//! - [`graph`], [`image`]: what is to be done, and what the image says in the end; pure.
+//! - [`solve`]: does it, unless it was done before ([`cache`]).
+//! - [`runner`]: what whoever runs the steps is told.
+//! - [`export`]: layers and documents of the result.
+//! - [`events`]: what people hear meanwhile.
 
 #![forbid(unsafe_code)]
 
+pub mod cache;
 pub mod context;
 pub mod dockerfile;
+pub mod events;
+pub mod export;
+pub mod graph;
+pub mod image;
+pub mod runner;
+pub mod solve;
 
 pub use rcrun_error::{Context, Error, ErrorKind, Result};
 pub use rcrun_overlay::Digest;

@@ -33,6 +33,28 @@ pub fn replace(directory: impl AsFd, name: &str, bytes: &[u8], mode: Mode) -> Re
     sync_directory(directory)
 }
 
+/// Replaces a file of a directory, whole for everybody, but without waiting for the disk: after a power
+/// cut it may be the old one, the new one, or empty. For what is checked when it is read, and can be made
+/// again.
+pub fn replace_unsynced(
+    directory: impl AsFd,
+    name: &str,
+    bytes: &[u8],
+    mode: Mode,
+) -> Result<()> {
+    let directory = directory.as_fd();
+    let temporary = temporary_name();
+    let written = write_new_unsynced(directory, &temporary, bytes, mode).and_then(|()| {
+        rustix::fs::renameat(directory, &temporary, directory, name)
+            .context(|| format!("cannot rename {temporary} to {name}"))
+    });
+    if written.is_err() {
+        // The original error matters more; what remains is swept by its name.
+        let _ = rustix::fs::unlinkat(directory, &temporary, AtFlags::empty());
+    }
+    written
+}
+
 /// Writes a new file and syncs it, without syncing its name.
 pub(crate) fn write_new(directory: impl AsFd, name: &str, bytes: &[u8], mode: Mode) -> Result<()> {
     let file = create_new(directory, name, bytes, mode)?;

@@ -144,6 +144,78 @@ fn take(root: impl AsFd, kind: Kind) -> Result<OwnedFd> {
     Ok(file)
 }
 
+/// Holds a directory or file that was opened, alone or with others, until the descriptor is closed.
+pub fn hold(file: OwnedFd, alone: bool, waiting: &mut Waiting<'_>) -> Result<OwnedFd> {
+    let kind = match alone {
+        true => Kind::Exclusive,
+        false => Kind::Shared,
+    };
+    lock(&file, kind, waiting)?;
+    Ok(file)
+}
+
+/// The same alone, if nobody else holds it.
+pub fn try_hold(file: OwnedFd) -> Result<Option<OwnedFd>> {
+    Ok(try_lock(&file, Kind::Exclusive)?.then_some(file))
+}
+
+/// A lock by name: a file that exists while somebody holds it or waits for it.
+#[derive(Debug)]
+pub struct Door {
+    directory: OwnedFd,
+    name: String,
+    _lock: OwnedFd,
+}
+
+impl Door {
+    /// Enters alone, after others.
+    pub fn enter(directory: OwnedFd, name: &str, waiting: &mut Waiting<'_>) -> Result<Self> {
+        loop {
+            let file = Self::open(&directory, name)?;
+            lock(&file, Kind::Exclusive, waiting)?;
+            // Whoever was inside removed it when leaving.
+            if is_named(&directory, name, &file)? {
+                return Ok(Self::inside(directory, name, file));
+            }
+        }
+    }
+
+    /// Enters if nobody is inside.
+    pub fn try_enter(directory: OwnedFd, name: &str) -> Result<Option<Self>> {
+        loop {
+            let file = Self::open(&directory, name)?;
+            if !try_lock(&file, Kind::Exclusive)? {
+                return Ok(None);
+            }
+            if is_named(&directory, name, &file)? {
+                return Ok(Some(Self::inside(directory, name, file)));
+            }
+        }
+    }
+
+    fn open(directory: &OwnedFd, name: &str) -> Result<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        rustix::fs::openat(directory, name, flags, Mode::from(0o600))
+            .context(|| format!("cannot open the lock {name}"))
+    }
+
+    fn inside(directory: OwnedFd, name: &str, lock: OwnedFd) -> Self {
+        let (name, _lock) = (name.to_owned(), lock);
+        Self {
+            directory,
+            name,
+            _lock,
+        }
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        // Before the lock is free: whoever gets it then sees that the name is gone.
+        let _ = rustix::fs::unlinkat(&self.directory, &self.name, AtFlags::empty());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

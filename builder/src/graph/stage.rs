@@ -1,0 +1,481 @@
+//! Stages: names, what each is built upon, and the order in which they are read.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use rcrun_image::platform::Platform;
+use rcrun_image::reference::Reference;
+
+use super::instruction::{Inherited, Walk};
+use super::{At, Base, BaseImage, Bases, Environment, Graph, Named, Problem, Source, Stage, Wanted, order};
+use crate::Error;
+use crate::dockerfile::{self, Dockerfile, Instruction, Kind, Lookup, Span, Words};
+use crate::image::{Draft, PATH};
+
+/// The base that is nothing.
+const SCRATCH: &str = "scratch";
+
+/// Decides what is done for a target. What base images say is asked of `bases`, only for stages that are
+/// needed.
+pub fn plan(file: &Dockerfile, wanted: &Wanted, bases: &dyn Bases) -> Result<Graph, Problem> {
+    let host = Platform::host();
+    let target = wanted.platform.clone().unwrap_or_else(|| host.clone());
+    let words = Words::new(file.directives.escape);
+    let mut planner = Planner {
+        file,
+        wanted,
+        bases,
+        words,
+        globals: globals(file, wanted, &words, &host, &target)?,
+        target,
+        parts: Vec::new(),
+        by_name: BTreeMap::new(),
+    };
+    planner.stages()?;
+    planner.sources()?;
+    let target = planner.find_target()?;
+    planner.finish(target)
+}
+
+/// `ARG` before the first `FROM`, and what every build knows.
+pub(crate) fn globals(
+    file: &Dockerfile,
+    wanted: &Wanted,
+    words: &Words,
+    build: &Platform,
+    target: &Platform,
+) -> Result<Environment, Problem> {
+    let stage = wanted.target.clone().or_else(|| file.stages.last()?.name.clone());
+    let stage = stage.unwrap_or_else(|| "default".to_owned());
+    let mut globals = Environment::default();
+    for (name, value) in [
+        ("BUILDPLATFORM", build.to_string()),
+        ("BUILDOS", build.os.clone()),
+        ("BUILDOSVERSION", build.os_version.clone()),
+        ("BUILDARCH", build.architecture.clone()),
+        ("BUILDVARIANT", build.variant.clone()),
+        ("TARGETPLATFORM", target.to_string()),
+        ("TARGETOS", target.os.clone()),
+        ("TARGETOSVERSION", target.os_version.clone()),
+        ("TARGETARCH", target.architecture.clone()),
+        ("TARGETVARIANT", target.variant.clone()),
+        ("TARGETSTAGE", stage),
+    ] {
+        let given = wanted.arguments.get(name);
+        globals.set(name, given.unwrap_or(&value));
+    }
+    for declared in &file.global_args {
+        for item in &declared.arg.items {
+            let value = match (wanted.arguments.get(&item.name), &item.default) {
+                (Some(given), _) => given.clone(),
+                (None, Some(default)) => {
+                    let expanded = words.expand(default, &globals);
+                    let wrong = |error: dockerfile::WordError| {
+                        Problem::at(declared.span, Error::invalid(error.to_string()))
+                    };
+                    expanded.map_err(wrong)?.value
+                }
+                (None, None) => continue,
+            };
+            globals.set(&item.name, &value);
+        }
+    }
+    Ok(globals)
+}
+
+/// A stage on its way.
+struct Part {
+    name: String,
+    span: Span,
+    /// What stands behind `FROM`, expanded.
+    base: String,
+    /// The earlier stage that this is.
+    upon: Option<usize>,
+    platform: Option<Platform>,
+    /// What replaces the whole stage.
+    instead: Option<Named>,
+    instructions: Vec<Instruction>,
+    /// Of each instruction, where files come from.
+    sources: Vec<Vec<Option<Source>>>,
+    /// An image that only files are taken from.
+    unnamed: bool,
+}
+
+struct Planner<'a> {
+    file: &'a Dockerfile,
+    wanted: &'a Wanted,
+    bases: &'a dyn Bases,
+    words: Words,
+    globals: Environment,
+    target: Platform,
+    parts: Vec<Part>,
+    by_name: BTreeMap<String, usize>,
+}
+
+impl Planner<'_> {
+    fn stages(&mut self) -> Result<(), Problem> {
+        for stage in &self.file.stages {
+            let base = self.expand(&stage.base, stage.span)?;
+            if base.is_empty() {
+                let text = format!("base name ({}) should not be blank", stage.base);
+                return Err(Problem::at(stage.span, Error::invalid(text)));
+            }
+            let platform = match &stage.platform {
+                None => None,
+                Some(written) => {
+                    let text = self.expand(written, stage.span)?;
+                    if text.is_empty() {
+                        let text = format!("empty platform value from expression {written}");
+                        return Err(Problem::at(stage.span, Error::invalid(text)));
+                    }
+                    Some(text.parse::<Platform>().at(stage.span)?)
+                }
+            };
+            let named = stage.name.as_ref().and_then(|name| self.wanted.contexts.get(name));
+            let part = Part {
+                name: stage.name.clone().unwrap_or_else(|| format!("stage-{}", stage.index)),
+                span: stage.span,
+                upon: self.by_name.get(&base.to_lowercase()).copied().filter(|_| named.is_none()),
+                base,
+                platform,
+                instead: named.cloned(),
+                sources: Vec::new(),
+                instructions: match named {
+                    Some(_) => Vec::new(),
+                    None => stage.instructions.clone(),
+                },
+                unnamed: false,
+            };
+            self.parts.push(part);
+            if let Some(name) = &stage.name {
+                self.by_name.insert(name.to_lowercase(), self.parts.len() - 1);
+            }
+        }
+        Ok(())
+    }
+
+    fn expand(&self, word: &str, span: Span) -> Result<String, Problem> {
+        let expanded = self.words.expand(word, &self.globals);
+        let wrong = |error: dockerfile::WordError| Problem::at(span, Error::invalid(error.to_string()));
+        Ok(expanded.map_err(wrong)?.value)
+    }
+
+    /// Finds where files come from, for all instructions; images that are only copied from become parts.
+    fn sources(&mut self) -> Result<(), Problem> {
+        for index in 0..self.parts.len() {
+            let instructions = std::mem::take(&mut self.parts[index].instructions);
+            let sources: Result<_, _> =
+                instructions.iter().map(|one| self.sources_of(one)).collect();
+            self.parts[index].sources = sources?;
+            self.parts[index].instructions = instructions;
+        }
+        Ok(())
+    }
+
+    fn sources_of(&mut self, instruction: &Instruction) -> Result<Vec<Option<Source>>, Problem> {
+        let names: Vec<Option<String>> = match &instruction.kind {
+            Kind::Copy(copy) => vec![copy.from.clone()],
+            Kind::Run(run) => {
+                let name = |mount: &dockerfile::MountSpec| mount.from().map(str::to_owned);
+                run.mounts.iter().map(name).collect()
+            }
+            _ => Vec::new(),
+        };
+        let by_number = matches!(instruction.kind, Kind::Copy(_));
+        let find = |name: Option<String>| match name {
+            Some(name) if !name.is_empty() => {
+                self.source(&name, by_number, instruction.span).map(Some)
+            }
+            _ => Ok(None),
+        };
+        names.into_iter().map(find).collect()
+    }
+
+    fn source(&mut self, name: &str, by_number: bool, span: Span) -> Result<Source, Problem> {
+        if by_number && let Ok(number) = name.parse::<i64>() {
+            let index = usize::try_from(number).ok().filter(|index| *index < self.file.stages.len());
+            let invalid = || Problem::at(span, Error::invalid(format!("invalid stage index {number}")));
+            return index.map(Source::Stage).ok_or_else(invalid);
+        }
+        if let Some(index) = self.by_name.get(&name.to_lowercase()) {
+            return Ok(Source::Stage(*index));
+        }
+        let known = |part: &Part| part.unnamed && part.base == name;
+        if let Some(index) = self.parts.iter().position(known) {
+            return Ok(Source::Stage(index));
+        }
+        self.parts.push(Part {
+            name: name.to_owned(),
+            span,
+            base: name.to_owned(),
+            upon: None,
+            platform: None,
+            instead: None,
+            instructions: Vec::new(),
+            sources: Vec::new(),
+            unnamed: true,
+        });
+        Ok(Source::Stage(self.parts.len() - 1))
+    }
+
+    fn find_target(&self) -> Result<usize, Problem> {
+        let Some(name) = self.wanted.target.as_deref().filter(|name| !name.is_empty()) else {
+            return Ok(self.file.stages.len() - 1);
+        };
+        let number = || name.parse::<usize>().ok().filter(|index| *index < self.file.stages.len());
+        let found = self.by_name.get(&name.to_lowercase()).copied().or_else(number);
+        found.ok_or_else(|| {
+            let mut names: Vec<&str> = self.by_name.keys().map(String::as_str).collect();
+            names.sort_unstable();
+            let error = Error::invalid(format!("target stage {name:?} could not be found"));
+            Problem::from(match names.is_empty() {
+                true => error.with_hint("no stage of the Dockerfile has a name"),
+                false => error.with_hint(format!("there is {}", names.join(", "))),
+            })
+        })
+    }
+
+    /// Reads the stages that are needed, each after those that it is built upon.
+    fn finish(mut self, target: usize) -> Result<Graph, Problem> {
+        let mut done: Vec<Option<(Stage, Inherited)>> = Vec::new();
+        done.resize_with(self.parts.len(), || None);
+        let mut open = vec![target];
+        while let Some(&index) = open.last() {
+            if done.get(index).is_some_and(Option::is_some) {
+                open.pop();
+                continue;
+            }
+            if let Some(upon) = self.parts[index].upon
+                && done[upon].is_none()
+            {
+                open.push(upon);
+                continue;
+            }
+            let (stage, inherited) = self.stage(index, &done)?;
+            done.resize_with(self.parts.len(), || None);
+            let needs = stage.steps.iter().flat_map(|step| step.op.needs());
+            // A stage cannot be used before it is there, and what nobody needs is never read.
+            let needs: Vec<usize> = needs.collect();
+            for need in &needs {
+                let later = *need >= index && !self.parts[*need].unnamed;
+                if later {
+                    return Err(self.used_too_early(&stage, *need));
+                }
+            }
+            done[index] = Some((stage, inherited));
+            open.pop();
+            open.extend(needs.into_iter().filter(|need| done[*need].is_none()));
+        }
+        let mut stages: Vec<Stage> = Vec::with_capacity(done.len());
+        for (index, stage) in done.into_iter().enumerate() {
+            stages.push(match stage {
+                Some((stage, _)) => stage,
+                None => self.unread(index),
+            });
+        }
+        if self.file.stages.len() == 1 {
+            stages[0].name.clear();
+        }
+        order::reachable(&mut stages, target)?;
+        let labels = &self.wanted.labels;
+        stages[target].image.config.labels.extend(labels.clone());
+        Ok(Graph { stages, target })
+    }
+
+    fn used_too_early(&self, stage: &Stage, need: usize) -> Problem {
+        let at = stage.steps.iter().find(|step| step.op.needs().contains(&need));
+        let span = at.map_or(stage.span, |step| step.span);
+        let name = &self.parts[need].name;
+        let text = match need == self.parts.iter().position(|part| part.span == stage.span).unwrap_or(need) {
+            true => format!("circular dependency detected on stage: {name}"),
+            false => format!(
+                "cannot copy from stage {name:?}, it needs to be defined before current stage {:?}",
+                stage.name
+            ),
+        };
+        Problem::at(span, Error::invalid(text))
+    }
+
+    /// One that nobody needs.
+    fn unread(&self, index: usize) -> Stage {
+        let part = &self.parts[index];
+        Stage {
+            name: part.name.clone(),
+            span: part.span,
+            base: match part.upon {
+                Some(upon) => Base::Stage(upon),
+                None => Base::Unknown(part.base.clone()),
+            },
+            platform: part.platform.clone().unwrap_or_else(|| self.target.clone()),
+            steps: Vec::new(),
+            image: Draft::empty(&self.target),
+            needed: false,
+        }
+    }
+
+    fn stage(
+        &mut self,
+        index: usize,
+        done: &[Option<(Stage, Inherited)>],
+    ) -> Result<(Stage, Inherited), Problem> {
+        let span = self.parts[index].span;
+        let (base, platform, mut image, mut inherited) = self.begin(index, done)?;
+        let has_path = Environment::of(&image.config.env).get("PATH").is_some();
+        if !has_path {
+            image.config.env.push(format!("PATH={PATH}"));
+        }
+        if matches!(base, Base::Stage(_)) {
+            // Arguments stay known, and what the image says counts too.
+        } else {
+            inherited.environment = Environment::of(&image.config.env);
+        }
+        let triggers = match base {
+            Base::Stage(_) => std::mem::take(&mut inherited.triggers),
+            _ => std::mem::take(&mut image.config.on_build),
+        };
+        image.config.on_build.clear();
+        self.triggers(index, &triggers)?;
+        let part = &self.parts[index];
+        let named = &part.name;
+        let filter = &self.wanted.no_cache_filter;
+        let mut walk = Walk {
+            wanted: self.wanted,
+            globals: &self.globals,
+            words: self.words,
+            environment: inherited.environment,
+            arguments: inherited.arguments,
+            image,
+            steps: Vec::new(),
+            triggers: Vec::new(),
+            anew: self.wanted.no_cache || filter.iter().any(|name| name.eq_ignore_ascii_case(named)),
+            span,
+            text: String::new(),
+            command_set: false,
+        };
+        for (instruction, sources) in part.instructions.iter().zip(&part.sources) {
+            walk.instruction(instruction, sources)?;
+        }
+        let inherited = Inherited {
+            environment: walk.environment,
+            arguments: walk.arguments,
+            triggers: walk.triggers,
+        };
+        let stage = Stage {
+            name: part.name.clone(),
+            span,
+            base,
+            platform,
+            steps: walk.steps,
+            image: walk.image,
+            needed: false,
+        };
+        Ok((stage, inherited))
+    }
+
+    /// Instructions that the base has for whoever builds upon it.
+    fn triggers(&mut self, index: usize, triggers: &[String]) -> Result<(), Problem> {
+        let span = self.parts[index].span;
+        let mut instructions = Vec::with_capacity(triggers.len());
+        let mut sources = Vec::with_capacity(triggers.len());
+        for text in triggers {
+            let parsed = dockerfile::parse_onbuild(text, span);
+            let instruction = parsed.map_err(|wrong| {
+                let texts: Vec<String> = wrong.into_iter().map(|one| one.message).collect();
+                let text = format!("onbuild trigger {text:?}: {}", texts.join("; "));
+                Problem::at(span, Error::invalid(text))
+            })?;
+            sources.push(self.sources_of(&instruction)?);
+            instructions.push(instruction);
+        }
+        let part = &mut self.parts[index];
+        part.instructions.splice(0..0, instructions);
+        part.sources.splice(0..0, sources);
+        Ok(())
+    }
+
+    /// What a stage begins with.
+    fn begin(
+        &self,
+        index: usize,
+        done: &[Option<(Stage, Inherited)>],
+    ) -> Result<(Base, Platform, Draft, Inherited), Problem> {
+        let part = &self.parts[index];
+        let platform = part.platform.clone().unwrap_or_else(|| self.target.clone());
+        if let Some(upon) = part.upon {
+            let Some((stage, inherited)) = done.get(upon).and_then(Option::as_ref) else {
+                return Err(Problem::at(part.span, Error::invalid("a stage is built upon itself")));
+            };
+            return Ok((
+                Base::Stage(upon),
+                stage.platform.clone(),
+                stage.image.clone(),
+                inherited.clone(),
+            ));
+        }
+        let instead = part.instead.as_ref().or_else(|| self.named_context(&part.base));
+        let nothing = Inherited::default;
+        let base = match instead {
+            Some(Named::Tree(tree)) => {
+                return Ok((Base::Tree(tree.clone()), platform.clone(), Draft::empty(&platform), nothing()));
+            }
+            Some(Named::Stage(name)) => {
+                let found = self.by_name.get(&name.to_lowercase());
+                let found = found.and_then(|index| Some((*index, done.get(*index)?.as_ref()?)));
+                let Some((upon, (stage, inherited))) = found else {
+                    let text = format!("--build-context {}=target:{name}: no such stage before", part.base);
+                    return Err(Problem::at(part.span, Error::invalid(text)));
+                };
+                let image = stage.image.clone();
+                return Ok((Base::Stage(upon), stage.platform.clone(), image, inherited.clone()));
+            }
+            Some(Named::Image(name)) => name,
+            None => &part.base,
+        };
+        if base == SCRATCH {
+            return Ok((Base::Scratch, platform.clone(), Draft::empty(&platform), nothing()));
+        }
+        let found: Arc<BaseImage> = self.bases.image(base, &platform).at(part.span)?;
+        let image = Draft::of(&found.image.config);
+        // Without a word of the user, a base may be for another machine, and so is what is built on it.
+        let platform = match part.platform.is_none() && self.wanted.platform.is_none() {
+            true if !image.architecture.is_empty() => image.platform(),
+            _ => platform,
+        };
+        Ok((Base::Image(found), platform, image, nothing()))
+    }
+
+    /// A context that was given under an image's name, however that is written.
+    fn named_context(&self, name: &str) -> Option<&Named> {
+        let contexts = &self.wanted.contexts;
+        if let Some(found) = contexts.get(name) {
+            return Some(found);
+        }
+        let wanted: Reference = name.parse().ok()?;
+        let same = |other: &&String| other.parse::<Reference>().is_ok_and(|other| other == wanted);
+        contexts.keys().find(same).and_then(|key| contexts.get(key))
+    }
+}
+
+/// A duration as Go prints it.
+pub(super) fn go_duration(nanoseconds: u64) -> String {
+    const SECOND: u64 = 1_000_000_000;
+    let fraction = |whole: u64, part: u64, digits: usize, unit: &str| {
+        let text = format!("{whole}.{part:0digits$}");
+        format!("{}{unit}", text.trim_end_matches('0').trim_end_matches('.'))
+    };
+    match nanoseconds {
+        0 => "0s".to_owned(),
+        ns if ns < 1000 => format!("{ns}ns"),
+        ns if ns < 1_000_000 => fraction(ns / 1000, ns % 1000, 3, "µs"),
+        ns if ns < SECOND => fraction(ns / 1_000_000, ns % 1_000_000, 6, "ms"),
+        ns => {
+            let (minutes, seconds) = (ns / SECOND / 60, ns / SECOND % 60);
+            let seconds = fraction(seconds, ns % SECOND, 9, "s");
+            match (minutes / 60, minutes % 60) {
+                (0, 0) => seconds,
+                (0, minutes) => format!("{minutes}m{seconds}"),
+                (hours, minutes) => format!("{hours}h{minutes}m{seconds}"),
+            }
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! `COPY` and `ADD`, and files of a context as layers.
+
+use std::os::fd::AsFd;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rcrun_overlay::lease::LayerId;
+use rustix::fs::{Mode, OFlags};
+
+use super::access::{accounts_of, owner};
+use super::key::Key;
+use super::{Prepared, Solved, Solver, below};
+use crate::cache::Entry;
+use crate::context::copy::{Chmod, Options, Owner, Request, Selection, Source, Times, Unpack, select};
+use crate::context::tree::Tree;
+use crate::context::{git, http};
+use crate::graph::{self, CopyOp, CopySource};
+use crate::{Context, Digest, Error, Result};
+
+/// What is copied.
+pub(crate) struct Work {
+    selection: Selection,
+    /// Later modification times become this, or all do.
+    times: Times,
+    /// What was fetched, until it is copied.
+    _scratch: Vec<Scratch>,
+}
+
+/// A directory that goes with it.
+pub(super) struct Scratch(std::path::PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // What cannot be removed goes with the build's directory.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+impl Solver<'_> {
+    pub(super) fn prepare_copy(&self, state: &Solved, op: &CopyOp) -> Result<Prepared<'_>> {
+        let (tree, of_host) = match op.from {
+            graph::Source::Context => (self.context.clone(), true),
+            graph::Source::Stage(index) => (self.tree(index)?.0, false),
+        };
+        let mut scratch = Vec::new();
+        let mut remote = Vec::new();
+        let mut sources = Vec::with_capacity(op.sources.len());
+        for source in &op.sources {
+            sources.push(match source {
+                CopySource::Path(path) => Source::Path { tree: tree.clone(), path: path.clone() },
+                CopySource::Inline { name, contents } => Source::Inline {
+                    name: name.clone(),
+                    contents: contents.clone().into_bytes(),
+                },
+                CopySource::Http(url) => {
+                    let directory = self.scratch()?;
+                    let source = fetch(url, op.checksum.as_deref(), &directory.0)?;
+                    scratch.push(directory);
+                    source
+                }
+                CopySource::Git(url) => {
+                    let directory = self.scratch()?;
+                    let (source, commit) = self.clone_of(url, op, &directory.0)?;
+                    remote.push(commit);
+                    scratch.push(directory);
+                    source
+                }
+            });
+        }
+        let request = Request {
+            sources,
+            dest: op.dest.clone(),
+            owner: op.chown.as_ref().map(|text| self.owner_of(state, text)).transpose()?,
+            chmod: op.chmod.as_deref().map(Chmod::parse).transpose()?,
+            parents: op.parents,
+            exclude: op.exclude.clone(),
+            unpack: op.unpack,
+        };
+        let selection = select(&request)?;
+        let checksum = selection.checksum(threads(), Some(&self.stats))?;
+        let epoch = time(state.epoch);
+        // Times of the host's files say when they were checked out, and nothing about them.
+        let times = match of_host && op.unpack == Unpack::No {
+            true => Times::Set(epoch),
+            false => Times::Clamp(epoch),
+        };
+        let key = Key::new("copy")
+            .digest("below", &state.key)
+            .digest("files", &checksum)
+            .number("epoch", state.epoch.cast_unsigned())
+            .number("link", op.link.into())
+            .number("host", of_host.into());
+        let inputs = vec![
+            ("the previous step".to_owned(), state.key.to_string()),
+            ("what is copied".to_owned(), checksum.to_string()),
+            ("the time of files".to_owned(), state.epoch.to_string()),
+        ];
+        Ok(Prepared {
+            key: key.finish(),
+            work: super::Work::Copy(Work { selection, times, _scratch: scratch }),
+            inputs,
+        })
+    }
+
+    pub(super) fn perform_copy(
+        &self,
+        state: &Solved,
+        op: &CopyOp,
+        work: &Work,
+        key: &Digest,
+    ) -> Result<LayerId> {
+        let options = Options { times: work.times, threads: threads() };
+        let _ = op;
+        self.layer(key, &state.layers, |_, root| {
+            work.selection.execute(root.as_fd(), options).map(drop)
+        })
+    }
+
+    /// Files of a tree as a layer of its own, at the same paths: for mounts and for stages that begin with
+    /// files.
+    pub(super) fn materialize(&self, tree: &Tree, source: &str, epoch: i64) -> Result<(LayerId, Digest)> {
+        let inner = source.trim_matches('/');
+        let request = Request {
+            sources: vec![Source::Path {
+                tree: tree.clone(),
+                path: if inner.is_empty() { ".".to_owned() } else { inner.to_owned() },
+            }],
+            dest: "/".to_owned(),
+            owner: None,
+            chmod: None,
+            parents: !inner.is_empty(),
+            exclude: Vec::new(),
+            unpack: Unpack::No,
+        };
+        let selection = select(&request)?;
+        let checksum = selection.checksum(threads(), Some(&self.stats))?;
+        let key = Key::new("files").digest("files", &checksum).number("epoch", epoch.cast_unsigned());
+        let key = key.finish();
+        let nothing = below(&[]);
+        if let Some(layer) = self.hit(&key, &nothing)? {
+            return Ok((layer, key));
+        }
+        let _turn = self.turn(&key)?;
+        if let Some(layer) = self.hit(&key, &nothing)? {
+            return Ok((layer, key));
+        }
+        let options = Options { times: Times::Set(time(epoch)), threads: threads() };
+        let layer = self.layer(&key, &[], |_, root| {
+            selection.execute(root.as_fd(), options).map(drop)
+        })?;
+        let entry = Entry::new(layer.clone(), nothing, "files of a context", Duration::ZERO);
+        self.cache.put(&key, &entry)?;
+        Ok((layer, key))
+    }
+
+    fn owner_of(&self, state: &Solved, text: &str) -> Result<Owner> {
+        let accounts = accounts_of(self.store, &state.layers, self.marks)?;
+        owner(&accounts, text)
+    }
+
+    pub(super) fn scratch(&self) -> Result<Scratch> {
+        let path = self.settings.scratch.join(rcrun_overlay::durable::temporary_name());
+        std::fs::create_dir(&path).context(|| format!("cannot make {}", path.display()))?;
+        Ok(Scratch(path))
+    }
+
+    fn clone_of(&self, url: &str, op: &CopyOp, scratch: &std::path::Path) -> Result<(Source, String)> {
+        let invalid = || Error::invalid(format!("{url} is no git repository"));
+        let mut address = git::parse(url)?.ok_or_else(invalid)?;
+        if let (Some(said), Some(asked)) = (address.keep_git_dir, op.keep_git_dir)
+            && said != asked
+        {
+            return Err(Error::invalid("inconsistent keep-git-dir configuration"));
+        }
+        if let Some(checksum) = &op.checksum {
+            if address.checksum.as_ref().is_some_and(|said| said != checksum) {
+                let said = address.checksum.unwrap_or_default();
+                return Err(Error::invalid(format!("checksum mismatch {checksum:?} != {said:?}")));
+            }
+            address.checksum = Some(checksum.clone());
+        }
+        let settings = git::Settings {
+            keep_git_dir: op.keep_git_dir.unwrap_or(false),
+            ..self.settings.git.clone()
+        };
+        let resolved = git::resolve(&address, &settings)?;
+        let tree = git::checkout(&address, &resolved, &settings, scratch)?;
+        Ok((Source::Checkout(tree), resolved.commit))
+    }
+}
+
+fn fetch(url: &str, checksum: Option<&str>, directory: &std::path::Path) -> Result<Source> {
+    let checksum: Option<Digest> = checksum.map(str::parse).transpose()?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let at = rustix::fs::open(directory, flags, Mode::empty())
+        .context(|| format!("cannot open {}", directory.display()))?;
+    let request = http::Request { url, checksum: checksum.as_ref(), etag: None };
+    match http::fetch(&request, at.as_fd())? {
+        http::Fetched::New(download) => Ok(Source::Download(download)),
+        http::Fetched::Unchanged => Err(Error::invalid(format!("{url}: the server sent nothing"))),
+    }
+}
+
+pub(super) fn time(seconds: i64) -> SystemTime {
+    match u64::try_from(seconds) {
+        Ok(after) => UNIX_EPOCH + Duration::from_secs(after),
+        Err(_) => UNIX_EPOCH - Duration::from_secs(seconds.unsigned_abs()),
+    }
+}
+
+pub(super) fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}

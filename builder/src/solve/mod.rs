@@ -1,0 +1,471 @@
+//! Does what a graph says, unless it was done before.
+//!
+//! Every stage that is needed has a thread; a step that takes files from another stage waits for that
+//! one. A step is a cache key and, if there is no record of it, work: a layer is begun above those below,
+//! changed by a copy or by a container, and published with its record. Whoever is killed leaves finished
+//! steps, which count, and unfinished layers, which are swept.
+
+mod access;
+mod copy;
+mod directory;
+mod explain;
+mod key;
+mod mounts;
+mod run;
+mod wait;
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Instant;
+
+use rcrun_image::registry::Cancel;
+use rcrun_overlay::layer::Overlay;
+use rcrun_overlay::layer::built;
+use rcrun_overlay::layer::store::Layers;
+use rcrun_overlay::lease::{LayerId, Lease, Root};
+use rcrun_overlay::snapshot::{Mounting, Stack};
+use rcrun_overlay::store::Store;
+
+use crate::cache::{Cache, Entry, Turn};
+use crate::context::copy::StatCache;
+use crate::context::tree::{Owners, Tree};
+use crate::events::{Event, StepId, Watch};
+use crate::graph::{Base, Graph, Op, Problem, Stage, Step};
+use crate::runner::{Limits, Runner};
+use crate::{Context, Digest, Error, ErrorKind, Result};
+use key::Key;
+use wait::Cell;
+
+/// Stages that are built at the same time.
+const WORKERS: usize = 16;
+
+/// What stages are built with, beyond the graph.
+#[derive(Debug, Default)]
+pub struct Settings {
+    /// Secrets by id.
+    pub secrets: BTreeMap<String, Secret>,
+    /// SSH agents by id: their sockets.
+    pub agents: BTreeMap<String, PathBuf>,
+    /// Steps may use the host's network (`--allow network.host`).
+    pub allow_network: bool,
+    /// Steps may be unconfined (`--allow security.insecure`).
+    pub allow_insecure: bool,
+    /// Steps may have these devices, or any (`--allow device`).
+    pub allow_devices: Vec<String>,
+    /// Steps have no network unless they say so (`--network none`).
+    pub no_network: bool,
+    /// What holds for all steps.
+    pub limits: Limits,
+    /// Modification times that are later become this (`SOURCE_DATE_EPOCH`), seconds since 1970; none: when
+    /// the base image was made.
+    pub epoch: Option<i64>,
+    /// Where what is fetched is kept meanwhile.
+    pub scratch: PathBuf,
+    /// Say why steps are done.
+    pub explain: bool,
+    /// How git asks for repositories.
+    pub git: crate::context::git::Settings,
+}
+
+/// A secret. Never shown.
+#[derive(Clone)]
+pub struct Secret(pub Vec<u8>);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+/// A stage that is done.
+#[derive(Debug)]
+pub struct Solved {
+    /// What it depends on.
+    pub key: Digest,
+    /// Its layers, lowest first.
+    pub layers: Vec<LayerId>,
+    /// How many of them are the base image's.
+    pub inherited: usize,
+    /// The latest modification time, seconds since 1970.
+    pub epoch: i64,
+    /// Its files, once somebody asked for them.
+    mounted: OnceLock<Arc<OwnedFd>>,
+}
+
+/// Builds a graph.
+pub struct Solver<'a> {
+    pub(crate) store: &'a Store,
+    pub(crate) lease: &'a Lease,
+    pub(crate) cache: &'a Cache,
+    pub(crate) graph: &'a Graph,
+    pub(crate) context: &'a Tree,
+    pub(crate) settings: &'a Settings,
+    pub(crate) runner: &'a dyn Runner,
+    pub(crate) watch: &'a Watch<'a>,
+    pub(crate) cancel: Cancel,
+    pub(crate) marks: Overlay,
+    pub(crate) stats: StatCache,
+    layers: Layers,
+    cells: Vec<Cell<Arc<Solved>>>,
+    failed: Mutex<Option<Problem>>,
+    /// Of each stage, the number of its first step.
+    numbers: Vec<StepId>,
+}
+
+impl std::fmt::Debug for Solver<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Solver").finish_non_exhaustive()
+    }
+}
+
+/// What a solver works with.
+pub struct Tools<'a> {
+    /// Where layers are.
+    pub store: &'a Store,
+    /// Holds what is used until something refers to it.
+    pub lease: &'a Lease,
+    /// What was done before.
+    pub cache: &'a Cache,
+    /// Runs containers.
+    pub runner: &'a dyn Runner,
+    /// Hears what happens.
+    pub watch: &'a Watch<'a>,
+    /// Calls it off.
+    pub cancel: &'a Cancel,
+    /// Which marks layers have.
+    pub marks: Overlay,
+}
+
+impl std::fmt::Debug for Tools<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tools").finish_non_exhaustive()
+    }
+}
+
+impl<'a> Solver<'a> {
+    /// Of a graph. `first` is the number of its first step, where several graphs are built.
+    pub fn new(
+        tools: &Tools<'a>,
+        graph: &'a Graph,
+        context: &'a Tree,
+        settings: &'a Settings,
+        first: StepId,
+    ) -> Result<Self> {
+        let mut next = first;
+        let mut numbers = Vec::with_capacity(graph.stages.len());
+        for stage in &graph.stages {
+            numbers.push(next);
+            next += stage.steps.len();
+        }
+        let stats = StatCache::load(std::os::fd::AsFd::as_fd(&tools.cache.directory("last")?), "stats");
+        Ok(Self {
+            store: tools.store,
+            lease: tools.lease,
+            cache: tools.cache,
+            graph,
+            context,
+            settings,
+            runner: tools.runner,
+            watch: tools.watch,
+            cancel: tools.cancel.child(),
+            marks: tools.marks,
+            stats,
+            layers: Layers::new(tools.store)?,
+            cells: graph.stages.iter().map(|_| Cell::new()).collect(),
+            failed: Mutex::default(),
+            numbers,
+        })
+    }
+
+    /// Builds the target.
+    pub fn solve(self) -> Result<Arc<Solved>, Problem> {
+        // Whoever waits for a stage finds that its thread has begun: stages that others take files from
+        // are begun first, and none takes any from a later one.
+        let stages = self.graph.stages.iter().enumerate().filter(|(_, stage)| stage.needed);
+        let mut order: Vec<usize> = stages.map(|(index, _)| index).collect();
+        order.sort_by_key(|index| (!self.graph.stages[*index].steps.is_empty(), *index));
+        let next = std::sync::atomic::AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..WORKERS.min(order.len()) {
+                scope.spawn(|| {
+                    while let Some(index) =
+                        order.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
+                    {
+                        self.one(*index);
+                    }
+                });
+            }
+        });
+        let directory = self.cache.directory("last");
+        // Without it hashing takes longer the next time.
+        let _ = directory.map(|at| self.stats.save(std::os::fd::AsFd::as_fd(&at), "stats"));
+        if let Some(problem) = self.failed.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            return Err(problem);
+        }
+        self.cancel.check()?;
+        let done = self.cells[self.graph.target].get();
+        done.ok_or_else(|| Error::new(ErrorKind::Internal, "the target was not built").into())
+    }
+
+    fn one(&self, index: usize) {
+        let solved = self.stage(index);
+        match solved {
+            Ok(solved) => self.cells[index].set(Some(Arc::new(solved))),
+            Err(problem) => {
+                let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+                // What ends since it was called off is not why.
+                if failed.is_none() && !self.cancel.is_cancelled() {
+                    *failed = Some(problem);
+                }
+                drop(failed);
+                self.cancel.cancel();
+                self.cells[index].set(None);
+            }
+        }
+    }
+
+    /// A stage that this one needs, when it is done.
+    pub(crate) fn wait(&self, index: usize) -> Result<Arc<Solved>> {
+        self.cells[index].wait().ok_or_else(|| {
+            let name = &self.graph.stages[index].name;
+            Error::new(ErrorKind::FailedPrecondition, format!("stage {name} was not built"))
+        })
+    }
+
+    fn stage(&self, index: usize) -> Result<Solved, Problem> {
+        let stage = &self.graph.stages[index];
+        let mut state = self.begin(stage).map_err(|error| Problem::at(stage.span, error))?;
+        for (number, step) in stage.steps.iter().enumerate() {
+            let id = self.numbers[index] + number;
+            let title = title(stage, step, number);
+            (self.watch)(&Event::Started { id, title: &title });
+            let since = Instant::now();
+            let slot = explain::slot(&stage.name, number);
+            let done = self.cancel.check().and_then(|()| self.step(id, &mut state, step, &slot));
+            match done {
+                Ok(cached) => (self.watch)(&Event::Done { id, cached, took: since.elapsed() }),
+                Err(error) => {
+                    if !self.cancel.is_cancelled() {
+                        (self.watch)(&Event::Failed { id, why: &error.chain().to_string() });
+                    }
+                    return Err(Problem::at(step.span, error));
+                }
+            }
+        }
+        Ok(state)
+    }
+
+    /// What a stage begins with.
+    fn begin(&self, stage: &Stage) -> Result<Solved> {
+        let new = |key, layers: Vec<LayerId>, inherited, epoch| Solved {
+            key,
+            layers,
+            inherited,
+            epoch: self.settings.epoch.unwrap_or(epoch),
+            mounted: OnceLock::new(),
+        };
+        match &stage.base {
+            Base::Scratch => Ok(new(Key::new("scratch").finish(), Vec::new(), 0, 0)),
+            Base::Stage(index) => {
+                let upon = self.wait(*index)?;
+                Ok(new(upon.key.clone(), upon.layers.clone(), upon.inherited, upon.epoch))
+            }
+            Base::Image(base) => {
+                let layers = base.image.layers(access::way(self.marks))?;
+                let ids: Vec<String> = layers.iter().map(ToString::to_string).collect();
+                let key = Key::new("image").list("layers", &ids).finish();
+                let epoch = base.image.config.created.as_deref();
+                let epoch = epoch.and_then(access::seconds).unwrap_or(0);
+                let count = layers.len();
+                Ok(new(key, layers, count, epoch))
+            }
+            Base::Tree(tree) => {
+                let (layer, key) = self.materialize(tree, "/", self.settings.epoch.unwrap_or(0))?;
+                Ok(new(key, vec![layer], 0, 0))
+            }
+            Base::Unknown(name) => {
+                Err(Error::new(ErrorKind::Internal, format!("nobody knows {name}")))
+            }
+        }
+    }
+
+    /// Does a step, or finds it done.
+    fn step(&self, id: StepId, state: &mut Solved, step: &Step, slot: &str) -> Result<bool> {
+        let prepared = self.prepare(state, step)?;
+        let below = below(&state.layers);
+        if !step.anew
+            && let Some(layer) = self.hit(&prepared.key, &below)?
+        {
+            state.advance(layer, prepared.key);
+            return Ok(true);
+        }
+        let turn = self.turn(&prepared.key)?;
+        // Somebody else may have done it while we waited.
+        if !step.anew
+            && let Some(layer) = self.hit(&prepared.key, &below)?
+        {
+            state.advance(layer, prepared.key);
+            return Ok(true);
+        }
+        if self.settings.explain {
+            let why = match step.anew {
+                true => "it is to be done anew".to_owned(),
+                false => self.why(slot, &prepared),
+            };
+            (self.watch)(&Event::Explained { id, why: &why });
+        }
+        let since = Instant::now();
+        let layer = self.perform(id, state, step, &prepared)?;
+        let entry = Entry::new(layer.clone(), below, &step.text, since.elapsed());
+        self.cache.put(&prepared.key, &entry)?;
+        self.remember(slot, &prepared);
+        drop(turn);
+        state.advance(layer, prepared.key);
+        Ok(false)
+    }
+
+    /// A layer that was made under a key, above the same layers, and is still there.
+    pub(crate) fn hit(&self, key: &Digest, below: &Digest) -> Result<Option<LayerId>> {
+        let Some(entry) = self.cache.get(key).filter(|entry| entry.below == *below) else {
+            return Ok(None);
+        };
+        self.lease.hold(&[Root::Layer(entry.layer.clone())])?;
+        Ok(self.layers.get(&entry.layer)?.map(|_| entry.layer))
+    }
+
+    pub(crate) fn turn(&self, key: &Digest) -> Result<Turn> {
+        self.cache.turn(key, &mut |_| self.cancel.check())
+    }
+
+    /// A name for a layer that is about to be made. Every time another: what is done anew may turn out
+    /// differently.
+    pub(crate) fn new_layer(&self, key: &Digest) -> Result<LayerId> {
+        let unique = rcrun_overlay::durable::temporary_name();
+        built::layer_id(&Digest::of(format!("{key} {unique}").as_bytes()), self.marks)
+    }
+
+    /// Makes a layer above others by changing what is mounted.
+    pub(crate) fn layer(
+        &self,
+        key: &Digest,
+        below: &[LayerId],
+        change: impl FnOnce(&LayerId, &OwnedFd) -> Result<()>,
+    ) -> Result<LayerId> {
+        let id = self.new_layer(key)?;
+        let begun = self.layers.begin_built(self.lease, &id, below, self.marks)?;
+        let how = Mounting { volatile: true, ..Mounting::default() };
+        let mounted = self.layers.mount_built(&id, below, self.marks, &how)?;
+        change(&id, &mounted)?;
+        drop(mounted);
+        self.layers.publish_built(begun)?;
+        Ok(id)
+    }
+
+    /// The same by somebody else, who mounts it.
+    pub(crate) fn layer_elsewhere(
+        &self,
+        key: &Digest,
+        below: &[LayerId],
+        change: impl FnOnce(&LayerId) -> Result<()>,
+    ) -> Result<LayerId> {
+        let id = self.new_layer(key)?;
+        let begun = self.layers.begin_built(self.lease, &id, below, self.marks)?;
+        change(&id)?;
+        self.layers.publish_built(begun)?;
+        Ok(id)
+    }
+
+    /// A stage's files, to copy from.
+    pub(crate) fn tree(&self, index: usize) -> Result<(Tree, Arc<Solved>)> {
+        let solved = self.wait(index)?;
+        let name = format!("stage {:?}", self.graph.stages[index].name);
+        let root = match solved.mounted.get() {
+            Some(root) => Arc::clone(root),
+            None => {
+                let stack = Stack::open(self.store, &solved.layers, self.marks)?;
+                let mounted = Arc::new(stack.detached(&Mounting::default())?);
+                Arc::clone(solved.mounted.get_or_init(|| mounted))
+            }
+        };
+        let root = rustix::io::fcntl_dupfd_cloexec(&root, 0).context(|| "cannot duplicate a descriptor")?;
+        Ok((Tree::new(root, Owners::Kept, &name), solved))
+    }
+
+    fn prepare(&self, state: &Solved, step: &Step) -> Result<Prepared<'_>> {
+        match &step.op {
+            Op::Copy(copy) => self.prepare_copy(state, copy),
+            Op::Run(run) => self.prepare_run(state, run),
+            Op::Directory { path, user } => Ok(Prepared {
+                key: Key::new("directory")
+                    .digest("below", &state.key)
+                    .text("path", path)
+                    .text("user", user)
+                    .finish(),
+                work: Work::Directory,
+                inputs: vec![
+                    ("the previous step".to_owned(), state.key.to_string()),
+                    ("the path".to_owned(), path.clone()),
+                    ("the user".to_owned(), user.clone()),
+                ],
+            }),
+        }
+    }
+
+    fn perform(
+        &self,
+        id: StepId,
+        state: &Solved,
+        step: &Step,
+        prepared: &Prepared<'_>,
+    ) -> Result<LayerId> {
+        match (&step.op, &prepared.work) {
+            (Op::Copy(op), Work::Copy(selection)) => self.perform_copy(state, op, selection, &prepared.key),
+            (Op::Run(op), Work::Run(work)) => self.perform_run(id, state, op, work, &prepared.key),
+            (Op::Directory { path, user }, _) => {
+                self.layer(&prepared.key, &state.layers, |_, root| {
+                    self.make_directory(state, root, path, user)
+                })
+            }
+            _ => Err(Error::new(ErrorKind::Internal, "a step was prepared as another")),
+        }
+    }
+}
+
+impl Solved {
+    fn advance(&mut self, layer: LayerId, key: Digest) {
+        self.layers.push(layer);
+        self.key = key;
+    }
+}
+
+/// A step before it is done.
+pub(crate) struct Prepared<'a> {
+    pub(crate) key: Digest,
+    pub(crate) work: Work<'a>,
+    /// What it depends on, by name, for those who ask why.
+    pub(crate) inputs: explain::Inputs,
+}
+
+/// What was found out about a step before it is done.
+pub(crate) enum Work<'a> {
+    Copy(copy::Work),
+    Run(Box<run::Work<'a>>),
+    Directory,
+}
+
+/// A digest of the layers below a step.
+pub(crate) fn below(layers: &[LayerId]) -> Digest {
+    let names: Vec<&str> = layers.iter().map(LayerId::as_str).collect();
+    Digest::of(names.join("\n").as_bytes())
+}
+
+/// As people know a step: `[builder 2/5] RUN make`.
+fn title(stage: &Stage, step: &Step, number: usize) -> String {
+    let place = format!("{}/{}", number + 1, stage.steps.len());
+    match stage.name.is_empty() {
+        true => format!("[{place}] {}", step.text),
+        false => format!("[{} {place}] {}", stage.name, step.text),
+    }
+}
