@@ -14,6 +14,7 @@ pub mod diagnostic;
 pub mod instruction;
 pub mod limits;
 pub mod mount;
+pub mod quote;
 pub mod rule;
 pub mod span;
 pub mod word;
