@@ -63,6 +63,8 @@ pub struct WordError {
     message: String,
     /// Variables that had been asked for by then and are not set.
     pub(super) unmatched: BTreeSet<String>,
+    /// What to do.
+    pub(super) hint: Option<String>,
 }
 
 impl WordError {
@@ -71,7 +73,29 @@ impl WordError {
         Self {
             message: message.into(),
             unmatched: BTreeSet::new(),
+            hint: None,
         }
+    }
+
+    /// The same, with what may have been meant.
+    #[must_use]
+    pub fn did_you_mean(mut self, meant: Option<&str>) -> Self {
+        self.hint = meant
+            .map(|meant| format!("did you mean {meant}?"))
+            .or(self.hint);
+        self
+    }
+
+    /// The same, with what to do.
+    #[must_use]
+    pub fn with_hint(mut self, hint: Option<&str>) -> Self {
+        self.hint = hint.map(str::to_owned).or(self.hint);
+        self
+    }
+
+    /// What to do, for people.
+    pub fn hint(&self) -> Option<&str> {
+        self.hint.as_deref()
     }
 }
 
@@ -167,6 +191,7 @@ impl Words {
             WordError {
                 message,
                 unmatched: std::mem::take(&mut reader.unmatched),
+                hint: None,
             }
         })
     }
