@@ -15,7 +15,6 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::Warning;
 use super::mount::MountSpec;
 use super::span::Span;
 
@@ -28,8 +27,9 @@ pub struct Dockerfile {
     pub global_args: Vec<GlobalArg>,
     /// At least one.
     pub stages: Vec<Stage>,
-    /// What is odd in the text itself, whoever builds it and how; [`super::check`] has the rest.
-    pub warnings: Vec<Warning>,
+    /// Instructions with an empty line among those that continue them: their last lines. [`super::check`] warns of these,
+    /// and of all else.
+    pub empty_continuations: Vec<Span>,
 }
 
 /// Parser directives: the comments of this form on the very first lines.
@@ -77,6 +77,10 @@ pub struct Stage {
     pub text: String,
     /// `FROM` as it was written.
     pub keyword: String,
+    /// `AS` as it was written.
+    pub as_keyword: Option<String>,
+    /// The name as it was written.
+    pub written_name: Option<String>,
     /// The comment lines right above, without `#`.
     pub comments: Vec<String>,
     /// What a comment right above says about the stage: `# name description`.

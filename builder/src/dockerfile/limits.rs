@@ -22,8 +22,14 @@ pub const HEREDOCS: usize = 1_000;
 /// Substitutions within the words of substitutions: `${a:-${b:-...}}`.
 pub const WORD_DEPTH: usize = 64;
 
-/// Bytes that one word may grow to when its variables are replaced.
-pub const EXPANDED_BYTES: usize = 16 << 20;
+/// Bytes that the variables of one word may have together.
+pub const WORD_BYTES: usize = 1 << 20;
+
+/// Bytes that the variables of one heredoc may have together.
+pub const DOCUMENT_BYTES: usize = 16 << 20;
+
+/// Bytes of a word that an error message shows.
+pub const QUOTED_BYTES: usize = 1024;
 
 /// Steps that matching one pattern of `${name#pattern}` may take.
 pub const PATTERN_STEPS: usize = 16 << 20;

@@ -11,12 +11,27 @@
 //! - [`Diagnostic`], [`render()`]: what is wrong, and how it is shown to people
 
 pub mod diagnostic;
+mod directive;
+mod duration;
+mod fault;
+mod flag;
+mod heredoc;
 pub mod instruction;
+mod json;
 pub mod limits;
+mod lines;
 pub mod mount;
+mod node;
+mod parse;
+pub mod quote;
+mod read;
 pub mod rule;
 pub mod span;
+pub mod suggest;
 pub mod word;
+
+#[cfg(test)]
+mod tests;
 
 pub use diagnostic::{Diagnostic, Severity, Warning};
 pub use instruction::{
@@ -25,6 +40,7 @@ pub use instruction::{
     Shell, Sources, Stage, Volume,
 };
 pub use mount::{Mount, MountSpec, Sharing};
+pub use parse::{dump, parse, parse_onbuild};
 pub use rule::Rule;
 pub use span::Span;
 pub use word::{Expanded, Lookup, WordError, Words};

@@ -4,6 +4,9 @@
 
 use serde::Serialize;
 
+use super::fault::Fault;
+use super::quote::quoted;
+use super::suggest::closest;
 use super::word::WordError;
 
 /// A mount as it was written.
@@ -127,6 +130,32 @@ impl MountSpec {
         field.value.as_deref().filter(|value| !value.is_empty())
     }
 
+    /// Takes `--mount=` apart.
+    pub(super) fn read(text: &str) -> Result<Self, Fault> {
+        let texts = fields(text)
+            .map_err(|reason| Fault::new(format!("failed to parse csv mounts: {reason}")))?;
+        let field = |text: String| {
+            let (key, value) = match text.split_once('=') {
+                Some((key, value)) => (key.to_lowercase(), Some(value.to_owned())),
+                None => (text.to_lowercase(), None),
+            };
+            // A `$` at the end is no variable.
+            let dollar = value
+                .as_deref()
+                .and_then(|value| value.find('$').map(|at| at + 1 != value.len()));
+            if key == "from" && dollar == Some(true) {
+                let fault = Fault::new(
+                    "'from' doesn't support variable expansion, define alias stage instead",
+                );
+                return Err(fault.hint("FROM image:$VERSION AS NAME, and from=NAME"));
+            }
+            Ok(Field { key, text, value })
+        };
+        Ok(Self {
+            fields: texts.into_iter().map(field).collect::<Result<_, _>>()?,
+        })
+    }
+
     /// What it is, with `expand` replacing the variables of one word.
     ///
     /// # Errors
@@ -136,7 +165,388 @@ impl MountSpec {
         &self,
         expand: &mut dyn FnMut(&str) -> Result<String, WordError>,
     ) -> Result<Mount, WordError> {
-        let _ = expand;
-        Err(WordError::new("mounts are not read yet"))
+        let mut options = Options::default();
+        for field in &self.fields {
+            match &field.value {
+                None => options.flag(field)?,
+                Some(value) => options.set(field, expand(value)?)?,
+            }
+        }
+        options.finish()
     }
 }
+
+/// The types, by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Type {
+    #[default]
+    Bind,
+    Cache,
+    Tmpfs,
+    Secret,
+    Ssh,
+}
+
+const TYPES: &[(&str, Type)] = &[
+    ("bind", Type::Bind),
+    ("cache", Type::Cache),
+    ("secret", Type::Secret),
+    ("ssh", Type::Ssh),
+    ("tmpfs", Type::Tmpfs),
+];
+
+const SHARING: &[(&str, Sharing)] = &[
+    ("locked", Sharing::Locked),
+    ("private", Sharing::Private),
+    ("shared", Sharing::Shared),
+];
+
+const KEYS: &[&str] = &[
+    "type",
+    "from",
+    "source",
+    "target",
+    "readonly",
+    "id",
+    "sharing",
+    "required",
+    "size",
+    "mode",
+    "uid",
+    "gid",
+    "src",
+    "dst",
+    "destination",
+    "ro",
+    "rw",
+    "readwrite",
+    "env",
+];
+
+impl Type {
+    fn name(self) -> &'static str {
+        TYPES
+            .iter()
+            .find(|known| known.1 == self)
+            .map_or("", |known| known.0)
+    }
+}
+
+/// The fields read so far.
+#[derive(Debug, Default)]
+struct Options {
+    kind: Type,
+    from: String,
+    source: String,
+    target: String,
+    id: String,
+    read_only: Option<bool>,
+    required: bool,
+    size: u64,
+    sharing: Option<Sharing>,
+    mode: Option<u32>,
+    uid: Option<u32>,
+    gid: Option<u32>,
+    env: Option<String>,
+}
+
+fn invalid(key: &str, value: &str) -> WordError {
+    WordError::new(format!("invalid value for {key}: {value}"))
+}
+
+impl Options {
+    fn misplaced(&self, key: &str) -> WordError {
+        let hint = "the type comes first: type=secret,required";
+        let error = format!(
+            "unexpected key '{key}' for mount type '{}'",
+            self.kind.name()
+        );
+        WordError::new(error).with_hint((key == "required").then_some(hint))
+    }
+
+    fn takes_required(&self) -> bool {
+        matches!(self.kind, Type::Secret | Type::Ssh)
+    }
+
+    /// A field without a value.
+    fn flag(&mut self, field: &Field) -> Result<(), WordError> {
+        match field.key.as_str() {
+            "readonly" | "ro" => self.read_only = Some(true),
+            "readwrite" | "rw" => self.read_only = Some(false),
+            "required" if self.takes_required() => self.required = true,
+            "required" => return Err(self.misplaced("required")),
+            _ => {
+                return Err(WordError::new(format!(
+                    "invalid field '{}' must be a key=value pair",
+                    field.text
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// A field with its value.
+    fn set(&mut self, field: &Field, value: String) -> Result<(), WordError> {
+        let key = field.key.as_str();
+        let number = |radix: u32| {
+            let digits = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
+            let number = u32::from_str_radix(&value, radix).ok().filter(|_| digits);
+            number.ok_or_else(|| WordError::new(format!("invalid value {value} for {key}")))
+        };
+        match key {
+            "type" => self.kind = named(TYPES, &value, "mount type")?,
+            "from" => self.from = value,
+            "source" | "src" => self.source = value,
+            "target" | "dst" | "destination" => self.target = value,
+            "readonly" | "ro" => {
+                self.read_only = Some(truth(&value).ok_or_else(|| invalid(key, &value))?)
+            }
+            "readwrite" | "rw" => {
+                self.read_only = Some(!truth(&value).ok_or_else(|| invalid(key, &value))?)
+            }
+            "required" if self.takes_required() => {
+                self.required = truth(&value).ok_or_else(|| invalid(key, &value))?;
+            }
+            "size" if self.kind == Type::Tmpfs => {
+                self.size = size(&value).ok_or_else(|| invalid(key, &value))?
+            }
+            "required" | "size" => return Err(self.misplaced(key)),
+            "id" => self.id = value,
+            "sharing" => self.sharing = Some(named(SHARING, &value, "sharing value")?),
+            "mode" => self.mode = Some(number(8)?),
+            "uid" => self.uid = Some(number(10)?),
+            "gid" => self.gid = Some(number(10)?),
+            "env" => self.env = Some(value),
+            _ => {
+                let error = WordError::new(format!("unexpected key '{key}' in '{}'", field.text));
+                return Err(error.did_you_mean(closest(key, KEYS.iter().copied())));
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Result<Mount, WordError> {
+        if matches!(self.kind, Type::Bind | Type::Tmpfs) {
+            for (key, value) in [("mode", self.mode), ("uid", self.uid), ("gid", self.gid)] {
+                if value.is_some() {
+                    return Err(WordError::new(format!(
+                        "{key} not allowed for {:?} type mounts",
+                        self.kind.name()
+                    )));
+                }
+            }
+        }
+        match self.kind {
+            Type::Secret => return self.secret(),
+            kind if self.sharing.is_some() && kind != Type::Cache => {
+                return Err(WordError::new(format!(
+                    "invalid cache sharing set for {} mount",
+                    kind.name()
+                )));
+            }
+            Type::Ssh => return self.ssh(),
+            _ => {}
+        }
+        let filled = |text: String| Some(text).filter(|text| !text.is_empty());
+        let (from, source, target) = (filled(self.from), self.source, self.target);
+        Ok(match self.kind {
+            Type::Cache => Mount::Cache {
+                from,
+                source,
+                target,
+                id: filled(self.id),
+                sharing: self.sharing.unwrap_or_default(),
+                read_only: self.read_only.unwrap_or(false),
+                mode: self.mode,
+                uid: self.uid,
+                gid: self.gid,
+            },
+            Type::Tmpfs => Mount::Tmpfs {
+                target,
+                size: self.size,
+                read_only: self.read_only.unwrap_or(false),
+            },
+            _ => Mount::Bind {
+                from,
+                source,
+                target,
+                read_only: self.read_only.unwrap_or(true),
+            },
+        })
+    }
+
+    fn secret(self) -> Result<Mount, WordError> {
+        let wrong = |message: &str| Err(WordError::new(message));
+        if !self.from.is_empty() {
+            return wrong("secret mount should not have a from");
+        }
+        if self.sharing.is_some() {
+            return wrong("secret mount should not define sharing");
+        }
+        if self.source.is_empty() && self.target.is_empty() && self.id.is_empty() {
+            return wrong("invalid secret mount. one of source, target required");
+        }
+        if !self.source.is_empty() && !self.id.is_empty() {
+            return wrong("both source and id can't be set");
+        }
+        let named = if self.source.is_empty() {
+            self.id
+        } else {
+            self.source
+        };
+        let id = if named.is_empty() {
+            base_name(&self.target).to_owned()
+        } else {
+            named
+        };
+        let target = match (self.target, &self.env) {
+            (target, _) if !target.is_empty() => Some(target),
+            (_, Some(_)) => None,
+            (_, None) => Some(format!("/run/secrets/{}", base_name(&id))),
+        };
+        Ok(Mount::Secret {
+            id,
+            target,
+            env: self.env,
+            required: self.required,
+            mode: self.mode.unwrap_or(0o400),
+            uid: self.uid.unwrap_or(0),
+            gid: self.gid.unwrap_or(0),
+        })
+    }
+
+    fn ssh(self) -> Result<Mount, WordError> {
+        if !self.source.is_empty() {
+            return Err(WordError::new("ssh does not support source"));
+        }
+        Ok(Mount::Ssh {
+            id: if self.id.is_empty() {
+                "default".to_owned()
+            } else {
+                self.id
+            },
+            target: Some(self.target).filter(|target| !target.is_empty()),
+            required: self.required,
+            mode: self.mode.unwrap_or(0o600),
+            uid: self.uid.unwrap_or(0),
+            gid: self.gid.unwrap_or(0),
+        })
+    }
+}
+
+/// The last part of a path.
+fn base_name(path: &str) -> &str {
+    let path = path.trim_end_matches('/');
+    path.rsplit('/')
+        .next()
+        .filter(|name| !name.is_empty())
+        .unwrap_or("/")
+}
+
+fn named<T: Copy>(table: &[(&str, T)], value: &str, what: &str) -> Result<T, WordError> {
+    let lower = value.to_lowercase();
+    table
+        .iter()
+        .find(|known| known.0 == lower)
+        .map(|known| known.1)
+        .ok_or_else(|| {
+            let error = WordError::new(format!("unsupported {what} {}", quoted(value)));
+            error.did_you_mean(closest(value, table.iter().map(|known| known.0)))
+        })
+}
+
+/// A boolean as Go reads it.
+pub(super) fn truth(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
+    }
+}
+
+/// Bytes, with a binary unit: `64m`, `1.5GiB`.
+fn size(text: &str) -> Option<u64> {
+    let end = text.rfind(|c: char| c.is_ascii_digit() || c == '.' || c == ' ')? + 1;
+    let (number, unit) = text.split_at(end);
+    let number = number.strip_suffix(' ').unwrap_or(number);
+    if number.starts_with(['+', '-']) || number.contains(|c: char| c.is_ascii_alphabetic()) {
+        return None;
+    }
+    let number: f64 = number.parse().ok()?;
+    let unit = unit.to_ascii_lowercase();
+    let power = match unit
+        .strip_suffix("ib")
+        .or(unit.strip_suffix('b'))
+        .unwrap_or(&unit)
+    {
+        "" if unit == "ib" => return None,
+        "" => 0,
+        "k" => 1,
+        "m" => 2,
+        "g" => 3,
+        "t" => 4,
+        "p" => 5,
+        _ => return None,
+    };
+    let bytes = number * 1024f64.powi(power);
+    // Exact up to 8 PiB, which is more than any memory; beyond the largest signed number BuildKit has no answer either.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "in range, not negative"
+    )]
+    (0.0..9.2e18).contains(&bytes).then_some(bytes as u64)
+}
+
+/// The fields of one line of comma separated values (RFC 4180).
+pub(super) fn fields(line: &str) -> Result<Vec<String>, String> {
+    if line.is_empty() {
+        return Err("it is empty".into());
+    }
+    let mut found = Vec::new();
+    let mut rest = line;
+    loop {
+        let Some(mut inner) = rest.strip_prefix('"') else {
+            let (field, after) = match rest.split_once(',') {
+                Some((field, after)) => (field, Some(after)),
+                None => (rest, None),
+            };
+            if field.contains('"') {
+                return Err(format!("bare \" in non-quoted field {field}"));
+            }
+            found.push(field.to_owned());
+            match after {
+                Some(after) => rest = after,
+                None => return Ok(found),
+            }
+            continue;
+        };
+        let mut field = String::new();
+        loop {
+            let Some((text, after)) = inner.split_once('"') else {
+                return Err("extraneous or missing \" in quoted field".into());
+            };
+            field.push_str(text);
+            match after.strip_prefix('"') {
+                Some(after) => {
+                    field.push('"');
+                    inner = after;
+                }
+                None => {
+                    inner = after;
+                    break;
+                }
+            }
+        }
+        found.push(field);
+        match inner.strip_prefix(',') {
+            Some(after) => rest = after,
+            None if inner.is_empty() => return Ok(found),
+            None => return Err("extraneous or missing \" in quoted field".into()),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "mount_tests.rs"]
+mod tests;

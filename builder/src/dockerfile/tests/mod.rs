@@ -1,0 +1,3 @@
+//! What the language as a whole does.
+
+mod oracle;
