@@ -39,3 +39,6 @@ pub const JSON_DEPTH: usize = 128;
 
 /// Errors that are reported at once; a file with more is no Dockerfile.
 pub const DIAGNOSTICS: usize = 64;
+
+/// Names among which one is looked for that may have been meant.
+pub const SUGGESTIONS: usize = 1_000;

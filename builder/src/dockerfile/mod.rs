@@ -13,6 +13,8 @@
 pub mod diagnostic;
 mod directive;
 mod duration;
+pub mod environment;
+pub mod expose;
 mod fault;
 mod flag;
 mod heredoc;
@@ -26,6 +28,7 @@ mod parse;
 pub mod quote;
 mod read;
 pub mod rule;
+pub mod scope;
 pub mod span;
 pub mod suggest;
 pub mod word;
