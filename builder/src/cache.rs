@@ -79,7 +79,7 @@ pub struct Turn(#[expect(dead_code, reason = "held, and let go by dropping it")]
 impl Cache {
     /// Of a store; made where there is none.
     pub fn open(store: &Store) -> Result<Self> {
-        let open = || {
+        let open = || -> Result<Self> {
             make(store.root(), "build")?;
             let build = store.directory("build")?;
             for name in DIRECTORIES {

@@ -39,7 +39,7 @@ const DETACH_KEYS: &str = "ctrl-p,ctrl-q";
 /// Whose ranges of /etc/subuid containers get.
 const RANGE_OWNERS: [&str; 3] = ["rcrun", "containers", "root"];
 /// The first kernel that makes a mount read-only with all below it.
-const DEEP_READ_ONLY: (u32, u32) = (5, 12);
+pub(crate) const DEEP_READ_ONLY: (u32, u32) = (5, 12);
 
 /// What was asked for.
 #[derive(Debug)]
@@ -477,7 +477,7 @@ fn remove_command(settings: &Settings, store: &Path, id: &str) -> Vec<String> {
 }
 
 /// What this process may hand on: what it has, and what its children may have.
-fn own_capabilities() -> Result<u64> {
+pub(crate) fn own_capabilities() -> Result<u64> {
     let text =
         std::fs::read_to_string("/proc/self/status").context(|| "cannot read /proc/self/status")?;
     let mask = |name: &str| {
@@ -494,7 +494,7 @@ fn own_capabilities() -> Result<u64> {
     Ok(permitted & bounding)
 }
 
-fn kernel() -> (u32, u32) {
+pub(crate) fn kernel() -> (u32, u32) {
     let name = rustix::system::uname();
     let release = name.release().to_string_lossy();
     let mut numbers = release
@@ -504,7 +504,7 @@ fn kernel() -> (u32, u32) {
 }
 
 /// Whether limits of swap have a file to go to.
-fn limits_swap() -> bool {
+pub(crate) fn limits_swap() -> bool {
     let exists = |path: &str| rustix::fs::statat(rustix::fs::CWD, path, AtFlags::empty()).is_ok();
     let v1 = "/sys/fs/cgroup/memory";
     match exists(v1) {

@@ -4,8 +4,8 @@ use super::instruction::Walk;
 use super::{Op, Problem, Source, path};
 use crate::context::copy::Unpack;
 use crate::context::git;
-use crate::dockerfile::{Add, Copy, Heredoc, Sources, Words};
-use crate::{Error, Result};
+use crate::dockerfile::{Add, Copy, Sources};
+
 
 /// What is copied, and where to.
 #[derive(Debug, Clone)]
@@ -54,8 +54,7 @@ pub enum CopySource {
 
 impl Walk<'_> {
     pub(super) fn copy(&mut self, copy: &Copy, from: Source) -> Result<(), Problem> {
-        let (paths, dest) = self.words(&copy.sources)?;
-        for path in &paths {
+        for path in &copy.sources.paths {
             let what = match remote(path) {
                 Some(CopySource::Git(_)) => "a git ref",
                 Some(_) => "a URL",
@@ -65,10 +64,10 @@ impl Walk<'_> {
         }
         let op = CopyOp {
             from,
-            sources: paths.iter().cloned().map(CopySource::Path).collect(),
-            dest,
-            chown: self.word_of(copy.chown.as_ref())?,
-            chmod: self.word_of(copy.chmod.as_ref())?,
+            sources: copy.sources.paths.iter().cloned().map(CopySource::Path).collect(),
+            dest: self.destination(&copy.sources),
+            chown: said(copy.chown.as_ref()),
+            chmod: said(copy.chmod.as_ref()),
             parents: copy.parents,
             exclude: copy.exclude.clone(),
             unpack: Unpack::No,
@@ -76,14 +75,13 @@ impl Walk<'_> {
             checksum: None,
             keep_git_dir: None,
         };
-        self.finish_copy("COPY", op, &paths, &copy.sources)
+        self.finish_copy("COPY", op, &copy.sources)
     }
 
     pub(super) fn add(&mut self, add: &Add) -> Result<(), Problem> {
-        let (paths, dest) = self.words(&add.sources)?;
-        let checksum = self.word_of(add.checksum.as_ref())?;
+        let checksum = said(add.checksum.as_ref());
         let source = |path: &String| remote(path).unwrap_or_else(|| CopySource::Path(path.clone()));
-        let sources: Vec<CopySource> = paths.iter().map(source).collect();
+        let sources: Vec<CopySource> = add.sources.paths.iter().map(source).collect();
         if checksum.is_some() {
             match sources.as_slice() {
                 [CopySource::Http(_) | CopySource::Git(_)] => {}
@@ -94,9 +92,9 @@ impl Walk<'_> {
         let op = CopyOp {
             from: Source::Context,
             sources,
-            dest,
-            chown: self.word_of(add.chown.as_ref())?,
-            chmod: self.word_of(add.chmod.as_ref())?,
+            dest: self.destination(&add.sources),
+            chown: said(add.chown.as_ref()),
+            chmod: said(add.chmod.as_ref()),
             parents: false,
             exclude: add.exclude.clone(),
             unpack: match add.unpack {
@@ -108,30 +106,24 @@ impl Walk<'_> {
             checksum,
             keep_git_dir: add.keep_git_dir,
         };
-        self.finish_copy("ADD", op, &paths, &add.sources)
+        self.finish_copy("ADD", op, &add.sources)
     }
 
-    /// Paths and destination, expanded.
-    fn words(&mut self, sources: &Sources) -> Result<(Vec<String>, String), Problem> {
-        let expanded = |path: &String| self.word(path);
-        let paths: Vec<String> = sources.paths.iter().map(expanded).collect::<Result<_, _>>()?;
-        let dest = self.word(&sources.dest)?;
-        let dest = path::destination(&self.image.config.working_dir, &dest);
-        Ok((paths, dest))
+    fn destination(&self, sources: &Sources) -> String {
+        path::destination(&self.image.config.working_dir, &sources.dest)
     }
 
     fn finish_copy(
         &mut self,
         verb: &str,
         mut op: CopyOp,
-        paths: &[String],
         sources: &Sources,
     ) -> Result<(), Problem> {
         if let Some(chmod) = &op.chmod {
             crate::context::copy::Chmod::parse(chmod).map_err(|error| self.problem(error))?;
         }
         for document in &sources.documents {
-            let contents = self.document(document)?;
+            let contents = document.content().into_owned();
             let name = document.name.clone();
             op.sources.push(CopySource::Inline { name, contents });
         }
@@ -149,30 +141,25 @@ impl Walk<'_> {
         if let Some(chmod) = &op.chmod {
             add(&format!("--chmod={chmod}"));
         }
-        paths.iter().for_each(|path| add(path));
+        sources.paths.iter().for_each(|path| add(path));
         for document in &sources.documents {
             add(&format!("<<{}", document.name));
         }
-        add(&self.word(&sources.dest)?);
+        add(&sources.dest);
         self.step(Op::Copy(Box::new(op)));
         self.image.record(&text, true, true);
         Ok(())
     }
-
-    fn document(&self, document: &Heredoc) -> Result<String, Problem> {
-        let content = document.content();
-        if !document.expand {
-            return Ok(content.into_owned());
-        }
-        let expanded = Words::document(&content, &self.environment);
-        let expanded = expanded.map_err(|error| self.error(error.to_string()))?;
-        Ok(expanded.value)
-    }
 }
 
-/// What is fetched rather than looked up.
+/// A flag that says something.
+fn said(flag: Option<&String>) -> Option<String> {
+    flag.filter(|text| !text.is_empty()).cloned()
+}
+
+/// What is fetched rather than looked up. What could as well be a path is one.
 fn remote(source: &str) -> Option<CopySource> {
-    if git::is_git_url(source) {
+    if git::parse(source).is_ok_and(|address| address.is_some_and(|one| !one.ambiguous)) {
         return Some(CopySource::Git(source.to_owned()));
     }
     let http = source.starts_with("http://") || source.starts_with("https://");

@@ -1,37 +1,21 @@
 //! One instruction after the other: what each changes in the image's configuration, in the variables
 //! that later ones see, and which steps they make.
 
-use super::{Environment, Op, Problem, Source, Step, Wanted, path};
+use super::{Op, Problem, Source, Step, path};
 use crate::Error;
+use crate::dockerfile::scope::{Applied, Scope};
 use crate::dockerfile::{
-    self, ArgItem, Command, Healthcheck, Instruction, Kind, Lookup, Pair, Probe, Span, Words,
+    self, ArgItem, Command, Healthcheck, Instruction, Kind, Pair, Probe, Span,
 };
 use crate::image::{self, Draft, Settings};
 
-/// Arguments that are for the builder, and no variables.
-const NO_VARIABLES: [&str; 2] = ["BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"];
-
-/// Variables of proxies; both cases are meant.
-const PROXIES: [&str; 5] = ["http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy"];
-
-/// What a stage hands on to those that are built upon it.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Inherited {
-    /// Variables, with arguments.
-    pub(super) environment: Environment,
-    /// Arguments that were declared, and what they were.
-    pub(super) arguments: Vec<(String, String)>,
-    /// `ONBUILD`, for stages upon this one.
-    pub(super) triggers: Vec<String>,
-}
-
 /// A walk through the instructions of a stage.
 pub(super) struct Walk<'a> {
-    pub(super) wanted: &'a Wanted,
-    pub(super) globals: &'a Environment,
-    pub(super) words: Words,
-    pub(super) environment: Environment,
-    pub(super) arguments: Vec<(String, String)>,
+    /// `BUILDKIT_CACHE_MOUNT_NS`.
+    pub(super) namespace: &'a str,
+    pub(super) scope: Scope<'a>,
+    /// Variables of proxies, `NAME=VALUE`.
+    pub(super) proxies: Vec<String>,
     pub(super) image: Draft,
     pub(super) steps: Vec<Step>,
     pub(super) triggers: Vec<String>,
@@ -53,13 +37,14 @@ impl Walk<'_> {
     ) -> Result<(), Problem> {
         self.span = instruction.span;
         self.text.clone_from(&instruction.text);
-        match &instruction.kind {
+        let Applied { kind, mounts } = self.scope.apply(instruction)?;
+        match &kind {
             Kind::Copy(copy) => {
                 let from = sources.first().copied().flatten();
                 self.copy(copy, from.unwrap_or(Source::Context))
             }
             Kind::Add(add) => self.add(add),
-            Kind::Run(run) => self.run(run, sources),
+            Kind::Run(run) => self.run(run, mounts, sources),
             Kind::Workdir { path } => self.workdir(path),
             Kind::Env { pairs } => self.env(pairs),
             Kind::Label(label) => self.label(&label.pairs),
@@ -84,13 +69,11 @@ impl Walk<'_> {
             Kind::Expose(expose) => self.expose(&expose.ports),
             Kind::Volume(volume) => self.volume(&volume.paths),
             Kind::User { user } => {
-                let user = self.word(user)?;
-                self.image.config.user.clone_from(&user);
+                self.image.config.user.clone_from(user);
                 self.note(&format!("USER {user}"))
             }
             Kind::Stopsignal { signal } => {
-                let signal = self.word(signal)?;
-                if !is_signal(&signal) {
+                if !is_signal(signal) {
                     return Err(self.error(format!("Invalid signal: {signal}")));
                 }
                 self.image.config.stop_signal = Some(signal.clone());
@@ -120,18 +103,6 @@ impl Walk<'_> {
 
     pub(super) fn problem(&self, error: Error) -> Problem {
         Problem::at(self.span, error)
-    }
-
-    /// A word, expanded.
-    pub(super) fn word(&self, word: &str) -> Result<String, Problem> {
-        let expanded = self.words.expand(word, &self.environment);
-        let expanded = expanded.map_err(|error| self.error(error.to_string()))?;
-        Ok(expanded.value)
-    }
-
-    pub(super) fn word_of(&self, word: Option<&String>) -> Result<Option<String>, Problem> {
-        let value = word.map(|word| self.word(word)).transpose()?;
-        Ok(value.filter(|value| !value.is_empty()))
     }
 
     /// Adds a step.
@@ -171,13 +142,12 @@ impl Walk<'_> {
     }
 
     fn workdir(&mut self, path: &str) -> Result<(), Problem> {
-        let path = self.word(path)?;
         let current = match self.image.config.working_dir.as_str() {
             "" => "/",
             current => current,
         };
         // Nothing, perhaps by a variable, changes nothing.
-        let path = path::absolute(current, &path);
+        let path = path::absolute(current, path);
         self.image.config.working_dir.clone_from(&path);
         let layer = path != "/";
         self.image.record(&format!("WORKDIR {path}"), layer, false);
@@ -189,77 +159,51 @@ impl Walk<'_> {
     }
 
     fn env(&mut self, pairs: &[Pair]) -> Result<(), Problem> {
-        let expanded = self.pairs(pairs)?;
         let mut text = "ENV".to_owned();
-        for (name, value) in &expanded {
-            self.environment.set(name, value);
-            self.image.config.set_env(name, value);
-            text.push_str(&format!(" {name}={value}"));
+        for pair in pairs {
+            self.image.config.set_env(&pair.key, &pair.value);
+            text.push_str(&format!(" {}={}", pair.key, pair.value));
         }
         self.note(&text)
     }
 
     fn label(&mut self, pairs: &[Pair]) -> Result<(), Problem> {
-        let expanded = self.pairs(pairs)?;
         let mut text = "LABEL".to_owned();
-        for (name, value) in expanded {
-            text.push_str(&format!(" {name}={value}"));
-            self.image.config.labels.insert(name, value);
+        for pair in pairs {
+            text.push_str(&format!(" {}={}", pair.key, pair.value));
+            self.image.config.labels.insert(pair.key.clone(), pair.value.clone());
         }
         self.note(&text)
-    }
-
-    /// All of them see what was set before the instruction.
-    fn pairs(&self, pairs: &[Pair]) -> Result<Vec<(String, String)>, Problem> {
-        let one = |pair: &Pair| Ok((self.word(&pair.key)?, self.word(&pair.value)?));
-        pairs.iter().map(one).collect()
     }
 
     fn arg(&mut self, items: &[ArgItem]) -> Result<(), Problem> {
-        let mut text = "ARG".to_owned();
-        for item in items {
-            let given = self.wanted.arguments.get(&item.name).cloned();
-            let value = match (given, &item.default) {
-                (Some(given), _) => Some(given),
-                (None, Some(default)) => Some(self.word(default)?),
-                (None, None) => self.globals.get(&item.name).map(str::to_owned),
-            };
-            text.push(' ');
-            text.push_str(&item.name);
-            if let Some(value) = &value {
-                text.push('=');
-                text.push_str(value);
-                if !NO_VARIABLES.contains(&item.name.as_str()) {
-                    self.environment.set(&item.name, value);
-                }
-            }
-            self.arguments.push((item.name.clone(), value.unwrap_or_default()));
-        }
+        let text = items.iter().fold("ARG".to_owned(), |text, item| match &item.default {
+            Some(value) => format!("{text} {}={value}", item.name),
+            None => format!("{text} {}", item.name),
+        });
         self.note(&text)
     }
 
-    fn expose(&mut self, ports: &[String]) -> Result<(), Problem> {
-        let mut words = Vec::new();
-        for port in ports {
-            let split = self.words.split(port, &self.environment);
-            words.extend(split.map_err(|error| self.error(error.to_string()))?);
+    fn expose(&mut self, words: &[String]) -> Result<(), Problem> {
+        let mut names = Vec::new();
+        for word in words {
+            let ports = dockerfile::expose::ports(word).map_err(|error| self.error(error))?;
+            names.extend(ports.names());
         }
-        let ports = dockerfile::expose::ports(&words).map_err(|error| self.error(error.to_string()))?;
-        let text = format!("EXPOSE [{}]", ports.join(" "));
-        for port in ports {
+        let text = format!("EXPOSE [{}]", names.join(" "));
+        for port in names {
             Settings::add(&mut self.image.config.exposed_ports, port);
         }
         self.note(&text)
     }
 
     fn volume(&mut self, paths: &[String]) -> Result<(), Problem> {
-        let paths: Vec<String> = paths.iter().map(|path| self.word(path)).collect::<Result<_, _>>()?;
         if paths.iter().any(String::is_empty) {
             return Err(self.error("VOLUME specified can not be an empty string"));
         }
         let text = format!("VOLUME [{}]", paths.join(" "));
         for path in paths {
-            Settings::add(&mut self.image.config.volumes, path);
+            Settings::add(&mut self.image.config.volumes, path.clone());
         }
         self.note(&text)
     }
@@ -275,21 +219,6 @@ impl Walk<'_> {
         let text = format!("HEALTHCHECK {}", describe(&check));
         self.image.config.healthcheck = Some(check);
         self.note(&text)
-    }
-
-    /// Proxies that were given to the build, in both cases, as BuildKit hands them on.
-    pub(super) fn proxies(&self) -> Vec<String> {
-        let mut all = Vec::new();
-        for name in PROXIES {
-            let same = |other: &&String| other.eq_ignore_ascii_case(name);
-            let Some(given) = self.wanted.arguments.keys().rfind(same) else {
-                continue;
-            };
-            let value = &self.wanted.arguments[given];
-            all.push(format!("{}={value}", name.to_ascii_uppercase()));
-            all.push(format!("{name}={value}"));
-        }
-        all
     }
 }
 

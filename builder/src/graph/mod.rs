@@ -7,7 +7,6 @@
 //! nobody needs is neither judged nor built.
 
 mod copy;
-mod environment;
 mod instruction;
 mod order;
 mod path;
@@ -21,13 +20,12 @@ use rcrun_image::catalog::Image;
 use rcrun_image::platform::Platform;
 
 pub use copy::{CopyOp, CopySource};
-pub use environment::Environment;
 pub use order::reachable;
-pub use run::{RunMount, RunOp, Source};
+pub use run::{RunMount, RunOp, SCRIPTS, Source};
 
 use crate::Error;
 use crate::context::tree::Tree;
-use crate::dockerfile::Span;
+use crate::dockerfile::{Diagnostic, Span};
 use crate::image::Draft;
 
 /// What is wrong, and where in the Dockerfile.
@@ -44,6 +42,17 @@ impl Problem {
     pub fn at(span: Span, error: Error) -> Self {
         let span = Some(span);
         Self { span, error }
+    }
+}
+
+impl From<Diagnostic> for Problem {
+    fn from(wrong: Diagnostic) -> Self {
+        let error = Error::invalid(wrong.message);
+        let error = match wrong.hint {
+            Some(hint) => error.with_hint(hint),
+            None => error,
+        };
+        Self::at(wrong.span, error)
     }
 }
 

@@ -1,5 +1,7 @@
 //! `RUN`.
 
+use std::sync::Arc;
+
 use super::instruction::Walk;
 use super::{Op, Problem, path};
 use crate::dockerfile::{Command, Device, Mount, Network, Run, Security, Sharing};
@@ -130,25 +132,26 @@ impl RunMount {
 }
 
 impl Walk<'_> {
-    pub(super) fn run(&mut self, run: &Run, sources: &[Option<Source>]) -> Result<(), Problem> {
+    pub(super) fn run(
+        &mut self,
+        run: &Run,
+        resolved: Vec<Mount>,
+        sources: &[Option<Source>],
+    ) -> Result<(), Problem> {
         let (args, script) = self.command(run);
-        let mut mounts = Vec::with_capacity(run.mounts.len());
+        let mut mounts = Vec::with_capacity(resolved.len());
         let mut agents = 0;
-        for (spec, from) in run.mounts.iter().zip(sources) {
-            let words = self.words;
-            let environment = &self.environment;
-            let mut expand = |word: &str| Ok(words.expand(word, environment)?.value);
-            let mount = spec.resolve(&mut expand);
-            let mount = mount.map_err(|error| self.error(error.to_string()))?;
+        for (mount, from) in resolved.into_iter().zip(sources) {
             mounts.push(self.mount(mount, *from, &mut agents)?);
         }
-        let env = self.environment.lines();
+        let line = |(name, value): (Arc<str>, Arc<str>)| format!("{name}={value}");
+        let env = self.scope.environment().pairs().map(line).collect();
         let text: String = self.arguments_in_use() + &args.join(" ");
         let op = RunOp {
             args,
             script,
             env,
-            proxies: self.proxies(),
+            proxies: self.proxies.clone(),
             directory: self.image.config.working_dir.clone(),
             user: self.image.config.user.clone(),
             mounts,
@@ -194,20 +197,9 @@ impl Walk<'_> {
 
     /// The build arguments that a command sees, as history shows them.
     fn arguments_in_use(&self) -> String {
-        use crate::dockerfile::Lookup;
-        let mut lines: Vec<String> = Vec::new();
-        let mut names: Vec<&str> = Vec::new();
-        for (name, value) in &self.arguments {
-            let value = self.environment.get(name).unwrap_or(value);
-            let line = format!("{name}={value}");
-            match names.iter().position(|other| other == name) {
-                Some(at) => lines[at] = line,
-                None => {
-                    names.push(name);
-                    lines.push(line);
-                }
-            }
-        }
+        let arguments = self.scope.arguments();
+        let lines: Vec<String> =
+            arguments.iter().map(|(name, value)| format!("{name}={value}")).collect();
         match lines.len() {
             0 => String::new(),
             count => format!("|{count} {} ", lines.join(" ")),
@@ -241,7 +233,7 @@ impl Walk<'_> {
                     source: within(&source),
                     id: format!(
                         "{}/{}",
-                        self.wanted.cache_namespace,
+                        self.namespace,
                         id.filter(|id| !id.is_empty()).unwrap_or_else(|| path::clean(&target))
                     ),
                     target: place(&target)?,

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use rcrun_image::platform::Platform;
 use rcrun_image::reference::Reference;
 
-use super::instruction::{Inherited, Walk};
-use super::{At, Base, BaseImage, Bases, Environment, Graph, Named, Problem, Source, Stage, Wanted, order};
+use super::instruction::Walk;
+use super::{At, Base, BaseImage, Bases, Graph, Named, Problem, Source, Stage, Wanted, order};
 use crate::Error;
-use crate::dockerfile::{self, Dockerfile, Instruction, Kind, Lookup, Span, Words};
+use crate::dockerfile::scope::{self, Globals, Scope};
+use crate::dockerfile::{self, Dockerfile, Instruction, Kind, Span, Words};
 use crate::image::{Draft, PATH};
 
 /// The base that is nothing.
@@ -20,13 +21,20 @@ const SCRATCH: &str = "scratch";
 pub fn plan(file: &Dockerfile, wanted: &Wanted, bases: &dyn Bases) -> Result<Graph, Problem> {
     let host = Platform::host();
     let target = wanted.platform.clone().unwrap_or_else(|| host.clone());
-    let words = Words::new(file.directives.escape);
+    let request = scope::Request {
+        build_args: wanted.arguments.clone(),
+        build_platform: host,
+        target_platform: target.clone(),
+        target: wanted.target.clone(),
+    };
+    let globals = Globals::new(file, &request)?;
     let mut planner = Planner {
         file,
         wanted,
         bases,
-        words,
-        globals: globals(file, wanted, &words, &host, &target)?,
+        words: Words::new(file.directives.escape),
+        request: &request,
+        globals: &globals,
         target,
         parts: Vec::new(),
         by_name: BTreeMap::new(),
@@ -37,51 +45,16 @@ pub fn plan(file: &Dockerfile, wanted: &Wanted, bases: &dyn Bases) -> Result<Gra
     planner.finish(target)
 }
 
-/// `ARG` before the first `FROM`, and what every build knows.
-pub(crate) fn globals(
-    file: &Dockerfile,
-    wanted: &Wanted,
-    words: &Words,
-    build: &Platform,
-    target: &Platform,
-) -> Result<Environment, Problem> {
-    let stage = wanted.target.clone().or_else(|| file.stages.last()?.name.clone());
-    let stage = stage.unwrap_or_else(|| "default".to_owned());
-    let mut globals = Environment::default();
-    for (name, value) in [
-        ("BUILDPLATFORM", build.to_string()),
-        ("BUILDOS", build.os.clone()),
-        ("BUILDOSVERSION", build.os_version.clone()),
-        ("BUILDARCH", build.architecture.clone()),
-        ("BUILDVARIANT", build.variant.clone()),
-        ("TARGETPLATFORM", target.to_string()),
-        ("TARGETOS", target.os.clone()),
-        ("TARGETOSVERSION", target.os_version.clone()),
-        ("TARGETARCH", target.architecture.clone()),
-        ("TARGETVARIANT", target.variant.clone()),
-        ("TARGETSTAGE", stage),
-    ] {
-        let given = wanted.arguments.get(name);
-        globals.set(name, given.unwrap_or(&value));
-    }
-    for declared in &file.global_args {
-        for item in &declared.arg.items {
-            let value = match (wanted.arguments.get(&item.name), &item.default) {
-                (Some(given), _) => given.clone(),
-                (None, Some(default)) => {
-                    let expanded = words.expand(default, &globals);
-                    let wrong = |error: dockerfile::WordError| {
-                        Problem::at(declared.span, Error::invalid(error.to_string()))
-                    };
-                    expanded.map_err(wrong)?.value
-                }
-                (None, None) => continue,
-            };
-            globals.set(&item.name, &value);
-        }
-    }
-    Ok(globals)
+/// What a stage hands on to those that are built upon it.
+#[derive(Clone)]
+struct Inherited<'a> {
+    scope: Scope<'a>,
+    /// `ONBUILD`, for stages upon this one.
+    triggers: Vec<String>,
 }
+
+/// What a stage begins with, for what, what its image says, and what the stage below hands on.
+type Begun<'a> = (Base, Platform, Draft, Option<Inherited<'a>>);
 
 /// A stage on its way.
 struct Part {
@@ -106,13 +79,14 @@ struct Planner<'a> {
     wanted: &'a Wanted,
     bases: &'a dyn Bases,
     words: Words,
-    globals: Environment,
+    request: &'a scope::Request,
+    globals: &'a Globals,
     target: Platform,
     parts: Vec<Part>,
     by_name: BTreeMap<String, usize>,
 }
 
-impl Planner<'_> {
+impl<'a> Planner<'a> {
     fn stages(&mut self) -> Result<(), Problem> {
         for stage in &self.file.stages {
             let base = self.expand(&stage.base, stage.span)?;
@@ -155,7 +129,7 @@ impl Planner<'_> {
     }
 
     fn expand(&self, word: &str, span: Span) -> Result<String, Problem> {
-        let expanded = self.words.expand(word, &self.globals);
+        let expanded = self.words.expand(word, &self.globals.environment);
         let wrong = |error: dockerfile::WordError| Problem::at(span, Error::invalid(error.to_string()));
         Ok(expanded.map_err(wrong)?.value)
     }
@@ -237,7 +211,7 @@ impl Planner<'_> {
 
     /// Reads the stages that are needed, each after those that it is built upon.
     fn finish(mut self, target: usize) -> Result<Graph, Problem> {
-        let mut done: Vec<Option<(Stage, Inherited)>> = Vec::new();
+        let mut done: Vec<Option<(Stage, Inherited<'a>)>> = Vec::new();
         done.resize_with(self.parts.len(), || None);
         let mut open = vec![target];
         while let Some(&index) = open.last() {
@@ -316,22 +290,21 @@ impl Planner<'_> {
     fn stage(
         &mut self,
         index: usize,
-        done: &[Option<(Stage, Inherited)>],
-    ) -> Result<(Stage, Inherited), Problem> {
+        done: &[Option<(Stage, Inherited<'a>)>],
+    ) -> Result<(Stage, Inherited<'a>), Problem> {
         let span = self.parts[index].span;
-        let (base, platform, mut image, mut inherited) = self.begin(index, done)?;
-        let has_path = Environment::of(&image.config.env).get("PATH").is_some();
+        let (base, platform, mut image, inherited) = self.begin(index, done)?;
+        let has_path = image.config.env.iter().any(|line| line.starts_with("PATH="));
         if !has_path {
             image.config.env.push(format!("PATH={PATH}"));
         }
-        if matches!(base, Base::Stage(_)) {
-            // Arguments stay known, and what the image says counts too.
-        } else {
-            inherited.environment = Environment::of(&image.config.env);
-        }
-        let triggers = match base {
-            Base::Stage(_) => std::mem::take(&mut inherited.triggers),
-            _ => std::mem::take(&mut image.config.on_build),
+        let (scope, triggers) = match inherited {
+            Some(inherited) => (inherited.scope.on_stage(), inherited.triggers),
+            None => {
+                let env = &image.config.env;
+                let scope = Scope::on_image(self.file, self.globals, self.request, env);
+                (scope, std::mem::take(&mut image.config.on_build))
+            }
         };
         image.config.on_build.clear();
         self.triggers(index, &triggers)?;
@@ -339,11 +312,9 @@ impl Planner<'_> {
         let named = &part.name;
         let filter = &self.wanted.no_cache_filter;
         let mut walk = Walk {
-            wanted: self.wanted,
-            globals: &self.globals,
-            words: self.words,
-            environment: inherited.environment,
-            arguments: inherited.arguments,
+            namespace: &self.wanted.cache_namespace,
+            scope,
+            proxies: self.request.proxies().iter().map(|(name, value)| format!("{name}={value}")).collect(),
             image,
             steps: Vec::new(),
             triggers: Vec::new(),
@@ -356,8 +327,7 @@ impl Planner<'_> {
             walk.instruction(instruction, sources)?;
         }
         let inherited = Inherited {
-            environment: walk.environment,
-            arguments: walk.arguments,
+            scope: walk.scope,
             triggers: walk.triggers,
         };
         let stage = Stage {
@@ -380,8 +350,7 @@ impl Planner<'_> {
         for text in triggers {
             let parsed = dockerfile::parse_onbuild(text, span);
             let instruction = parsed.map_err(|wrong| {
-                let texts: Vec<String> = wrong.into_iter().map(|one| one.message).collect();
-                let text = format!("onbuild trigger {text:?}: {}", texts.join("; "));
+                let text = format!("onbuild trigger {text:?}: {}", wrong.message);
                 Problem::at(span, Error::invalid(text))
             })?;
             sources.push(self.sources_of(&instruction)?);
@@ -397,8 +366,8 @@ impl Planner<'_> {
     fn begin(
         &self,
         index: usize,
-        done: &[Option<(Stage, Inherited)>],
-    ) -> Result<(Base, Platform, Draft, Inherited), Problem> {
+        done: &[Option<(Stage, Inherited<'a>)>],
+    ) -> Result<Begun<'a>, Problem> {
         let part = &self.parts[index];
         let platform = part.platform.clone().unwrap_or_else(|| self.target.clone());
         if let Some(upon) = part.upon {
@@ -409,14 +378,13 @@ impl Planner<'_> {
                 Base::Stage(upon),
                 stage.platform.clone(),
                 stage.image.clone(),
-                inherited.clone(),
+                Some(inherited.clone()),
             ));
         }
         let instead = part.instead.as_ref().or_else(|| self.named_context(&part.base));
-        let nothing = Inherited::default;
         let base = match instead {
             Some(Named::Tree(tree)) => {
-                return Ok((Base::Tree(tree.clone()), platform.clone(), Draft::empty(&platform), nothing()));
+                return Ok((Base::Tree(tree.clone()), platform.clone(), Draft::empty(&platform), None));
             }
             Some(Named::Stage(name)) => {
                 let found = self.by_name.get(&name.to_lowercase());
@@ -426,13 +394,13 @@ impl Planner<'_> {
                     return Err(Problem::at(part.span, Error::invalid(text)));
                 };
                 let image = stage.image.clone();
-                return Ok((Base::Stage(upon), stage.platform.clone(), image, inherited.clone()));
+                return Ok((Base::Stage(upon), stage.platform.clone(), image, Some(inherited.clone())));
             }
             Some(Named::Image(name)) => name,
             None => &part.base,
         };
         if base == SCRATCH {
-            return Ok((Base::Scratch, platform.clone(), Draft::empty(&platform), nothing()));
+            return Ok((Base::Scratch, platform.clone(), Draft::empty(&platform), None));
         }
         let found: Arc<BaseImage> = self.bases.image(base, &platform).at(part.span)?;
         let image = Draft::of(&found.image.config);
@@ -441,7 +409,7 @@ impl Planner<'_> {
             true if !image.architecture.is_empty() => image.platform(),
             _ => platform,
         };
-        Ok((Base::Image(found), platform, image, nothing()))
+        Ok((Base::Image(found), platform, image, None))
     }
 
     /// A context that was given under an image's name, however that is written.

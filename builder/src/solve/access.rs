@@ -11,7 +11,7 @@ use crate::context::copy::Owner;
 use crate::{Context, Result};
 
 /// How layers with these marks came to be.
-pub(super) fn way(marks: Overlay) -> Way {
+pub(crate) fn way(marks: Overlay) -> Way {
     match marks {
         Overlay::Trusted => Way::Privileged,
         Overlay::User => Way::Rootless,

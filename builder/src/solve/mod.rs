@@ -35,6 +35,7 @@ use crate::events::{Event, StepId, Watch};
 use crate::graph::{Base, Graph, Op, Problem, Stage, Step};
 use crate::runner::{Limits, Runner};
 use crate::{Context, Digest, Error, ErrorKind, Result};
+pub(crate) use access::way;
 use key::Key;
 use wait::Cell;
 
@@ -273,7 +274,7 @@ impl<'a> Solver<'a> {
                 Ok(new(upon.key.clone(), upon.layers.clone(), upon.inherited, upon.epoch))
             }
             Base::Image(base) => {
-                let layers = base.image.layers(access::way(self.marks))?;
+                let layers = base.image.layers(way(self.marks))?;
                 let ids: Vec<String> = layers.iter().map(ToString::to_string).collect();
                 let key = Key::new("image").list("layers", &ids).finish();
                 let epoch = base.image.config.created.as_deref();

@@ -45,11 +45,7 @@ impl Solver<'_> {
                 held.push(lock);
                 StepMount::Directory {
                     path,
-                    source: match layers {
-                        // It was taken when the directory was made.
-                        Some(_) => "/".to_owned(),
-                        None => source.clone(),
-                    },
+                    source: source.clone(),
                     target: target.clone(),
                     read_only: *read_only,
                 }

@@ -132,7 +132,7 @@ fn claims<W: FnMut(Duration) -> Result<()>>(
 }
 
 /// Unpacks the layers of an image whose blobs are all in the store. The lease holds them.
-pub(crate) fn unpack_stored(
+pub fn unpack_stored(
     store: &Store,
     lease: &Lease,
     blobs: &[Descriptor],

@@ -32,6 +32,8 @@ pub struct Options {
     pub latest: Option<i64>,
     /// Keep fractions of seconds.
     pub nanoseconds: bool,
+    /// How hard it is compressed; none: as usual.
+    pub level: Option<i32>,
 }
 
 impl Options {
@@ -41,6 +43,7 @@ impl Options {
             overlay,
             latest: None,
             nanoseconds: false,
+            level: None,
         }
     }
 }
@@ -68,7 +71,9 @@ pub fn pack<W: Write>(
     sink: W,
 ) -> Result<(Packed, W)> {
     let context = || "cannot write a layer";
-    let encoder = Encoder::new(compression, Hashing::new(sink), threads).context(context)?;
+    let sink = Hashing::new(sink);
+    let encoder =
+        Encoder::with_level(compression, options.level, sink, threads).context(context)?;
     let buffered = BufWriter::with_capacity(128 << 10, Hashing::new(encoder));
     let buffered = write(upper, options, buffered)?;
     let hashing = buffered

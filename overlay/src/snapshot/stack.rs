@@ -149,6 +149,12 @@ impl Stack {
         self.mount(&lowers, Some((directory, changes)), how)
     }
 
+    /// Mounts them with changes in a directory of the caller's that has the empty directories `changes`
+    /// and `work`.
+    pub fn detached_over(&self, directory: &OwnedFd, how: &Mounting<'_>) -> Result<OwnedFd> {
+        self.detached_above(directory, "changes", how)
+    }
+
     /// By the ways of older kernels.
     #[cfg(test)]
     pub(super) fn apart(

@@ -1,0 +1,333 @@
+//! From a stage that is built to an image: layers are archived, compressed and hashed, and configuration
+//! and manifest written, all into the store.
+//!
+//! Only layers that were made here are archived, and each once: what became of it is noted beside the
+//! cache (`build/exports/`), so the next export finds the blob. Those of the base stay what they are, bit
+//! for bit. The image's chains become aliases of the layers, so nothing has to be unpacked to run it.
+
+pub mod time;
+
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use rcrun_image::document::{Descriptor, media};
+use rcrun_image::pull::layer_id;
+use rcrun_overlay::compress::{self, Compression};
+use rcrun_overlay::content::{Ingest, Piece, Verified, commit_all};
+use rcrun_overlay::digest::Algorithm;
+use rcrun_overlay::layer::chain::chain_ids;
+use rcrun_overlay::layer::store::Layers;
+use rcrun_overlay::layer::{Overlay, Packed, diff};
+use rcrun_overlay::lease::{LayerId, Lease, Root};
+use rcrun_overlay::store::Store;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::cache::Cache;
+use crate::events::{Event, Watch};
+use crate::graph::{Base, Graph};
+use crate::image::Draft;
+use crate::solve::Solved;
+use crate::{Context, Digest, Error, ErrorKind, Result};
+
+/// Layers that are archived at the same time.
+const LAYERS: usize = 2;
+
+/// How an image is written.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Of layers that are made here.
+    pub compression: Compression,
+    /// None: the usual one.
+    pub level: Option<i32>,
+    /// Docker's media types instead of OCI's.
+    pub docker: bool,
+    /// Of the manifest.
+    pub annotations: std::collections::BTreeMap<String, String>,
+    /// When it was made, seconds since 1970; none: the time of its files.
+    pub created: Option<i64>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            compression: Compression::Gzip,
+            level: None,
+            docker: false,
+            annotations: std::collections::BTreeMap::new(),
+            created: None,
+        }
+    }
+}
+
+/// Where it is written.
+pub struct Target<'a> {
+    /// The store.
+    pub store: &'a Store,
+    /// Holds what is written until something refers to it.
+    pub lease: &'a Lease,
+    /// Knows what was archived before.
+    pub cache: &'a Cache,
+    /// Which marks layers have.
+    pub marks: Overlay,
+    /// Hears what happens.
+    pub watch: &'a Watch<'a>,
+}
+
+impl std::fmt::Debug for Target<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Target").finish_non_exhaustive()
+    }
+}
+
+/// An image that was written.
+#[derive(Debug, Clone)]
+pub struct Written {
+    /// Its manifest, with its platform.
+    pub manifest: Descriptor,
+    /// The digest of its configuration.
+    pub config: Digest,
+}
+
+/// What became of a layer as an archive.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Archived {
+    diff_id: Digest,
+    size: u64,
+    digest: Digest,
+    compressed: u64,
+}
+
+/// Writes the image of a graph's target.
+pub fn image(target: &Target<'_>, graph: &Graph, solved: &Solved, options: &Options) -> Result<Written> {
+    let stage = &graph.stages[graph.target];
+    let mut draft: Draft = stage.image.clone();
+    let mut layers = base_layers(graph, options)?;
+    if layers.len() != solved.inherited {
+        return Err(Error::new(ErrorKind::Internal, "the base image has other layers than its stage"));
+    }
+    let (blobs, archived) = archive(target, &solved.layers[solved.inherited..], solved.epoch, options)?;
+    for one in &archived {
+        draft.rootfs.diff_ids.push(one.diff_id.clone());
+        layers.push(Descriptor {
+            media_type: media_type(options).to_owned(),
+            digest: one.digest.clone(),
+            size: one.compressed,
+            urls: Vec::new(),
+            annotations: std::collections::BTreeMap::new(),
+            platform: None,
+            artifact_type: None,
+        });
+    }
+    let created = time::rfc3339(options.created.unwrap_or(solved.epoch));
+    for one in draft.history.iter_mut().filter(|one| one.own) {
+        one.created = Some(created.clone());
+    }
+    draft.created = Some(created);
+    let written = documents(target, &draft, &layers, options, blobs)?;
+    for (chain, layer) in chain_ids(&draft.rootfs.diff_ids).iter().zip(&solved.layers).skip(solved.inherited) {
+        let id = layer_id(chain, crate::solve::way(target.marks))?;
+        Layers::new(target.store)?.alias(target.lease, &id, layer)?;
+    }
+    Ok(written)
+}
+
+/// Configuration and manifest, and everything made durable at once.
+fn documents(
+    target: &Target<'_>,
+    draft: &Draft,
+    layers: &[Descriptor],
+    options: &Options,
+    mut blobs: Vec<Verified>,
+) -> Result<Written> {
+    let content = target.store.content();
+    let types = match options.docker {
+        true => (media::DOCKER_MANIFEST, media::DOCKER_CONFIG),
+        false => (media::OCI_MANIFEST, media::OCI_CONFIG),
+    };
+    let config = draft.encode()?;
+    let id = Digest::of(&config);
+    let mut manifest = json!({
+        "schemaVersion": 2,
+        "mediaType": types.0,
+        "config": {"mediaType": types.1, "digest": id, "size": config.len()},
+        "layers": layers,
+    });
+    if !options.annotations.is_empty() {
+        manifest["annotations"] = json!(options.annotations);
+    }
+    let manifest = serde_json::to_vec(&manifest)
+        .map_err(|e| Error::new(ErrorKind::Internal, format!("cannot encode JSON: {e}")))?;
+    let digest = Digest::of(&manifest);
+    target.lease.hold(&[Root::Image(digest.clone()), Root::Blob(id.clone())])?;
+    for document in [&config, &manifest] {
+        blobs.push(content.prepare(target.lease, Algorithm::Sha256, document)?);
+    }
+    commit_all(blobs)?;
+    Ok(Written {
+        manifest: Descriptor {
+            media_type: types.0.to_owned(),
+            digest,
+            size: manifest.len() as u64,
+            urls: Vec::new(),
+            annotations: std::collections::BTreeMap::new(),
+            platform: Some(draft.platform()),
+            artifact_type: None,
+        },
+        config: id,
+    })
+}
+
+/// The layers of the image that the target is built upon, however many stages are in between.
+fn base_layers(graph: &Graph, options: &Options) -> Result<Vec<Descriptor>> {
+    let mut stage = &graph.stages[graph.target];
+    loop {
+        match &stage.base {
+            Base::Stage(index) => stage = &graph.stages[*index],
+            Base::Image(base) => {
+                let layers = base.image.document.layers.iter();
+                return Ok(layers.map(|layer| retyped(layer, options.docker)).collect());
+            }
+            Base::Scratch => return Ok(Vec::new()),
+            Base::Tree(_) => return Ok(Vec::new()),
+            Base::Unknown(name) => {
+                return Err(Error::new(ErrorKind::Internal, format!("nobody knows {name}")));
+            }
+        }
+    }
+}
+
+/// A layer as manifests of the other kind call it; its bytes stay.
+fn retyped(layer: &Descriptor, docker: bool) -> Descriptor {
+    let name = match (docker, layer.media_type.as_str()) {
+        (false, media::DOCKER_LAYER_GZIP) => media::OCI_LAYER_GZIP,
+        (false, "application/vnd.docker.image.rootfs.diff.tar") => media::OCI_LAYER,
+        (false, "application/vnd.docker.image.rootfs.diff.tar.zstd") => media::OCI_LAYER_ZSTD,
+        (true, media::OCI_LAYER_GZIP) => media::DOCKER_LAYER_GZIP,
+        (true, media::OCI_LAYER) => "application/vnd.docker.image.rootfs.diff.tar",
+        (true, media::OCI_LAYER_ZSTD) => "application/vnd.docker.image.rootfs.diff.tar.zstd",
+        (_, other) => other,
+    };
+    Descriptor {
+        media_type: name.to_owned(),
+        ..layer.clone()
+    }
+}
+
+fn media_type(options: &Options) -> &'static str {
+    match (options.docker, options.compression) {
+        (false, Compression::None) => media::OCI_LAYER,
+        (false, Compression::Gzip) => media::OCI_LAYER_GZIP,
+        (false, Compression::Zstd) => media::OCI_LAYER_ZSTD,
+        (true, Compression::None) => "application/vnd.docker.image.rootfs.diff.tar",
+        (true, Compression::Gzip) => media::DOCKER_LAYER_GZIP,
+        (true, Compression::Zstd) => "application/vnd.docker.image.rootfs.diff.tar.zstd",
+    }
+}
+
+/// Archives layers, those that nobody archived before; the blobs that are new count once committed.
+fn archive(
+    target: &Target<'_>,
+    layers: &[LayerId],
+    epoch: i64,
+    options: &Options,
+) -> Result<(Vec<Verified>, Vec<Archived>)> {
+    type Done = Result<(Option<Verified>, Archived)>;
+    let done: Vec<Mutex<Option<Done>>> = layers.iter().map(|_| Mutex::default()).collect();
+    let next = AtomicUsize::new(0);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..LAYERS.min(layers.len()) {
+            scope.spawn(|| {
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(layer) = layers.get(index) else {
+                        return;
+                    };
+                    let result = one(target, layer, epoch, options, threads);
+                    *done[index].lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+                }
+            });
+        }
+    });
+    let mut blobs = Vec::new();
+    let mut archived = Vec::with_capacity(layers.len());
+    for slot in done {
+        let result = slot.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let lost = || Error::new(ErrorKind::Internal, "a layer was not archived");
+        let (blob, one) = result.ok_or_else(lost)??;
+        // Two layers may be the same archive, such as one without changes.
+        let known = |other: &Verified| Some(other.digest()) == blob.as_ref().map(Verified::digest);
+        if !blobs.iter().any(known) {
+            blobs.extend(blob);
+        }
+        archived.push(one);
+    }
+    Ok((blobs, archived))
+}
+
+fn one(
+    target: &Target<'_>,
+    layer: &LayerId,
+    epoch: i64,
+    options: &Options,
+    threads: usize,
+) -> Result<(Option<Verified>, Archived)> {
+    let note = note_name(layer, epoch, options);
+    let content = target.store.content();
+    if let Some(known) = target.cache.noted::<Archived>("exports", &note) {
+        target.lease.hold(&[Root::Blob(known.digest.clone())])?;
+        if content.contains(&known.digest)? {
+            return Ok((None, known));
+        }
+    }
+    (target.watch)(&Event::Exporting { what: layer.as_str() });
+    let gone = || Error::new(ErrorKind::NotFound, format!("layer {layer} is not in the store any more"));
+    let open = Layers::new(target.store)?.get(layer)?.ok_or_else(gone)?;
+    let ingest = content.receive(target.lease)?;
+    let mut packing = diff::Options::new(target.marks);
+    (packing.latest, packing.level) = (Some(epoch), options.level);
+    let sink = Sink(whole(&ingest)?);
+    let (packed, sink): (Packed, Sink) =
+        diff::pack(open.diff(), packing, options.compression, threads, sink)
+            .context(|| format!("cannot archive layer {layer}"))?;
+    drop(sink);
+    let verified = ingest.verify()?.whole()?;
+    if *verified.digest() != packed.digest {
+        return Err(Error::new(ErrorKind::Corrupt, "the archive changed while it was written"));
+    }
+    let archived = Archived {
+        diff_id: packed.diff_id,
+        size: packed.size,
+        digest: packed.digest,
+        compressed: packed.compressed,
+    };
+    target.cache.note("exports", &note, &archived)?;
+    Ok((Some(verified), archived))
+}
+
+/// The name of a note: of everything that the bytes depend on.
+fn note_name(layer: &LayerId, epoch: i64, options: &Options) -> String {
+    let compression: compress::Compression = options.compression;
+    let text = format!("{layer} {epoch} {compression:?} {:?}", options.level);
+    Digest::of(text.as_bytes()).hex().to_owned()
+}
+
+fn whole(ingest: &Ingest) -> Result<Piece> {
+    let taken = || Error::new(ErrorKind::Internal, "a new blob is taken already");
+    ingest.claim(u64::MAX).ok_or_else(taken)
+}
+
+struct Sink(Piece);
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes).map_err(|error| io::Error::other(error.chain().to_string()))?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

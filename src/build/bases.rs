@@ -1,0 +1,134 @@
+//! Base images: from the store, or pulled into it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rcrun_builder::graph::{BaseImage, Bases};
+use rcrun_image::catalog::{self, Image};
+use rcrun_image::document::Descriptor;
+use rcrun_image::platform::Platform;
+use rcrun_image::progress::Event;
+use rcrun_image::pull::{self, DOWNLOADS, Request, Way, unpack_stored};
+use rcrun_image::reference::Reference;
+use rcrun_image::registry::Cancel;
+use rcrun_overlay::layer::store::Layers;
+use rcrun_overlay::lease::{Lease, Root};
+use rcrun_overlay::store::Store;
+use rcrun_runtime::error::{Context, Error, ErrorKind, Result};
+
+use crate::images;
+use crate::settings::Settings;
+
+/// How often an image is fetched that others remove before it can be used.
+const FETCHES: usize = 10;
+
+/// Looks images up once in a build.
+pub(crate) struct Images<'a> {
+    pub(crate) settings: &'a Settings,
+    pub(crate) store: &'a Store,
+    pub(crate) lease: &'a Lease,
+    pub(crate) way: Way,
+    /// Ask the registry even if the image is here.
+    pub(crate) always: bool,
+    pub(crate) cancel: &'a Cancel,
+    /// Hears about pulls, with the image's name.
+    pub(crate) watch: &'a (dyn Fn(&str, Event) + Sync),
+    pub(crate) known: Mutex<HashMap<(String, String), Arc<BaseImage>>>,
+}
+
+impl Bases for Images<'_> {
+    fn image(&self, name: &str, platform: &Platform) -> Result<Arc<BaseImage>> {
+        let key = (name.to_owned(), platform.to_string());
+        if let Some(known) = self.known().get(&key) {
+            return Ok(Arc::clone(known));
+        }
+        let found = self.find(name, platform).context(|| format!("cannot use base image {name}"))?;
+        let found = Arc::new(found);
+        self.known().insert(key, Arc::clone(&found));
+        Ok(found)
+    }
+}
+
+impl Images<'_> {
+    fn known(&self) -> std::sync::MutexGuard<'_, HashMap<(String, String), Arc<BaseImage>>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn find(&self, name: &str, platform: &Platform) -> Result<BaseImage> {
+        let reference: Reference = name.parse()?;
+        if !self.always
+            && let Some(image) = self.here(&reference, platform)?
+        {
+            return Ok(image);
+        }
+        // In the moment since it was pulled it may have been removed again.
+        for _ in 0..FETCHES {
+            self.pull(&reference, platform)?;
+            if let Some(image) = self.here(&reference, platform)? {
+                return Ok(image);
+            }
+        }
+        Err(Error::new(ErrorKind::Busy, "somebody removes it as often as it is pulled"))
+    }
+
+    fn pull(&self, reference: &Reference, platform: &Platform) -> Result<()> {
+        let cancel = self.cancel.child();
+        let client = images::client(self.settings, None, &cancel)?;
+        let name = reference.familiar();
+        let request = Request {
+            reference,
+            platform,
+            unpack: Some(self.way),
+            downloads: DOWNLOADS,
+            watch: &|event| (self.watch)(&name, event),
+            cancel: &cancel,
+        };
+        pull::pull(self.store, &client, &request).map(drop)
+    }
+
+    /// The image if it is in the store; its layers are unpacked if need be.
+    fn here(&self, reference: &Reference, platform: &Platform) -> Result<Option<BaseImage>> {
+        let named = || match catalog::named(self.store, reference, platform) {
+            Ok(named) => Ok(named),
+            // Here for another platform: as good as missing.
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        };
+        let Some((_, image)) = named()? else {
+            return Ok(None);
+        };
+        self.lease.hold(&[Root::Image(image.manifest.digest.clone())])?;
+        // Only a name that still says the same vouches for what is held.
+        match named()? {
+            Some((_, again)) if again.manifest.digest == image.manifest.digest => {}
+            _ => return Ok(None),
+        }
+        if !self.unpacked(&image)? {
+            return Ok(None);
+        }
+        let reference = reference.to_string();
+        Ok(Some(BaseImage { reference, image }))
+    }
+
+    fn unpacked(&self, image: &Image) -> Result<bool> {
+        let layers = Layers::new(self.store)?;
+        let mut whole = true;
+        for id in image.layers(self.way)? {
+            self.lease.hold(&[Root::Layer(id.clone())])?;
+            whole &= layers.get(&id)?.is_some();
+        }
+        if whole {
+            return Ok(true);
+        }
+        let blobs: &[Descriptor] = &image.document.layers;
+        let content = self.store.content();
+        for blob in blobs {
+            if !content.contains(&blob.digest)? {
+                return Ok(false);
+            }
+        }
+        let ids = &image.config.rootfs.diff_ids;
+        unpack_stored(self.store, self.lease, blobs, ids, self.way, &|_| {}, self.cancel)?;
+        Ok(true)
+    }
+}

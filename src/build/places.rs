@@ -1,0 +1,90 @@
+//! Where a step's process works: `build/steps/NAME` of the store. Its name is also its container's ID.
+//!
+//! The builder holds a lock on the directory; one whose lock is free is of a build that was killed, and
+//! the next build ends its container and removes it.
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use rcrun_overlay::durable;
+use rcrun_overlay::lock;
+use rcrun_overlay::store::Store;
+use rcrun_runtime::container::Runtime;
+use rcrun_runtime::error::{Context, Result};
+use rustix::fs::{CWD, Mode, OFlags};
+
+/// How IDs of such containers begin.
+const PREFIX: &str = "build-";
+
+/// A place. Dropped, it is removed.
+#[derive(Debug)]
+pub(crate) struct Place {
+    path: PathBuf,
+    id: String,
+    _lock: OwnedFd,
+}
+
+impl Place {
+    /// A new one.
+    pub(crate) fn new(store: &Store) -> Result<Self> {
+        let id = format!("{PREFIX}{}", durable::temporary_name().trim_start_matches(durable::TEMPORARY));
+        let path = store.path().join("build/steps").join(&id);
+        let failed = || format!("cannot make {}", path.display());
+        rustix::fs::mkdirat(CWD, &path, Mode::from(0o700)).context(failed)?;
+        let lock = open(&path)?;
+        // Nobody else knows it yet.
+        let lock = lock::hold(lock, true, &mut |_| Ok(()))?;
+        Ok(Self { path, id, _lock: lock })
+    }
+
+    /// The directory.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The container's ID.
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // What cannot be removed now is swept by the next build.
+        let _ = remove(&self.path);
+    }
+}
+
+/// Removes what builds left that were killed.
+pub(crate) fn sweep(store: &Store, runtime: &Runtime) -> Result<()> {
+    let all = store.path().join("build/steps");
+    let list = match std::fs::read_dir(&all) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        list => list.context(|| format!("cannot list {}", all.display()))?,
+    };
+    for entry in list {
+        let path = entry.context(|| format!("cannot list {}", all.display()))?.path();
+        let Some(id) = path.file_name().and_then(|name| name.to_str()) else {
+            continue;
+        };
+        let Ok(directory) = open(&path) else {
+            continue;
+        };
+        if lock::try_hold(directory)?.is_none() {
+            continue;
+        }
+        runtime.delete(id, true)?;
+        remove(&path).context(|| format!("cannot remove {}", path.display()))?;
+    }
+    Ok(())
+}
+
+fn open(path: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    rustix::fs::openat(CWD, path, flags, Mode::empty()).context(|| format!("cannot open {}", path.display()))
+}
+
+/// Everything in it is ours; what a step wrote into a mount whose changes are thrown away may be odd.
+fn remove(path: &Path) -> std::io::Result<()> {
+    std::fs::remove_dir_all(path)
+}

@@ -1,0 +1,404 @@
+//! `rcrun build-step DIRECTORY`: the process of one `RUN` step. Started by builds, not by people.
+//!
+//! It reads what to do from its standard input, takes a mount namespace of its own, mounts what the step
+//! needs below its directory, and runs a container whose root is the layer being made. Its mounts go with
+//! it, however it ends.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, fchown};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use nix::mount::MsFlags;
+use nix::sched::CloneFlags;
+use rcrun_builder::runner::{RunStep, StepMount};
+use rcrun_image::accounts::accounts;
+use rcrun_image::document::Config;
+use rcrun_overlay::layer::store::Layers;
+use rcrun_overlay::snapshot::{Mounting, Stack};
+use rcrun_overlay::store::Store;
+use rcrun_runtime::container::{CgroupDriver, CreateOptions};
+use rcrun_runtime::error::{Context, Error, ErrorKind, Result};
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
+use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::stubs::Stubs;
+use crate::containers::flags::ContainerFlags;
+use crate::containers::make::{self, DEEP_READ_ONLY};
+use crate::containers::spec::{self, Around, Asked, Facts};
+use crate::settings::Settings;
+use crate::verbs::{Count, Run, Verb};
+
+pub(crate) const VERB: Verb = Verb::new::<BuildStep>("build-step", Count::Exactly(1), "<directory>")
+    .enters_container()
+    .hidden();
+
+/// The file that says how it ended.
+pub(super) const RESULT: &str = "result.json";
+/// The longest description of a step: its secrets are in it.
+const STEP_LIMIT: u64 = 256 << 20;
+
+/// run one step of a build
+#[derive(Debug, clap::Parser)]
+#[command(name = "build-step", disable_help_flag = true)]
+pub(crate) struct BuildStep {
+    directory: PathBuf,
+}
+
+/// How it ended.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Outcome {
+    /// The program ran.
+    Ended {
+        /// Its exit code.
+        code: i32,
+        /// The kernel killed something in it for lack of memory.
+        out_of_memory: bool,
+    },
+    /// It could not be run.
+    Failed {
+        /// Why.
+        text: String,
+        /// What to do.
+        hint: Option<String>,
+    },
+}
+
+impl Run for BuildStep {
+    fn run(self, settings: &Settings) -> Result<u8> {
+        let directory = std::path::absolute(&self.directory)
+            .context(|| format!("cannot resolve {}", self.directory.display()))?;
+        let outcome = match (Worker { settings, directory: &directory }).run() {
+            Ok(outcome) => outcome,
+            Err(error) => Outcome::Failed {
+                text: error.chain().to_string(),
+                hint: error.hint().map(str::to_owned),
+            },
+        };
+        let text = serde_json::to_vec(&outcome)
+            .map_err(|e| Error::new(ErrorKind::Internal, format!("cannot encode JSON: {e}")))?;
+        let path = directory.join(RESULT);
+        let temporary = directory.join("result.new");
+        let written = std::fs::write(&temporary, text).and_then(|()| std::fs::rename(&temporary, &path));
+        written.context(|| format!("cannot write {}", path.display()))?;
+        Ok(0)
+    }
+}
+
+struct Worker<'a> {
+    settings: &'a Settings,
+    directory: &'a Path,
+}
+
+impl Worker<'_> {
+    fn run(&self) -> Result<Outcome> {
+        let (step, lifeline) = receive()?;
+        let store = Store::open(&step.store)?;
+        apart()?;
+        let how = Mounting { volatile: true, ..Mounting::default() };
+        let layers = Layers::new(&store)?;
+        let root = layers.mount_built(&step.layer, &step.below, step.marks(), &how)?;
+        let mounts = self.mounts(&store, &step)?;
+        let config = self.config(&store, &step, mounts)?;
+        let targets: Vec<String> = destinations(&config);
+        let stubs = Stubs::note(root.as_fd(), targets.iter().map(String::as_str));
+        self.write("config.json", &serde_json::to_vec(&config).unwrap_or_default())?;
+        self.make("rootfs")?;
+        let id = self.directory.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let root = Arc::new(root);
+        let options = CreateOptions {
+            bundle: self.directory.to_owned(),
+            root: Some(Arc::clone(&root)),
+            lifeline: Some(Arc::new(lifeline)),
+            keep: true,
+            ..CreateOptions::default()
+        };
+        let runtime = &self.settings.runtime;
+        let ran = runtime.run(id, &options);
+        let out_of_memory = runtime.oom_kills(id).is_ok_and(|kills| kills.is_some_and(|kills| kills > 0));
+        let deleted = runtime.delete(id, true);
+        stubs.clean(root.as_fd());
+        let code = ran?;
+        deleted?;
+        Ok(Outcome::Ended { code, out_of_memory })
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        let path = self.directory.join(name);
+        std::fs::write(&path, bytes).context(|| format!("cannot write {}", path.display()))
+    }
+
+    fn make(&self, name: &str) -> Result<PathBuf> {
+        let path = self.directory.join(name);
+        std::fs::create_dir(&path).context(|| format!("cannot make {}", path.display()))?;
+        Ok(path)
+    }
+
+    /// The mounts of the configuration; their sources are mounted below our directory.
+    fn mounts(&self, store: &Store, step: &RunStep) -> Result<Vec<Value>> {
+        let base = self.make("mounts")?;
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+        nix::mount::mount(Some("tmpfs"), &base, Some("tmpfs"), flags, Some("mode=0700"))
+            .context(|| "cannot mount a place for mounts")?;
+        let mut all = Vec::with_capacity(step.mounts.len());
+        for (index, mount) in step.mounts.iter().enumerate() {
+            let source = base.join(index.to_string());
+            let value = self.mount(store, step, mount, index, &source);
+            all.push(value.context(|| format!("cannot prepare the mount at {}", mount.target()))?);
+        }
+        Ok(all)
+    }
+
+    fn mount(
+        &self,
+        store: &Store,
+        step: &RunStep,
+        mount: &StepMount,
+        index: usize,
+        at: &Path,
+    ) -> Result<Value> {
+        let bind = |read_only: bool, more: &[&str]| {
+            let mut options = vec!["rbind", "rprivate"];
+            options.push(if read_only { "ro" } else { "rw" });
+            options.extend(more);
+            json!({"destination": mount.target(), "type": "bind", "source": at, "options": options})
+        };
+        match mount {
+            StepMount::Layers { layers, source, read_only, .. } => {
+                let stack = Stack::open(store, layers, step.marks())?;
+                let tree = match read_only {
+                    true => stack.detached(&Mounting::default())?,
+                    false => self.writable(&stack, index)?,
+                };
+                let whole = at.with_extension("all");
+                std::fs::create_dir(&whole).context(|| "cannot make a place for a mount")?;
+                attach(&tree, &whole)?;
+                let root = directory(&whole)?;
+                bind_part(root.as_fd(), source, at)?;
+                Ok(bind(*read_only, &["nosuid", "nodev"]))
+            }
+            StepMount::Directory { path, source, read_only, .. } => {
+                let mut at_root = rcrun_overlay::durable::open_directory(store.root(), ".")?;
+                for part in path.split('/') {
+                    at_root = rcrun_overlay::durable::open_directory(&at_root, part)?;
+                }
+                bind_part(at_root.as_fd(), source, at)?;
+                Ok(bind(*read_only, &["nosuid", "nodev"]))
+            }
+            StepMount::Tmpfs { target, size, read_only } => {
+                let mut options = vec!["nosuid".to_owned(), "nodev".to_owned()];
+                if *size > 0 {
+                    options.push(format!("size={size}"));
+                }
+                if *read_only {
+                    options.push("ro".to_owned());
+                }
+                Ok(json!({"destination": target, "type": "tmpfs", "source": "tmpfs", "options": options}))
+            }
+            StepMount::File { contents, attributes, .. } => {
+                file(at, contents, *attributes)?;
+                let program = attributes.0 & 0o111 != 0;
+                let more: &[&str] = match program {
+                    true => &["nosuid", "nodev"],
+                    false => &["nosuid", "nodev", "noexec"],
+                };
+                Ok(bind(true, more))
+            }
+            StepMount::Socket { path, .. } => {
+                let socket = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+                    .context(|| format!("cannot open {}", path.display()))?;
+                bind_fd(&socket, at)?;
+                Ok(bind(false, &["nosuid", "nodev", "noexec"]))
+            }
+        }
+    }
+
+    /// Layers that can be changed; what is changed is thrown away.
+    fn writable(&self, stack: &Stack, index: usize) -> Result<OwnedFd> {
+        let above = self.make(&format!("above-{index}"))?;
+        for name in ["changes", "work"] {
+            let path = above.join(name);
+            std::fs::create_dir(&path).context(|| format!("cannot make {}", path.display()))?;
+        }
+        std::fs::set_permissions(above.join("changes"), std::fs::Permissions::from_mode(0o755))
+            .context(|| "cannot set a mode")?;
+        let how = Mounting { volatile: true, ..Mounting::default() };
+        stack.detached_over(&directory(&above)?, &how)
+    }
+
+    fn config(&self, store: &Store, step: &RunStep, mounts: Vec<Value>) -> Result<Value> {
+        let cwd = std::env::current_dir().context(|| "cannot read the current directory")?;
+        let cdi: Vec<&Path> = spec::CDI_DIRECTORIES.iter().map(Path::new).collect();
+        let around = Around {
+            cwd: &cwd,
+            variable: &|_| None,
+            swap: make::limits_swap(),
+            cdi: &cdi,
+        };
+        let asked = Asked::read(&flags(step), &step.args, &around)?;
+        let kernel = make::kernel();
+        let stack = Stack::open(store, &step.below, step.marks())?;
+        let facts = Facts {
+            id: self.directory.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            name: "build".to_owned(),
+            hostname: step.limits.hostname.clone(),
+            capabilities: spec::of_mask(make::own_capabilities()?),
+            kernel,
+            cgroup2: Path::new("/sys/fs/cgroup/cgroup.controllers").exists(),
+            systemd: self.settings.runtime.cgroup_driver == CgroupDriver::Systemd,
+            deep_read_only: kernel >= DEEP_READ_ONLY,
+            accounts: accounts(&stack.lowers(), step.marks()).context(|| "cannot read its accounts")?,
+            directory: self.directory.to_owned(),
+            ..Facts::default()
+        };
+        let of_host = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+        let files = spec::file_texts(&asked, &facts, &of_host("/etc/hosts"), &of_host("/etc/resolv.conf"));
+        for (name, text) in [
+            ("hostname", files.hostname),
+            ("hosts", files.hosts),
+            ("resolv.conf", files.resolv_conf),
+        ] {
+            self.write(name, text.as_bytes())?;
+            let path = self.directory.join(name);
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644))
+                .context(|| format!("cannot set the mode of {}", path.display()))?;
+        }
+        let mut config = spec::config(&asked, &facts, &Config::default())?;
+        config["process"]["env"] = json!(step.env);
+        if let Some(all) = config["mounts"].as_array_mut() {
+            all.extend(mounts);
+        }
+        Ok(config)
+    }
+}
+
+/// The step as flags of `run`.
+fn flags(step: &RunStep) -> ContainerFlags {
+    let limits = &step.limits;
+    let hostname = Some(limits.hostname.clone()).filter(|name| !name.is_empty());
+    ContainerFlags {
+        user: Some(step.user.clone()).filter(|user| !user.is_empty()),
+        workdir: Some(step.directory.clone()),
+        network: vec![if step.network { "host" } else { "none" }.to_owned()],
+        hostname,
+        uts: Some("private".to_owned()),
+        add_host: limits.hosts.clone(),
+        dns: limits.dns.clone(),
+        shm_size: limits.shm_size.clone(),
+        ulimit: limits.ulimits.clone(),
+        memory: limits.memory.clone(),
+        memory_swap: limits.memory_swap.clone(),
+        cpus: limits.cpus.clone(),
+        cpu_shares: limits.cpu_shares,
+        cpu_period: limits.cpu_period,
+        cpu_quota: limits.cpu_quota,
+        cpuset_cpus: limits.cpuset_cpus.clone(),
+        cpuset_mems: limits.cpuset_mems.clone(),
+        cgroup_parent: limits.cgroup_parent.clone(),
+        cap_add: limits.cap_add.clone(),
+        cap_drop: limits.cap_drop.clone(),
+        security_opt: limits.security_opt.clone(),
+        privileged: step.insecure,
+        device: step.devices.clone(),
+        ..ContainerFlags::default()
+    }
+}
+
+fn destinations(config: &Value) -> Vec<String> {
+    let mounts = config["mounts"].as_array();
+    let all = mounts.into_iter().flatten();
+    let mut all: Vec<String> =
+        all.filter_map(|mount| Some(mount.get("destination")?.as_str()?.to_owned())).collect();
+    all.push("/dev".to_owned());
+    all
+}
+
+/// The step, and a descriptor that hangs up when it is called off.
+fn receive() -> Result<(RunStep, OwnedFd)> {
+    let context = || "cannot read the step from standard input";
+    let input = std::io::stdin();
+    let input = rustix::io::fcntl_dupfd_cloexec(input.as_fd(), 3).context(context)?;
+    let mut stream = File::from(input.try_clone().context(context)?);
+    let mut length = [0; 8];
+    stream.read_exact(&mut length).context(context)?;
+    let length = u64::from_le_bytes(length);
+    if length > STEP_LIMIT {
+        return Err(Error::invalid(format!("the step takes more than {STEP_LIMIT} bytes"))).context(context);
+    }
+    let mut text = Vec::new();
+    (&mut stream).take(length).read_to_end(&mut text).context(context)?;
+    let step = serde_json::from_slice(&text).map_err(|e| Error::invalid(e.to_string())).context(context)?;
+    // The container gets nothing to read.
+    let null = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .context(|| "cannot open /dev/null")?;
+    rustix::stdio::dup2_stdin(&null).context(|| "cannot close standard input")?;
+    Ok((step, input))
+}
+
+/// Takes a mount namespace of our own, from which nothing comes back.
+fn apart() -> Result<()> {
+    let context = || "cannot make a mount namespace";
+    nix::sched::unshare(CloneFlags::CLONE_NEWNS).context(context)?;
+    let private = MsFlags::MS_PRIVATE | MsFlags::MS_REC;
+    nix::mount::mount(None::<&str>, "/", None::<&str>, private, None::<&str>).context(context)
+}
+
+fn directory(path: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    rustix::fs::openat(CWD, path, flags, Mode::empty()).context(|| format!("cannot open {}", path.display()))
+}
+
+/// Attaches a mount to a place of ours.
+fn attach(tree: &OwnedFd, at: &Path) -> Result<()> {
+    move_mount(tree, c"", CWD, at, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        .context(|| "cannot attach a mount")
+}
+
+/// Binds a part of a tree, looked up within that tree, to a place of ours.
+fn bind_part(root: BorrowedFd<'_>, source: &str, at: &Path) -> Result<()> {
+    let path = source.trim_start_matches('/');
+    let path = if path.is_empty() { "." } else { path };
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let part = rustix::fs::openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
+        .context(|| format!("cannot find its source /{}", source.trim_start_matches('/')))?;
+    bind_fd(&part, at)
+}
+
+/// Binds what a descriptor stands for to a place of ours.
+fn bind_fd(part: &OwnedFd, at: &Path) -> Result<()> {
+    let stat = rustix::fs::fstat(part).context(|| "cannot examine its source")?;
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => std::fs::create_dir(at),
+        _ => File::create(at).map(drop),
+    }
+    .context(|| "cannot make a place for a mount")?;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    match open_tree(part, c"", flags) {
+        Ok(tree) => attach(&tree, at),
+        // Before Linux 5.2.
+        Err(rustix::io::Errno::NOSYS) => {
+            let source = format!("/proc/self/fd/{}", part.as_raw_fd());
+            nix::mount::mount(Some(source.as_str()), at, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+                .context(|| "cannot bind its source")
+        }
+        Err(errno) => Err(errno).context(|| "cannot clone its source"),
+    }
+}
+
+/// A file in memory.
+fn file(at: &Path, contents: &[u8], (mode, uid, gid): (u32, u32, u32)) -> Result<()> {
+    let write = || -> std::io::Result<()> {
+        let mut file = File::options().write(true).create_new(true).mode(0o600).open(at)?;
+        file.write_all(contents)?;
+        fchown(&file, Some(uid), Some(gid))?;
+        file.set_permissions(std::fs::Permissions::from_mode(mode & 0o7777))
+    };
+    write().context(|| "cannot write a file in memory")
+}
