@@ -3,6 +3,7 @@
 //! Nothing of clap is built before the verb is known, and then only that verb's parser.
 
 mod arguments;
+mod build;
 mod containers;
 mod format;
 mod help;

@@ -1,6 +1,7 @@
 //! The table of verbs, and how one is parsed: by the verb's own clap parser, for OCI verbs after a
 //! split that knows how engines write flags.
 
+pub(crate) mod build;
 mod containers;
 pub(crate) mod dispatch;
 mod form;
@@ -372,9 +373,9 @@ pub(crate) fn shared() -> &'static [Verb] {
 /// All verbs, in the order of the help.
 pub(crate) fn all() -> impl Iterator<Item = &'static Verb> {
     #[cfg(feature = "generate")]
-    return tables().chain([&monitor::VERB, &generate::VERB]);
+    return tables().chain([&build::VERB, &monitor::VERB, &build::STEP, &generate::VERB]);
     #[cfg(not(feature = "generate"))]
-    tables().chain([&monitor::VERB])
+    tables().chain([&build::VERB, &monitor::VERB, &build::STEP])
 }
 
 fn tables() -> impl Iterator<Item = &'static Verb> {

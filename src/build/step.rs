@@ -31,11 +31,7 @@ use crate::containers::flags::ContainerFlags;
 use crate::containers::make::{self, DEEP_READ_ONLY};
 use crate::containers::spec::{self, Around, Asked, Facts};
 use crate::settings::Settings;
-use crate::verbs::{Count, Run, Verb};
-
-pub(crate) const VERB: Verb = Verb::new::<BuildStep>("build-step", Count::Exactly(1), "<directory>")
-    .enters_container()
-    .hidden();
+use crate::verbs::Run;
 
 /// The file that says how it ended.
 pub(super) const RESULT: &str = "result.json";

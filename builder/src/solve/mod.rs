@@ -43,7 +43,7 @@ use wait::Cell;
 const WORKERS: usize = 16;
 
 /// What stages are built with, beyond the graph.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Settings {
     /// Secrets by id.
     pub secrets: BTreeMap<String, Secret>,

@@ -79,7 +79,7 @@ impl Cancel {
     }
 
     /// Runs this when it is called off, or at once if it was.
-    pub(super) fn on_cancel(&self, hook: impl FnOnce() + Send + 'static) {
+    pub fn on_cancel(&self, hook: impl FnOnce() + Send + 'static) {
         let mut hooks = self.hooks();
         if self.is_cancelled() {
             drop(hooks);

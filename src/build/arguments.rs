@@ -1,0 +1,290 @@
+//! What flags of `build` mean, word by word.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use rcrun_builder::solve::Secret;
+use rcrun_overlay::compress::Compression;
+use rcrun_runtime::error::{Context, Error, ErrorKind, Result};
+
+/// The longest secret (docker's limit).
+const SECRET: u64 = 500 << 10;
+
+/// Fields of `a=b,c=d`; one without `=` has nothing. Quotes hold commas together, as in CSV.
+pub(super) fn fields(text: &str) -> Vec<(String, Option<String>)> {
+    let mut fields = Vec::new();
+    let mut word = String::new();
+    let mut quoted = false;
+    for c in text.chars().chain([',']) {
+        match c {
+            '"' => quoted = !quoted,
+            ',' if !quoted => {
+                let field = std::mem::take(&mut word);
+                fields.push(match field.split_once('=') {
+                    Some((name, value)) => (name.to_lowercase(), Some(value.to_owned())),
+                    None => (field.to_lowercase(), None),
+                });
+            }
+            c => word.push(c),
+        }
+    }
+    fields
+}
+
+/// `NAME=VALUE`; a name alone takes its value from `variable`, and is left out if there is none.
+pub(super) fn pairs(
+    flags: &[String],
+    variable: &dyn Fn(&str) -> Option<String>,
+) -> Result<BTreeMap<String, String>> {
+    let mut all = BTreeMap::new();
+    for text in flags {
+        let (name, value) = match text.split_once('=') {
+            Some((name, value)) => (name, Some(value.to_owned())),
+            None => (text.as_str(), variable(text)),
+        };
+        if name.is_empty() {
+            return Err(Error::invalid(format!("{text:?} has no name")));
+        }
+        if let Some(value) = value {
+            all.insert(name.to_owned(), value);
+        }
+    }
+    Ok(all)
+}
+
+/// `--secret id=ID,src=FILE`.
+pub(super) fn secret(text: &str) -> Result<(String, Secret)> {
+    let (mut id, mut file, mut variable, mut kind) = (None, None, None, None);
+    for (name, value) in fields(text) {
+        let value = value.ok_or_else(|| Error::invalid(format!("{name:?} is not NAME=VALUE")));
+        match name.as_str() {
+            "id" => id = Some(value?),
+            "src" | "source" => file = Some(value?),
+            "env" => variable = Some(value?),
+            "type" => kind = Some(value?),
+            other => return Err(Error::invalid(format!("{other:?} is no field of a secret"))),
+        }
+    }
+    match kind.as_deref() {
+        None | Some("file") => {}
+        Some("env") => variable = variable.or_else(|| file.take()).or_else(|| id.clone()),
+        Some(other) => return Err(Error::invalid(format!("unknown type {other:?} of a secret"))),
+    }
+    let id = id.filter(|id| !id.is_empty()).ok_or_else(|| Error::invalid("a secret needs an id"))?;
+    let of_variable = |name: &str| {
+        let missing = || Error::new(ErrorKind::NotFound, format!("there is no variable {name}"));
+        std::env::var_os(name).map(|value| std::os::unix::ffi::OsStringExt::into_vec(value)).ok_or_else(missing)
+    };
+    let bytes = match (file, variable) {
+        (Some(_), Some(_)) => return Err(Error::invalid("a secret is a file or a variable, not both")),
+        (Some(file), None) => read(&home(&file))?,
+        (None, Some(variable)) => of_variable(&variable)?,
+        // As docker: a variable of that name, or else a file.
+        (None, None) => match of_variable(&id) {
+            Ok(bytes) => bytes,
+            Err(_) => read(Path::new(&id))?,
+        },
+    };
+    if bytes.len() as u64 > SECRET {
+        return Err(Error::invalid(format!("secret {id} is longer than {SECRET} bytes")));
+    }
+    Ok((id, Secret(bytes)))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    use std::io::Read;
+    let context = || format!("cannot read {}", path.display());
+    let file = std::fs::File::open(path).context(context)?;
+    if !file.metadata().context(context)?.is_file() {
+        return Err(Error::invalid("it is no file")).context(context);
+    }
+    let mut bytes = Vec::new();
+    file.take(SECRET + 1).read_to_end(&mut bytes).context(context)?;
+    Ok(bytes)
+}
+
+/// `~/x` is somewhere else for everybody.
+fn home(path: &str) -> PathBuf {
+    match (path.strip_prefix("~/"), std::env::var_os("HOME")) {
+        (Some(rest), Some(home)) => PathBuf::from(home).join(rest),
+        _ => PathBuf::from(path),
+    }
+}
+
+/// `--ssh ID[=SOCKET]`: the socket of an agent.
+pub(super) fn agent(text: &str) -> Result<(String, PathBuf)> {
+    let (id, path) = match text.split_once('=') {
+        Some((id, path)) => (id, Some(home(path))),
+        None => (text, None),
+    };
+    let path = match path {
+        Some(path) => path,
+        None => std::env::var_os("SSH_AUTH_SOCK").map(PathBuf::from).ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, "no SSH agent: SSH_AUTH_SOCK is not set")
+                .with_hint("start one with `eval $(ssh-agent)` and `ssh-add`, or give --ssh ID=SOCKET")
+        })?,
+    };
+    let kind = std::fs::metadata(&path).context(|| format!("cannot use {}", path.display()))?.file_type();
+    if !std::os::unix::fs::FileTypeExt::is_socket(&kind) {
+        let text = format!("{} is not the socket of an SSH agent", path.display());
+        return Err(Error::unsupported(text)
+            .with_hint("keys are not read: `ssh-add` them to an agent, and forward that"));
+    }
+    let id = if id.is_empty() { "default" } else { id };
+    Ok((id.to_owned(), path))
+}
+
+/// Where a result goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Output {
+    /// The store; to a registry too with the second.
+    Image {
+        names: Vec<String>,
+        push: bool,
+    },
+    /// An OCI layout in a directory, or in an archive; none is standard output.
+    Oci { dest: Option<PathBuf>, archive: bool },
+    /// An archive as `docker save` writes it.
+    Docker { dest: Option<PathBuf> },
+    /// An archive of the files.
+    Tar { dest: Option<PathBuf> },
+    /// The files.
+    Local { dest: PathBuf },
+    /// Nothing is kept but what the cache has.
+    Nothing,
+}
+
+/// How layers and documents are written.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct How {
+    pub(super) compression: Option<Compression>,
+    pub(super) level: Option<i32>,
+    pub(super) docker: Option<bool>,
+    pub(super) annotations: BTreeMap<String, String>,
+}
+
+/// `--output`.
+pub(super) fn output(text: &str) -> Result<(Output, How)> {
+    let mut how = How::default();
+    if text == "-" {
+        return Ok((Output::Tar { dest: None }, how));
+    }
+    let fields = fields(text);
+    if let [(_, None)] = fields.as_slice() {
+        return Ok((Output::Local { dest: PathBuf::from(text) }, how));
+    }
+    let (mut kind, mut dest, mut names) = (None, None, Vec::new());
+    let (mut push, mut archive) = (false, true);
+    for (name, value) in fields {
+        let truth = || match value.as_deref() {
+            None | Some("true" | "1") => Ok(true),
+            Some("false" | "0") => Ok(false),
+            Some(other) => Err(Error::invalid(format!("{name}={other} is neither true nor false"))),
+        };
+        let text = || value.clone().ok_or_else(|| Error::invalid(format!("{name:?} is not NAME=VALUE")));
+        match name.as_str() {
+            "type" => kind = Some(text()?),
+            "dest" | "output" => dest = Some(text()?),
+            "name" => names.extend(text()?.split(',').map(str::to_owned)),
+            "push" => push = truth()?,
+            "tar" => archive = truth()?,
+            "oci-mediatypes" => how.docker = Some(!truth()?),
+            "compression" => how.compression = Some(compression(&text()?)?),
+            "compression-level" => {
+                let level = text()?;
+                let wrong = || Error::invalid(format!("{level:?} is no compression level"));
+                how.level = Some(level.parse().map_err(|_| wrong())?);
+            }
+            // What they ask for is so in any case.
+            "store" | "unpack" | "force-compression" | "rewrite-timestamp" | "mode"
+            | "platform-split" | "registry.insecure" | "push-by-digest" | "name-canonical"
+            | "dangling-name-prefix" | "prefer-nondist-layers" => {}
+            other => match other.strip_prefix("annotation.") {
+                Some(key) => drop(how.annotations.insert(key.to_owned(), text()?)),
+                None => return Err(Error::invalid(format!("{other:?} is no field of an output"))),
+            },
+        }
+    }
+    rcrun_overlay::compress::check_level(how.compression.unwrap_or(Compression::Gzip), how.level)?;
+    let file = |dest: Option<String>| dest.filter(|dest| dest != "-").map(PathBuf::from);
+    let output = match kind.as_deref() {
+        Some("image") => Output::Image { names, push },
+        Some("registry") => Output::Image { names, push: true },
+        Some("oci") => Output::Oci { dest: file(dest), archive },
+        Some("docker") => Output::Docker { dest: file(dest) },
+        Some("tar") => Output::Tar { dest: file(dest) },
+        Some("local") => {
+            let missing = || Error::invalid("type=local needs dest=DIRECTORY");
+            Output::Local { dest: dest.map(PathBuf::from).ok_or_else(missing)? }
+        }
+        Some("cacheonly") => Output::Nothing,
+        Some(other) => {
+            let text = format!("unknown type {other:?} of an output");
+            return Err(Error::invalid(text).with_hint("use image, registry, oci, docker, tar, local or cacheonly"));
+        }
+        None => return Err(Error::invalid("an output needs a type").with_hint("such as type=local,dest=DIR")),
+    };
+    Ok((output, how))
+}
+
+fn compression(text: &str) -> Result<Compression> {
+    Ok(match text {
+        "uncompressed" => Compression::None,
+        "gzip" => Compression::Gzip,
+        "zstd" => Compression::Zstd,
+        other => {
+            let text = format!("unknown compression {other:?}");
+            return Err(Error::unsupported(text).with_hint("use uncompressed, gzip or zstd"));
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outputs() {
+        let path = |text: &str| Some(PathBuf::from(text));
+        for (text, expected) in [
+            ("-", Output::Tar { dest: None }),
+            ("out", Output::Local { dest: "out".into() }),
+            ("type=local,dest=out", Output::Local { dest: "out".into() }),
+            ("type=tar,dest=a.tar", Output::Tar { dest: path("a.tar") }),
+            ("type=tar", Output::Tar { dest: None }),
+            ("type=oci,dest=d,tar=false", Output::Oci { dest: path("d"), archive: false }),
+            ("type=docker,dest=-", Output::Docker { dest: None }),
+            (
+                "type=image,\"name=a,b\",push=true",
+                Output::Image { names: vec!["a".into(), "b".into()], push: true },
+            ),
+            ("type=registry,name=a", Output::Image { names: vec!["a".into()], push: true }),
+            ("type=cacheonly", Output::Nothing),
+        ] {
+            assert_eq!(output(text).unwrap().0, expected, "{text}");
+        }
+        for text in ["type=", "type=x", "dest=a", "type=local", "type=image,unknown=1", "type=oci,tar=maybe",
+            "type=image,compression=lzma", "type=image,compression-level=99"] {
+            output(text).unwrap_err();
+        }
+        let how = output("type=image,compression=zstd,compression-level=9,annotation.a=b,oci-mediatypes=false")
+            .unwrap().1;
+        assert_eq!(how.compression, Some(Compression::Zstd));
+        assert_eq!((how.level, how.docker), (Some(9), Some(true)));
+        assert_eq!(how.annotations["a"], "b");
+    }
+
+    #[test]
+    fn secrets_are_files_or_variables() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("file");
+        std::fs::write(&file, "text").unwrap();
+        let (id, secret) = secret(&format!("id=a,src={}", file.display())).unwrap();
+        assert_eq!((id.as_str(), secret.0.as_slice()), ("a", &b"text"[..]));
+        for text in ["src=x", "id=", "id=a,src=/nonexistent", "id=a,env=RCRUN_NO_SUCH", "id=a,what=b",
+            "id=a,type=x", "id=a,src=/tmp"] {
+            super::secret(text).unwrap_err();
+        }
+        assert_eq!(super::secret("id=p,env=PATH").unwrap().1.0, std::env::var("PATH").unwrap().into_bytes());
+    }
+}

@@ -1,0 +1,454 @@
+//! One `rcrun build`: context and Dockerfile, a graph for each platform, steps, and the result.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use rcrun_builder::cache::Cache;
+use rcrun_builder::context::source::{self, Context as Files};
+use rcrun_builder::context::tree::Tree;
+use rcrun_builder::dockerfile::{self, Diagnostic, Dockerfile};
+use rcrun_builder::events::Event;
+use rcrun_builder::export::{self, Target, Written};
+use rcrun_builder::graph::{self, Graph, Named, Problem, Wanted};
+use rcrun_builder::runner::Limits;
+use rcrun_builder::solve::{self, Solved, Solver, Tools};
+use rcrun_image::platform::Platform;
+use rcrun_image::progress;
+use rcrun_image::pull::Way;
+use rcrun_image::reference::Reference;
+use rcrun_image::registry::Cancel;
+use rcrun_overlay::layer::Overlay;
+use rcrun_overlay::lease::Lease;
+use rcrun_overlay::store::Store;
+use rcrun_runtime::error::{Context, Error, ErrorKind, Result};
+
+use super::arguments::{self, How, Output};
+use super::bases::Images;
+use super::places::{self, Place};
+use super::progress::{Progress, Style};
+use super::runner::Processes;
+use super::{failure, outputs};
+use crate::settings::Settings;
+use crate::verbs::build::Build;
+use crate::{images, interrupt, output};
+
+/// The name of the machine that steps see. BuildKit's, for Dockerfiles that depend on it.
+const HOSTNAME: &str = "buildkitsandbox";
+/// What `RUN --mount=type=cache` is counted in, unless the build says otherwise.
+const NAMESPACE: &str = "BUILDKIT_CACHE_MOUNT_NS";
+
+/// Builds, and returns the exit code.
+pub(crate) fn build(flags: &Build, settings: &Settings) -> Result<u8> {
+    let asked = Asked::read(flags)?;
+    let way = images::way()?;
+    let store = settings.store()?;
+    let cache = Cache::open(&store)?;
+    places::sweep(&store, &settings.runtime)?;
+    let style = match flags.quiet {
+        true => Style::Quiet,
+        false => Style::parse(&flags.progress)?,
+    };
+    let progress = Progress::new(style);
+    let cancel = Cancel::new();
+    let lease = store.lease()?;
+    // What is fetched goes where steps work: it is removed with it.
+    let place = Place::new(&store)?;
+    let job = Job {
+        flags,
+        asked: &asked,
+        settings,
+        store: &store,
+        cache: &cache,
+        lease: &lease,
+        way,
+        progress: &progress,
+        cancel: &cancel,
+        scratch: place.path(),
+    };
+    let tick = || progress.tick();
+    let tick: Option<&(dyn Fn() + Sync)> = progress.ticks().then_some(&tick);
+    let ended = interrupt::watched(&|| cancel.cancel(), tick, || {
+        let done = job.run();
+        progress.end();
+        done
+    })?;
+    if let Some(code) = ended.exit_code().filter(|_| ended.result.is_err()) {
+        progress.line("interrupted: the steps that were finished are kept");
+        return Ok(code);
+    }
+    match ended.result {
+        Ok(()) => Ok(0),
+        Err(failed) => Err(failure::report(failed, &progress)),
+    }
+}
+
+/// The flags, understood.
+pub(super) struct Asked {
+    wanted: Wanted,
+    contexts: BTreeMap<String, String>,
+    settings: solve::Settings,
+    pub(super) outputs: Vec<(Output, How)>,
+    pub(super) names: Vec<Reference>,
+    docker: bool,
+    annotations: BTreeMap<String, String>,
+    platforms: Vec<Platform>,
+}
+
+impl Asked {
+    fn read(flags: &Build) -> Result<Self> {
+        let variable = |name: &str| std::env::var(name).ok();
+        let mut arguments = arguments::pairs(&flags.build_arg, &variable).context(|| "--build-arg")?;
+        let epoch = epoch(flags, &mut arguments)?;
+        let mut settings = solve::Settings {
+            epoch,
+            explain: flags.explain,
+            limits: limits(flags),
+            ..solve::Settings::default()
+        };
+        for text in &flags.secret {
+            let (id, secret) = arguments::secret(text).context(|| format!("--secret {text}"))?;
+            settings.secrets.insert(id, secret);
+        }
+        for text in &flags.ssh {
+            let (id, path) = arguments::agent(text).context(|| format!("--ssh {text}"))?;
+            settings.agents.insert(id, path);
+        }
+        for text in &flags.allow {
+            match text.split_once('=').unwrap_or((text, "")) {
+                ("network.host", "") => settings.allow_network = true,
+                ("security.insecure", "") => settings.allow_insecure = true,
+                ("device", name) => settings.allow_devices.push(name.to_owned()),
+                _ => {
+                    let text = format!("unknown entitlement {text:?} for --allow");
+                    return Err(Error::invalid(text).with_hint("use network.host, security.insecure or device"));
+                }
+            }
+        }
+        match flags.network.as_deref() {
+            None | Some("default" | "host") => {}
+            Some("none") => settings.no_network = true,
+            Some(other) => {
+                let text = format!("invalid value {other:?} for --network");
+                return Err(Error::invalid(text).with_hint("use host or none"));
+            }
+        }
+        let mut outputs = Vec::new();
+        for text in &flags.output {
+            outputs.push(arguments::output(text).context(|| format!("--output {text}"))?);
+        }
+        let names = flags.tag.iter().map(|tag| tag.parse::<Reference>());
+        let names = names.collect::<Result<Vec<_>>>().context(|| "--tag")?;
+        if flags.push && names.is_empty() {
+            return Err(Error::invalid("--push needs a name").with_hint("give --tag NAME"));
+        }
+        let none = |_: &str| None;
+        let mut platforms = flags.platform.clone();
+        platforms.dedup();
+        Ok(Self {
+            wanted: Wanted {
+                target: flags.target.clone(),
+                cache_namespace: arguments.get(NAMESPACE).cloned().unwrap_or_default(),
+                arguments,
+                labels: arguments::pairs(&flags.label, &none).context(|| "--label")?,
+                no_cache: flags.no_cache,
+                no_cache_filter: flags.no_cache_filter.clone(),
+                ..Wanted::default()
+            },
+            contexts: arguments::pairs(&flags.build_context, &none).context(|| "--build-context")?,
+            settings,
+            outputs,
+            names,
+            docker: flags.format.as_deref() == Some("docker"),
+            annotations: arguments::pairs(&flags.annotation, &none).context(|| "--annotation")?,
+            platforms,
+        })
+    }
+}
+
+/// `--timestamp`, or SOURCE_DATE_EPOCH as an argument or in our environment.
+fn epoch(flags: &Build, arguments: &mut BTreeMap<String, String>) -> Result<Option<i64>> {
+    const NAME: &str = "SOURCE_DATE_EPOCH";
+    if let Some(seconds) = flags.timestamp {
+        return Ok(Some(seconds));
+    }
+    let own = || std::env::var(NAME).ok();
+    let Some(text) = arguments.get(NAME).cloned().or_else(own).filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
+    let wrong = || Error::invalid(format!("{NAME} is {text:?}, and not a number of seconds"));
+    let seconds = text.parse().map_err(|_| wrong())?;
+    arguments.insert(NAME.to_owned(), text);
+    Ok(Some(seconds))
+}
+
+fn limits(flags: &Build) -> Limits {
+    Limits {
+        hosts: flags.add_host.iter().map(|line| line.replacen('=', ":", 1)).collect(),
+        shm_size: flags.shm_size.clone(),
+        ulimits: flags.ulimit.clone(),
+        memory: flags.memory.clone(),
+        memory_swap: flags.memory_swap.clone(),
+        cpus: flags.cpus.clone(),
+        cpu_shares: flags.cpu_shares,
+        cpu_period: flags.cpu_period,
+        cpu_quota: flags.cpu_quota,
+        cpuset_cpus: flags.cpuset_cpus.clone(),
+        cpuset_mems: flags.cpuset_mems.clone(),
+        cgroup_parent: flags.cgroup_parent.clone(),
+        hostname: HOSTNAME.to_owned(),
+        dns: flags.dns.clone(),
+        cap_add: flags.cap_add.clone(),
+        cap_drop: flags.cap_drop.clone(),
+        security_opt: flags.security_opt.clone(),
+    }
+}
+
+/// Why a build failed.
+pub(super) enum Failed {
+    /// For a reason that has nothing to do with a Dockerfile.
+    Error(Error),
+    /// The Dockerfile cannot be read.
+    File(String, String, Vec<Diagnostic>),
+    /// An instruction.
+    Problem(String, String, Problem),
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Self::Error(error)
+    }
+}
+
+/// A build.
+pub(super) struct Job<'a> {
+    pub(super) flags: &'a Build,
+    pub(super) asked: &'a Asked,
+    pub(super) settings: &'a Settings,
+    pub(super) store: &'a Store,
+    pub(super) cache: &'a Cache,
+    pub(super) lease: &'a Lease,
+    pub(super) way: Way,
+    pub(super) progress: &'a Progress,
+    pub(super) cancel: &'a Cancel,
+    scratch: &'a Path,
+}
+
+/// A platform's image.
+pub(super) struct Built {
+    pub(super) graph: Graph,
+    pub(super) solved: std::sync::Arc<Solved>,
+    pub(super) written: Option<Written>,
+}
+
+impl Job<'_> {
+    fn run(&self) -> Result<(), Failed> {
+        let files = self.files()?;
+        let text = String::from_utf8_lossy(&files.dockerfile.text).into_owned();
+        let name = files.dockerfile.name.clone();
+        let file = dockerfile::parse(&files.dockerfile.text);
+        let file = file.map_err(|wrong| Failed::File(name.clone(), text.clone(), wrong))?;
+        let contexts = self.contexts()?;
+        let mut built = Vec::new();
+        let platforms: Vec<Option<Platform>> = match self.asked.platforms.as_slice() {
+            [] => vec![None],
+            all => all.iter().cloned().map(Some).collect(),
+        };
+        for platform in platforms {
+            let wanted = Wanted {
+                platform,
+                several: self.asked.platforms.len() > 1,
+                contexts: contexts.clone(),
+                ..self.asked.wanted.clone()
+            };
+            let one = self.one(&file, &files.tree, &wanted, &built);
+            let problem = |problem| Failed::Problem(name.clone(), text.clone(), problem);
+            built.push(one.map_err(problem)?);
+        }
+        outputs::write(self, &built)?;
+        Ok(())
+    }
+
+    /// One platform.
+    fn one(
+        &self,
+        file: &Dockerfile,
+        context: &Tree,
+        wanted: &Wanted,
+        before: &[Built],
+    ) -> Result<Built, Problem> {
+        let pulls = |name: &str, event: progress::Event| self.pulled(name, &event);
+        let bases = Images {
+            settings: self.settings,
+            store: self.store,
+            lease: self.lease,
+            way: self.way,
+            always: self.flags.pull,
+            cancel: self.cancel,
+            watch: &pulls,
+            known: Mutex::new(HashMap::new()),
+        };
+        let graph = graph::plan(file, wanted, &bases)?;
+        let runner = Processes {
+            store: self.store,
+            runtime: &self.settings.runtime,
+        };
+        let watch = |event: &Event<'_>| self.progress.event(event);
+        let tools = Tools {
+            store: self.store,
+            lease: self.lease,
+            cache: self.cache,
+            runner: &runner,
+            watch: &watch,
+            cancel: self.cancel,
+            marks: self.marks(),
+        };
+        let settings = solve::Settings {
+            scratch: self.scratch.to_owned(),
+            ..self.asked.settings.clone()
+        };
+        let steps = before.iter().flat_map(|one| &one.graph.stages).map(|stage| stage.steps.len());
+        let solver = Solver::new(&tools, &graph, context, &settings, steps.sum())?;
+        let solved = solver.solve()?;
+        let mut built = Built {
+            graph,
+            solved,
+            written: None,
+        };
+        if outputs::needs_image(&self.asked.outputs) {
+            built.written = Some(self.image(&built)?);
+        }
+        Ok(built)
+    }
+
+    fn image(&self, built: &Built) -> Result<Written> {
+        let watch = |event: &Event<'_>| self.progress.event(event);
+        let target = Target {
+            store: self.store,
+            lease: self.lease,
+            cache: self.cache,
+            marks: self.marks(),
+            watch: &watch,
+        };
+        let mut options = export::Options {
+            docker: self.asked.docker,
+            annotations: self.asked.annotations.clone(),
+            ..export::Options::default()
+        };
+        for (_, how) in &self.asked.outputs {
+            options.compression = how.compression.unwrap_or(options.compression);
+            options.level = how.level.or(options.level);
+            options.docker = how.docker.unwrap_or(options.docker);
+            options.annotations.extend(how.annotations.clone());
+        }
+        export::image(&target, &built.graph, &built.solved, &options)
+    }
+
+    pub(super) fn marks(&self) -> Overlay {
+        match self.way {
+            Way::Privileged => Overlay::Trusted,
+            Way::Rootless => Overlay::User,
+        }
+    }
+
+    /// Context and Dockerfile.
+    fn files(&self) -> Result<Files> {
+        let location = source::locate(&self.flags.context)?;
+        let scratch = self.fresh("context")?;
+        let arguments = source::Arguments {
+            location: &location,
+            file: self.flags.file.as_deref(),
+            git: &self.asked.settings.git,
+            scratch: &scratch,
+        };
+        let mut input: Box<dyn Read> = Box::new(std::io::stdin());
+        source::open(&arguments, &mut *input)
+    }
+
+    fn fresh(&self, name: &str) -> Result<PathBuf> {
+        let path = self.scratch.join(name);
+        std::fs::create_dir(&path).context(|| format!("cannot make {}", path.display()))?;
+        Ok(path)
+    }
+
+    /// `--build-context`.
+    fn contexts(&self) -> Result<BTreeMap<String, Named>> {
+        let mut all = BTreeMap::new();
+        for (index, (name, value)) in self.asked.contexts.iter().enumerate() {
+            let failed = || format!("--build-context {name}={value}");
+            let named = match value.split_once("://") {
+                Some(("docker-image", image)) => Named::Image(image.to_owned()),
+                Some(("oci-layout", layout)) => Named::Image(self.layout(layout).context(failed)?),
+                _ => match value.strip_prefix("target:") {
+                    Some(stage) => Named::Stage(stage.to_owned()),
+                    None => {
+                        let location = source::locate(value).context(failed)?;
+                        let scratch = self.fresh(&format!("context-{index}"))?;
+                        let git = &self.asked.settings.git;
+                        let tree = source::open_named(name, &location, git, &scratch);
+                        Named::Tree(tree.context(failed)?)
+                    }
+                },
+            };
+            all.insert(name.to_lowercase(), named);
+        }
+        Ok(all)
+    }
+
+    /// An image of a layout, by the name that it gets here.
+    fn layout(&self, text: &str) -> Result<String> {
+        use rcrun_image::closure::Platforms;
+        use rcrun_image::transport::{self, In, Means, Naming};
+        let location = format!("oci:{text}").parse()?;
+        let means = Means {
+            store: self.store,
+            client: None,
+            watch: &|event| self.pulled(text, &event),
+            cancel: self.cancel,
+        };
+        let platform = self.asked.platforms.first().cloned().unwrap_or_else(Platform::host);
+        let how = In {
+            platforms: &Platforms::One(platform),
+            unpack: Some(self.way),
+            downloads: 1,
+            naming: &Naming::As(format!("localhost/build-context:{}", std::process::id()).parse()?),
+        };
+        let images = transport::copy_in(&means, &location, &how, None)?;
+        let name = images.iter().flat_map(|image| &image.names).next();
+        let missing = || Error::new(ErrorKind::NotFound, format!("{text} has no image"));
+        name.map(|record| record.name.clone()).ok_or_else(missing)
+    }
+
+    /// A base image comes.
+    fn pulled(&self, name: &str, event: &progress::Event) {
+        use rcrun_image::progress::Event;
+        match event {
+            Event::Resolved { digest, layers } => {
+                let size = crate::units::size(layers.iter().map(|layer| layer.size).sum());
+                let count = layers.len();
+                self.progress.line(&format!("{name}: {count} layers, {size} ({digest})"));
+            }
+            Event::Unpacked(digest) => self.progress.line(&format!("{name}: {digest} unpacked")),
+            _ => {}
+        }
+    }
+
+    /// What scripts read.
+    pub(super) fn print(&self, text: &str) -> Result<()> {
+        output::print(text)
+    }
+
+    /// A directory of the scratch space.
+    pub(super) fn scratch(&self) -> &Path {
+        self.scratch
+    }
+}
+
+/// Opens a directory of the host for a result.
+pub(super) fn open_directory(path: &Path) -> Result<OwnedFd> {
+    use rustix::fs::{CWD, Mode, OFlags};
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::openat(CWD, path, flags, Mode::empty()).context(|| format!("cannot open {}", path.display()))
+}
