@@ -6,6 +6,7 @@ pub(crate) mod mounts;
 
 use std::collections::HashSet;
 
+use rcrun_builder::cache::Cache;
 use rcrun_image::catalog::Catalog;
 use rcrun_image::platform::Platform;
 use rcrun_image::pull::Way;
@@ -84,6 +85,7 @@ pub(crate) fn sweep(store: &Store, policy: &gc::Policy) -> Result<Collected> {
     if let Some(containers) = made.as_ref().filter(|_| !policy.dry_run) {
         containers.sweep()?;
     }
+    let cache = Cache::existing(store)?;
     let mark = &mut |held: &HashSet<Root>| {
         // Snapshots of others than containers, which have names of another form, are theirs.
         let snapshots = Snapshots::new(store)?;
@@ -104,6 +106,9 @@ pub(crate) fn sweep(store: &Store, policy: &gc::Policy) -> Result<Collected> {
             }
         }
         let mut reachable = marker.reachable(store, &roots)?;
+        if let Some(cache) = &cache {
+            reachable.layers.extend(cache.layers()?);
+        }
         reachable.snapshots = Some(stay);
         Ok(reachable)
     };

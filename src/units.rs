@@ -6,6 +6,13 @@ use rcrun_runtime::error::{Error, Result};
 
 const SIZES: [&str; 7] = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
 
+/// Bytes as people write them: `512m`, `1.5g`.
+pub(crate) fn bytes(text: &str) -> Result<u64> {
+    let size = crate::containers::spec::words::size(text)?;
+    // It has no sign.
+    Ok(size.unsigned_abs())
+}
+
 /// Three digits and a decimal unit: `117MB`, `1.23GB`.
 pub(crate) fn size(bytes: u64) -> String {
     let mut unit = 0;

@@ -106,7 +106,11 @@ impl Cache {
     }
 
     /// Waits until nobody else does this step.
-    pub fn turn(&self, key: &Digest, waiting: &mut rcrun_overlay::lock::Waiting<'_>) -> Result<Turn> {
+    pub fn turn(
+        &self,
+        key: &Digest,
+        waiting: &mut rcrun_overlay::lock::Waiting<'_>,
+    ) -> Result<Turn> {
         Door::enter(self.directory("locks")?, key.hex(), waiting)
             .map(Turn)
             .context(|| "cannot wait for another build that does the same")
@@ -116,8 +120,14 @@ impl Cache {
     pub fn get(&self, key: &Digest) -> Option<Entry> {
         let name = file_name(key);
         let entry: Entry = read(&self.records, &name)?;
-        let now = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW };
-        let times = Timestamps { last_access: now, last_modification: now };
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: rustix::fs::UTIME_NOW,
+        };
+        let times = Timestamps {
+            last_access: now,
+            last_modification: now,
+        };
         // It would only be removed earlier.
         let _ = rustix::fs::utimensat(&self.records, &name, &times, AtFlags::SYMLINK_NOFOLLOW);
         (entry.version == VERSION).then_some(entry)
@@ -125,12 +135,17 @@ impl Cache {
 
     /// Keeps a record. The layer is held by a lease until then.
     pub fn put(&self, key: &Digest, entry: &Entry) -> Result<()> {
-        write(&self.records, &file_name(key), entry).context(|| "cannot keep a step in the build cache")
+        write(&self.records, &file_name(key), entry)
+            .context(|| "cannot keep a step in the build cache")
     }
 
     /// A small record of another kind, by directory and name.
     pub fn note<T: Serialize>(&self, directory: &str, name: &str, value: &T) -> Result<()> {
-        write(&self.directory(directory)?, &format!("{name}{SUFFIX}"), value)
+        write(
+            &self.directory(directory)?,
+            &format!("{name}{SUFFIX}"),
+            value,
+        )
     }
 
     /// Reads one of those; none if there is none that can be read.
@@ -141,14 +156,17 @@ impl Cache {
     /// All records, with when each was used last (seconds since 1970).
     pub fn list(&self) -> Result<Vec<(Digest, Entry, u64)>> {
         let mut all = Vec::new();
-        let list = rustix::fs::Dir::read_from(&self.records).context(|| "cannot list the build cache")?;
+        let list =
+            rustix::fs::Dir::read_from(&self.records).context(|| "cannot list the build cache")?;
         for entry in list {
             let entry = entry.context(|| "cannot list the build cache")?;
             let name = entry.file_name().to_string_lossy().into_owned();
             let Some(key) = name.strip_suffix(SUFFIX) else {
                 continue;
             };
-            let (Ok(key), Some(entry)) = (format!("sha256:{key}").parse(), read(&self.records, &name)) else {
+            let (Ok(key), Some(entry)) =
+                (format!("sha256:{key}").parse(), read(&self.records, &name))
+            else {
                 continue;
             };
             let stat = rustix::fs::statat(&self.records, &name, AtFlags::SYMLINK_NOFOLLOW);
@@ -160,7 +178,11 @@ impl Cache {
 
     /// The layers that records refer to.
     pub fn layers(&self) -> Result<Vec<LayerId>> {
-        Ok(self.list()?.into_iter().map(|(_, entry, _)| entry.layer).collect())
+        Ok(self
+            .list()?
+            .into_iter()
+            .map(|(_, entry, _)| entry.layer)
+            .collect())
     }
 
     /// Forgets a step; its layer goes with the next sweep.
@@ -187,13 +209,17 @@ fn read<T: for<'a> Deserialize<'a>>(directory: &OwnedFd, name: &str) -> Option<T
     let bytes = durable::read(directory, name, RECORD_LIMIT).ok()??;
     record::check(&bytes).ok()?;
     // Unlike other records these are written without a sync: without a seal they are not whole.
-    bytes.ends_with(b"\"}").then(|| serde_json::from_slice(&bytes).ok())?
+    bytes
+        .ends_with(b"\"}")
+        .then(|| serde_json::from_slice(&bytes).ok())?
 }
 
 fn write<T: Serialize>(directory: &OwnedFd, name: &str, value: &T) -> Result<()> {
     let bytes = record::encode(value)?;
     if bytes.len() as u64 > RECORD_LIMIT {
-        return Err(Error::invalid("a record of the build cache would be too long"));
+        return Err(Error::invalid(
+            "a record of the build cache would be too long",
+        ));
     }
     durable::replace_unsynced(directory, name, &bytes, Mode::from(0o600))
 }
@@ -212,7 +238,12 @@ mod tests {
         let cache = Cache::open(&store).unwrap();
         let key = Digest::of(b"key");
         let layer = built::layer_id(&key, Overlay::Trusted).unwrap();
-        let entry = Entry::new(layer.clone(), Digest::of(b""), "RUN x", Duration::from_millis(7));
+        let entry = Entry::new(
+            layer.clone(),
+            Digest::of(b""),
+            "RUN x",
+            Duration::from_millis(7),
+        );
         assert_eq!(cache.get(&key), None);
         cache.put(&key, &entry).unwrap();
         assert_eq!(cache.get(&key), Some(entry.clone()));

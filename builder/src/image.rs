@@ -260,7 +260,8 @@ impl Settings {
     /// Sets a variable, in its place if there is one.
     pub fn set_env(&mut self, name: &str, value: &str) {
         let text = format!("{name}={value}");
-        let same = |other: &String| other.split_once('=').map_or(&**other, |(name, _)| name) == name;
+        let same =
+            |other: &String| other.split_once('=').map_or(&**other, |(name, _)| name) == name;
         match self.env.iter().position(same) {
             Some(at) => self.env[at] = text,
             None => self.env.push(text),

@@ -18,6 +18,7 @@ pub mod export;
 pub mod graph;
 pub mod image;
 pub mod runner;
+pub mod shrink;
 pub mod solve;
 
 pub use rcrun_error::{Context, Error, ErrorKind, Result};

@@ -36,12 +36,7 @@ pub fn replace(directory: impl AsFd, name: &str, bytes: &[u8], mode: Mode) -> Re
 /// Replaces a file of a directory, whole for everybody, but without waiting for the disk: after a power
 /// cut it may be the old one, the new one, or empty. For what is checked when it is read, and can be made
 /// again.
-pub fn replace_unsynced(
-    directory: impl AsFd,
-    name: &str,
-    bytes: &[u8],
-    mode: Mode,
-) -> Result<()> {
+pub fn replace_unsynced(directory: impl AsFd, name: &str, bytes: &[u8], mode: Mode) -> Result<()> {
     let directory = directory.as_fd();
     let temporary = temporary_name();
     let written = write_new_unsynced(directory, &temporary, bytes, mode).and_then(|()| {

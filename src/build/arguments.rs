@@ -68,15 +68,25 @@ pub(super) fn secret(text: &str) -> Result<(String, Secret)> {
     match kind.as_deref() {
         None | Some("file") => {}
         Some("env") => variable = variable.or_else(|| file.take()).or_else(|| id.clone()),
-        Some(other) => return Err(Error::invalid(format!("unknown type {other:?} of a secret"))),
+        Some(other) => {
+            return Err(Error::invalid(format!(
+                "unknown type {other:?} of a secret"
+            )));
+        }
     }
-    let id = id.filter(|id| !id.is_empty()).ok_or_else(|| Error::invalid("a secret needs an id"))?;
+    let id = id
+        .filter(|id| !id.is_empty())
+        .ok_or_else(|| Error::invalid("a secret needs an id"))?;
     let of_variable = |name: &str| {
         let missing = || Error::new(ErrorKind::NotFound, format!("there is no variable {name}"));
-        std::env::var_os(name).map(|value| std::os::unix::ffi::OsStringExt::into_vec(value)).ok_or_else(missing)
+        std::env::var_os(name)
+            .map(|value| std::os::unix::ffi::OsStringExt::into_vec(value))
+            .ok_or_else(missing)
     };
     let bytes = match (file, variable) {
-        (Some(_), Some(_)) => return Err(Error::invalid("a secret is a file or a variable, not both")),
+        (Some(_), Some(_)) => {
+            return Err(Error::invalid("a secret is a file or a variable, not both"));
+        }
         (Some(file), None) => read(&home(&file))?,
         (None, Some(variable)) => of_variable(&variable)?,
         // As docker: a variable of that name, or else a file.
@@ -86,7 +96,9 @@ pub(super) fn secret(text: &str) -> Result<(String, Secret)> {
         },
     };
     if bytes.len() as u64 > SECRET {
-        return Err(Error::invalid(format!("secret {id} is longer than {SECRET} bytes")));
+        return Err(Error::invalid(format!(
+            "secret {id} is longer than {SECRET} bytes"
+        )));
     }
     Ok((id, Secret(bytes)))
 }
@@ -99,7 +111,9 @@ fn read(path: &Path) -> Result<Vec<u8>> {
         return Err(Error::invalid("it is no file")).context(context);
     }
     let mut bytes = Vec::new();
-    file.take(SECRET + 1).read_to_end(&mut bytes).context(context)?;
+    file.take(SECRET + 1)
+        .read_to_end(&mut bytes)
+        .context(context)?;
     Ok(bytes)
 }
 
@@ -119,12 +133,21 @@ pub(super) fn agent(text: &str) -> Result<(String, PathBuf)> {
     };
     let path = match path {
         Some(path) => path,
-        None => std::env::var_os("SSH_AUTH_SOCK").map(PathBuf::from).ok_or_else(|| {
-            Error::new(ErrorKind::NotFound, "no SSH agent: SSH_AUTH_SOCK is not set")
-                .with_hint("start one with `eval $(ssh-agent)` and `ssh-add`, or give --ssh ID=SOCKET")
-        })?,
+        None => std::env::var_os("SSH_AUTH_SOCK")
+            .map(PathBuf::from)
+            .ok_or_else(|| {
+                Error::new(
+                    ErrorKind::NotFound,
+                    "no SSH agent: SSH_AUTH_SOCK is not set",
+                )
+                .with_hint(
+                    "start one with `eval $(ssh-agent)` and `ssh-add`, or give --ssh ID=SOCKET",
+                )
+            })?,
     };
-    let kind = std::fs::metadata(&path).context(|| format!("cannot use {}", path.display()))?.file_type();
+    let kind = std::fs::metadata(&path)
+        .context(|| format!("cannot use {}", path.display()))?
+        .file_type();
     if !std::os::unix::fs::FileTypeExt::is_socket(&kind) {
         let text = format!("{} is not the socket of an SSH agent", path.display());
         return Err(Error::unsupported(text)
@@ -138,12 +161,12 @@ pub(super) fn agent(text: &str) -> Result<(String, PathBuf)> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Output {
     /// The store; to a registry too with the second.
-    Image {
-        names: Vec<String>,
-        push: bool,
-    },
+    Image { names: Vec<String>, push: bool },
     /// An OCI layout in a directory, or in an archive; none is standard output.
-    Oci { dest: Option<PathBuf>, archive: bool },
+    Oci {
+        dest: Option<PathBuf>,
+        archive: bool,
+    },
     /// An archive as `docker save` writes it.
     Docker { dest: Option<PathBuf> },
     /// An archive of the files.
@@ -171,7 +194,12 @@ pub(super) fn output(text: &str) -> Result<(Output, How)> {
     }
     let fields = fields(text);
     if let [(_, None)] = fields.as_slice() {
-        return Ok((Output::Local { dest: PathBuf::from(text) }, how));
+        return Ok((
+            Output::Local {
+                dest: PathBuf::from(text),
+            },
+            how,
+        ));
     }
     let (mut kind, mut dest, mut names) = (None, None, Vec::new());
     let (mut push, mut archive) = (false, true);
@@ -179,9 +207,15 @@ pub(super) fn output(text: &str) -> Result<(Output, How)> {
         let truth = || match value.as_deref() {
             None | Some("true" | "1") => Ok(true),
             Some("false" | "0") => Ok(false),
-            Some(other) => Err(Error::invalid(format!("{name}={other} is neither true nor false"))),
+            Some(other) => Err(Error::invalid(format!(
+                "{name}={other} is neither true nor false"
+            ))),
         };
-        let text = || value.clone().ok_or_else(|| Error::invalid(format!("{name:?} is not NAME=VALUE")));
+        let text = || {
+            value
+                .clone()
+                .ok_or_else(|| Error::invalid(format!("{name:?} is not NAME=VALUE")))
+        };
         match name.as_str() {
             "type" => kind = Some(text()?),
             "dest" | "output" => dest = Some(text()?),
@@ -196,12 +230,24 @@ pub(super) fn output(text: &str) -> Result<(Output, How)> {
                 how.level = Some(level.parse().map_err(|_| wrong())?);
             }
             // What they ask for is so in any case.
-            "store" | "unpack" | "force-compression" | "rewrite-timestamp" | "mode"
-            | "platform-split" | "registry.insecure" | "push-by-digest" | "name-canonical"
-            | "dangling-name-prefix" | "prefer-nondist-layers" => {}
+            "store"
+            | "unpack"
+            | "force-compression"
+            | "rewrite-timestamp"
+            | "mode"
+            | "platform-split"
+            | "registry.insecure"
+            | "push-by-digest"
+            | "name-canonical"
+            | "dangling-name-prefix"
+            | "prefer-nondist-layers" => {}
             other => match other.strip_prefix("annotation.") {
                 Some(key) => drop(how.annotations.insert(key.to_owned(), text()?)),
-                None => return Err(Error::invalid(format!("{other:?} is no field of an output"))),
+                None => {
+                    return Err(Error::invalid(format!(
+                        "{other:?} is no field of an output"
+                    )));
+                }
             },
         }
     }
@@ -210,19 +256,29 @@ pub(super) fn output(text: &str) -> Result<(Output, How)> {
     let output = match kind.as_deref() {
         Some("image") => Output::Image { names, push },
         Some("registry") => Output::Image { names, push: true },
-        Some("oci") => Output::Oci { dest: file(dest), archive },
+        Some("oci") => Output::Oci {
+            dest: file(dest),
+            archive,
+        },
         Some("docker") => Output::Docker { dest: file(dest) },
         Some("tar") => Output::Tar { dest: file(dest) },
         Some("local") => {
             let missing = || Error::invalid("type=local needs dest=DIRECTORY");
-            Output::Local { dest: dest.map(PathBuf::from).ok_or_else(missing)? }
+            Output::Local {
+                dest: dest.map(PathBuf::from).ok_or_else(missing)?,
+            }
         }
         Some("cacheonly") => Output::Nothing,
         Some(other) => {
             let text = format!("unknown type {other:?} of an output");
-            return Err(Error::invalid(text).with_hint("use image, registry, oci, docker, tar, local or cacheonly"));
+            return Err(Error::invalid(text)
+                .with_hint("use image, registry, oci, docker, tar, local or cacheonly"));
         }
-        None => return Err(Error::invalid("an output needs a type").with_hint("such as type=local,dest=DIR")),
+        None => {
+            return Err(
+                Error::invalid("an output needs a type").with_hint("such as type=local,dest=DIR")
+            );
+        }
     };
     Ok((output, how))
 }
@@ -250,25 +306,56 @@ mod tests {
             ("-", Output::Tar { dest: None }),
             ("out", Output::Local { dest: "out".into() }),
             ("type=local,dest=out", Output::Local { dest: "out".into() }),
-            ("type=tar,dest=a.tar", Output::Tar { dest: path("a.tar") }),
+            (
+                "type=tar,dest=a.tar",
+                Output::Tar {
+                    dest: path("a.tar"),
+                },
+            ),
             ("type=tar", Output::Tar { dest: None }),
-            ("type=oci,dest=d,tar=false", Output::Oci { dest: path("d"), archive: false }),
+            (
+                "type=oci,dest=d,tar=false",
+                Output::Oci {
+                    dest: path("d"),
+                    archive: false,
+                },
+            ),
             ("type=docker,dest=-", Output::Docker { dest: None }),
             (
                 "type=image,\"name=a,b\",push=true",
-                Output::Image { names: vec!["a".into(), "b".into()], push: true },
+                Output::Image {
+                    names: vec!["a".into(), "b".into()],
+                    push: true,
+                },
             ),
-            ("type=registry,name=a", Output::Image { names: vec!["a".into()], push: true }),
+            (
+                "type=registry,name=a",
+                Output::Image {
+                    names: vec!["a".into()],
+                    push: true,
+                },
+            ),
             ("type=cacheonly", Output::Nothing),
         ] {
             assert_eq!(output(text).unwrap().0, expected, "{text}");
         }
-        for text in ["type=", "type=x", "dest=a", "type=local", "type=image,unknown=1", "type=oci,tar=maybe",
-            "type=image,compression=lzma", "type=image,compression-level=99"] {
+        for text in [
+            "type=",
+            "type=x",
+            "dest=a",
+            "type=local",
+            "type=image,unknown=1",
+            "type=oci,tar=maybe",
+            "type=image,compression=lzma",
+            "type=image,compression-level=99",
+        ] {
             output(text).unwrap_err();
         }
-        let how = output("type=image,compression=zstd,compression-level=9,annotation.a=b,oci-mediatypes=false")
-            .unwrap().1;
+        let how = output(
+            "type=image,compression=zstd,compression-level=9,annotation.a=b,oci-mediatypes=false",
+        )
+        .unwrap()
+        .1;
         assert_eq!(how.compression, Some(Compression::Zstd));
         assert_eq!((how.level, how.docker), (Some(9), Some(true)));
         assert_eq!(how.annotations["a"], "b");
@@ -281,10 +368,20 @@ mod tests {
         std::fs::write(&file, "text").unwrap();
         let (id, secret) = secret(&format!("id=a,src={}", file.display())).unwrap();
         assert_eq!((id.as_str(), secret.0.as_slice()), ("a", &b"text"[..]));
-        for text in ["src=x", "id=", "id=a,src=/nonexistent", "id=a,env=RCRUN_NO_SUCH", "id=a,what=b",
-            "id=a,type=x", "id=a,src=/tmp"] {
+        for text in [
+            "src=x",
+            "id=",
+            "id=a,src=/nonexistent",
+            "id=a,env=RCRUN_NO_SUCH",
+            "id=a,what=b",
+            "id=a,type=x",
+            "id=a,src=/tmp",
+        ] {
             super::secret(text).unwrap_err();
         }
-        assert_eq!(super::secret("id=p,env=PATH").unwrap().1.0, std::env::var("PATH").unwrap().into_bytes());
+        assert_eq!(
+            super::secret("id=p,env=PATH").unwrap().1.0,
+            std::env::var("PATH").unwrap().into_bytes()
+        );
     }
 }

@@ -42,7 +42,9 @@ impl Bases for Images<'_> {
         if let Some(known) = self.known().get(&key) {
             return Ok(Arc::clone(known));
         }
-        let found = self.find(name, platform).context(|| format!("cannot use base image {name}"))?;
+        let found = self
+            .find(name, platform)
+            .context(|| format!("cannot use base image {name}"))?;
         let found = Arc::new(found);
         self.known().insert(key, Arc::clone(&found));
         Ok(found)
@@ -68,7 +70,10 @@ impl Images<'_> {
                 return Ok(image);
             }
         }
-        Err(Error::new(ErrorKind::Busy, "somebody removes it as often as it is pulled"))
+        Err(Error::new(
+            ErrorKind::Busy,
+            "somebody removes it as often as it is pulled",
+        ))
     }
 
     fn pull(&self, reference: &Reference, platform: &Platform) -> Result<()> {
@@ -97,7 +102,8 @@ impl Images<'_> {
         let Some((_, image)) = named()? else {
             return Ok(None);
         };
-        self.lease.hold(&[Root::Image(image.manifest.digest.clone())])?;
+        self.lease
+            .hold(&[Root::Image(image.manifest.digest.clone())])?;
         // Only a name that still says the same vouches for what is held.
         match named()? {
             Some((_, again)) if again.manifest.digest == image.manifest.digest => {}
@@ -128,7 +134,15 @@ impl Images<'_> {
             }
         }
         let ids = &image.config.rootfs.diff_ids;
-        unpack_stored(self.store, self.lease, blobs, ids, self.way, &|_| {}, self.cancel)?;
+        unpack_stored(
+            self.store,
+            self.lease,
+            blobs,
+            ids,
+            self.way,
+            &|_| {},
+            self.cancel,
+        )?;
         Ok(true)
     }
 }

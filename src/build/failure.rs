@@ -58,7 +58,11 @@ fn show(wrong: &Diagnostic, text: &str, name: &str) -> String {
         if number + 2 < first || number > last + 2 {
             continue;
         }
-        let mark = if (first..=last).contains(&number) { ">>>" } else { "   " };
+        let mark = if (first..=last).contains(&number) {
+            ">>>"
+        } else {
+            "   "
+        };
         shown.push_str(&format!("{number:4} | {mark} {line}\n"));
     }
     shown.push_str("--------------------\n");

@@ -14,6 +14,7 @@ use rcrun_builder::events::Event;
 use rcrun_builder::export::{self, Target, Written};
 use rcrun_builder::graph::{self, Graph, Named, Problem, Wanted};
 use rcrun_builder::runner::Limits;
+use rcrun_builder::shrink::shrink;
 use rcrun_builder::solve::{self, Solved, Solver, Tools};
 use rcrun_image::platform::Platform;
 use rcrun_image::progress;
@@ -100,7 +101,8 @@ pub(super) struct Asked {
 impl Asked {
     fn read(flags: &Build) -> Result<Self> {
         let variable = |name: &str| std::env::var(name).ok();
-        let mut arguments = arguments::pairs(&flags.build_arg, &variable).context(|| "--build-arg")?;
+        let mut arguments =
+            arguments::pairs(&flags.build_arg, &variable).context(|| "--build-arg")?;
         let epoch = epoch(flags, &mut arguments)?;
         let mut settings = solve::Settings {
             epoch,
@@ -123,7 +125,8 @@ impl Asked {
                 ("device", name) => settings.allow_devices.push(name.to_owned()),
                 _ => {
                     let text = format!("unknown entitlement {text:?} for --allow");
-                    return Err(Error::invalid(text).with_hint("use network.host, security.insecure or device"));
+                    return Err(Error::invalid(text)
+                        .with_hint("use network.host, security.insecure or device"));
                 }
             }
         }
@@ -157,7 +160,8 @@ impl Asked {
                 no_cache_filter: flags.no_cache_filter.clone(),
                 ..Wanted::default()
             },
-            contexts: arguments::pairs(&flags.build_context, &none).context(|| "--build-context")?,
+            contexts: arguments::pairs(&flags.build_context, &none)
+                .context(|| "--build-context")?,
             settings,
             outputs,
             names,
@@ -175,7 +179,12 @@ fn epoch(flags: &Build, arguments: &mut BTreeMap<String, String>) -> Result<Opti
         return Ok(Some(seconds));
     }
     let own = || std::env::var(NAME).ok();
-    let Some(text) = arguments.get(NAME).cloned().or_else(own).filter(|text| !text.is_empty()) else {
+    let Some(text) = arguments
+        .get(NAME)
+        .cloned()
+        .or_else(own)
+        .filter(|text| !text.is_empty())
+    else {
         return Ok(None);
     };
     let wrong = || Error::invalid(format!("{NAME} is {text:?}, and not a number of seconds"));
@@ -186,7 +195,11 @@ fn epoch(flags: &Build, arguments: &mut BTreeMap<String, String>) -> Result<Opti
 
 fn limits(flags: &Build) -> Limits {
     Limits {
-        hosts: flags.add_host.iter().map(|line| line.replacen('=', ":", 1)).collect(),
+        hosts: flags
+            .add_host
+            .iter()
+            .map(|line| line.replacen('=', ":", 1))
+            .collect(),
         shm_size: flags.shm_size.clone(),
         ulimits: flags.ulimit.clone(),
         memory: flags.memory.clone(),
@@ -268,6 +281,24 @@ impl Job<'_> {
             built.push(one.map_err(problem)?);
         }
         outputs::write(self, &built)?;
+        self.limit()?;
+        Ok(())
+    }
+
+    /// `--cache-limit`, or that of the settings.
+    fn limit(&self) -> Result<()> {
+        let limit = match &self.flags.cache_limit {
+            Some(limit) => Some(limit.clone()),
+            None => self.settings.file()?.build.cache_limit,
+        };
+        let Some(limit) = limit else {
+            return Ok(());
+        };
+        let limit = crate::units::bytes(&limit).context(|| "the limit of the build cache")?;
+        let shrunk = shrink(self.store, self.cache, Some(limit))?;
+        if shrunk.forgotten + shrunk.mounts > 0 {
+            images::sweep(self.store, &rcrun_overlay::gc::Policy::default())?;
+        }
         Ok(())
     }
 
@@ -309,7 +340,10 @@ impl Job<'_> {
             scratch: self.scratch.to_owned(),
             ..self.asked.settings.clone()
         };
-        let steps = before.iter().flat_map(|one| &one.graph.stages).map(|stage| stage.steps.len());
+        let steps = before
+            .iter()
+            .flat_map(|one| &one.graph.stages)
+            .map(|stage| stage.steps.len());
         let solver = Solver::new(&tools, &graph, context, &settings, steps.sum())?;
         let solved = solver.solve()?;
         let mut built = Built {
@@ -408,7 +442,12 @@ impl Job<'_> {
             watch: &|event| self.pulled(text, &event),
             cancel: self.cancel,
         };
-        let platform = self.asked.platforms.first().cloned().unwrap_or_else(Platform::host);
+        let platform = self
+            .asked
+            .platforms
+            .first()
+            .cloned()
+            .unwrap_or_else(Platform::host);
         let how = In {
             platforms: &Platforms::One(platform),
             unpack: Some(self.way),
@@ -428,7 +467,8 @@ impl Job<'_> {
             Event::Resolved { digest, layers } => {
                 let size = crate::units::size(layers.iter().map(|layer| layer.size).sum());
                 let count = layers.len();
-                self.progress.line(&format!("{name}: {count} layers, {size} ({digest})"));
+                self.progress
+                    .line(&format!("{name}: {count} layers, {size} ({digest})"));
             }
             Event::Unpacked(digest) => self.progress.line(&format!("{name}: {digest} unpacked")),
             _ => {}
@@ -439,16 +479,12 @@ impl Job<'_> {
     pub(super) fn print(&self, text: &str) -> Result<()> {
         output::print(text)
     }
-
-    /// A directory of the scratch space.
-    pub(super) fn scratch(&self) -> &Path {
-        self.scratch
-    }
 }
 
 /// Opens a directory of the host for a result.
 pub(super) fn open_directory(path: &Path) -> Result<OwnedFd> {
     use rustix::fs::{CWD, Mode, OFlags};
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::openat(CWD, path, flags, Mode::empty()).context(|| format!("cannot open {}", path.display()))
+    rustix::fs::openat(CWD, path, flags, Mode::empty())
+        .context(|| format!("cannot open {}", path.display()))
 }

@@ -28,7 +28,10 @@ use crate::images;
 /// Whether any of these is made of an image. Nothing said means the store.
 pub(super) fn needs_image(outputs: &[(Output, How)]) -> bool {
     let image = |(output, _): &(Output, How)| {
-        matches!(output, Output::Image { .. } | Output::Oci { .. } | Output::Docker { .. })
+        matches!(
+            output,
+            Output::Image { .. } | Output::Oci { .. } | Output::Docker { .. }
+        )
     };
     outputs.is_empty() || outputs.iter().any(image)
 }
@@ -42,9 +45,16 @@ pub(super) fn write(job: &Job<'_>, built: &[Built]) -> Result<()> {
     for (output, _) in &job.asked.outputs {
         match output {
             Output::Image { names, push } => {
-                let names: Vec<Reference> = names.iter().map(|name| name.parse()).collect::<Result<_>>()?;
+                let names: Vec<Reference> = names
+                    .iter()
+                    .map(|name| name.parse())
+                    .collect::<Result<_>>()?;
                 if *push {
-                    pushed.extend(if names.is_empty() { kept.clone() } else { names.clone() });
+                    pushed.extend(if names.is_empty() {
+                        kept.clone()
+                    } else {
+                        names.clone()
+                    });
                 }
                 kept.extend(names);
                 store = true;
@@ -79,25 +89,40 @@ pub(super) fn write(job: &Job<'_>, built: &[Built]) -> Result<()> {
 fn one(built: &[Built]) -> Result<()> {
     match built.len() {
         1 => Ok(()),
-        _ => Err(Error::unsupported("an archive of files is of one platform only")),
+        _ => Err(Error::unsupported(
+            "an archive of files is of one platform only",
+        )),
     }
 }
 
 /// The image's manifest, or an index of several.
 fn top(job: &Job<'_>, built: &[Built]) -> Result<Option<Descriptor>> {
-    let written: Vec<&Descriptor> =
-        built.iter().filter_map(|one| one.written.as_ref().map(|written| &written.manifest)).collect();
+    let written: Vec<&Descriptor> = built
+        .iter()
+        .filter_map(|one| one.written.as_ref().map(|written| &written.manifest))
+        .collect();
     match written.as_slice() {
         [] => Ok(None),
-        [only] => Ok(Some(Descriptor { platform: None, ..(*only).clone() })),
+        [only] => Ok(Some(Descriptor {
+            platform: None,
+            ..(*only).clone()
+        })),
         several => {
             let docker = several[0].media_type == media::DOCKER_MANIFEST;
-            let kind = if docker { media::DOCKER_LIST } else { media::OCI_INDEX };
+            let kind = if docker {
+                media::DOCKER_LIST
+            } else {
+                media::OCI_INDEX
+            };
             let index = json!({"schemaVersion": 2, "mediaType": kind, "manifests": several});
             let bytes = serde_json::to_vec(&index)
                 .map_err(|e| Error::new(ErrorKind::Internal, format!("cannot encode JSON: {e}")))?;
             let content = job.store.content();
-            let digest = content.prepare(job.lease, Algorithm::Sha256, &bytes)?.commit()?.digest().clone();
+            let digest = content
+                .prepare(job.lease, Algorithm::Sha256, &bytes)?
+                .commit()?
+                .digest()
+                .clone();
             Ok(Some(Descriptor {
                 media_type: kind.to_owned(),
                 digest,
@@ -113,7 +138,10 @@ fn keep(job: &Job<'_>, top: &Descriptor, names: &[Reference]) -> Result<()> {
     let all = Names::new(job.store)?;
     for name in names {
         // What had the name stays until somebody prunes, as with docker.
-        if let Some(record) = all.get(name)?.filter(|record| record.target.digest != top.digest) {
+        if let Some(record) = all
+            .get(name)?
+            .filter(|record| record.target.digest != top.digest)
+        {
             all.keep(job.lease, &record)?;
         }
         all.set(job.lease, name, top)?;
@@ -129,11 +157,16 @@ fn keep(job: &Job<'_>, top: &Descriptor, names: &[Reference]) -> Result<()> {
 fn save(job: &Job<'_>, top: &Descriptor, output: &Output) -> Result<()> {
     let name = job.asked.names.first();
     let to = match output {
-        Output::Oci { dest: Some(dest), archive: false } => Location::Layout {
+        Output::Oci {
+            dest: Some(dest),
+            archive: false,
+        } => Location::Layout {
             directory: dest.clone(),
             name: name.and_then(Reference::tag).map(str::to_owned),
         },
-        Output::Oci { archive: false, .. } => return Err(Error::invalid("type=oci,tar=false needs dest=DIRECTORY")),
+        Output::Oci { archive: false, .. } => {
+            return Err(Error::invalid("type=oci,tar=false needs dest=DIRECTORY"));
+        }
         Output::Oci { dest, .. } => Location::LayoutArchive {
             file: dest.clone().unwrap_or_else(|| transport::STREAM.into()),
             name: name.and_then(Reference::tag).map(str::to_owned),
@@ -149,13 +182,21 @@ fn save(job: &Job<'_>, top: &Descriptor, output: &Output) -> Result<()> {
 
 fn push(job: &Job<'_>, name: &Reference) -> Result<()> {
     job.progress.line(&format!("pushing {name}"));
-    copy(job, Subject::Name(name.clone()), &Location::Registry(name.clone()))
+    copy(
+        job,
+        Subject::Name(name.clone()),
+        &Location::Registry(name.clone()),
+    )
 }
 
 fn copy(job: &Job<'_>, subject: Subject, to: &Location) -> Result<()> {
     let cancel = job.cancel.child();
     let client = match to {
-        Location::Registry(_) => Some(images::client(job.settings, job.flags.authfile.as_deref(), &cancel)?),
+        Location::Registry(_) => Some(images::client(
+            job.settings,
+            job.flags.authfile.as_deref(),
+            &cancel,
+        )?),
         _ => None,
     };
     let means = Means {
@@ -186,7 +227,9 @@ fn files(job: &Job<'_>, built: &Built) -> Result<OwnedFd> {
 
 fn sink(dest: Option<&Path>) -> Result<Box<dyn Write>> {
     Ok(match dest {
-        Some(path) => Box::new(File::create(path).context(|| format!("cannot create {}", path.display()))?),
+        Some(path) => {
+            Box::new(File::create(path).context(|| format!("cannot create {}", path.display()))?)
+        }
         None => Box::new(std::io::stdout()),
     })
 }
@@ -197,7 +240,9 @@ fn archive(job: &Job<'_>, built: &Built, sink: &mut dyn Write) -> Result<()> {
     options.latest = Some(built.solved.epoch);
     let buffered = std::io::BufWriter::with_capacity(128 << 10, sink);
     let mut buffered = diff::write(root.as_fd(), options, buffered)?;
-    buffered.flush().context(|| "cannot write an archive of the files")
+    buffered
+        .flush()
+        .context(|| "cannot write an archive of the files")
 }
 
 fn local(job: &Job<'_>, built: &[Built], dest: &Path) -> Result<()> {
@@ -210,7 +255,10 @@ fn local(job: &Job<'_>, built: &[Built], dest: &Path) -> Result<()> {
         std::fs::create_dir_all(&dest).context(|| format!("cannot make {}", dest.display()))?;
         let tree = Tree::new(files(job, one)?, Owners::Kept, "the result");
         let request = Request {
-            sources: vec![Source::Path { tree, path: ".".to_owned() }],
+            sources: vec![Source::Path {
+                tree,
+                path: ".".to_owned(),
+            }],
             dest: "/".to_owned(),
             owner: None,
             chmod: None,
@@ -219,20 +267,35 @@ fn local(job: &Job<'_>, built: &[Built], dest: &Path) -> Result<()> {
             unpack: Unpack::No,
         };
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let options = Options { times: Times::Keep, threads };
+        let options = Options {
+            times: Times::Keep,
+            threads,
+        };
         let root = open_directory(&dest)?;
-        select(&request)?.execute(root.as_fd(), options).context(|| format!("cannot write to {}", dest.display()))?;
+        select(&request)?
+            .execute(root.as_fd(), options)
+            .context(|| format!("cannot write to {}", dest.display()))?;
     }
     Ok(())
 }
 
 /// Files for scripts, and the identifier.
-fn tell(job: &Job<'_>, built: &[Built], top: Option<&Descriptor>, names: &[Reference]) -> Result<()> {
+fn tell(
+    job: &Job<'_>,
+    built: &[Built],
+    top: Option<&Descriptor>,
+    names: &[Reference],
+) -> Result<()> {
     let config = match built {
-        [one] => one.written.as_ref().map(|written| written.config.to_string()),
+        [one] => one
+            .written
+            .as_ref()
+            .map(|written| written.config.to_string()),
         _ => None,
     };
-    let id = config.clone().or_else(|| top.map(|top| top.digest.to_string()));
+    let id = config
+        .clone()
+        .or_else(|| top.map(|top| top.digest.to_string()));
     if let (Some(path), Some(id)) = (&job.flags.iidfile, &id) {
         std::fs::write(path, id).context(|| format!("cannot write {path}"))?;
     }

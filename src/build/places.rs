@@ -20,31 +20,28 @@ const PREFIX: &str = "build-";
 #[derive(Debug)]
 pub(crate) struct Place {
     path: PathBuf,
-    id: String,
     _lock: OwnedFd,
 }
 
 impl Place {
     /// A new one.
     pub(crate) fn new(store: &Store) -> Result<Self> {
-        let id = format!("{PREFIX}{}", durable::temporary_name().trim_start_matches(durable::TEMPORARY));
+        let id = format!(
+            "{PREFIX}{}",
+            durable::temporary_name().trim_start_matches(durable::TEMPORARY)
+        );
         let path = store.path().join("build/steps").join(&id);
         let failed = || format!("cannot make {}", path.display());
         rustix::fs::mkdirat(CWD, &path, Mode::from(0o700)).context(failed)?;
         let lock = open(&path)?;
         // Nobody else knows it yet.
         let lock = lock::hold(lock, true, &mut |_| Ok(()))?;
-        Ok(Self { path, id, _lock: lock })
+        Ok(Self { path, _lock: lock })
     }
 
     /// The directory.
     pub(crate) fn path(&self) -> &Path {
         &self.path
-    }
-
-    /// The container's ID.
-    pub(crate) fn id(&self) -> &str {
-        &self.id
     }
 }
 
@@ -63,7 +60,9 @@ pub(crate) fn sweep(store: &Store, runtime: &Runtime) -> Result<()> {
         list => list.context(|| format!("cannot list {}", all.display()))?,
     };
     for entry in list {
-        let path = entry.context(|| format!("cannot list {}", all.display()))?.path();
+        let path = entry
+            .context(|| format!("cannot list {}", all.display()))?
+            .path();
         let Some(id) = path.file_name().and_then(|name| name.to_str()) else {
             continue;
         };
@@ -81,7 +80,8 @@ pub(crate) fn sweep(store: &Store, runtime: &Runtime) -> Result<()> {
 
 fn open(path: &Path) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    rustix::fs::openat(CWD, path, flags, Mode::empty()).context(|| format!("cannot open {}", path.display()))
+    rustix::fs::openat(CWD, path, flags, Mode::empty())
+        .context(|| format!("cannot open {}", path.display()))
 }
 
 /// Everything in it is ours; what a step wrote into a mount whose changes are thrown away may be odd.

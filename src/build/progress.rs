@@ -46,7 +46,9 @@ impl Style {
             "quiet" | "none" => Self::Quiet,
             other => {
                 let text = format!("invalid value {other:?} for --progress");
-                return Err(Error::invalid(text).with_hint("use auto, plain, tty, rawjson or quiet"));
+                return Err(
+                    Error::invalid(text).with_hint("use auto, plain, tty, rawjson or quiet")
+                );
             }
         })
     }

@@ -54,7 +54,13 @@ impl Runner for Processes<'_> {
         drop(taken(&input));
         read?;
         match outcome(&place)? {
-            Some(Outcome::Ended { code, out_of_memory }) => Ok(Ended { code, out_of_memory }),
+            Some(Outcome::Ended {
+                code,
+                out_of_memory,
+            }) => Ok(Ended {
+                code,
+                out_of_memory,
+            }),
             Some(Outcome::Failed { text, hint }) => {
                 let error = Error::new(ErrorKind::FailedPrecondition, text);
                 Err(match hint {
@@ -110,7 +116,9 @@ fn send(input: &Mutex<Option<ChildStdin>>, step: &RunStep) -> Result<()> {
         return Ok(());
     };
     let length = (text.len() as u64).to_le_bytes();
-    let sent = input.write_all(&length).and_then(|()| input.write_all(&text));
+    let sent = input
+        .write_all(&length)
+        .and_then(|()| input.write_all(&text));
     sent.context(|| "cannot tell a step what to do")
 }
 
@@ -122,13 +130,18 @@ fn follow(child: &mut Child, output: &mut dyn FnMut(bool, &[u8])) -> Result<()> 
     open.extend(err.as_ref().map(|err| (true, err.as_fd())));
     let mut buffer = vec![0; CHUNK];
     while !open.is_empty() {
-        let mut descriptors: Vec<PollFd<'_>> =
-            open.iter().map(|(_, fd)| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
+        let mut descriptors: Vec<PollFd<'_>> = open
+            .iter()
+            .map(|(_, fd)| PollFd::from_borrowed_fd(*fd, PollFlags::IN))
+            .collect();
         match poll(&mut descriptors, None) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(errno).context(|| "cannot wait for a step"),
         }
-        let ready: Vec<bool> = descriptors.iter().map(|one| !one.revents().is_empty()).collect();
+        let ready: Vec<bool> = descriptors
+            .iter()
+            .map(|one| !one.revents().is_empty())
+            .collect();
         drop(descriptors);
         for index in (0..open.len()).rev().filter(|index| ready[*index]) {
             let (stderr, fd) = open[index];

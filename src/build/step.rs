@@ -69,7 +69,12 @@ impl Run for BuildStep {
     fn run(self, settings: &Settings) -> Result<u8> {
         let directory = std::path::absolute(&self.directory)
             .context(|| format!("cannot resolve {}", self.directory.display()))?;
-        let outcome = match (Worker { settings, directory: &directory }).run() {
+        let outcome = match (Worker {
+            settings,
+            directory: &directory,
+        })
+        .run()
+        {
             Ok(outcome) => outcome,
             Err(error) => Outcome::Failed {
                 text: error.chain().to_string(),
@@ -80,7 +85,8 @@ impl Run for BuildStep {
             .map_err(|e| Error::new(ErrorKind::Internal, format!("cannot encode JSON: {e}")))?;
         let path = directory.join(RESULT);
         let temporary = directory.join("result.new");
-        let written = std::fs::write(&temporary, text).and_then(|()| std::fs::rename(&temporary, &path));
+        let written =
+            std::fs::write(&temporary, text).and_then(|()| std::fs::rename(&temporary, &path));
         written.context(|| format!("cannot write {}", path.display()))?;
         Ok(0)
     }
@@ -96,16 +102,26 @@ impl Worker<'_> {
         let (step, lifeline) = receive()?;
         let store = Store::open(&step.store)?;
         apart()?;
-        let how = Mounting { volatile: true, ..Mounting::default() };
+        let how = Mounting {
+            volatile: true,
+            ..Mounting::default()
+        };
         let layers = Layers::new(&store)?;
         let root = layers.mount_built(&step.layer, &step.below, step.marks(), &how)?;
         let mounts = self.mounts(&store, &step)?;
         let config = self.config(&store, &step, mounts)?;
         let targets: Vec<String> = destinations(&config);
         let stubs = Stubs::note(root.as_fd(), targets.iter().map(String::as_str));
-        self.write("config.json", &serde_json::to_vec(&config).unwrap_or_default())?;
+        self.write(
+            "config.json",
+            &serde_json::to_vec(&config).unwrap_or_default(),
+        )?;
         self.make("rootfs")?;
-        let id = self.directory.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let id = self
+            .directory
+            .file_name()
+            .and_then(|name| name.to_str())
+            .unwrap_or_default();
         let root = Arc::new(root);
         let options = CreateOptions {
             bundle: self.directory.to_owned(),
@@ -116,12 +132,17 @@ impl Worker<'_> {
         };
         let runtime = &self.settings.runtime;
         let ran = runtime.run(id, &options);
-        let out_of_memory = runtime.oom_kills(id).is_ok_and(|kills| kills.is_some_and(|kills| kills > 0));
+        let out_of_memory = runtime
+            .oom_kills(id)
+            .is_ok_and(|kills| kills.is_some_and(|kills| kills > 0));
         let deleted = runtime.delete(id, true);
         stubs.clean(root.as_fd());
         let code = ran?;
         deleted?;
-        Ok(Outcome::Ended { code, out_of_memory })
+        Ok(Outcome::Ended {
+            code,
+            out_of_memory,
+        })
     }
 
     fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
@@ -139,8 +160,14 @@ impl Worker<'_> {
     fn mounts(&self, store: &Store, step: &RunStep) -> Result<Vec<Value>> {
         let base = self.make("mounts")?;
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-        nix::mount::mount(Some("tmpfs"), &base, Some("tmpfs"), flags, Some("mode=0700"))
-            .context(|| "cannot mount a place for mounts")?;
+        nix::mount::mount(
+            Some("tmpfs"),
+            &base,
+            Some("tmpfs"),
+            flags,
+            Some("mode=0700"),
+        )
+        .context(|| "cannot mount a place for mounts")?;
         let mut all = Vec::with_capacity(step.mounts.len());
         for (index, mount) in step.mounts.iter().enumerate() {
             let source = base.join(index.to_string());
@@ -165,7 +192,12 @@ impl Worker<'_> {
             json!({"destination": mount.target(), "type": "bind", "source": at, "options": options})
         };
         match mount {
-            StepMount::Layers { layers, source, read_only, .. } => {
+            StepMount::Layers {
+                layers,
+                source,
+                read_only,
+                ..
+            } => {
                 let stack = Stack::open(store, layers, step.marks())?;
                 let tree = match read_only {
                     true => stack.detached(&Mounting::default())?,
@@ -178,7 +210,12 @@ impl Worker<'_> {
                 bind_part(root.as_fd(), source, at)?;
                 Ok(bind(*read_only, &["nosuid", "nodev"]))
             }
-            StepMount::Directory { path, source, read_only, .. } => {
+            StepMount::Directory {
+                path,
+                source,
+                read_only,
+                ..
+            } => {
                 let mut at_root = rcrun_overlay::durable::open_directory(store.root(), ".")?;
                 for part in path.split('/') {
                     at_root = rcrun_overlay::durable::open_directory(&at_root, part)?;
@@ -186,7 +223,11 @@ impl Worker<'_> {
                 bind_part(at_root.as_fd(), source, at)?;
                 Ok(bind(*read_only, &["nosuid", "nodev"]))
             }
-            StepMount::Tmpfs { target, size, read_only } => {
+            StepMount::Tmpfs {
+                target,
+                size,
+                read_only,
+            } => {
                 let mut options = vec!["nosuid".to_owned(), "nodev".to_owned()];
                 if *size > 0 {
                     options.push(format!("size={size}"));
@@ -194,9 +235,15 @@ impl Worker<'_> {
                 if *read_only {
                     options.push("ro".to_owned());
                 }
-                Ok(json!({"destination": target, "type": "tmpfs", "source": "tmpfs", "options": options}))
+                Ok(
+                    json!({"destination": target, "type": "tmpfs", "source": "tmpfs", "options": options}),
+                )
             }
-            StepMount::File { contents, attributes, .. } => {
+            StepMount::File {
+                contents,
+                attributes,
+                ..
+            } => {
                 file(at, contents, *attributes)?;
                 let program = attributes.0 & 0o111 != 0;
                 let more: &[&str] = match program {
@@ -221,9 +268,15 @@ impl Worker<'_> {
             let path = above.join(name);
             std::fs::create_dir(&path).context(|| format!("cannot make {}", path.display()))?;
         }
-        std::fs::set_permissions(above.join("changes"), std::fs::Permissions::from_mode(0o755))
-            .context(|| "cannot set a mode")?;
-        let how = Mounting { volatile: true, ..Mounting::default() };
+        std::fs::set_permissions(
+            above.join("changes"),
+            std::fs::Permissions::from_mode(0o755),
+        )
+        .context(|| "cannot set a mode")?;
+        let how = Mounting {
+            volatile: true,
+            ..Mounting::default()
+        };
         stack.detached_over(&directory(&above)?, &how)
     }
 
@@ -240,7 +293,12 @@ impl Worker<'_> {
         let kernel = make::kernel();
         let stack = Stack::open(store, &step.below, step.marks())?;
         let facts = Facts {
-            id: self.directory.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            id: self
+                .directory
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned(),
             name: "build".to_owned(),
             hostname: step.limits.hostname.clone(),
             capabilities: spec::of_mask(make::own_capabilities()?),
@@ -248,12 +306,18 @@ impl Worker<'_> {
             cgroup2: Path::new("/sys/fs/cgroup/cgroup.controllers").exists(),
             systemd: self.settings.runtime.cgroup_driver == CgroupDriver::Systemd,
             deep_read_only: kernel >= DEEP_READ_ONLY,
-            accounts: accounts(&stack.lowers(), step.marks()).context(|| "cannot read its accounts")?,
+            accounts: accounts(&stack.lowers(), step.marks())
+                .context(|| "cannot read its accounts")?,
             directory: self.directory.to_owned(),
             ..Facts::default()
         };
         let of_host = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-        let files = spec::file_texts(&asked, &facts, &of_host("/etc/hosts"), &of_host("/etc/resolv.conf"));
+        let files = spec::file_texts(
+            &asked,
+            &facts,
+            &of_host("/etc/hosts"),
+            &of_host("/etc/resolv.conf"),
+        );
         for (name, text) in [
             ("hostname", files.hostname),
             ("hosts", files.hosts),
@@ -308,8 +372,9 @@ fn flags(step: &RunStep) -> ContainerFlags {
 fn destinations(config: &Value) -> Vec<String> {
     let mounts = config["mounts"].as_array();
     let all = mounts.into_iter().flatten();
-    let mut all: Vec<String> =
-        all.filter_map(|mount| Some(mount.get("destination")?.as_str()?.to_owned())).collect();
+    let mut all: Vec<String> = all
+        .filter_map(|mount| Some(mount.get("destination")?.as_str()?.to_owned()))
+        .collect();
     all.push("/dev".to_owned());
     all
 }
@@ -324,11 +389,19 @@ fn receive() -> Result<(RunStep, OwnedFd)> {
     stream.read_exact(&mut length).context(context)?;
     let length = u64::from_le_bytes(length);
     if length > STEP_LIMIT {
-        return Err(Error::invalid(format!("the step takes more than {STEP_LIMIT} bytes"))).context(context);
+        return Err(Error::invalid(format!(
+            "the step takes more than {STEP_LIMIT} bytes"
+        )))
+        .context(context);
     }
     let mut text = Vec::new();
-    (&mut stream).take(length).read_to_end(&mut text).context(context)?;
-    let step = serde_json::from_slice(&text).map_err(|e| Error::invalid(e.to_string())).context(context)?;
+    (&mut stream)
+        .take(length)
+        .read_to_end(&mut text)
+        .context(context)?;
+    let step = serde_json::from_slice(&text)
+        .map_err(|e| Error::invalid(e.to_string()))
+        .context(context)?;
     // The container gets nothing to read.
     let null = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .context(|| "cannot open /dev/null")?;
@@ -346,7 +419,8 @@ fn apart() -> Result<()> {
 
 fn directory(path: &Path) -> Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    rustix::fs::openat(CWD, path, flags, Mode::empty()).context(|| format!("cannot open {}", path.display()))
+    rustix::fs::openat(CWD, path, flags, Mode::empty())
+        .context(|| format!("cannot open {}", path.display()))
 }
 
 /// Attaches a mount to a place of ours.
@@ -360,8 +434,14 @@ fn bind_part(root: BorrowedFd<'_>, source: &str, at: &Path) -> Result<()> {
     let path = source.trim_start_matches('/');
     let path = if path.is_empty() { "." } else { path };
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    let part = rustix::fs::openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
-        .context(|| format!("cannot find its source /{}", source.trim_start_matches('/')))?;
+    let part = rustix::fs::openat2(
+        root,
+        path,
+        OFlags::PATH | OFlags::CLOEXEC,
+        Mode::empty(),
+        resolve,
+    )
+    .context(|| format!("cannot find its source /{}", source.trim_start_matches('/')))?;
     bind_fd(&part, at)
 }
 
@@ -381,8 +461,14 @@ fn bind_fd(part: &OwnedFd, at: &Path) -> Result<()> {
         // Before Linux 5.2.
         Err(rustix::io::Errno::NOSYS) => {
             let source = format!("/proc/self/fd/{}", part.as_raw_fd());
-            nix::mount::mount(Some(source.as_str()), at, None::<&str>, MsFlags::MS_BIND, None::<&str>)
-                .context(|| "cannot bind its source")
+            nix::mount::mount(
+                Some(source.as_str()),
+                at,
+                None::<&str>,
+                MsFlags::MS_BIND,
+                None::<&str>,
+            )
+            .context(|| "cannot bind its source")
         }
         Err(errno) => Err(errno).context(|| "cannot clone its source"),
     }
@@ -391,7 +477,11 @@ fn bind_fd(part: &OwnedFd, at: &Path) -> Result<()> {
 /// A file in memory.
 fn file(at: &Path, contents: &[u8], (mode, uid, gid): (u32, u32, u32)) -> Result<()> {
     let write = || -> std::io::Result<()> {
-        let mut file = File::options().write(true).create_new(true).mode(0o600).open(at)?;
+        let mut file = File::options()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(at)?;
         file.write_all(contents)?;
         fchown(&file, Some(uid), Some(gid))?;
         file.set_permissions(std::fs::Permissions::from_mode(mode & 0o7777))

@@ -59,7 +59,14 @@ fn open(root: BorrowedFd<'_>, path: &str, links: bool) -> Option<OwnedFd> {
     if !links {
         resolve |= ResolveFlags::NO_SYMLINKS;
     }
-    rustix::fs::openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve).ok()
+    rustix::fs::openat2(
+        root,
+        path,
+        OFlags::PATH | OFlags::CLOEXEC,
+        Mode::empty(),
+        resolve,
+    )
+    .ok()
 }
 
 #[cfg(test)]

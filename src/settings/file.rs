@@ -21,6 +21,16 @@ const SYSTEM: &str = "/etc/rcrun/settings.json";
 pub(crate) struct File {
     /// How registries are reached, by host.
     pub(crate) registries: registry::settings::Settings,
+    /// How images are built.
+    pub(crate) build: Build,
+}
+
+/// How images are built.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Build {
+    /// What the build cache may take on the disk, such as `20g`.
+    pub(crate) cache_limit: Option<String>,
 }
 
 impl File {

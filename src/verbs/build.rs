@@ -7,12 +7,14 @@ use super::{Count, Verb};
 use crate::build::{job, step};
 use crate::settings::Settings;
 
-pub(super) const VERB: Verb = Verb::people::<Build>("build", Count::Exactly(1), USAGE).fails_as("", 1);
+pub(super) const VERB: Verb =
+    Verb::people::<Build>("build", Count::Exactly(1), USAGE).fails_as("", 1);
 
 /// The process of one step.
-pub(super) const STEP: Verb = Verb::new::<step::BuildStep>("build-step", Count::Exactly(1), "<directory>")
-    .enters_container()
-    .hidden();
+pub(super) const STEP: Verb =
+    Verb::new::<step::BuildStep>("build-step", Count::Exactly(1), "<directory>")
+        .enters_container()
+        .hidden();
 
 const USAGE: &str = "CONTEXT
 
@@ -118,6 +120,9 @@ pub(crate) struct Build {
     /// ask registries for newer base images
     #[arg(long)]
     pub(crate) pull: bool,
+    /// afterwards the cache has no more than this: what was not used for longest goes
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) cache_limit: Option<String>,
     /// say why steps are done instead of taken from the cache
     #[arg(long)]
     pub(crate) explain: bool,

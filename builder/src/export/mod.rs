@@ -100,14 +100,27 @@ struct Archived {
 }
 
 /// Writes the image of a graph's target.
-pub fn image(target: &Target<'_>, graph: &Graph, solved: &Solved, options: &Options) -> Result<Written> {
+pub fn image(
+    target: &Target<'_>,
+    graph: &Graph,
+    solved: &Solved,
+    options: &Options,
+) -> Result<Written> {
     let stage = &graph.stages[graph.target];
     let mut draft: Draft = stage.image.clone();
     let mut layers = base_layers(graph, options)?;
     if layers.len() != solved.inherited {
-        return Err(Error::new(ErrorKind::Internal, "the base image has other layers than its stage"));
+        return Err(Error::new(
+            ErrorKind::Internal,
+            "the base image has other layers than its stage",
+        ));
     }
-    let (blobs, archived) = archive(target, &solved.layers[solved.inherited..], solved.epoch, options)?;
+    let (blobs, archived) = archive(
+        target,
+        &solved.layers[solved.inherited..],
+        solved.epoch,
+        options,
+    )?;
     for one in &archived {
         draft.rootfs.diff_ids.push(one.diff_id.clone());
         layers.push(Descriptor {
@@ -126,7 +139,11 @@ pub fn image(target: &Target<'_>, graph: &Graph, solved: &Solved, options: &Opti
     }
     draft.created = Some(created);
     let written = documents(target, &draft, &layers, options, blobs)?;
-    for (chain, layer) in chain_ids(&draft.rootfs.diff_ids).iter().zip(&solved.layers).skip(solved.inherited) {
+    for (chain, layer) in chain_ids(&draft.rootfs.diff_ids)
+        .iter()
+        .zip(&solved.layers)
+        .skip(solved.inherited)
+    {
         let id = layer_id(chain, crate::solve::way(target.marks))?;
         Layers::new(target.store)?.alias(target.lease, &id, layer)?;
     }
@@ -160,7 +177,9 @@ fn documents(
     let manifest = serde_json::to_vec(&manifest)
         .map_err(|e| Error::new(ErrorKind::Internal, format!("cannot encode JSON: {e}")))?;
     let digest = Digest::of(&manifest);
-    target.lease.hold(&[Root::Image(digest.clone()), Root::Blob(id.clone())])?;
+    target
+        .lease
+        .hold(&[Root::Image(digest.clone()), Root::Blob(id.clone())])?;
     for document in [&config, &manifest] {
         blobs.push(content.prepare(target.lease, Algorithm::Sha256, document)?);
     }
@@ -192,7 +211,10 @@ fn base_layers(graph: &Graph, options: &Options) -> Result<Vec<Descriptor>> {
             Base::Scratch => return Ok(Vec::new()),
             Base::Tree(_) => return Ok(Vec::new()),
             Base::Unknown(name) => {
-                return Err(Error::new(ErrorKind::Internal, format!("nobody knows {name}")));
+                return Err(Error::new(
+                    ErrorKind::Internal,
+                    format!("nobody knows {name}"),
+                ));
             }
         }
     }
@@ -282,8 +304,15 @@ fn one(
             return Ok((None, known));
         }
     }
-    (target.watch)(&Event::Exporting { what: layer.as_str() });
-    let gone = || Error::new(ErrorKind::NotFound, format!("layer {layer} is not in the store any more"));
+    (target.watch)(&Event::Exporting {
+        what: layer.as_str(),
+    });
+    let gone = || {
+        Error::new(
+            ErrorKind::NotFound,
+            format!("layer {layer} is not in the store any more"),
+        )
+    };
     let open = Layers::new(target.store)?.get(layer)?.ok_or_else(gone)?;
     let ingest = content.receive(target.lease)?;
     let mut packing = diff::Options::new(target.marks);
@@ -295,7 +324,10 @@ fn one(
     drop(sink);
     let verified = ingest.verify()?.whole()?;
     if *verified.digest() != packed.digest {
-        return Err(Error::new(ErrorKind::Corrupt, "the archive changed while it was written"));
+        return Err(Error::new(
+            ErrorKind::Corrupt,
+            "the archive changed while it was written",
+        ));
     }
     let archived = Archived {
         diff_id: packed.diff_id,
@@ -323,7 +355,9 @@ struct Sink(Piece);
 
 impl Write for Sink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.write(bytes).map_err(|error| io::Error::other(error.chain().to_string()))?;
+        self.0
+            .write(bytes)
+            .map_err(|error| io::Error::other(error.chain().to_string()))?;
         Ok(bytes.len())
     }
 

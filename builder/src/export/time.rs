@@ -12,7 +12,10 @@ pub fn rfc3339(seconds: i64) -> String {
 pub fn seconds(text: &str) -> Option<i64> {
     let number = |range: std::ops::Range<usize>| -> Option<i64> {
         let digits = text.get(range)?;
-        digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())?
+        digits
+            .bytes()
+            .all(|byte| byte.is_ascii_digit())
+            .then(|| digits.parse().ok())?
     };
     let mark = |at: usize, marks: &str| text.get(at..=at).is_some_and(|one| marks.contains(one));
     let marks = mark(4, "-") && mark(7, "-") && mark(10, "Tt ") && mark(13, ":") && mark(16, ":");
@@ -90,7 +93,14 @@ mod tests {
         }
         assert_eq!(seconds("2026-11-22T10:01:01.5+01:00"), Some(1_795_338_061));
         assert_eq!(seconds("2026-11-22 04:01:01-05:00"), Some(1_795_338_061));
-        for wrong in ["", "2026", "2026-13-22T09:01:01Z", "2026-11-22T09:01:01", "2026-11-22T0x:01:01Z", "ä"] {
+        for wrong in [
+            "",
+            "2026",
+            "2026-13-22T09:01:01Z",
+            "2026-11-22T09:01:01",
+            "2026-11-22T0x:01:01Z",
+            "ä",
+        ] {
             assert_eq!(seconds(wrong), None, "{wrong}");
         }
     }

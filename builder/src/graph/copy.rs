@@ -6,7 +6,6 @@ use crate::context::copy::Unpack;
 use crate::context::git;
 use crate::dockerfile::{Add, Copy, Sources};
 
-
 /// What is copied, and where to.
 #[derive(Debug, Clone)]
 pub struct CopyOp {
@@ -64,7 +63,13 @@ impl Walk<'_> {
         }
         let op = CopyOp {
             from,
-            sources: copy.sources.paths.iter().cloned().map(CopySource::Path).collect(),
+            sources: copy
+                .sources
+                .paths
+                .iter()
+                .cloned()
+                .map(CopySource::Path)
+                .collect(),
             dest: self.destination(&copy.sources),
             chown: said(copy.chown.as_ref()),
             chmod: said(copy.chmod.as_ref()),

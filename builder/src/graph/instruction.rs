@@ -171,16 +171,21 @@ impl Walk<'_> {
         let mut text = "LABEL".to_owned();
         for pair in pairs {
             text.push_str(&format!(" {}={}", pair.key, pair.value));
-            self.image.config.labels.insert(pair.key.clone(), pair.value.clone());
+            self.image
+                .config
+                .labels
+                .insert(pair.key.clone(), pair.value.clone());
         }
         self.note(&text)
     }
 
     fn arg(&mut self, items: &[ArgItem]) -> Result<(), Problem> {
-        let text = items.iter().fold("ARG".to_owned(), |text, item| match &item.default {
-            Some(value) => format!("{text} {}={value}", item.name),
-            None => format!("{text} {}", item.name),
-        });
+        let text = items
+            .iter()
+            .fold("ARG".to_owned(), |text, item| match &item.default {
+                Some(value) => format!("{text} {}={value}", item.name),
+                None => format!("{text} {}", item.name),
+            });
         self.note(&text)
     }
 
@@ -223,7 +228,8 @@ impl Walk<'_> {
 }
 
 fn of_probe(probe: &Probe) -> image::Healthcheck {
-    let nanoseconds = |time: std::time::Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    let nanoseconds =
+        |time: std::time::Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
     let mut test = Vec::new();
     match &probe.command {
         Command::Shell(line) => test.extend(["CMD-SHELL".to_owned(), line.clone()]),
@@ -258,25 +264,35 @@ fn describe(check: &image::Healthcheck) -> String {
 
 /// As Go prints a list of quoted strings.
 fn go_list(args: &[String]) -> String {
-    let quoted: Vec<String> = args.iter().map(|arg| dockerfile::quote::quoted(arg)).collect();
+    let quoted: Vec<String> = args
+        .iter()
+        .map(|arg| dockerfile::quote::quoted(arg))
+        .collect();
     format!("[{}]", quoted.join(" "))
 }
 
 /// A number from 1 to 64, or a name with or without `SIG`, `RTMIN+3` included (moby/sys/signal).
 fn is_signal(text: &str) -> bool {
     const NAMES: [&str; 37] = [
-        "ABRT", "ALRM", "BUS", "CHLD", "CLD", "CONT", "FPE", "HUP", "ILL", "INT", "IO", "IOT", "KILL",
-        "PIPE", "POLL", "PROF", "PWR", "QUIT", "SEGV", "STKFLT", "STOP", "SYS", "TERM", "TRAP", "TSTP",
-        "TTIN", "TTOU", "URG", "USR1", "USR2", "VTALRM", "WINCH", "XCPU", "XFSZ", "RTMIN", "RTMAX",
-        "UNUSED",
+        "ABRT", "ALRM", "BUS", "CHLD", "CLD", "CONT", "FPE", "HUP", "ILL", "INT", "IO", "IOT",
+        "KILL", "PIPE", "POLL", "PROF", "PWR", "QUIT", "SEGV", "STKFLT", "STOP", "SYS", "TERM",
+        "TRAP", "TSTP", "TTIN", "TTOU", "URG", "USR1", "USR2", "VTALRM", "WINCH", "XCPU", "XFSZ",
+        "RTMIN", "RTMAX", "UNUSED",
     ];
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
         return text.parse::<u32>().is_ok_and(|number| number != 0);
     }
     let upper = text.to_ascii_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
-    let number = |text: &str, most: u32| text.parse().is_ok_and(|number: u32| (1..=most).contains(&number));
+    let number = |text: &str, most: u32| {
+        text.parse()
+            .is_ok_and(|number: u32| (1..=most).contains(&number))
+    };
     NAMES.contains(&name)
-        || name.strip_prefix("RTMIN+").is_some_and(|rest| number(rest, 15))
-        || name.strip_prefix("RTMAX-").is_some_and(|rest| number(rest, 14))
+        || name
+            .strip_prefix("RTMIN+")
+            .is_some_and(|rest| number(rest, 15))
+        || name
+            .strip_prefix("RTMAX-")
+            .is_some_and(|rest| number(rest, 14))
 }

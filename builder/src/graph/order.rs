@@ -24,7 +24,10 @@ pub fn reachable(stages: &mut [Stage], target: usize) -> Result<(), Problem> {
                 open.push((next, needs));
             }
             1 => {
-                let text = format!("circular dependency detected on stage: {}", stages[next].name);
+                let text = format!(
+                    "circular dependency detected on stage: {}",
+                    stages[next].name
+                );
                 return Err(Problem::at(stages[at].span, Error::invalid(text)));
             }
             _ => {}
@@ -34,7 +37,11 @@ pub fn reachable(stages: &mut [Stage], target: usize) -> Result<(), Problem> {
 }
 
 fn needs(stage: &Stage) -> Vec<usize> {
-    let mut all: Vec<usize> = stage.steps.iter().flat_map(|step| step.op.needs()).collect();
+    let mut all: Vec<usize> = stage
+        .steps
+        .iter()
+        .flat_map(|step| step.op.needs())
+        .collect();
     if let Base::Stage(index) = stage.base {
         all.push(index);
     }

@@ -71,7 +71,13 @@ mod tests {
         ] {
             assert_eq!(clean(path), expected, "{path}");
         }
-        for (path, expected) in [("/a/b", "b"), ("/", "/"), ("a", "a"), ("a/b/", "b"), ("", ".")] {
+        for (path, expected) in [
+            ("/a/b", "b"),
+            ("/", "/"),
+            ("a", "a"),
+            ("a/b/", "b"),
+            ("", "."),
+        ] {
             assert_eq!(base(path), expected, "{path}");
         }
     }

@@ -198,8 +198,10 @@ impl Walk<'_> {
     /// The build arguments that a command sees, as history shows them.
     fn arguments_in_use(&self) -> String {
         let arguments = self.scope.arguments();
-        let lines: Vec<String> =
-            arguments.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let lines: Vec<String> = arguments
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
         match lines.len() {
             0 => String::new(),
             count => format!("|{count} {} ", lines.join(" ")),
@@ -221,47 +223,85 @@ impl Walk<'_> {
         };
         let within = |source: &str| path::absolute("/", source);
         Ok(match mount {
-            Mount::Bind { source, target, read_only, .. } => RunMount::Bind {
+            Mount::Bind {
+                source,
+                target,
+                read_only,
+                ..
+            } => RunMount::Bind {
                 from: from.unwrap_or(Source::Context),
                 source: within(&source),
                 target: place(&target)?,
                 read_only,
             },
-            Mount::Cache { source, target, id, sharing, read_only, mode, uid, gid, .. } => {
-                RunMount::Cache {
-                    from,
-                    source: within(&source),
-                    id: format!(
-                        "{}/{}",
-                        self.namespace,
-                        id.filter(|id| !id.is_empty()).unwrap_or_else(|| path::clean(&target))
-                    ),
-                    target: place(&target)?,
-                    sharing,
-                    read_only,
-                    made: (mode.unwrap_or(0o755), uid.unwrap_or(0), gid.unwrap_or(0)),
-                }
-            }
-            Mount::Tmpfs { target, size, read_only } => RunMount::Tmpfs {
+            Mount::Cache {
+                source,
+                target,
+                id,
+                sharing,
+                read_only,
+                mode,
+                uid,
+                gid,
+                ..
+            } => RunMount::Cache {
+                from,
+                source: within(&source),
+                id: format!(
+                    "{}/{}",
+                    self.namespace,
+                    id.filter(|id| !id.is_empty())
+                        .unwrap_or_else(|| path::clean(&target))
+                ),
+                target: place(&target)?,
+                sharing,
+                read_only,
+                made: (mode.unwrap_or(0o755), uid.unwrap_or(0), gid.unwrap_or(0)),
+            },
+            Mount::Tmpfs {
+                target,
+                size,
+                read_only,
+            } => RunMount::Tmpfs {
                 target: place(&target)?,
                 size,
                 read_only,
             },
-            Mount::Secret { id, target, env, required, mode, uid, gid } => RunMount::Secret {
+            Mount::Secret {
+                id,
+                target,
+                env,
+                required,
+                mode,
+                uid,
+                gid,
+            } => RunMount::Secret {
                 target: target.map(|target| place(&target)).transpose()?,
                 id,
                 env,
                 required,
                 file: (mode, uid, gid),
             },
-            Mount::Ssh { id, target, required, mode, uid, gid } => {
+            Mount::Ssh {
+                id,
+                target,
+                required,
+                mode,
+                uid,
+                gid,
+            } => {
                 let target = match target {
                     Some(target) => place(&target)?,
                     None => format!("/run/buildkit/ssh_agent.{agents}"),
                 };
                 *agents += 1;
                 let file = (mode, uid, gid);
-                RunMount::Ssh { id, target, required, file }
+                RunMount::Ssh {
+                    id,
+                    target,
+                    required,
+                    file,
+                }
             }
         })
     }

@@ -105,11 +105,21 @@ impl<'a> Planner<'a> {
                     Some(text.parse::<Platform>().at(stage.span)?)
                 }
             };
-            let named = stage.name.as_ref().and_then(|name| self.wanted.contexts.get(name));
+            let named = stage
+                .name
+                .as_ref()
+                .and_then(|name| self.wanted.contexts.get(name));
             let part = Part {
-                name: stage.name.clone().unwrap_or_else(|| format!("stage-{}", stage.index)),
+                name: stage
+                    .name
+                    .clone()
+                    .unwrap_or_else(|| format!("stage-{}", stage.index)),
                 span: stage.span,
-                upon: self.by_name.get(&base.to_lowercase()).copied().filter(|_| named.is_none()),
+                upon: self
+                    .by_name
+                    .get(&base.to_lowercase())
+                    .copied()
+                    .filter(|_| named.is_none()),
                 base,
                 platform,
                 instead: named.cloned(),
@@ -122,7 +132,8 @@ impl<'a> Planner<'a> {
             };
             self.parts.push(part);
             if let Some(name) = &stage.name {
-                self.by_name.insert(name.to_lowercase(), self.parts.len() - 1);
+                self.by_name
+                    .insert(name.to_lowercase(), self.parts.len() - 1);
             }
         }
         Ok(())
@@ -130,7 +141,8 @@ impl<'a> Planner<'a> {
 
     fn expand(&self, word: &str, span: Span) -> Result<String, Problem> {
         let expanded = self.words.expand(word, &self.globals.environment);
-        let wrong = |error: dockerfile::WordError| Problem::at(span, Error::invalid(error.to_string()));
+        let wrong =
+            |error: dockerfile::WordError| Problem::at(span, Error::invalid(error.to_string()));
         Ok(expanded.map_err(wrong)?.value)
     }
 
@@ -138,8 +150,10 @@ impl<'a> Planner<'a> {
     fn sources(&mut self) -> Result<(), Problem> {
         for index in 0..self.parts.len() {
             let instructions = std::mem::take(&mut self.parts[index].instructions);
-            let sources: Result<_, _> =
-                instructions.iter().map(|one| self.sources_of(one)).collect();
+            let sources: Result<_, _> = instructions
+                .iter()
+                .map(|one| self.sources_of(one))
+                .collect();
             self.parts[index].sources = sources?;
             self.parts[index].instructions = instructions;
         }
@@ -167,8 +181,15 @@ impl<'a> Planner<'a> {
 
     fn source(&mut self, name: &str, by_number: bool, span: Span) -> Result<Source, Problem> {
         if by_number && let Ok(number) = name.parse::<i64>() {
-            let index = usize::try_from(number).ok().filter(|index| *index < self.file.stages.len());
-            let invalid = || Problem::at(span, Error::invalid(format!("invalid stage index {number}")));
+            let index = usize::try_from(number)
+                .ok()
+                .filter(|index| *index < self.file.stages.len());
+            let invalid = || {
+                Problem::at(
+                    span,
+                    Error::invalid(format!("invalid stage index {number}")),
+                )
+            };
             return index.map(Source::Stage).ok_or_else(invalid);
         }
         if let Some(index) = self.by_name.get(&name.to_lowercase()) {
@@ -193,11 +214,24 @@ impl<'a> Planner<'a> {
     }
 
     fn find_target(&self) -> Result<usize, Problem> {
-        let Some(name) = self.wanted.target.as_deref().filter(|name| !name.is_empty()) else {
+        let Some(name) = self
+            .wanted
+            .target
+            .as_deref()
+            .filter(|name| !name.is_empty())
+        else {
             return Ok(self.file.stages.len() - 1);
         };
-        let number = || name.parse::<usize>().ok().filter(|index| *index < self.file.stages.len());
-        let found = self.by_name.get(&name.to_lowercase()).copied().or_else(number);
+        let number = || {
+            name.parse::<usize>()
+                .ok()
+                .filter(|index| *index < self.file.stages.len())
+        };
+        let found = self
+            .by_name
+            .get(&name.to_lowercase())
+            .copied()
+            .or_else(number);
         found.ok_or_else(|| {
             let mut names: Vec<&str> = self.by_name.keys().map(String::as_str).collect();
             names.sort_unstable();
@@ -257,10 +291,19 @@ impl<'a> Planner<'a> {
     }
 
     fn used_too_early(&self, stage: &Stage, need: usize) -> Problem {
-        let at = stage.steps.iter().find(|step| step.op.needs().contains(&need));
+        let at = stage
+            .steps
+            .iter()
+            .find(|step| step.op.needs().contains(&need));
         let span = at.map_or(stage.span, |step| step.span);
         let name = &self.parts[need].name;
-        let text = match need == self.parts.iter().position(|part| part.span == stage.span).unwrap_or(need) {
+        let text = match need
+            == self
+                .parts
+                .iter()
+                .position(|part| part.span == stage.span)
+                .unwrap_or(need)
+        {
             true => format!("circular dependency detected on stage: {name}"),
             false => format!(
                 "cannot copy from stage {name:?}, it needs to be defined before current stage {:?}",
@@ -294,7 +337,11 @@ impl<'a> Planner<'a> {
     ) -> Result<(Stage, Inherited<'a>), Problem> {
         let span = self.parts[index].span;
         let (base, platform, mut image, inherited) = self.begin(index, done)?;
-        let has_path = image.config.env.iter().any(|line| line.starts_with("PATH="));
+        let has_path = image
+            .config
+            .env
+            .iter()
+            .any(|line| line.starts_with("PATH="));
         if !has_path {
             image.config.env.push(format!("PATH={PATH}"));
         }
@@ -314,11 +361,17 @@ impl<'a> Planner<'a> {
         let mut walk = Walk {
             namespace: &self.wanted.cache_namespace,
             scope,
-            proxies: self.request.proxies().iter().map(|(name, value)| format!("{name}={value}")).collect(),
+            proxies: self
+                .request
+                .proxies()
+                .iter()
+                .map(|(name, value)| format!("{name}={value}"))
+                .collect(),
             image,
             steps: Vec::new(),
             triggers: Vec::new(),
-            anew: self.wanted.no_cache || filter.iter().any(|name| name.eq_ignore_ascii_case(named)),
+            anew: self.wanted.no_cache
+                || filter.iter().any(|name| name.eq_ignore_ascii_case(named)),
             span,
             text: String::new(),
             command_set: false,
@@ -372,7 +425,10 @@ impl<'a> Planner<'a> {
         let platform = part.platform.clone().unwrap_or_else(|| self.target.clone());
         if let Some(upon) = part.upon {
             let Some((stage, inherited)) = done.get(upon).and_then(Option::as_ref) else {
-                return Err(Problem::at(part.span, Error::invalid("a stage is built upon itself")));
+                return Err(Problem::at(
+                    part.span,
+                    Error::invalid("a stage is built upon itself"),
+                ));
             };
             return Ok((
                 Base::Stage(upon),
@@ -381,26 +437,47 @@ impl<'a> Planner<'a> {
                 Some(inherited.clone()),
             ));
         }
-        let instead = part.instead.as_ref().or_else(|| self.named_context(&part.base));
+        let instead = part
+            .instead
+            .as_ref()
+            .or_else(|| self.named_context(&part.base));
         let base = match instead {
             Some(Named::Tree(tree)) => {
-                return Ok((Base::Tree(tree.clone()), platform.clone(), Draft::empty(&platform), None));
+                return Ok((
+                    Base::Tree(tree.clone()),
+                    platform.clone(),
+                    Draft::empty(&platform),
+                    None,
+                ));
             }
             Some(Named::Stage(name)) => {
                 let found = self.by_name.get(&name.to_lowercase());
                 let found = found.and_then(|index| Some((*index, done.get(*index)?.as_ref()?)));
                 let Some((upon, (stage, inherited))) = found else {
-                    let text = format!("--build-context {}=target:{name}: no such stage before", part.base);
+                    let text = format!(
+                        "--build-context {}=target:{name}: no such stage before",
+                        part.base
+                    );
                     return Err(Problem::at(part.span, Error::invalid(text)));
                 };
                 let image = stage.image.clone();
-                return Ok((Base::Stage(upon), stage.platform.clone(), image, Some(inherited.clone())));
+                return Ok((
+                    Base::Stage(upon),
+                    stage.platform.clone(),
+                    image,
+                    Some(inherited.clone()),
+                ));
             }
             Some(Named::Image(name)) => name,
             None => &part.base,
         };
         if base == SCRATCH {
-            return Ok((Base::Scratch, platform.clone(), Draft::empty(&platform), None));
+            return Ok((
+                Base::Scratch,
+                platform.clone(),
+                Draft::empty(&platform),
+                None,
+            ));
         }
         let found: Arc<BaseImage> = self.bases.image(base, &platform).at(part.span)?;
         let image = Draft::of(&found.image.config);
@@ -419,7 +496,11 @@ impl<'a> Planner<'a> {
             return Some(found);
         }
         let wanted: Reference = name.parse().ok()?;
-        let same = |other: &&String| other.parse::<Reference>().is_ok_and(|other| other == wanted);
+        let same = |other: &&String| {
+            other
+                .parse::<Reference>()
+                .is_ok_and(|other| other == wanted)
+        };
         contexts.keys().find(same).and_then(|key| contexts.get(key))
     }
 }

@@ -46,7 +46,9 @@ pub(super) fn owner(accounts: &Accounts, text: &str) -> Result<Owner> {
         (None, Some("root")) => format!("{user}:0"),
         (None, _) => text.to_owned(),
     };
-    let identity = accounts.identity(&both, &[]).context(|| format!("cannot tell who {text:?} is"))?;
+    let identity = accounts
+        .identity(&both, &[])
+        .context(|| format!("cannot tell who {text:?} is"))?;
     let (uid, gid) = (identity.uid, identity.gid);
     Ok(Owner { uid, gid })
 }

@@ -10,7 +10,9 @@ use super::access::{accounts_of, owner};
 use super::key::Key;
 use super::{Prepared, Solved, Solver, below};
 use crate::cache::Entry;
-use crate::context::copy::{Chmod, Options, Owner, Request, Selection, Source, Times, Unpack, select};
+use crate::context::copy::{
+    Chmod, Options, Owner, Request, Selection, Source, Times, Unpack, select,
+};
 use crate::context::tree::Tree;
 use crate::context::{git, http};
 use crate::graph::{self, CopyOp, CopySource};
@@ -46,7 +48,10 @@ impl Solver<'_> {
         let mut sources = Vec::with_capacity(op.sources.len());
         for source in &op.sources {
             sources.push(match source {
-                CopySource::Path(path) => Source::Path { tree: tree.clone(), path: path.clone() },
+                CopySource::Path(path) => Source::Path {
+                    tree: tree.clone(),
+                    path: path.clone(),
+                },
                 CopySource::Inline { name, contents } => Source::Inline {
                     name: name.clone(),
                     contents: contents.clone().into_bytes(),
@@ -69,7 +74,11 @@ impl Solver<'_> {
         let request = Request {
             sources,
             dest: op.dest.clone(),
-            owner: op.chown.as_ref().map(|text| self.owner_of(state, text)).transpose()?,
+            owner: op
+                .chown
+                .as_ref()
+                .map(|text| self.owner_of(state, text))
+                .transpose()?,
             chmod: op.chmod.as_deref().map(Chmod::parse).transpose()?,
             parents: op.parents,
             exclude: op.exclude.clone(),
@@ -96,7 +105,11 @@ impl Solver<'_> {
         ];
         Ok(Prepared {
             key: key.finish(),
-            work: super::Work::Copy(Work { selection, times, _scratch: scratch }),
+            work: super::Work::Copy(Work {
+                selection,
+                times,
+                _scratch: scratch,
+            }),
             inputs,
         })
     }
@@ -108,7 +121,10 @@ impl Solver<'_> {
         work: &Work,
         key: &Digest,
     ) -> Result<LayerId> {
-        let options = Options { times: work.times, threads: threads() };
+        let options = Options {
+            times: work.times,
+            threads: threads(),
+        };
         let _ = op;
         self.layer(key, &state.layers, |_, root| {
             work.selection.execute(root.as_fd(), options).map(drop)
@@ -117,12 +133,21 @@ impl Solver<'_> {
 
     /// Files of a tree as a layer of its own, at the same paths: for mounts and for stages that begin with
     /// files.
-    pub(super) fn materialize(&self, tree: &Tree, source: &str, epoch: i64) -> Result<(LayerId, Digest)> {
+    pub(super) fn materialize(
+        &self,
+        tree: &Tree,
+        source: &str,
+        epoch: i64,
+    ) -> Result<(LayerId, Digest)> {
         let inner = source.trim_matches('/');
         let request = Request {
             sources: vec![Source::Path {
                 tree: tree.clone(),
-                path: if inner.is_empty() { ".".to_owned() } else { inner.to_owned() },
+                path: if inner.is_empty() {
+                    ".".to_owned()
+                } else {
+                    inner.to_owned()
+                },
             }],
             dest: "/".to_owned(),
             owner: None,
@@ -133,7 +158,9 @@ impl Solver<'_> {
         };
         let selection = select(&request)?;
         let checksum = selection.checksum(threads(), Some(&self.stats))?;
-        let key = Key::new("files").digest("files", &checksum).number("epoch", epoch.cast_unsigned());
+        let key = Key::new("files")
+            .digest("files", &checksum)
+            .number("epoch", epoch.cast_unsigned());
         let key = key.finish();
         let nothing = below(&[]);
         if let Some(layer) = self.hit(&key, &nothing)? {
@@ -143,7 +170,10 @@ impl Solver<'_> {
         if let Some(layer) = self.hit(&key, &nothing)? {
             return Ok((layer, key));
         }
-        let options = Options { times: Times::Set(time(epoch)), threads: threads() };
+        let options = Options {
+            times: Times::Set(time(epoch)),
+            threads: threads(),
+        };
         let layer = self.layer(&key, &[], |_, root| {
             selection.execute(root.as_fd(), options).map(drop)
         })?;
@@ -158,12 +188,20 @@ impl Solver<'_> {
     }
 
     pub(super) fn scratch(&self) -> Result<Scratch> {
-        let path = self.settings.scratch.join(rcrun_overlay::durable::temporary_name());
+        let path = self
+            .settings
+            .scratch
+            .join(rcrun_overlay::durable::temporary_name());
         std::fs::create_dir(&path).context(|| format!("cannot make {}", path.display()))?;
         Ok(Scratch(path))
     }
 
-    fn clone_of(&self, url: &str, op: &CopyOp, scratch: &std::path::Path) -> Result<(Source, String)> {
+    fn clone_of(
+        &self,
+        url: &str,
+        op: &CopyOp,
+        scratch: &std::path::Path,
+    ) -> Result<(Source, String)> {
         let invalid = || Error::invalid(format!("{url} is no git repository"));
         let mut address = git::parse(url)?.ok_or_else(invalid)?;
         if let (Some(said), Some(asked)) = (address.keep_git_dir, op.keep_git_dir)
@@ -172,9 +210,15 @@ impl Solver<'_> {
             return Err(Error::invalid("inconsistent keep-git-dir configuration"));
         }
         if let Some(checksum) = &op.checksum {
-            if address.checksum.as_ref().is_some_and(|said| said != checksum) {
+            if address
+                .checksum
+                .as_ref()
+                .is_some_and(|said| said != checksum)
+            {
                 let said = address.checksum.unwrap_or_default();
-                return Err(Error::invalid(format!("checksum mismatch {checksum:?} != {said:?}")));
+                return Err(Error::invalid(format!(
+                    "checksum mismatch {checksum:?} != {said:?}"
+                )));
             }
             address.checksum = Some(checksum.clone());
         }
@@ -193,7 +237,11 @@ fn fetch(url: &str, checksum: Option<&str>, directory: &std::path::Path) -> Resu
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let at = rustix::fs::open(directory, flags, Mode::empty())
         .context(|| format!("cannot open {}", directory.display()))?;
-    let request = http::Request { url, checksum: checksum.as_ref(), etag: None };
+    let request = http::Request {
+        url,
+        checksum: checksum.as_ref(),
+        etag: None,
+    };
     match http::fetch(&request, at.as_fd())? {
         http::Fetched::New(download) => Ok(Source::Download(download)),
         http::Fetched::Unchanged => Err(Error::invalid(format!("{url}: the server sent nothing"))),

@@ -51,11 +51,13 @@ pub(super) fn make(root: BorrowedFd<'_>, path: &str, owner: Option<Owner>) -> Re
             Ok(()) => {
                 // Whatever the umask.
                 let made = open(root, &format!("{done}/{part}"))?;
-                let made = rustix::fs::openat(&made, ".", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-                    .context(|| "cannot open it")?;
+                let made =
+                    rustix::fs::openat(&made, ".", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+                        .context(|| "cannot open it")?;
                 if let Some(Owner { uid, gid }) = owner {
                     let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
-                    rustix::fs::fchown(&made, Some(uid), Some(gid)).context(|| "cannot set its owner")?;
+                    rustix::fs::fchown(&made, Some(uid), Some(gid))
+                        .context(|| "cannot set its owner")?;
                 }
                 rustix::fs::fchmod(&made, Mode::from(0o755)).context(|| "cannot set its mode")?;
             }
@@ -75,7 +77,9 @@ pub(super) fn make(root: BorrowedFd<'_>, path: &str, owner: Option<Owner>) -> Re
                 }
                 let stat = rustix::fs::statat(&parent, &part, AtFlags::SYMLINK_NOFOLLOW)
                     .context(|| format!("cannot examine {part}"))?;
-                if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::Directory {
+                if rustix::fs::FileType::from_raw_mode(stat.st_mode)
+                    != rustix::fs::FileType::Directory
+                {
                     return Err(Error::invalid(format!("{done}/{part} is no directory")));
                 }
             }
@@ -104,7 +108,10 @@ mod tests {
     #[test]
     fn links_lead_to_where_they_would_in_the_image() {
         let directory = tempfile::tempdir().unwrap();
-        let (root, outside) = (directory.path().join("root"), directory.path().join("outside"));
+        let (root, outside) = (
+            directory.path().join("root"),
+            directory.path().join("outside"),
+        );
         std::fs::create_dir_all(root.join("real")).unwrap();
         std::fs::create_dir(&outside).unwrap();
         symlink(&outside, root.join("absolute")).unwrap();

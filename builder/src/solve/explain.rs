@@ -8,7 +8,9 @@ pub(super) type Inputs = Vec<(String, String)>;
 
 /// The name of a step's place: of its stage and number, whatever the instruction says.
 pub(super) fn slot(stage: &str, number: usize) -> String {
-    Digest::of(format!("{stage}\n{number}").as_bytes()).hex().to_owned()
+    Digest::of(format!("{stage}\n{number}").as_bytes())
+        .hex()
+        .to_owned()
 }
 
 /// An input that is only compared, never shown: it may be a secret.
@@ -18,7 +20,11 @@ pub(super) fn hidden(value: &str) -> String {
 
 /// What changed.
 pub(super) fn changes(before: &Inputs, now: &Inputs) -> String {
-    let find = |all: &Inputs, name: &str| all.iter().find(|(other, _)| other == name).map(|(_, v)| v.clone());
+    let find = |all: &Inputs, name: &str| {
+        all.iter()
+            .find(|(other, _)| other == name)
+            .map(|(_, v)| v.clone())
+    };
     let mut words = Vec::new();
     for (name, value) in now {
         match find(before, name) {
@@ -67,14 +73,24 @@ mod tests {
     #[test]
     fn what_changed_is_named() {
         let inputs = |list: &[(&str, &str)]| -> Inputs {
-            list.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+            list.iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect()
         };
         let before = inputs(&[("files", "1"), ("variable A", "1"), ("user", "0")]);
         for (now, expected) in [
-            (&[("files", "2"), ("variable A", "1"), ("user", "0")][..], "files changed"),
+            (
+                &[("files", "2"), ("variable A", "1"), ("user", "0")][..],
+                "files changed",
+            ),
             (&[("files", "1"), ("user", "0")], "variable A is gone"),
             (
-                &[("files", "1"), ("variable A", "2"), ("user", "0"), ("variable B", "")],
+                &[
+                    ("files", "1"),
+                    ("variable A", "2"),
+                    ("user", "0"),
+                    ("variable B", ""),
+                ],
                 "variable A changed, variable B is new",
             ),
             (

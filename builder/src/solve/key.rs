@@ -12,7 +12,9 @@ const GENERATION: &str = "rcrun build 1";
 impl Key {
     /// Of a kind of step.
     pub(crate) fn new(kind: &str) -> Self {
-        Self(Vec::with_capacity(512)).text("generation", GENERATION).text("kind", kind)
+        Self(Vec::with_capacity(512))
+            .text("generation", GENERATION)
+            .text("kind", kind)
     }
 
     /// With a field.

@@ -160,7 +160,10 @@ impl<'a> Solver<'a> {
             numbers.push(next);
             next += stage.steps.len();
         }
-        let stats = StatCache::load(std::os::fd::AsFd::as_fd(&tools.cache.directory("last")?), "stats");
+        let stats = StatCache::load(
+            std::os::fd::AsFd::as_fd(&tools.cache.directory("last")?),
+            "stats",
+        );
         Ok(Self {
             store: tools.store,
             lease: tools.lease,
@@ -184,7 +187,12 @@ impl<'a> Solver<'a> {
     pub fn solve(self) -> Result<Arc<Solved>, Problem> {
         // Whoever waits for a stage finds that its thread has begun: stages that others take files from
         // are begun first, and none takes any from a later one.
-        let stages = self.graph.stages.iter().enumerate().filter(|(_, stage)| stage.needed);
+        let stages = self
+            .graph
+            .stages
+            .iter()
+            .enumerate()
+            .filter(|(_, stage)| stage.needed);
         let mut order: Vec<usize> = stages.map(|(index, _)| index).collect();
         order.sort_by_key(|index| (!self.graph.stages[*index].steps.is_empty(), *index));
         let next = std::sync::atomic::AtomicUsize::new(0);
@@ -202,7 +210,12 @@ impl<'a> Solver<'a> {
         let directory = self.cache.directory("last");
         // Without it hashing takes longer the next time.
         let _ = directory.map(|at| self.stats.save(std::os::fd::AsFd::as_fd(&at), "stats"));
-        if let Some(problem) = self.failed.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        if let Some(problem) = self
+            .failed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+        {
             return Err(problem);
         }
         self.cancel.check()?;
@@ -231,25 +244,40 @@ impl<'a> Solver<'a> {
     pub(crate) fn wait(&self, index: usize) -> Result<Arc<Solved>> {
         self.cells[index].wait().ok_or_else(|| {
             let name = &self.graph.stages[index].name;
-            Error::new(ErrorKind::FailedPrecondition, format!("stage {name} was not built"))
+            Error::new(
+                ErrorKind::FailedPrecondition,
+                format!("stage {name} was not built"),
+            )
         })
     }
 
     fn stage(&self, index: usize) -> Result<Solved, Problem> {
         let stage = &self.graph.stages[index];
-        let mut state = self.begin(stage).map_err(|error| Problem::at(stage.span, error))?;
+        let mut state = self
+            .begin(stage)
+            .map_err(|error| Problem::at(stage.span, error))?;
         for (number, step) in stage.steps.iter().enumerate() {
             let id = self.numbers[index] + number;
             let title = title(stage, step, number);
             (self.watch)(&Event::Started { id, title: &title });
             let since = Instant::now();
             let slot = explain::slot(&stage.name, number);
-            let done = self.cancel.check().and_then(|()| self.step(id, &mut state, step, &slot));
+            let done = self
+                .cancel
+                .check()
+                .and_then(|()| self.step(id, &mut state, step, &slot));
             match done {
-                Ok(cached) => (self.watch)(&Event::Done { id, cached, took: since.elapsed() }),
+                Ok(cached) => (self.watch)(&Event::Done {
+                    id,
+                    cached,
+                    took: since.elapsed(),
+                }),
                 Err(error) => {
                     if !self.cancel.is_cancelled() {
-                        (self.watch)(&Event::Failed { id, why: &error.chain().to_string() });
+                        (self.watch)(&Event::Failed {
+                            id,
+                            why: &error.chain().to_string(),
+                        });
                     }
                     return Err(Problem::at(step.span, error));
                 }
@@ -271,7 +299,12 @@ impl<'a> Solver<'a> {
             Base::Scratch => Ok(new(Key::new("scratch").finish(), Vec::new(), 0, 0)),
             Base::Stage(index) => {
                 let upon = self.wait(*index)?;
-                Ok(new(upon.key.clone(), upon.layers.clone(), upon.inherited, upon.epoch))
+                Ok(new(
+                    upon.key.clone(),
+                    upon.layers.clone(),
+                    upon.inherited,
+                    upon.epoch,
+                ))
             }
             Base::Image(base) => {
                 let layers = base.image.layers(way(self.marks))?;
@@ -286,9 +319,10 @@ impl<'a> Solver<'a> {
                 let (layer, key) = self.materialize(tree, "/", self.settings.epoch.unwrap_or(0))?;
                 Ok(new(key, vec![layer], 0, 0))
             }
-            Base::Unknown(name) => {
-                Err(Error::new(ErrorKind::Internal, format!("nobody knows {name}")))
-            }
+            Base::Unknown(name) => Err(Error::new(
+                ErrorKind::Internal,
+                format!("nobody knows {name}"),
+            )),
         }
     }
 
@@ -344,7 +378,10 @@ impl<'a> Solver<'a> {
     /// differently.
     pub(crate) fn new_layer(&self, key: &Digest) -> Result<LayerId> {
         let unique = rcrun_overlay::durable::temporary_name();
-        built::layer_id(&Digest::of(format!("{key} {unique}").as_bytes()), self.marks)
+        built::layer_id(
+            &Digest::of(format!("{key} {unique}").as_bytes()),
+            self.marks,
+        )
     }
 
     /// Makes a layer above others by changing what is mounted.
@@ -355,8 +392,13 @@ impl<'a> Solver<'a> {
         change: impl FnOnce(&LayerId, &OwnedFd) -> Result<()>,
     ) -> Result<LayerId> {
         let id = self.new_layer(key)?;
-        let begun = self.layers.begin_built(self.lease, &id, below, self.marks)?;
-        let how = Mounting { volatile: true, ..Mounting::default() };
+        let begun = self
+            .layers
+            .begin_built(self.lease, &id, below, self.marks)?;
+        let how = Mounting {
+            volatile: true,
+            ..Mounting::default()
+        };
         let mounted = self.layers.mount_built(&id, below, self.marks, &how)?;
         change(&id, &mounted)?;
         drop(mounted);
@@ -372,7 +414,9 @@ impl<'a> Solver<'a> {
         change: impl FnOnce(&LayerId) -> Result<()>,
     ) -> Result<LayerId> {
         let id = self.new_layer(key)?;
-        let begun = self.layers.begin_built(self.lease, &id, below, self.marks)?;
+        let begun = self
+            .layers
+            .begin_built(self.lease, &id, below, self.marks)?;
         change(&id)?;
         self.layers.publish_built(begun)?;
         Ok(id)
@@ -390,7 +434,8 @@ impl<'a> Solver<'a> {
                 Arc::clone(solved.mounted.get_or_init(|| mounted))
             }
         };
-        let root = rustix::io::fcntl_dupfd_cloexec(&root, 0).context(|| "cannot duplicate a descriptor")?;
+        let root = rustix::io::fcntl_dupfd_cloexec(&root, 0)
+            .context(|| "cannot duplicate a descriptor")?;
         Ok((Tree::new(root, Owners::Kept, &name), solved))
     }
 
@@ -422,14 +467,19 @@ impl<'a> Solver<'a> {
         prepared: &Prepared<'_>,
     ) -> Result<LayerId> {
         match (&step.op, &prepared.work) {
-            (Op::Copy(op), Work::Copy(selection)) => self.perform_copy(state, op, selection, &prepared.key),
+            (Op::Copy(op), Work::Copy(selection)) => {
+                self.perform_copy(state, op, selection, &prepared.key)
+            }
             (Op::Run(op), Work::Run(work)) => self.perform_run(id, state, op, work, &prepared.key),
             (Op::Directory { path, user }, _) => {
                 self.layer(&prepared.key, &state.layers, |_, root| {
                     self.make_directory(state, root, path, user)
                 })
             }
-            _ => Err(Error::new(ErrorKind::Internal, "a step was prepared as another")),
+            _ => Err(Error::new(
+                ErrorKind::Internal,
+                "a step was prepared as another",
+            )),
         }
     }
 }

@@ -34,13 +34,26 @@ impl Solver<'_> {
         agents: &mut Vec<String>,
     ) -> Result<Option<StepMount>> {
         Ok(Some(match mount {
-            RunMount::Bind { source, target, read_only, .. } => StepMount::Layers {
+            RunMount::Bind {
+                source,
+                target,
+                read_only,
+                ..
+            } => StepMount::Layers {
                 layers: layers.cloned().unwrap_or_default(),
                 source: source.clone(),
                 target: target.clone(),
                 read_only: *read_only,
             },
-            RunMount::Cache { source, target, id, sharing, read_only, made, .. } => {
+            RunMount::Cache {
+                source,
+                target,
+                id,
+                sharing,
+                read_only,
+                made,
+                ..
+            } => {
                 let (path, lock) = self.cache_directory(id, *sharing, *made, layers)?;
                 held.push(lock);
                 StepMount::Directory {
@@ -50,12 +63,20 @@ impl Solver<'_> {
                     read_only: *read_only,
                 }
             }
-            RunMount::Tmpfs { target, size, read_only } => StepMount::Tmpfs {
+            RunMount::Tmpfs {
+                target,
+                size,
+                read_only,
+            } => StepMount::Tmpfs {
                 target: target.clone(),
                 size: *size,
                 read_only: *read_only,
             },
-            RunMount::Secret { target: Some(target), file, .. } => match secret {
+            RunMount::Secret {
+                target: Some(target),
+                file,
+                ..
+            } => match secret {
                 Some(contents) => StepMount::File {
                     target: target.clone(),
                     contents: contents.to_vec(),
@@ -64,10 +85,18 @@ impl Solver<'_> {
                 None => return Ok(None),
             },
             RunMount::Secret { target: None, .. } => return Ok(None),
-            RunMount::Ssh { id, target, required, .. } => match self.settings.agents.get(id) {
+            RunMount::Ssh {
+                id,
+                target,
+                required,
+                ..
+            } => match self.settings.agents.get(id) {
                 Some(path) => {
                     agents.push(target.clone());
-                    StepMount::Socket { target: target.clone(), path: path.clone() }
+                    StepMount::Socket {
+                        target: target.clone(),
+                        path: path.clone(),
+                    }
                 }
                 None if *required => {
                     let text = format!("no SSH key or agent {id:?} was given to the build");
@@ -95,7 +124,8 @@ impl Solver<'_> {
                 0 => name.clone(),
                 number => format!("{name}-{number}"),
             };
-            self.make_cache(&all, &name, id, made, from).context(context)?;
+            self.make_cache(&all, &name, id, made, from)
+                .context(context)?;
             let directory = open_directory(&all, &name).context(context)?;
             let held = match sharing {
                 Sharing::Private => match lock::try_hold(directory)? {
@@ -109,7 +139,10 @@ impl Solver<'_> {
             };
             return Ok((format!("build/mounts/{name}/{DATA}"), held));
         }
-        Err(Error::new(ErrorKind::Busy, format!("{COPIES} builds use the cache directory {id}")))
+        Err(Error::new(
+            ErrorKind::Busy,
+            format!("{COPIES} builds use the cache directory {id}"),
+        ))
     }
 
     fn make_cache(
@@ -161,7 +194,10 @@ impl Solver<'_> {
         .context(|| "cannot open what a cache directory has at first")?;
         let tree = Tree::new(root, Owners::Kept, "what a cache directory has at first");
         let request = Request {
-            sources: vec![Source::Path { tree, path: ".".to_owned() }],
+            sources: vec![Source::Path {
+                tree,
+                path: ".".to_owned(),
+            }],
             dest: "/".to_owned(),
             owner: None,
             chmod: None,
@@ -169,7 +205,10 @@ impl Solver<'_> {
             exclude: Vec::new(),
             unpack: Unpack::No,
         };
-        let options = Options { times: Times::Keep, threads: threads() };
+        let options = Options {
+            times: Times::Keep,
+            threads: threads(),
+        };
         select(&request)?.execute(data.as_fd(), options).map(drop)
     }
 }

@@ -8,9 +8,9 @@ use rcrun_overlay::lease::LayerId;
 use super::explain::hidden;
 use super::key::Key;
 use super::{Prepared, Solved, Solver};
+use crate::dockerfile::{Network, Security, Sharing};
 use crate::events::{Event, StepId};
 use crate::graph::{RunMount, RunOp, SCRIPTS, Source};
-use crate::dockerfile::{Network, Security, Sharing};
 use crate::runner::{RunStep, StepMount};
 use crate::{Digest, Error, ErrorKind, Result};
 
@@ -35,7 +35,13 @@ impl Solver<'_> {
             .text("user", &op.user)
             .option("network", network(op.network))
             .number("insecure", (op.security == Security::Insecure).into())
-            .list("devices", &op.devices.iter().map(|one| one.name.clone()).collect::<Vec<_>>());
+            .list(
+                "devices",
+                &op.devices
+                    .iter()
+                    .map(|one| one.name.clone())
+                    .collect::<Vec<_>>(),
+            );
         if let Some((name, text)) = &op.script {
             key = key.text("script", name).text("text", text);
         }
@@ -55,8 +61,11 @@ impl Solver<'_> {
                 match self.settings.secrets.get(id) {
                     Some(secret) => drop(secrets.insert(index, secret.0.as_slice())),
                     None if *required => {
-                        return Err(Error::new(ErrorKind::NotFound, format!("secret {id}: not found"))
-                            .with_hint(format!("`--secret id={id},src=FILE` gives it to the build")));
+                        return Err(Error::new(
+                            ErrorKind::NotFound,
+                            format!("secret {id}: not found"),
+                        )
+                        .with_hint(format!("`--secret id={id},src=FILE` gives it to the build")));
                     }
                     None => {}
                 }
@@ -77,10 +86,18 @@ impl Solver<'_> {
     }
 
     /// The layers that a mount takes files from, and a digest of what it depends on.
-    fn source_of(&self, mount: &RunMount, state: &Solved) -> Result<(Option<Vec<LayerId>>, Option<Digest>)> {
+    fn source_of(
+        &self,
+        mount: &RunMount,
+        state: &Solved,
+    ) -> Result<(Option<Vec<LayerId>>, Option<Digest>)> {
         let (from, source) = match mount {
             RunMount::Bind { from, source, .. } => (from, source),
-            RunMount::Cache { from: Some(from), source, .. } => (from, source),
+            RunMount::Cache {
+                from: Some(from),
+                source,
+                ..
+            } => (from, source),
             _ => return Ok((None, None)),
         };
         // What a cache has at first is no part of what the step depends on.
@@ -92,7 +109,10 @@ impl Solver<'_> {
             }
             Source::Stage(index) => {
                 let solved = self.wait(*index)?;
-                Ok((Some(solved.layers.clone()), Some(solved.key.clone()).filter(|_| !is_cache)))
+                Ok((
+                    Some(solved.layers.clone()),
+                    Some(solved.key.clone()).filter(|_| !is_cache),
+                ))
             }
         }
     }
@@ -113,7 +133,10 @@ impl Solver<'_> {
         for device in &op.devices {
             let fits = |one: &String| one.is_empty() || *one == device.name;
             if !allowed.iter().any(fits) {
-                return refuse(&format!("device {}", device.name), &format!("device={}", device.name));
+                return refuse(
+                    &format!("device {}", device.name),
+                    &format!("device={}", device.name),
+                );
             }
         }
         Ok(())
@@ -134,9 +157,16 @@ impl Solver<'_> {
         let mut mounts = Vec::with_capacity(op.mounts.len());
         for (index, mount) in op.mounts.iter().enumerate() {
             let secret = work.secrets.get(&index).copied();
-            if let (RunMount::Secret { env: Some(name), .. }, Some(secret)) = (mount, secret) {
-                let text = std::str::from_utf8(secret)
-                    .map_err(|_| Error::invalid(format!("the secret for variable {name} is not UTF-8")))?;
+            if let (
+                RunMount::Secret {
+                    env: Some(name), ..
+                },
+                Some(secret),
+            ) = (mount, secret)
+            {
+                let text = std::str::from_utf8(secret).map_err(|_| {
+                    Error::invalid(format!("the secret for variable {name} is not UTF-8"))
+                })?;
                 env.push(format!("{name}={text}"));
             }
             let layers = work.sources[index].as_ref();
@@ -149,8 +179,13 @@ impl Solver<'_> {
                 attributes: (0o755, 0, 0),
             });
         }
-        if agents.iter().any(|_| true) && !env.iter().any(|line| line.starts_with("SSH_AUTH_SOCK=")) {
-            env.extend(agents.first().map(|target| format!("SSH_AUTH_SOCK={target}")));
+        if agents.iter().any(|_| true) && !env.iter().any(|line| line.starts_with("SSH_AUTH_SOCK="))
+        {
+            env.extend(
+                agents
+                    .first()
+                    .map(|target| format!("SSH_AUTH_SOCK={target}")),
+            );
         }
         let layer = self.layer_elsewhere(key, &state.layers, |layer| {
             let step = RunStep {
@@ -172,7 +207,11 @@ impl Solver<'_> {
                     Network::Host => true,
                 },
                 insecure: op.security == Security::Insecure,
-                devices: op.devices.iter().map(|device| device.name.clone()).collect(),
+                devices: op
+                    .devices
+                    .iter()
+                    .map(|device| device.name.clone())
+                    .collect(),
                 limits: self.settings.limits.clone(),
             };
             self.container(id, op, &step)
@@ -197,7 +236,10 @@ impl Solver<'_> {
             .with_hint("`--memory` sets the limit")),
             ended => Err(Error::new(
                 ErrorKind::FailedPrecondition,
-                format!("process {command:?} did not complete successfully: exit code: {}", ended.code),
+                format!(
+                    "process {command:?} did not complete successfully: exit code: {}",
+                    ended.code
+                ),
             )),
         }
     }
@@ -214,10 +256,21 @@ fn network(network: Network) -> Option<&'static str> {
 /// What of a mount the step depends on, beside files.
 fn describe(mount: &RunMount) -> String {
     match mount {
-        RunMount::Bind { source, target, read_only, .. } => {
+        RunMount::Bind {
+            source,
+            target,
+            read_only,
+            ..
+        } => {
             format!("bind {source} {target} {read_only}")
         }
-        RunMount::Cache { target, id, sharing, read_only, .. } => {
+        RunMount::Cache {
+            target,
+            id,
+            sharing,
+            read_only,
+            ..
+        } => {
             let sharing = match sharing {
                 Sharing::Shared => "shared",
                 Sharing::Private => "private",
@@ -226,9 +279,17 @@ fn describe(mount: &RunMount) -> String {
             format!("cache {target} {id} {sharing} {read_only}")
         }
         RunMount::Tmpfs { target, size, .. } => format!("tmpfs {target} {size}"),
-        RunMount::Secret { id, target, env, file, .. } => {
+        RunMount::Secret {
+            id,
+            target,
+            env,
+            file,
+            ..
+        } => {
             format!("secret {id} {target:?} {env:?} {file:?}")
         }
-        RunMount::Ssh { id, target, file, .. } => format!("ssh {id} {target} {file:?}"),
+        RunMount::Ssh {
+            id, target, file, ..
+        } => format!("ssh {id} {target} {file:?}"),
     }
 }

@@ -26,7 +26,12 @@ impl<T: Clone> Cell<T> {
         loop {
             match &*value {
                 Some(value) => return value.clone(),
-                None => value = self.bell.wait(value).unwrap_or_else(PoisonError::into_inner),
+                None => {
+                    value = self
+                        .bell
+                        .wait(value)
+                        .unwrap_or_else(PoisonError::into_inner)
+                }
             }
         }
     }

@@ -56,6 +56,13 @@ fn children<I: FromStr + Ord>(
     Ok(found)
 }
 
+/// What one thing takes on the disk, by its name in a directory.
+pub fn measure(directory: impl std::os::fd::AsFd, name: &std::ffi::CStr) -> Result<u64> {
+    let mut meter = tree::Meter::default();
+    meter.add_tree(directory, name)?;
+    Ok(meter.bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -21,7 +21,9 @@ pub(super) fn show(shown: &Shown, event: &Event<'_>, lines: &[String]) {
     match event {
         Event::Started { id, title } => text.push_str(&format!("#{} {title}\n", id + 1)),
         Event::Output { .. } => {}
-        Event::Done { id, cached: true, .. } => text.push_str(&format!("#{} CACHED\n", id + 1)),
+        Event::Done {
+            id, cached: true, ..
+        } => text.push_str(&format!("#{} CACHED\n", id + 1)),
         Event::Done { id, took, .. } => {
             text.push_str(&format!("#{} DONE {:.1}s\n", id + 1, took.as_secs_f64()));
         }

@@ -81,7 +81,9 @@ fn text(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     let text = text.trim_end_matches(['\n', '\r']);
     let text = text.rsplit('\r').next().unwrap_or(text);
-    text.chars().filter(|c| !c.is_control() || *c == '\t' || *c == '\u{1b}').collect()
+    text.chars()
+        .filter(|c| !c.is_control() || *c == '\t' || *c == '\u{1b}')
+        .collect()
 }
 
 #[cfg(test)]

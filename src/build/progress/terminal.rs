@@ -19,7 +19,11 @@ pub(super) struct Screen {
 pub(super) fn show(shown: &mut Shown, event: &Event<'_>) {
     match event {
         Event::Done { id, cached, took } => {
-            let title = shown.steps.get(id).map(|step| step.title.clone()).unwrap_or_default();
+            let title = shown
+                .steps
+                .get(id)
+                .map(|step| step.title.clone())
+                .unwrap_or_default();
             let state = match cached {
                 true => "CACHED".to_owned(),
                 false => format!("{:.1}s", took.as_secs_f64()),
@@ -27,7 +31,11 @@ pub(super) fn show(shown: &mut Shown, event: &Event<'_>) {
             line(shown, &row(" => ", &title, &state));
         }
         Event::Failed { id, .. } => {
-            let title = shown.steps.get(id).map(|step| step.title.clone()).unwrap_or_default();
+            let title = shown
+                .steps
+                .get(id)
+                .map(|step| step.title.clone())
+                .unwrap_or_default();
             line(shown, &row(" => ", &title, "ERROR"));
         }
         Event::Explained { why, .. } => line(shown, &format!("    not cached: {why}")),

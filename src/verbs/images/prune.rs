@@ -3,11 +3,13 @@
 use std::collections::BTreeSet;
 use std::io::IsTerminal;
 
+use rcrun_builder::cache::Cache;
+use rcrun_builder::shrink::shrink;
 use rcrun_image::catalog::Listed;
 use rcrun_image::names::{Names, UNNAMED};
 use rcrun_overlay::gc::Policy;
 use rcrun_overlay::store::Store;
-use rcrun_runtime::error::{Error, ErrorKind, Result};
+use rcrun_runtime::error::{Context, Error, ErrorKind, Result};
 
 use super::list::{has_label, is_dangling};
 use crate::images::{self, User};
@@ -31,6 +33,9 @@ pub(crate) struct Prune {
     /// only images for which KEY=VALUE holds: until=TIME (24h, 2026-11-22), label=NAME[=VALUE], label!=NAME[=VALUE]
     #[arg(long, value_name = "KEY=VALUE")]
     filter: Vec<Filter>,
+    /// also the build cache: all of it, or what was not used for longest until it has no more than SIZE
+    #[arg(long, value_name = "SIZE", num_args = 0..=1, require_equals = true, default_missing_value = "0")]
+    build_cache: Option<String>,
     /// do not ask
     #[arg(long, short)]
     force: bool,
@@ -88,6 +93,13 @@ impl crate::verbs::Run for Prune {
                 .iter()
                 .map(|id| format!("Deleted container: {id}\n"));
             output::print(&lines.collect::<String>())?;
+        }
+        if let (Some(limit), Some(cache)) = (&self.build_cache, Cache::existing(&store)?) {
+            shrink(
+                &store,
+                &cache,
+                Some(units::bytes(limit).context(|| "--build-cache")?),
+            )?;
         }
         self.untag(&store)?;
         let mut policy = Policy::default();
