@@ -7,13 +7,14 @@ pub(crate) mod mounts;
 use std::collections::HashSet;
 
 use rcrun_builder::cache::Cache;
-use rcrun_image::catalog::Catalog;
+use rcrun_image::catalog::{Catalog, Image};
 use rcrun_image::platform::Platform;
-use rcrun_image::pull::Way;
+use rcrun_image::pull::{Way, unpack_stored};
 use rcrun_image::registry::{Cancel, Client, Options};
 use rcrun_image::roots::Marker;
 use rcrun_overlay::gc::{self, Collected};
-use rcrun_overlay::lease::{Root, SnapshotId};
+use rcrun_overlay::layer::store::Layers;
+use rcrun_overlay::lease::{Lease, Root, SnapshotId};
 use rcrun_overlay::snapshot::Snapshots;
 use rcrun_overlay::store::Store;
 use rcrun_runtime::error::{Error, Result};
@@ -60,6 +61,36 @@ pub(crate) fn client(
     let mut options = options(settings, authfile)?;
     options.cancel = cancel.clone();
     Ok(Client::new(options))
+}
+
+/// Whether an image's layers are all there; they are unpacked anew if only their archives are. The lease
+/// holds the image and, from here on, its layers.
+pub(crate) fn unpacked(
+    store: &Store,
+    lease: &Lease,
+    image: &Image,
+    way: Way,
+    cancel: &Cancel,
+) -> Result<bool> {
+    let layers = Layers::new(store)?;
+    let mut whole = true;
+    for id in image.layers(way)? {
+        lease.hold(&[Root::Layer(id.clone())])?;
+        whole &= layers.get(&id)?.is_some();
+    }
+    if whole {
+        return Ok(true);
+    }
+    let blobs = &image.document.layers;
+    let content = store.content();
+    for blob in blobs {
+        if !content.contains(&blob.digest)? {
+            return Ok(false);
+        }
+    }
+    let ids = &image.config.rootfs.diff_ids;
+    unpack_stored(store, lease, blobs, ids, way, &|_| {}, cancel)?;
+    Ok(true)
 }
 
 /// How this caller unpacks layers.

@@ -66,6 +66,8 @@ struct Inner {
     content: OwnedFd,
     incoming: OwnedFd,
     leases: OwnedFd,
+    /// Somebody vouches for layers that were never synced.
+    trusting: std::sync::atomic::AtomicBool,
 }
 
 impl Store {
@@ -96,6 +98,7 @@ impl Store {
             content,
             incoming,
             leases,
+            trusting: std::sync::atomic::AtomicBool::new(false),
         };
         Ok(Self(Arc::new(inner)))
     }
@@ -125,6 +128,18 @@ impl Store {
         if let Ok(own) = open_directory(self.root(), ".") {
             let _ = rustix::fs::syncfs(&own);
         }
+    }
+
+    /// From here on layers that were never synced count, whatever mount namespace they were made in: for a
+    /// process that was started by who has seen that they are whole.
+    pub fn trust_unsynced(&self) {
+        self.0
+            .trusting
+            .store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    pub(crate) fn trusts_unsynced(&self) -> bool {
+        self.0.trusting.load(std::sync::atomic::Ordering::Relaxed)
     }
 
     /// Its blobs.

@@ -4,14 +4,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rcrun_builder::graph::{BaseImage, Bases};
-use rcrun_image::catalog::{self, Image};
-use rcrun_image::document::Descriptor;
+use rcrun_image::catalog;
 use rcrun_image::platform::Platform;
 use rcrun_image::progress::Event;
-use rcrun_image::pull::{self, DOWNLOADS, Request, Way, unpack_stored};
+use rcrun_image::pull::{self, DOWNLOADS, Request, Way};
 use rcrun_image::reference::Reference;
 use rcrun_image::registry::Cancel;
-use rcrun_overlay::layer::store::Layers;
 use rcrun_overlay::lease::{Lease, Root};
 use rcrun_overlay::store::Store;
 use rcrun_runtime::error::{Context, Error, ErrorKind, Result};
@@ -109,40 +107,10 @@ impl Images<'_> {
             Some((_, again)) if again.manifest.digest == image.manifest.digest => {}
             _ => return Ok(None),
         }
-        if !self.unpacked(&image)? {
+        if !images::unpacked(self.store, self.lease, &image, self.way, self.cancel)? {
             return Ok(None);
         }
         let reference = reference.to_string();
         Ok(Some(BaseImage { reference, image }))
-    }
-
-    fn unpacked(&self, image: &Image) -> Result<bool> {
-        let layers = Layers::new(self.store)?;
-        let mut whole = true;
-        for id in image.layers(self.way)? {
-            self.lease.hold(&[Root::Layer(id.clone())])?;
-            whole &= layers.get(&id)?.is_some();
-        }
-        if whole {
-            return Ok(true);
-        }
-        let blobs: &[Descriptor] = &image.document.layers;
-        let content = self.store.content();
-        for blob in blobs {
-            if !content.contains(&blob.digest)? {
-                return Ok(false);
-            }
-        }
-        let ids = &image.config.rootfs.diff_ids;
-        unpack_stored(
-            self.store,
-            self.lease,
-            blobs,
-            ids,
-            self.way,
-            &|_| {},
-            self.cancel,
-        )?;
-        Ok(true)
     }
 }

@@ -22,6 +22,7 @@ use rcrun_image::pull::Way;
 use rcrun_image::reference::Reference;
 use rcrun_image::registry::Cancel;
 use rcrun_overlay::layer::Overlay;
+use rcrun_overlay::layer::store::Layers;
 use rcrun_overlay::lease::Lease;
 use rcrun_overlay::store::Store;
 use rcrun_runtime::error::{Context, Error, ErrorKind, Result};
@@ -345,16 +346,28 @@ impl Job<'_> {
             .flat_map(|one| &one.graph.stages)
             .map(|stage| stage.steps.len());
         let solver = Solver::new(&tools, &graph, context, &settings, steps.sum())?;
-        let solved = solver.solve()?;
-        let mut built = Built {
-            graph,
-            solved,
-            written: None,
-        };
-        if outputs::needs_image(&self.asked.outputs) {
-            built.written = Some(self.image(&built)?);
-        }
-        Ok(built)
+        let solved = solver.solve();
+        let made = solver.made();
+        drop(solver);
+        // What was made is written out while layers are archived.
+        std::thread::scope(|scope| {
+            let settled = scope.spawn(|| Layers::new(self.store)?.settle(&made));
+            let built = solved.and_then(|solved| {
+                let mut built = Built {
+                    graph,
+                    solved,
+                    written: None,
+                };
+                if outputs::needs_image(&self.asked.outputs) {
+                    built.written = Some(self.image(&built)?);
+                }
+                Ok(built)
+            });
+            match settled.join() {
+                Ok(settled) => settled.map_err(Problem::from).and(built),
+                Err(_) => Err(Error::new(ErrorKind::Internal, "a thread panicked").into()),
+            }
+        })
     }
 
     fn image(&self, built: &Built) -> Result<Written> {

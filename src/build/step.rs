@@ -100,8 +100,10 @@ struct Worker<'a> {
 impl Worker<'_> {
     fn run(&self) -> Result<Outcome> {
         let (step, lifeline) = receive()?;
-        let store = Store::open(&step.store)?;
         apart()?;
+        // Only now: overlayfs takes layers from the mount namespace of who asks.
+        let store = Store::open(&step.store)?;
+        store.trust_unsynced();
         let how = Mounting {
             volatile: true,
             ..Mounting::default()

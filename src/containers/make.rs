@@ -12,9 +12,9 @@ use rcrun_image::catalog::{self, Catalog, Image, Meant};
 use rcrun_image::platform::Platform;
 use rcrun_image::pull::Way;
 use rcrun_image::reference::Reference;
+use rcrun_image::registry::Cancel;
 use rcrun_image::transport::Location;
 use rcrun_overlay::layer::Overlay;
-use rcrun_overlay::layer::store::Layers;
 use rcrun_overlay::lease::{Lease, Root, SnapshotId};
 use rcrun_overlay::snapshot::{self, Idmap, Snapshots};
 use rcrun_overlay::store::Store;
@@ -177,12 +177,8 @@ fn here(
         Some((again, _)) if again.manifest.digest == image.manifest.digest => {}
         _ => return Ok(None),
     }
-    let layers = Layers::new(store)?;
-    for id in image.layers(way)? {
-        lease.hold(&[Root::Layer(id.clone())])?;
-        if layers.get(&id)?.is_none() {
-            return Ok(None);
-        }
+    if !images::unpacked(store, &lease, &image, way, &Cancel::new())? {
+        return Ok(None);
     }
     Ok(Some(Found {
         image,

@@ -23,7 +23,7 @@ use std::time::Instant;
 use rcrun_image::registry::Cancel;
 use rcrun_overlay::layer::Overlay;
 use rcrun_overlay::layer::built;
-use rcrun_overlay::layer::store::Layers;
+use rcrun_overlay::layer::store::{Layers, Unfinished};
 use rcrun_overlay::lease::{LayerId, Lease, Root};
 use rcrun_overlay::snapshot::{Mounting, Stack};
 use rcrun_overlay::store::Store;
@@ -109,6 +109,8 @@ pub struct Solver<'a> {
     pub(crate) marks: Overlay,
     pub(crate) stats: StatCache,
     layers: Layers,
+    /// Those that were made.
+    made: Mutex<Vec<LayerId>>,
     cells: Vec<Cell<Arc<Solved>>>,
     failed: Mutex<Option<Problem>>,
     /// Of each stage, the number of its first step.
@@ -177,14 +179,15 @@ impl<'a> Solver<'a> {
             marks: tools.marks,
             stats,
             layers: Layers::new(tools.store)?,
+            made: Mutex::default(),
             cells: graph.stages.iter().map(|_| Cell::new()).collect(),
             failed: Mutex::default(),
             numbers,
         })
     }
 
-    /// Builds the target.
-    pub fn solve(self) -> Result<Arc<Solved>, Problem> {
+    /// Builds the target. What was made is not durable until [`Layers::settle`] has seen it.
+    pub fn solve(&self) -> Result<Arc<Solved>, Problem> {
         // Whoever waits for a stage finds that its thread has begun: stages that others take files from
         // are begun first, and none takes any from a later one.
         let stages = self
@@ -221,6 +224,14 @@ impl<'a> Solver<'a> {
         self.cancel.check()?;
         let done = self.cells[self.graph.target].get();
         done.ok_or_else(|| Error::new(ErrorKind::Internal, "the target was not built").into())
+    }
+
+    /// The layers that were made so far, also if not all could be, and others that are not durable yet.
+    pub fn made(&self) -> Vec<LayerId> {
+        self.made
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     fn one(&self, index: usize) {
@@ -367,7 +378,14 @@ impl<'a> Solver<'a> {
             return Ok(None);
         };
         self.lease.hold(&[Root::Layer(entry.layer.clone())])?;
-        Ok(self.layers.get(&entry.layer)?.map(|_| entry.layer))
+        let Some(layer) = self.layers.get(&entry.layer)? else {
+            return Ok(None);
+        };
+        if layer.record.lifetime.is_some() {
+            // Of a build that was killed before it could see to that.
+            self.unsettled(&layer.id);
+        }
+        Ok(Some(layer.id))
     }
 
     pub(crate) fn turn(&self, key: &Digest) -> Result<Turn> {
@@ -402,7 +420,7 @@ impl<'a> Solver<'a> {
         let mounted = self.layers.mount_built(&id, below, self.marks, &how)?;
         change(&id, &mounted)?;
         drop(mounted);
-        self.layers.publish_built(begun)?;
+        self.finish(begun)?;
         Ok(id)
     }
 
@@ -418,8 +436,19 @@ impl<'a> Solver<'a> {
             .layers
             .begin_built(self.lease, &id, below, self.marks)?;
         change(&id)?;
-        self.layers.publish_built(begun)?;
+        self.finish(begun)?;
         Ok(id)
+    }
+
+    fn finish(&self, layer: Unfinished) -> Result<()> {
+        let layer = self.layers.publish_built(layer)?;
+        self.unsettled(&layer.id);
+        Ok(())
+    }
+
+    fn unsettled(&self, layer: &LayerId) {
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        made.push(layer.clone());
     }
 
     /// A stage's files, to copy from.

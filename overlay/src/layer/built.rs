@@ -7,8 +7,8 @@
 //!
 //! What can be made again is not worth waiting for the disk: [`Layers::publish_built`] syncs nothing.
 //! Instead the record says how long the page cache vouches for the files ([`Lifetime`]): a process that
-//! is killed loses nothing, and after a power cut the layer is not there. [`Layers::settle`] makes the
-//! layers of this lifetime durable for good.
+//! is killed loses nothing, and after a power cut the layer is not there. [`Layers::settle`] makes
+//! layers durable for good.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -62,7 +62,7 @@ impl Lifetime {
     }
 
     pub(super) fn lasts(&self, store: &Store) -> bool {
-        Self::of(store).is_ok_and(|now| now.as_ref() == Some(self))
+        store.trusts_unsynced() || Self::of(store).is_ok_and(|now| now.as_ref() == Some(self))
     }
 }
 
@@ -174,47 +174,48 @@ impl Layers {
         }
     }
 
-    /// Makes all layers that this lifetime still vouches for durable; how many there were.
-    pub fn settle(&self) -> Result<usize> {
+    /// Makes layers durable that this lifetime still vouches for; how many there were. After an error, or a
+    /// power cut meanwhile, each is durable or not there.
+    pub fn settle(&self, layers: &[LayerId]) -> Result<usize> {
         let mut due = Vec::new();
-        for name in tree::names(&self.whole)? {
-            let Some(id) = name.to_str().ok().and_then(|name| name.parse().ok()) else {
-                continue;
-            };
-            let Some(layer) = self.get(&id)? else {
-                continue;
-            };
-            if layer.record.lifetime.is_some() && alias_of(&self.whole, &id)?.is_none() {
+        for id in layers {
+            if let Some(layer) = self.get(id)?
+                && layer.record.lifetime.is_some()
+            {
                 due.push((id, layer.record));
             }
         }
         if due.is_empty() {
             return Ok(0);
         }
-        rustix::fs::syncfs(self.store.root()).context(|| "cannot sync the store")?;
+        let sync = || rustix::fs::syncfs(self.store.root()).context(|| "cannot sync the store");
+        // Files first: with its new record a layer counts for good.
+        sync()?;
         let settled = due.len();
         for (id, record) in due {
             // Removed meanwhile, it needs none.
-            let Some(directory) = open_if_there(&self.whole, &id)? else {
+            let Some(directory) = self.enter(id)? else {
                 continue;
             };
             let lifetime = None;
             let text = record::encode(&Record { lifetime, ..record })?;
-            durable::replace(&directory, RECORD, &text, Mode::from(0o600))
+            durable::replace_unsynced(&directory, RECORD, &text, Mode::from(0o600))
                 .context(|| format!("cannot settle layer {id}"))?;
         }
+        sync()?;
         Ok(settled)
     }
 
     /// Opens a layer's directory, also by an alias.
     pub(super) fn enter(&self, id: &LayerId) -> Result<Option<OwnedFd>> {
-        match open_directory(&self.whole, id.as_str()) {
-            Ok(directory) => Ok(Some(directory)),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) => match alias_of(&self.whole, id)? {
-                Some(target) => open_if_there(&self.whole, &target),
-                None => Err(error),
-            },
+        let error = match open_directory(&self.whole, id.as_str()) {
+            Ok(directory) => return Ok(Some(directory)),
+            Err(error) => error,
+        };
+        match alias_of(&self.whole, id)? {
+            Some(target) => open_if_there(&self.whole, &target),
+            None if error.kind() == ErrorKind::NotFound => Ok(None),
+            None => Err(error),
         }
     }
 
@@ -394,9 +395,14 @@ mod tests {
         for gone in [&two, &three, &chain] {
             assert!(layers.get(gone).unwrap().is_none(), "{gone}");
         }
-        assert_eq!(layers.settle().unwrap(), 1);
+        let all = [one.clone(), two.clone(), three.clone()];
+        assert_eq!(layers.settle(&all).unwrap(), 1);
         assert!(layers.get(&one).unwrap().unwrap().record.lifetime.is_none());
-        assert_eq!(layers.settle().unwrap(), 0);
+        // Somebody who knows vouches for the rest.
+        let other = Store::open(directory.path()).unwrap();
+        other.trust_unsynced();
+        assert!(Layers::new(&other).unwrap().get(&two).unwrap().is_some());
+        assert_eq!(layers.settle(&all).unwrap(), 0);
         // Whoever needs the chain makes it anew.
         let claim = layers
             .claim(&lease, &chain, &mut up_to(lock::STORE_PATIENCE))
