@@ -3,7 +3,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicI32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal, raise};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -12,6 +12,8 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 /// How often `tick` is called.
 const TICK: Duration = Duration::from_millis(100);
+/// Signals within this time are one: timeout(1) signals the process and then its group.
+const ONE: Duration = Duration::from_millis(500);
 
 /// What became of work that can be interrupted.
 #[derive(Debug)]
@@ -69,6 +71,7 @@ fn watch(
     cancel: &(dyn Fn() + Sync),
     tick: Option<&(dyn Fn() + Sync)>,
 ) {
+    let mut since = None;
     let time = tick.and_then(|_| Timespec::try_from(TICK).ok());
     loop {
         let mut descriptors = [
@@ -84,7 +87,8 @@ fn watch(
         }
         if let Ok(Some(signal)) = signals.read_signal() {
             let number = i32::try_from(signal.ssi_signo).unwrap_or(Signal::SIGINT as i32);
-            if seen.swap(number, Ordering::SeqCst) != 0 {
+            let first = *since.get_or_insert_with(Instant::now);
+            if seen.swap(number, Ordering::SeqCst) != 0 && first.elapsed() > ONE {
                 end_now(number);
             }
             cancel();

@@ -49,6 +49,7 @@ pub(crate) fn build(flags: &Build, settings: &Settings) -> Result<u8> {
     let store = settings.store()?;
     let cache = Cache::open(&store)?;
     places::sweep(&store, &settings.runtime)?;
+    Layers::new(&store)?.remove_abandoned()?;
     let style = match flags.quiet {
         true => Style::Quiet,
         false => Style::parse(&flags.progress)?,

@@ -119,6 +119,28 @@ impl Layers {
         mount().context(|| format!("cannot mount layer {id}"))
     }
 
+    /// Removes layers that were begun by processes that are gone.
+    pub fn remove_abandoned(&self) -> Result<()> {
+        for name in tree::names(&self.incoming)? {
+            let text = name.to_string_lossy();
+            let is_ours = text.parse().is_ok_and(|id: LayerId| is_built(&id));
+            if !is_ours {
+                continue;
+            }
+            let Ok(directory) = open_directory(&self.incoming, &text) else {
+                continue;
+            };
+            // Held until it is gone, so that nobody begins in it meanwhile.
+            if let Some(held) = lock::try_hold(directory)?
+                && lock::is_named(&self.incoming, &text, &held)?
+            {
+                tree::remove(&self.incoming, &name)
+                    .context(|| format!("cannot remove layers/incoming/{text}"))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Gives a layer that is finished, and mounted nowhere any more, its name.
     pub fn publish_built(&self, mut layer: Unfinished) -> Result<Layer> {
         let id = layer.id.clone();
@@ -317,6 +339,17 @@ mod tests {
         build(&layers, &lease, &two, std::slice::from_ref(&one), "b");
         let there = |id: &LayerId| layers.get(id).unwrap().map(|layer| layer.record);
         assert!(there(&one).unwrap().diff_id.is_none());
+        let left = directory
+            .path()
+            .join("layers/incoming")
+            .join(id("left").as_str());
+        std::fs::create_dir_all(left.join("diff/half")).unwrap();
+        let begun = layers
+            .begin_built(&lease, &id("three"), &[], Marks::Trusted)
+            .unwrap();
+        layers.remove_abandoned().unwrap();
+        assert!(!left.exists());
+        layers.publish_built(begun).unwrap();
         let chain: LayerId = "c".repeat(64).parse().unwrap();
         layers.alias(&lease, &chain, &two).unwrap();
         layers.alias(&lease, &chain, &two).unwrap();
