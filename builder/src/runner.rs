@@ -150,6 +150,8 @@ pub enum StepMount {
         target: String,
         /// Where it is.
         path: PathBuf,
+        /// Mode, user and group.
+        attributes: (u32, u32, u32),
     },
 }
 

@@ -1,6 +1,7 @@
 //! `rcrun build`: what the builder needs of the program. Base images come by the settings of the image
 //! verbs, steps are run by a process of their own (`rcrun build-step`), and people see what happens.
 
+mod agents;
 mod arguments;
 mod bases;
 mod failure;

@@ -17,6 +17,7 @@ use rcrun_runtime::error::{Context, Error, ErrorKind, Result};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
+use super::agents::Agents;
 use super::places::Place;
 use super::step::{Outcome, RESULT};
 
@@ -40,10 +41,12 @@ impl Runner for Processes<'_> {
         cancel: &Cancel,
     ) -> Result<Ended> {
         let place = Place::new(self.store)?;
+        let mut step = step.clone();
+        let _agents = Agents::serve(&mut step, place.path())?;
         let mut child = self.spawn(&place)?;
         let input = child.stdin.take();
         let input: Arc<Mutex<Option<ChildStdin>>> = Arc::new(Mutex::new(input));
-        send(&input, step)?;
+        send(&input, &step)?;
         let lifeline = Arc::clone(&input);
         cancel.on_cancel(move || drop(taken(&lifeline)));
         let read = follow(&mut child, output);

@@ -89,13 +89,14 @@ impl Solver<'_> {
                 id,
                 target,
                 required,
-                ..
+                file,
             } => match self.settings.agents.get(id) {
                 Some(path) => {
                     agents.push(target.clone());
                     StepMount::Socket {
                         target: target.clone(),
                         path: path.clone(),
+                        attributes: *file,
                     }
                 }
                 None if *required => {
