@@ -11,7 +11,7 @@ pub mod attributes;
 mod bombs;
 pub mod chain;
 pub mod changes;
-mod content;
+pub mod content;
 pub mod diff;
 #[cfg(test)]
 mod hostile;
