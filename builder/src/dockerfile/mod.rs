@@ -10,6 +10,7 @@
 //! - [`word`]: quotes and variables of one word
 //! - [`Diagnostic`], [`render()`]: what is wrong, and how it is shown to people
 
+pub mod check;
 pub mod diagnostic;
 mod directive;
 mod duration;
@@ -29,14 +30,18 @@ pub mod quote;
 mod read;
 pub mod rule;
 pub mod scope;
+pub mod selection;
 pub mod span;
+pub mod stages;
 pub mod suggest;
 pub mod word;
 
 #[cfg(test)]
 mod tests;
 
+pub use check::{BaseFacts, CheckOptions, Ignored, Report, check, check_text};
 pub use diagnostic::{Diagnostic, Severity, Warning};
+pub use environment::Environment;
 pub use instruction::{
     Add, Arg, ArgItem, Command, Copy, Device, Directives, Dockerfile, Expose, GlobalArg,
     Healthcheck, Heredoc, Instruction, Kind, Label, Network, Onbuild, Pair, Probe, Run, Security,
@@ -45,5 +50,8 @@ pub use instruction::{
 pub use mount::{Mount, MountSpec, Sharing};
 pub use parse::{dump, parse, parse_onbuild};
 pub use rule::Rule;
+pub use scope::{Applied, Globals, Request, Scope};
+pub use selection::Selection;
 pub use span::Span;
+pub use stages::{Base, Source, Stages};
 pub use word::{Expanded, Lookup, WordError, Words};

@@ -1,3 +1,4 @@
 //! What the language as a whole does.
 
+mod lint;
 mod oracle;
