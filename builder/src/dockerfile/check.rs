@@ -11,29 +11,17 @@ use rcrun_image::platform::Platform;
 use rcrun_image::reference::Reference;
 
 use super::diagnostic::{Diagnostic, Warning};
-use super::instruction::{Dockerfile, Instruction, Kind, Stage};
-use super::parse::{parse_onbuild, parse_partly};
+use super::instruction::{Dockerfile, Instruction};
+use super::parse::parse_partly;
 use super::quote::quoted;
 use super::rule::Rule;
-use super::scope::{Globals, Request, Scope};
+use super::scope::{Applied, Globals, Request, Undefined};
 use super::selection::Selection;
 use super::span::Span;
-use super::stages::{Base, FromWords, Stages};
-use super::word::{Nothing, Words};
+use super::stages::{Base, FromWords, Plan, Stages};
+use super::walk::{BaseFacts, Ground, Visitor};
+use super::word::Words;
 use lint::StageFacts;
-
-/// What is known of a base image.
-#[derive(Debug, Clone)]
-pub struct BaseFacts {
-    /// What it was made for.
-    pub platform: Platform,
-    /// `NAME=value`
-    pub env: Vec<String>,
-    /// `SHELL` of its configuration.
-    pub shell: Vec<String>,
-    /// `ONBUILD` of its configuration.
-    pub onbuild: Vec<String>,
-}
 
 /// What is known of `.dockerignore`. Asked only if it has no exceptions (`!pattern`): with these it cannot be told whether
 /// something below a directory is there.
@@ -243,9 +231,22 @@ impl Checker<'_> {
         } else {
             stages.reachable(target)
         };
-        let facts = self.bases(&stages, &wanted)?;
+        let images = self.bases(&stages, &wanted)?;
         stages.check_order(&wanted)?;
-        self.walk(&globals, &stages, &wanted, &facts)
+        let mut walk = Walk {
+            checker: self,
+            facts: vec![StageFacts::default(); stages.plans.len()],
+        };
+        let (dockerfile, request) = (self.dockerfile, &self.options.request);
+        let ground = Ground {
+            dockerfile,
+            globals: &globals,
+            request,
+            stages: &stages,
+            wanted: &wanted,
+            images: &images,
+        };
+        ground.walk(&mut walk)
     }
 
     /// Base images as they are if nobody gives build arguments.
@@ -316,93 +317,46 @@ impl Checker<'_> {
         }
         Ok(found)
     }
+}
 
-    /// Each instruction with its variables.
-    fn walk(
-        &self,
-        globals: &Globals,
-        stages: &Stages,
-        wanted: &[bool],
-        bases: &[Option<BaseFacts>],
-    ) -> Result<(), Diagnostic> {
-        let mut walked: Vec<Option<(Scope<'_>, StageFacts)>> =
-            Vec::with_capacity(stages.plans.len());
-        for (index, stage) in self.dockerfile.stages.iter().enumerate() {
-            if !wanted[index] {
-                walked.push(None);
-                continue;
-            }
-            let mut triggers = Vec::new();
-            let (scope, facts) = match (&stages.plans[index].base, &bases[index]) {
-                (Base::Stage(base), _) => {
-                    let below = self.dockerfile.stages[*base].instructions.iter();
-                    triggers.extend(below.filter_map(|instruction| match &instruction.kind {
-                        Kind::Onbuild(onbuild) => Some(onbuild.expression.clone()),
-                        _ => None,
-                    }));
-                    let Some((scope, facts)) = &walked[*base] else {
-                        walked.push(None);
-                        continue;
-                    };
-                    (scope.on_stage(), facts.inherited())
-                }
-                (base, image) => {
-                    let env = image.as_ref().map_or(&[][..], |image| &image.env);
-                    triggers.extend(image.iter().flat_map(|image| image.onbuild.iter().cloned()));
-                    let scope =
-                        Scope::on_image(self.dockerfile, globals, &self.options.request, env);
-                    let known = *base == Base::Scratch || image.is_some();
-                    let has_shell = image.as_ref().is_some_and(|image| !image.shell.is_empty());
-                    (scope, StageFacts::new(known, has_shell))
-                }
-            };
-            walked.push(Some(self.stage(stage, &triggers, scope, facts)?));
-        }
-        Ok(())
-    }
+/// The checks on the walk.
+struct Walk<'c> {
+    checker: &'c Checker<'c>,
+    facts: Vec<StageFacts>,
+}
 
-    fn stage<'g>(
-        &self,
-        stage: &Stage,
-        triggers: &[String],
-        mut scope: Scope<'g>,
-        mut facts: StageFacts,
-    ) -> Result<(Scope<'g>, StageFacts), Diagnostic> {
-        let triggered = triggers
-            .iter()
-            .map(|text| parse_onbuild(text, stage.span))
-            .collect::<Result<Vec<_>, _>>()?;
-        for instruction in triggered.iter().chain(&stage.instructions) {
-            self.instruction(instruction, &mut scope, &mut facts)?;
-        }
-        Ok((scope, facts))
+impl Visitor for Walk<'_> {
+    fn stage(&mut self, index: usize, plan: &Plan, image: Option<&BaseFacts>) {
+        self.facts[index] = match plan.base {
+            Base::Stage(base) => self.facts[base].inherited(),
+            Base::Scratch => StageFacts::new(true, false),
+            Base::Image(_) => StageFacts::new(
+                image.is_some(),
+                image.is_some_and(|image| !image.shell.is_empty()),
+            ),
+        };
     }
 
     fn instruction(
-        &self,
+        &mut self,
+        index: usize,
         instruction: &Instruction,
-        scope: &mut Scope<'_>,
-        facts: &mut StageFacts,
+        undefined: Vec<Undefined>,
+        applied: Result<Applied, Diagnostic>,
     ) -> Result<(), Diagnostic> {
-        let selection = self.selection.with_comments(&instruction.comments);
-        let place = self.place(&selection, instruction.span);
-        let applied = scope.apply(instruction);
-        let undefined = scope.take_undefined();
+        let selection = self.checker.selection.with_comments(&instruction.comments);
+        let place = self.checker.place(&selection, instruction.span);
+        let facts = &mut self.facts[index];
         if facts.base_is_known {
             undefined
                 .iter()
                 .for_each(|one| lint::undefined(&place, one));
         }
-        let applied = applied?;
-        facts.applied(&place, instruction, &applied.kind, self.options.ignored)
+        facts.applied(
+            &place,
+            instruction,
+            &applied?.kind,
+            self.checker.options.ignored,
+        )
     }
-}
-
-/// Whether `--from` of a `COPY` is something else than the context.
-fn is_context(from: Option<&str>) -> bool {
-    from.is_none_or(|from| {
-        Words::new('\\')
-            .expand(from, &Nothing)
-            .is_ok_and(|from| from.value.is_empty())
-    })
 }

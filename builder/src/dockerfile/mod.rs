@@ -25,21 +25,24 @@ pub mod limits;
 mod lines;
 pub mod mount;
 mod node;
+pub mod outline;
 mod parse;
 pub mod quote;
 mod read;
+pub mod render;
 pub mod rule;
 pub mod scope;
 pub mod selection;
 pub mod span;
 pub mod stages;
 pub mod suggest;
+mod walk;
 pub mod word;
 
 #[cfg(test)]
 mod tests;
 
-pub use check::{BaseFacts, CheckOptions, Ignored, Report, check, check_text};
+pub use check::{CheckOptions, Ignored, Report, check, check_text};
 pub use diagnostic::{Diagnostic, Severity, Warning};
 pub use environment::Environment;
 pub use instruction::{
@@ -48,10 +51,13 @@ pub use instruction::{
     Shell, Sources, Stage, Volume,
 };
 pub use mount::{Mount, MountSpec, Sharing};
+pub use outline::{Outline, Targets, outline, targets};
 pub use parse::{dump, parse, parse_onbuild};
+pub use render::render;
 pub use rule::Rule;
 pub use scope::{Applied, Globals, Request, Scope};
 pub use selection::Selection;
 pub use span::Span;
 pub use stages::{Base, Source, Stages};
+pub use walk::BaseFacts;
 pub use word::{Expanded, Lookup, WordError, Words};

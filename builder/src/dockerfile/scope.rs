@@ -176,6 +176,11 @@ impl Globals {
         Ok(())
     }
 
+    /// Whether a name has a value.
+    pub(super) fn environment_has(&self, name: &str) -> bool {
+        self.environment.get(name).is_some()
+    }
+
     /// Names that `FROM` may use.
     pub(super) fn names(&self) -> BTreeSet<String> {
         let set = self.environment.names();

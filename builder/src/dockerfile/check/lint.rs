@@ -14,7 +14,7 @@ use super::super::span::Span;
 use super::super::stages::FromWords;
 use super::super::suggest::closest;
 use super::super::word::{Expanded, Lookup};
-use super::{Ignored, Place, is_context};
+use super::{Ignored, Place};
 
 /// Parts of a name, between underscores, that make it sound secret.
 const SECRET: &[&str] = &[
@@ -309,7 +309,7 @@ impl StageFacts {
         ignored: Option<&dyn Ignored>,
     ) -> Result<(), Diagnostic> {
         let keyword = &instruction.keyword;
-        let mut once = |before: &mut Option<Span>| {
+        let once = |before: &mut Option<Span>| {
             if let Some(before) = before.replace(instruction.span) {
                 let message = format!(
                     "Multiple {keyword} instructions should not be used in the same stage because only the last one \
@@ -358,7 +358,7 @@ impl StageFacts {
                 let local = add.sources.paths.iter().filter(|path| !is_remote(path));
                 local.for_each(|path| excluded(place, "Add", path, ignored));
             }
-            Kind::Copy(copy) if is_context(copy.from.as_deref()) => {
+            Kind::Copy(copy) if copy.from.is_none() => {
                 copy.sources
                     .paths
                     .iter()
