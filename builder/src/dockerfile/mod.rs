@@ -36,6 +36,7 @@ pub mod selection;
 pub mod span;
 pub mod stages;
 pub mod suggest;
+mod value;
 mod walk;
 pub mod word;
 

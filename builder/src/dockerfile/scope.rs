@@ -66,8 +66,7 @@ impl Request {
             let value = self
                 .build_args
                 .iter()
-                .filter(|(name, _)| name.eq_ignore_ascii_case(known))
-                .next_back();
+                .rfind(|(name, _)| name.eq_ignore_ascii_case(known));
             if let Some((_, value)) = value {
                 found.push(((*known).to_owned(), value.clone()));
                 found.push((known.to_lowercase(), value.clone()));
@@ -187,7 +186,7 @@ impl Globals {
         self.declared
             .keys()
             .cloned()
-            .chain(set.iter().map(|name| name.to_string()))
+            .chain(set.iter().map(ToString::to_string))
             .collect()
     }
 }

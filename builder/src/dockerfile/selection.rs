@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use super::diagnostic::Diagnostic;
 use super::directive;
 use super::instruction::Directives;
-use super::mount::truth;
 use super::quote::quoted;
 use super::rule::Rule;
+use super::value::truth;
 
 /// A set of rules by name. Names that no rule has are allowed: the rules of other versions.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

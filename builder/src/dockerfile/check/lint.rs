@@ -330,15 +330,7 @@ impl StageFacts {
             }
             Kind::Healthcheck(_) => once(&mut self.healthcheck),
             Kind::Shell(_) => self.has_shell = true,
-            Kind::Workdir { path } => {
-                if !std::mem::replace(&mut self.has_workdir, true) && !path.starts_with('/') {
-                    let message = format!(
-                        "Relative workdir {} can have unexpected results if the base image changes",
-                        quoted(path)
-                    );
-                    place.warn(Rule::WorkdirRelativePath, message);
-                }
-            }
+            Kind::Workdir { path } => self.workdir(place, path),
             Kind::Env { pairs } => {
                 for pair in pairs {
                     legacy(place, keyword, pair.legacy);
@@ -367,6 +359,18 @@ impl StageFacts {
             _ => {}
         }
         Ok(())
+    }
+
+    /// The first decides what the others are relative to.
+    fn workdir(&mut self, place: &Place<'_>, path: &str) {
+        let is_first = !std::mem::replace(&mut self.has_workdir, true);
+        if is_first && !path.starts_with('/') {
+            let message = format!(
+                "Relative workdir {} can have unexpected results if the base image changes",
+                quoted(path)
+            );
+            place.warn(Rule::WorkdirRelativePath, message);
+        }
     }
 
     fn form(&self, place: &Place<'_>, keyword: &str, command: &Command) {
