@@ -58,6 +58,10 @@ impl Tree {
         self.root.as_fd()
     }
 
+    pub(super) fn shared_root(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.root)
+    }
+
     /// What is left out.
     pub fn ignore(&self) -> Option<&Ignore> {
         self.ignore.as_deref()

@@ -10,6 +10,7 @@
 //! - [`word`]: quotes and variables of one word
 //! - [`Diagnostic`], [`render()`]: what is wrong, and how it is shown to people
 
+pub mod check;
 pub mod diagnostic;
 mod directive;
 mod duration;
@@ -24,26 +25,40 @@ pub mod limits;
 mod lines;
 pub mod mount;
 mod node;
+pub mod outline;
 mod parse;
 pub mod quote;
 mod read;
+pub mod render;
 pub mod rule;
 pub mod scope;
+pub mod selection;
 pub mod span;
+pub mod stages;
 pub mod suggest;
+mod value;
+mod walk;
 pub mod word;
 
 #[cfg(test)]
 mod tests;
 
+pub use check::{CheckOptions, Ignored, Report, check, check_text};
 pub use diagnostic::{Diagnostic, Severity, Warning};
+pub use environment::Environment;
 pub use instruction::{
     Add, Arg, ArgItem, Command, Copy, Device, Directives, Dockerfile, Expose, GlobalArg,
     Healthcheck, Heredoc, Instruction, Kind, Label, Network, Onbuild, Pair, Probe, Run, Security,
     Shell, Sources, Stage, Volume,
 };
 pub use mount::{Mount, MountSpec, Sharing};
+pub use outline::{Outline, Targets, outline, targets};
 pub use parse::{dump, parse, parse_onbuild};
+pub use render::render;
 pub use rule::Rule;
+pub use scope::{Applied, Globals, Request, Scope};
+pub use selection::Selection;
 pub use span::Span;
+pub use stages::{Base, Source, Stages};
+pub use walk::BaseFacts;
 pub use word::{Expanded, Lookup, WordError, Words};

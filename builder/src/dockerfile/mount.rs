@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::fault::Fault;
 use super::quote::quoted;
 use super::suggest::closest;
+use super::value::{fields, size, truth};
 use super::word::WordError;
 
 /// A mount as it was written.
@@ -299,16 +300,16 @@ impl Options {
             "source" | "src" => self.source = value,
             "target" | "dst" | "destination" => self.target = value,
             "readonly" | "ro" => {
-                self.read_only = Some(truth(&value).ok_or_else(|| invalid(key, &value))?)
+                self.read_only = Some(truth(&value).ok_or_else(|| invalid(key, &value))?);
             }
             "readwrite" | "rw" => {
-                self.read_only = Some(!truth(&value).ok_or_else(|| invalid(key, &value))?)
+                self.read_only = Some(!truth(&value).ok_or_else(|| invalid(key, &value))?);
             }
             "required" if self.takes_required() => {
                 self.required = truth(&value).ok_or_else(|| invalid(key, &value))?;
             }
             "size" if self.kind == Type::Tmpfs => {
-                self.size = size(&value).ok_or_else(|| invalid(key, &value))?
+                self.size = size(&value).ok_or_else(|| invalid(key, &value))?;
             }
             "required" | "size" => return Err(self.misplaced(key)),
             "id" => self.id = value,
@@ -455,98 +456,5 @@ fn named<T: Copy>(table: &[(&str, T)], value: &str, what: &str) -> Result<T, Wor
         })
 }
 
-/// A boolean as Go reads it.
-pub(super) fn truth(text: &str) -> Option<bool> {
-    match text {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
-        _ => None,
-    }
-}
-
-/// Bytes, with a binary unit: `64m`, `1.5GiB`.
-fn size(text: &str) -> Option<u64> {
-    let end = text.rfind(|c: char| c.is_ascii_digit() || c == '.' || c == ' ')? + 1;
-    let (number, unit) = text.split_at(end);
-    let number = number.strip_suffix(' ').unwrap_or(number);
-    if number.starts_with(['+', '-']) || number.contains(|c: char| c.is_ascii_alphabetic()) {
-        return None;
-    }
-    let number: f64 = number.parse().ok()?;
-    let unit = unit.to_ascii_lowercase();
-    let power = match unit
-        .strip_suffix("ib")
-        .or(unit.strip_suffix('b'))
-        .unwrap_or(&unit)
-    {
-        "" if unit == "ib" => return None,
-        "" => 0,
-        "k" => 1,
-        "m" => 2,
-        "g" => 3,
-        "t" => 4,
-        "p" => 5,
-        _ => return None,
-    };
-    let bytes = number * 1024f64.powi(power);
-    // Exact up to 8 PiB, which is more than any memory; beyond the largest signed number BuildKit has no answer either.
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "in range, not negative"
-    )]
-    (0.0..9.2e18).contains(&bytes).then_some(bytes as u64)
-}
-
-/// The fields of one line of comma separated values (RFC 4180).
-pub(super) fn fields(line: &str) -> Result<Vec<String>, String> {
-    if line.is_empty() {
-        return Err("it is empty".into());
-    }
-    let mut found = Vec::new();
-    let mut rest = line;
-    loop {
-        let Some(mut inner) = rest.strip_prefix('"') else {
-            let (field, after) = match rest.split_once(',') {
-                Some((field, after)) => (field, Some(after)),
-                None => (rest, None),
-            };
-            if field.contains('"') {
-                return Err(format!("bare \" in non-quoted field {field}"));
-            }
-            found.push(field.to_owned());
-            match after {
-                Some(after) => rest = after,
-                None => return Ok(found),
-            }
-            continue;
-        };
-        let mut field = String::new();
-        loop {
-            let Some((text, after)) = inner.split_once('"') else {
-                return Err("extraneous or missing \" in quoted field".into());
-            };
-            field.push_str(text);
-            match after.strip_prefix('"') {
-                Some(after) => {
-                    field.push('"');
-                    inner = after;
-                }
-                None => {
-                    inner = after;
-                    break;
-                }
-            }
-        }
-        found.push(field);
-        match inner.strip_prefix(',') {
-            Some(after) => rest = after,
-            None if inner.is_empty() => return Ok(found),
-            None => return Err("extraneous or missing \" in quoted field".into()),
-        }
-    }
-}
-
 #[cfg(test)]
-#[path = "mount_tests.rs"]
 mod tests;

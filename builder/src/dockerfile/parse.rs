@@ -57,14 +57,14 @@ pub fn parse_onbuild(text: &str, from: Span) -> Result<Instruction, Diagnostic> 
     if let Some(error) = reader.errors.first() {
         return Err(wrong(&error.message));
     }
-    let Some((statement, node)) = found else {
+    let Some((mut statement, node)) = found else {
         return Err(wrong("file with no instructions"));
     };
     if node.keyword.eq_ignore_ascii_case("from") {
         return Err(wrong("FROM is not a command type"));
     }
     let mut instruction =
-        instruction(statement, node).map_err(|(_, fault)| wrong(&fault.message))?;
+        instruction(&mut statement, node).map_err(|fault| wrong(&fault.message))?;
     instruction.span = from;
     Ok(instruction)
 }
@@ -173,20 +173,17 @@ fn read_node(reader: &mut Reader<'_>, statement: &mut Statement) -> Result<Node,
 }
 
 /// The instruction of a statement that is no `FROM`.
-fn instruction(statement: Statement, node: Node) -> Result<Instruction, (Statement, Fault)> {
+fn instruction(statement: &mut Statement, node: Node) -> Result<Instruction, Fault> {
     let keyword = node.keyword.clone();
-    let mut statement = statement;
     let heredocs = std::mem::take(&mut statement.heredocs);
-    match read::instruction(node, &statement.text, heredocs, &statement.comments) {
-        Err(fault) => Err((statement, fault)),
-        Ok(kind) => Ok(Instruction {
-            span: statement.span,
-            text: statement.text.trim().to_owned(),
-            keyword,
-            comments: statement.comments,
-            kind,
-        }),
-    }
+    let kind = read::instruction(node, &statement.text, heredocs, &statement.comments)?;
+    Ok(Instruction {
+        span: statement.span,
+        text: statement.text.trim().to_owned(),
+        keyword,
+        comments: std::mem::take(&mut statement.comments),
+        kind,
+    })
 }
 
 #[derive(Default)]
@@ -202,13 +199,13 @@ struct Parser {
 }
 
 impl Parser {
-    fn take(&mut self, statement: Statement, node: Node) {
+    fn take(&mut self, mut statement: Statement, node: Node) {
         if node.keyword.eq_ignore_ascii_case("from") {
             self.has_from = true;
             return self.take_from(&statement, &node);
         }
-        match instruction(statement, node) {
-            Err((statement, fault)) => self.errors.push(located(&statement, fault)),
+        match instruction(&mut statement, node) {
+            Err(fault) => self.errors.push(located(&statement, fault)),
             Ok(instruction) => self.take_instruction(instruction),
         }
     }

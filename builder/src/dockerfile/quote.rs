@@ -20,7 +20,7 @@ pub fn quoted(text: &str) -> String {
             ' ' => out.push(' '),
             c if c.is_ascii_control() => _ = write!(out, "\\x{:02x}", u32::from(c)),
             c if c.is_control() || c.is_whitespace() || c == '\u{feff}' => {
-                _ = write!(out, "\\u{:04x}", u32::from(c))
+                _ = write!(out, "\\u{:04x}", u32::from(c));
             }
             c => out.push(c),
         }

@@ -1,17 +1,19 @@
 //! Nodes -> instructions: how many arguments, which flags, what values these have. What variables give is judged where
 //! they are replaced.
 
-use super::duration;
+mod files;
+mod probe;
+
 use super::fault::Fault;
 use super::flag::{Given, Takes};
-use super::heredoc;
 use super::instruction::{
-    Add, Arg, ArgItem, Command, Copy, Device, Expose, Healthcheck, Heredoc, Kind, Label, Network,
-    Onbuild, Pair, Probe, Run, Security, Shell, Sources, Volume,
+    Arg, ArgItem, Command, Device, Expose, Heredoc, Kind, Label, Network, Onbuild, Pair, Run,
+    Security, Shell, Volume,
 };
-use super::mount::{MountSpec, fields, truth};
+use super::mount::MountSpec;
 use super::node::Node;
 use super::suggest::{closest, closest_in_any_case};
+use super::value::{fields, truth};
 
 /// The keywords, in lower case.
 pub(super) const KEYWORDS: &[&str] = &[
@@ -37,38 +39,11 @@ pub(super) const KEYWORDS: &[&str] = &[
 
 const NO_FLAGS: &[(&str, Takes)] = &[];
 
-const ADD: &[(&str, Takes)] = &[
-    ("chown", Takes::One),
-    ("chmod", Takes::One),
-    ("link", Takes::Bool),
-    ("keep-git-dir", Takes::Bool),
-    ("checksum", Takes::One),
-    ("unpack", Takes::Bool),
-    ("exclude", Takes::Many),
-];
-
-const COPY: &[(&str, Takes)] = &[
-    ("chown", Takes::One),
-    ("from", Takes::One),
-    ("chmod", Takes::One),
-    ("link", Takes::Bool),
-    ("exclude", Takes::Many),
-    ("parents", Takes::Bool),
-];
-
 const RUN: &[(&str, Takes)] = &[
     ("mount", Takes::Many),
     ("network", Takes::One),
     ("security", Takes::One),
     ("device", Takes::Many),
-];
-
-const HEALTHCHECK: &[(&str, Takes)] = &[
-    ("interval", Takes::One),
-    ("timeout", Takes::One),
-    ("start-period", Takes::One),
-    ("start-interval", Takes::One),
-    ("retries", Takes::One),
 ];
 
 /// What `FROM` says.
@@ -87,8 +62,8 @@ pub(super) fn instruction(
 ) -> Result<Kind, Fault> {
     let name = node.keyword.to_ascii_uppercase();
     Ok(match name.as_str() {
-        "ADD" => add(node, heredocs)?,
-        "COPY" => copy(node, heredocs)?,
+        "ADD" => files::add(&node, &heredocs)?,
+        "COPY" => files::copy(&node, &heredocs)?,
         "RUN" => run(node, heredocs)?,
         "ENV" => Kind::Env {
             pairs: pairs(node, &name)?,
@@ -127,7 +102,7 @@ pub(super) fn instruction(
             signal: exactly_one(node, &name)?,
         },
         "SHELL" => shell(plain(node)?)?,
-        "HEALTHCHECK" => Kind::Healthcheck(healthcheck(node)?),
+        "HEALTHCHECK" => Kind::Healthcheck(probe::healthcheck(node)?),
         "ONBUILD" => onbuild(&plain(node)?, text, &heredocs)?,
         "MAINTAINER" => Kind::Maintainer {
             name: exactly_one(plain(node)?, &name)?,
@@ -253,73 +228,6 @@ fn stage_name(name: &str, node: &Node) -> Result<String, Fault> {
     Ok(lower)
 }
 
-fn sources(node: &Node, name: &str, heredocs: &[Heredoc]) -> Result<Sources, Fault> {
-    let Some((dest, from)) = node
-        .arguments
-        .split_last()
-        .filter(|(_, from)| !from.is_empty())
-    else {
-        return Err(Fault::new(format!(
-            "{name} requires at least two arguments, but only one was provided. Destination could not be determined"
-        )));
-    };
-    if heredoc::read(dest).ok().flatten().is_some() {
-        return Err(
-            Fault::new(format!("{name} cannot accept a heredoc as a destination"))
-                .at(&node.arguments_range),
-        );
-    }
-    let mut sources = Sources {
-        paths: Vec::new(),
-        documents: Vec::new(),
-        dest: dest.clone(),
-    };
-    for source in from {
-        match heredoc::read(source) {
-            Ok(Some(announced)) => {
-                // The last of one name is the file of that name.
-                let raw = heredocs
-                    .iter()
-                    .rev()
-                    .find(|document| document.name == announced.name);
-                let raw = raw.map(|document| document.raw.clone()).unwrap_or_default();
-                sources.documents.push(Heredoc { raw, ..announced });
-            }
-            _ => sources.paths.push(source.clone()),
-        }
-    }
-    Ok(sources)
-}
-
-fn add(node: Node, heredocs: Vec<Heredoc>) -> Result<Kind, Fault> {
-    let sources = sources(&node, "ADD", &heredocs)?;
-    let given = Given::read(&node.flags, ADD)?;
-    Ok(Kind::Add(Add {
-        sources,
-        chown: given.text("chown"),
-        chmod: given.text("chmod"),
-        link: given.truth("link").unwrap_or_default(),
-        keep_git_dir: given.truth("keep-git-dir"),
-        checksum: given.text("checksum"),
-        unpack: given.truth("unpack"),
-        exclude: given.values("exclude"),
-    }))
-}
-
-fn copy(node: Node, heredocs: Vec<Heredoc>) -> Result<Kind, Fault> {
-    let sources = sources(&node, "COPY", &heredocs)?;
-    let given = Given::read(&node.flags, COPY)?;
-    Ok(Kind::Copy(Copy {
-        sources,
-        from: given.text("from"),
-        chown: given.text("chown"),
-        chmod: given.text("chmod"),
-        link: given.truth("link").unwrap_or_default(),
-        parents: given.truth("parents").unwrap_or_default(),
-        exclude: given.values("exclude"),
-    }))
-}
-
 fn run(node: Node, heredocs: Vec<Heredoc>) -> Result<Kind, Fault> {
     let given = Given::read(&node.flags, RUN)?;
     let whole = node.arguments_range.clone();
@@ -430,69 +338,6 @@ fn shell(node: Node) -> Result<Kind, Fault> {
         return Err(fault.hint(format!("SHELL [{}]", words.join(", "))));
     }
     Ok(Kind::Shell(Shell { arguments }))
-}
-
-fn healthcheck(mut node: Node) -> Result<Healthcheck, Fault> {
-    let Some(kind) = node.arguments.first().map(|kind| kind.to_uppercase()) else {
-        return Err(Fault::new("HEALTHCHECK requires at least one argument"));
-    };
-    node.arguments.remove(0);
-    if kind == "NONE" {
-        if !node.arguments.is_empty() {
-            return Err(Fault::new("HEALTHCHECK NONE takes no arguments"));
-        }
-        return Ok(Healthcheck::None);
-    }
-    let given = Given::read(&node.flags, HEALTHCHECK)?;
-    if kind != "CMD" {
-        return Err(Fault::new(format!(
-            "Unknown type {} in HEALTHCHECK (try CMD)",
-            super::quote::quoted(&kind)
-        )));
-    }
-    if node.arguments.is_empty() {
-        return Err(Fault::new("Missing command after HEALTHCHECK CMD"));
-    }
-    let duration = |name: &str| -> Result<std::time::Duration, Fault> {
-        let Some(text) = given.text(name) else {
-            return Ok(std::time::Duration::ZERO);
-        };
-        let fault = |message: String| match given.range(name) {
-            Some(range) => Fault::new(message).at(range),
-            None => Fault::new(message),
-        };
-        let value = duration::parse(&text).map_err(fault)?;
-        if !value.is_zero() && value < std::time::Duration::from_millis(1) {
-            return Err(fault(format!(
-                "Interval {} cannot be less than 1ms",
-                super::quote::quoted(name)
-            )));
-        }
-        Ok(value)
-    };
-    let retries = match given.text("retries") {
-        None => 0,
-        Some(text) => match text.parse::<i32>() {
-            Ok(number) => u32::try_from(number)
-                .map_err(|_| Fault::new(format!("--retries cannot be negative ({number})")))?,
-            Err(_) => {
-                return Err(Fault::new(format!(
-                    "invalid --retries {text:?}: expected a number"
-                )));
-            }
-        },
-    };
-    let (interval, timeout) = (duration("interval")?, duration("timeout")?);
-    let (start_period, start_interval) = (duration("start-period")?, duration("start-interval")?);
-    let command = command(node);
-    Ok(Healthcheck::Cmd(Probe {
-        command,
-        interval,
-        timeout,
-        start_period,
-        start_interval,
-        retries,
-    }))
 }
 
 fn onbuild(node: &Node, text: &str, heredocs: &[Heredoc]) -> Result<Kind, Fault> {

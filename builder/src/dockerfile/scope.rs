@@ -66,8 +66,7 @@ impl Request {
             let value = self
                 .build_args
                 .iter()
-                .filter(|(name, _)| name.eq_ignore_ascii_case(known))
-                .next_back();
+                .rfind(|(name, _)| name.eq_ignore_ascii_case(known));
             if let Some((_, value)) = value {
                 found.push(((*known).to_owned(), value.clone()));
                 found.push((known.to_lowercase(), value.clone()));
@@ -176,13 +175,18 @@ impl Globals {
         Ok(())
     }
 
+    /// Whether a name has a value.
+    pub(super) fn environment_has(&self, name: &str) -> bool {
+        self.environment.get(name).is_some()
+    }
+
     /// Names that `FROM` may use.
     pub(super) fn names(&self) -> BTreeSet<String> {
         let set = self.environment.names();
         self.declared
             .keys()
             .cloned()
-            .chain(set.iter().map(|name| name.to_string()))
+            .chain(set.iter().map(ToString::to_string))
             .collect()
     }
 }

@@ -1,19 +1,32 @@
 //! What somebody may have meant: the name that differs least, by fewer than three letters.
 
 /// The name among `options` that `text` may be a misspelling of. None if it is one of them: then the name is not what is
-/// wrong.
+/// wrong. Of names that differ equally, one with the same letters comes first, then one that begins the same.
 pub fn closest<'o>(text: &str, options: impl IntoIterator<Item = &'o str>) -> Option<&'o str> {
     let wanted: Vec<char> = text.chars().collect();
-    let mut best: Option<(usize, &str)> = None;
+    let sorted = |chars: &[char]| {
+        let mut chars = chars.to_vec();
+        chars.sort_unstable();
+        chars
+    };
+    let letters = sorted(&wanted);
+    let mut best: Option<((usize, bool, bool), &str)> = None;
     for option in options {
         if option == text {
             return None;
         }
-        let most = best.map_or(NEAR, |(distance, _)| distance) - 1;
+        let most = best.map_or(NEAR - 1, |((distance, ..), _)| distance);
         // A longer one is too far away, whatever it begins with.
-        let option_chars: Vec<char> = option.chars().take(wanted.len() + NEAR).collect();
-        if let Some(distance) = distance(&wanted, &option_chars, most) {
-            best = Some((distance, option));
+        let chars: Vec<char> = option.chars().take(wanted.len() + NEAR).collect();
+        if let Some(distance) = distance(&wanted, &chars, most) {
+            let rank = (
+                distance,
+                letters != sorted(&chars),
+                wanted.first() != chars.first(),
+            );
+            if best.is_none_or(|(before, _)| rank < before) {
+                best = Some((rank, option));
+            }
         }
     }
     best.map(|(_, option)| option)
@@ -61,9 +74,10 @@ mod tests {
 
     #[test]
     fn near_names() {
-        let options = ["copy", "cmd", "run", "entrypoint"];
+        let options = ["copy", "cmd", "env", "run", "entrypoint"];
         for (text, found) in [
             ("COYP", Some("COPY")),
+            ("RNU", Some("RUN")),
             ("copi", Some("copy")),
             ("Rnu", Some("run")),
             ("ENTRYPONT", Some("ENTRYPOINT")),

@@ -5,9 +5,17 @@ use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
 
-use crate::archive::Reader;
 use crate::archive::sparse::Piece;
+use crate::archive::{Entry, Reader};
 use crate::{Context, Result};
+
+/// Writes the data of the current entry, which is this one, into an empty file; holes stay holes.
+pub fn write<R: BufRead>(file: &OwnedFd, entry: &Entry, reader: &mut Reader<R>) -> Result<()> {
+    match &entry.map {
+        None => write_all(file, reader),
+        Some(map) => write_pieces(file, map, entry.size, reader),
+    }
+}
 
 /// Writes the data of the current entry.
 pub(super) fn write_all<R: BufRead>(file: &OwnedFd, reader: &mut Reader<R>) -> Result<()> {

@@ -12,7 +12,7 @@ mod bombs;
 pub mod built;
 pub mod chain;
 pub mod changes;
-mod content;
+pub mod content;
 pub mod diff;
 #[cfg(test)]
 mod hostile;

@@ -18,7 +18,7 @@ use rustix::io::Errno;
 use super::attributes::{
     self, Attributes, Fresh, complete_directory, complete_file, complete_other,
 };
-use super::content::{write_all, write_pieces};
+use super::content;
 use super::implied::{self, Pending};
 use super::options::{Devices, Options, Owners};
 use super::tree::{self, Instead, Place, Tree, is_whiteout, path_in};
@@ -285,10 +285,7 @@ impl Unpacker {
         reader: &mut Reader<R>,
     ) -> Result<()> {
         let file = self.create(place, name, entry.mode)?;
-        match &entry.map {
-            None => write_all(&file, reader)?,
-            Some(map) => write_pieces(&file, map, entry.size, reader)?,
-        }
+        content::write(&file, entry, reader)?;
         self.complete(&file, entry)
     }
 

@@ -1,19 +1,49 @@
 //! COPY and ADD: which files are meant, what they are, and how they come into a root.
+//!
+//! [`select`] decides: it looks at names and finds out which files a [`Request`] means.
+//! [`Selection::checksum`] reads them, for a cache key; [`Selection::execute`] copies them. A file
+//! that is another one by then, or changes meanwhile, is an error: what was hashed is what is copied.
+//!
+//! The rules are BuildKit's (`solver/llbsolver/file`, `fsutil/copy`). Those that surprise: the
+//! contents of a directory are copied, not the directory; its own mode and owner do not count,
+//! since the destination is made before it; `--exclude` does not concern a source that is a file;
+//! a pattern that matches nothing copies nothing, without an error ([`Selection::unmatched`]).
+
+mod archive;
+mod attributes;
+mod cache;
+mod checksum;
+mod chmod;
+mod contents;
+mod execute;
+mod files;
+mod root;
+mod select;
+#[cfg(test)]
+mod tests;
+mod unpack;
 
 use std::os::fd::BorrowedFd;
 use std::time::SystemTime;
 
-use crate::{Digest, Error, Result};
-
 use super::http::Download;
-use super::tree::Tree;
+use super::tree::{Owners, Tree};
+use crate::{Digest, Result};
+use archive::Format;
+use files::{Files, Meta};
+
+pub(super) use archive::{Format as ArchiveFormat, detect as detect_archive};
+pub use cache::StatCache;
+pub use chmod::Chmod;
+pub use select::select;
+pub(super) use unpack::unpack as unpack_into;
 
 /// One COPY or ADD.
 #[derive(Debug, Clone)]
 pub struct Request {
     /// From where; one after the other, later ones replace earlier ones.
     pub sources: Vec<Source>,
-    /// Absolute path in the root; a slash at the end says that it is a directory.
+    /// Absolute path in the root; `/` or `/.` at the end says that it is a directory.
     pub dest: String,
     /// `--chown`, as numbers.
     pub owner: Option<Owner>,
@@ -70,34 +100,18 @@ pub enum Unpack {
     Yes,
 }
 
-/// A mode, or what becomes of one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Chmod {
-    _octal: u32,
-}
-
-impl Chmod {
-    /// `644`, `u=rwX,go-w`.
-    pub fn parse(_text: &str) -> Result<Self> {
-        Err(Error::unsupported("cannot change modes yet"))
-    }
-}
-
 /// Which modification times the copies have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Times {
-    /// Those of the sources; directories made on the way have the time of the copy.
+    /// Those of the sources. Directories made above them, and those that were there and get
+    /// something new, have the time of the copy.
     Keep,
-    /// Those of the sources, but none later than this.
+    /// Those of the sources, but none later than this. Directories made above them have this one;
+    /// those that were there keep theirs.
     Clamp(SystemTime),
-    /// This one.
+    /// This one, but for what an archive contains: that has its own, none later than this.
+    /// Directories that were there keep theirs.
     Set(SystemTime),
-}
-
-/// The files that a request means, as they were at that time.
-#[derive(Debug)]
-pub struct Selection {
-    _files: (),
 }
 
 /// How a copy is made.
@@ -125,40 +139,88 @@ pub struct Report {
     pub implied: Vec<Vec<u8>>,
 }
 
-/// Remembers digests of files that did not change, in one file of the caller's.
-#[derive(Debug, Default)]
-pub struct StatCache {
-    _entries: (),
+/// The files that a request means, as they were at that time.
+#[derive(Debug)]
+pub struct Selection {
+    dest: String,
+    owner: Option<Owner>,
+    chmod: Option<Chmod>,
+    matches: Vec<Match>,
+    unmatched: Vec<String>,
 }
 
-impl StatCache {
-    /// Reads it. A missing or damaged file is an empty cache.
-    pub fn load(_directory: BorrowedFd<'_>, _name: &str) -> Self {
-        Self::default()
-    }
-
-    /// Replaces the file, unless nothing was learned. Processes may do so at the same time: one of
-    /// them wins.
-    pub fn save(&self, _directory: BorrowedFd<'_>, _name: &str) -> Result<()> {
-        Ok(())
-    }
+/// What one source means, or one of the paths that its wildcards match.
+#[derive(Debug)]
+struct Match {
+    /// Its last name, which it gets in a directory that exists.
+    name: Vec<u8>,
+    what: What,
 }
 
-/// Finds the files that a request means. Reads directories and nothing else.
-pub fn select(_request: &Request) -> Result<Selection> {
-    Err(Error::unsupported("cannot copy yet"))
+#[derive(Debug)]
+enum What {
+    /// A file or directory.
+    Files {
+        tree: Tree,
+        /// From the tree's root, without links.
+        path: Vec<u8>,
+        files: Files,
+        /// A directory gives what is in it, and is not itself copied.
+        contents: bool,
+    },
+    /// A file that is unpacked.
+    Archive {
+        tree: Tree,
+        path: Vec<u8>,
+        meta: Meta,
+        format: Format,
+    },
+    /// A file of ours.
+    Inline(Vec<u8>),
 }
 
 impl Selection {
+    /// Patterns that matched nothing. BuildKit does not mind; a person may.
+    pub fn unmatched(&self) -> &[String] {
+        &self.unmatched
+    }
+
+    /// How many files and directories were found.
+    pub fn files(&self) -> usize {
+        let count = |found: &Match| match &found.what {
+            What::Files { files, .. } => files.nodes().len(),
+            _ => 1,
+        };
+        self.matches.iter().map(count).sum()
+    }
+
     /// What the copy depends on, but for the root into which it goes: request, paths, types, modes,
     /// owners, attributes and contents. Not modification times, nor anything of the host.
-    pub fn checksum(&self, _threads: usize, _cache: Option<&StatCache>) -> Result<Digest> {
-        Err(Error::unsupported("cannot copy yet"))
+    pub fn checksum(&self, threads: usize, cache: Option<&StatCache>) -> Result<Digest> {
+        checksum::checksum(self, threads, cache)
     }
 
     /// Copies beneath `root`, the writable root of a container that may be hostile. For `--link`
     /// that is an empty directory, to be put above the layers below.
-    pub fn execute(&self, _root: BorrowedFd<'_>, _options: Options) -> Result<Report> {
-        Err(Error::unsupported("cannot copy yet"))
+    pub fn execute(&self, root: BorrowedFd<'_>, options: Options) -> Result<Report> {
+        execute::execute(self, root, options)
+    }
+
+    /// Mode as copied.
+    fn mode(&self, meta: &Meta) -> u32 {
+        let directory = meta.kind() == rustix::fs::FileType::Directory;
+        match &self.chmod {
+            Some(chmod) => chmod.apply(meta.bits(), directory),
+            None => meta.bits(),
+        }
+    }
+
+    /// Owner and group as copied.
+    fn owner(&self, tree: &Tree, meta: &Meta) -> (u32, u32) {
+        match (self.owner, tree.owners()) {
+            (Some(owner), _) => (owner.uid, owner.gid),
+            (None, Owners::Root) => (0, 0),
+            (None, Owners::Kept) => (meta.uid, meta.gid),
+        }
     }
 }

@@ -1,3 +1,9 @@
 //! What the language as a whole does.
 
+mod hostile;
+mod instructions;
+mod lint;
+mod lint_rules;
 mod oracle;
+mod scopes;
+mod statements;

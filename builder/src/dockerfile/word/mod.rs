@@ -141,7 +141,7 @@ impl Words {
     /// Quotes and braces that do not end, unknown modifiers, `${name?message}` of what is not set.
     pub fn expand(&self, word: &str, env: &dyn Lookup) -> Result<Expanded, WordError> {
         // Most words have nothing in them that means anything.
-        if !word.contains(|c| c == '$' || c == '\'' || c == '"' || c == self.escape) {
+        if !word.contains(['$', '\'', '"', self.escape]) {
             return Ok(Expanded {
                 value: word.to_owned(),
                 ..Expanded::default()

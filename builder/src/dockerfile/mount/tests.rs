@@ -168,25 +168,3 @@ fn the_stage_is_known_before_variables_are() {
     assert_eq!(from("from="), None);
     assert_eq!(from("target=/from"), None);
 }
-
-#[test]
-fn sizes() {
-    for (text, bytes) in [
-        ("1", Some(1)),
-        ("1b", Some(1)),
-        ("1 k", Some(1024)),
-        ("1.5KiB", Some(1536)),
-        ("2GB", Some(2 << 30)),
-        ("1p", Some(1 << 50)),
-        ("1ki", None),
-        ("1ib", None),
-        ("k", None),
-        ("-1", None),
-        ("1e3", None),
-        ("9999999p", None),
-        ("", None),
-        ("1..2", None),
-    ] {
-        assert_eq!(size(text), bytes, "{text}");
-    }
-}
