@@ -1,6 +1,8 @@
 //! Why a build failed, with the place in the Dockerfile and the last lines of the step.
 
-use rcrun_builder::dockerfile::{Diagnostic, Severity};
+use std::io::IsTerminal;
+
+use rcrun_builder::dockerfile::{Diagnostic, Severity, render};
 use rcrun_runtime::error::Error;
 
 use super::job::Failed;
@@ -9,6 +11,8 @@ use crate::progress::to_stderr;
 
 /// The most last lines that are shown.
 const LINES: usize = 40;
+/// Columns where nobody says how many there are.
+const COLUMNS: usize = 120;
 
 /// Shows what went before; the error that the program ends with.
 pub(super) fn report(failed: Failed, progress: &Progress) -> Error {
@@ -33,38 +37,34 @@ pub(super) fn report(failed: Failed, progress: &Progress) -> Error {
             Error::invalid(format!("{name} has {count} error{s}"))
         }
         Failed::Problem(name, text, problem) => {
-            if let Some(span) = problem.span {
-                let wrong = Diagnostic {
-                    severity: Severity::Error,
-                    rule: None,
-                    message: problem.error.chain().to_string(),
-                    span,
-                    hint: problem.error.hint().map(str::to_owned),
-                    url: None,
-                };
-                to_stderr(&show(&wrong, &text, &name));
-            }
-            problem.error
+            let Some(span) = problem.span else {
+                return problem.error;
+            };
+            let wrong = Diagnostic {
+                severity: Severity::Error,
+                rule: None,
+                message: problem.error.chain().to_string(),
+                span,
+                hint: problem.error.hint().map(str::to_owned),
+                url: None,
+            };
+            to_stderr(&show(&wrong, &text, &name));
+            Error::invalid(format!("cannot build {name}"))
         }
     }
 }
 
-fn show(wrong: &Diagnostic, text: &str, name: &str) -> String {
-    let first = wrong.span.first_line as usize;
-    let last = wrong.span.last_line as usize;
-    let mut shown = format!("{name}:{first}\n--------------------\n");
-    for (index, line) in text.lines().enumerate() {
-        let number = index + 1;
-        if number + 2 < first || number > last + 2 {
-            continue;
-        }
-        let mark = if (first..=last).contains(&number) {
-            ">>>"
-        } else {
-            "   "
-        };
-        shown.push_str(&format!("{number:4} | {mark} {line}\n"));
-    }
-    shown.push_str("--------------------\n");
-    shown
+/// Several lines: what is wrong, where, and what to do.
+pub(super) fn show(wrong: &Diagnostic, text: &str, name: &str) -> String {
+    let terminal = std::io::stderr().is_terminal();
+    let columns = match rustix::termios::tcgetwinsize(std::io::stderr()) {
+        Ok(size) if terminal && size.ws_col > 20 => usize::from(size.ws_col),
+        _ => COLUMNS,
+    };
+    render(wrong, text, name, columns, terminal)
+}
+
+/// The same in one.
+pub(super) fn line(wrong: &Diagnostic) -> String {
+    format!("line {}: {}", wrong.span.first_line, wrong.message)
 }

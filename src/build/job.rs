@@ -32,7 +32,7 @@ use super::bases::Images;
 use super::places::{self, Place};
 use super::progress::{Progress, Style};
 use super::runner::Processes;
-use super::{failure, outputs};
+use super::{check, failure, outputs};
 use crate::settings::Settings;
 use crate::verbs::build::Build;
 use crate::{images, interrupt, output};
@@ -83,7 +83,7 @@ pub(crate) fn build(flags: &Build, settings: &Settings) -> Result<u8> {
         return Ok(code);
     }
     match ended.result {
-        Ok(()) => Ok(0),
+        Ok(code) => Ok(code),
         Err(failed) => Err(failure::report(failed, &progress)),
     }
 }
@@ -259,8 +259,11 @@ pub(super) struct Built {
 }
 
 impl Job<'_> {
-    fn run(&self) -> Result<(), Failed> {
+    fn run(&self) -> Result<u8, Failed> {
         let files = self.files()?;
+        if let Some(code) = self.told(&files)? {
+            return Ok(code);
+        }
         let text = String::from_utf8_lossy(&files.dockerfile.text).into_owned();
         let name = files.dockerfile.name.clone();
         let file = dockerfile::parse(&files.dockerfile.text);
@@ -282,9 +285,59 @@ impl Job<'_> {
             let problem = |problem| Failed::Problem(name.clone(), text.clone(), problem);
             built.push(one.map_err(problem)?);
         }
+        let report = check::report(self.store, &files, &self.request(), false);
+        if let Some(refusal) = report.refusal() {
+            return Err(Error::invalid(refusal).into());
+        }
         outputs::write(self, &built)?;
+        for warning in &report.warnings {
+            self.progress
+                .line(&format!("WARNING: {}", check::line(warning)));
+        }
         self.limit()?;
-        Ok(())
+        Ok(0)
+    }
+
+    /// What is only asked about the Dockerfile; the exit code.
+    fn told(&self, files: &Files) -> Result<Option<u8>> {
+        let what = match (
+            self.flags.check,
+            self.flags.call.as_deref(),
+            self.flags.print.as_deref(),
+        ) {
+            (true, None, None) => "check",
+            (false, Some(call), None) => call.split(',').next().unwrap_or(call),
+            (false, None, Some(print)) => print,
+            (false, None, None) => return Ok(None),
+            _ => {
+                return Err(Error::invalid(
+                    "--check, --call and --print exclude each other",
+                ));
+            }
+        };
+        let request = self.request();
+        Ok(match what {
+            "build" => None,
+            "check" | "lint" if self.flags.print.is_none() => {
+                Some(check::check(self.store, files, &request)?)
+            }
+            what => Some(check::print(self.store, files, &request, what)?),
+        })
+    }
+
+    /// What variables depend on.
+    fn request(&self) -> dockerfile::Request {
+        dockerfile::Request {
+            build_args: self.asked.wanted.arguments.clone(),
+            target_platform: self
+                .asked
+                .platforms
+                .first()
+                .cloned()
+                .unwrap_or_else(Platform::host),
+            target: self.asked.wanted.target.clone(),
+            ..dockerfile::Request::default()
+        }
     }
 
     /// `--cache-limit`, or that of the settings.

@@ -4,6 +4,7 @@
 mod agents;
 mod arguments;
 mod bases;
+mod check;
 mod failure;
 pub(crate) mod job;
 mod outputs;

@@ -152,6 +152,16 @@ pub(crate) struct Build {
     #[arg(long, value_name = "FILE")]
     pub(crate) authfile: Option<String>,
 
+    /// say what is odd about the Dockerfile, and build nothing
+    #[arg(long)]
+    pub(crate) check: bool,
+    /// the same, by docker's name: check, outline, targets or build (the default)
+    #[arg(long, value_name = "METHOD")]
+    pub(crate) call: Option<String>,
+    /// print what the Dockerfile says, as JSON: ast, outline, targets or lint
+    #[arg(long, value_name = "WHAT")]
+    pub(crate) print: Option<String>,
+
     /// auto (the default), plain, tty, rawjson or quiet
     #[arg(long, value_name = "STYLE", default_value = "auto")]
     pub(crate) progress: String,

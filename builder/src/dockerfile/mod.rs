@@ -37,7 +37,7 @@ pub mod span;
 pub mod stages;
 pub mod suggest;
 mod value;
-mod walk;
+pub mod walk;
 pub mod word;
 
 #[cfg(test)]
