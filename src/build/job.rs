@@ -334,9 +334,9 @@ impl Job<'_> {
                 .platforms
                 .first()
                 .cloned()
-                .unwrap_or_else(Platform::host),
+                .unwrap_or_else(graph::machine),
             target: self.asked.wanted.target.clone(),
-            ..dockerfile::Request::default()
+            build_platform: graph::machine(),
         }
     }
 
@@ -514,7 +514,7 @@ impl Job<'_> {
             .platforms
             .first()
             .cloned()
-            .unwrap_or_else(Platform::host);
+            .unwrap_or_else(graph::machine);
         let how = In {
             platforms: &Platforms::One(platform),
             unpack: Some(self.way),

@@ -212,4 +212,4 @@ impl Op {
     }
 }
 
-pub use stage::plan;
+pub use stage::{machine, plan};

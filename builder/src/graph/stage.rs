@@ -19,7 +19,7 @@ const SCRATCH: &str = "scratch";
 /// Decides what is done for a target. What base images say is asked of `bases`, only for stages that are
 /// needed.
 pub fn plan(file: &Dockerfile, wanted: &Wanted, bases: &dyn Bases) -> Result<Graph, Problem> {
-    let host = Platform::host();
+    let host = machine();
     let target = wanted.platform.clone().unwrap_or_else(|| host.clone());
     let request = scope::Request {
         build_args: wanted.arguments.clone(),
@@ -43,6 +43,15 @@ pub fn plan(file: &Dockerfile, wanted: &Wanted, bases: &dyn Bases) -> Result<Gra
     planner.sources()?;
     let target = planner.find_target()?;
     planner.finish(target)
+}
+
+/// This machine, as builds know it: generations of amd64 are no variants of it.
+pub fn machine() -> Platform {
+    let host = Platform::host();
+    match host.architecture.as_str() {
+        "amd64" => Platform::new(&host.os, &host.architecture, ""),
+        _ => host,
+    }
 }
 
 /// What a stage hands on to those that are built upon it.

@@ -21,19 +21,24 @@ impl Solver<'_> {
         path: &str,
         user: &str,
     ) -> Result<()> {
-        let owner = match user {
-            "" => None,
+        // Asked only when something is made: what is there already belongs to whoever it does.
+        let owner = || match user {
+            "" => Ok(None),
             user => {
                 let accounts = accounts_of(self.store, &state.layers, self.marks)?;
-                Some(owner(&accounts, user)?)
+                owner(&accounts, user).map(Some)
             }
         };
-        make(root.as_fd(), path, owner).context(|| format!("cannot make directory {path}"))
+        make(root.as_fd(), path, &owner).context(|| format!("cannot make directory {path}"))
     }
 }
 
 /// Makes what is missing of a path in a root, following its links inside the root.
-pub(super) fn make(root: BorrowedFd<'_>, path: &str, owner: Option<Owner>) -> Result<()> {
+pub(super) fn make(
+    root: BorrowedFd<'_>,
+    path: &str,
+    owner: &dyn Fn() -> Result<Option<Owner>>,
+) -> Result<()> {
     let mut done = String::new();
     let mut rest: Vec<String> = path.split('/').rev().map(str::to_owned).collect();
     let mut links = 0;
@@ -54,7 +59,7 @@ pub(super) fn make(root: BorrowedFd<'_>, path: &str, owner: Option<Owner>) -> Re
                 let made =
                     rustix::fs::openat(&made, ".", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
                         .context(|| "cannot open it")?;
-                if let Some(Owner { uid, gid }) = owner {
+                if let Some(Owner { uid, gid }) = owner()? {
                     let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
                     rustix::fs::fchown(&made, Some(uid), Some(gid))
                         .context(|| "cannot set its owner")?;
@@ -120,15 +125,15 @@ mod tests {
         std::fs::write(root.join("file"), "").unwrap();
         let fd = OwnedFd::from(std::fs::File::open(&root).unwrap());
         for path in ["/a/b/c", "/absolute/x", "/real/relative/y", "/real/../up"] {
-            make(fd.as_fd(), path, None).unwrap();
+            make(fd.as_fd(), path, &|| Ok(None)).unwrap();
         }
-        make(fd.as_fd(), "/a/b", None).unwrap();
+        make(fd.as_fd(), "/a/b", &|| Ok(None)).unwrap();
         assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 0);
         assert!(root.join("a/b/c").is_dir() && root.join("up").is_dir());
         let inside = root.join(outside.strip_prefix("/").unwrap());
         assert!(inside.join("x").is_dir());
         assert!(root.join("outside/y").is_dir());
-        make(fd.as_fd(), "/loop/x", None).unwrap_err();
-        make(fd.as_fd(), "/file/x", None).unwrap_err();
+        make(fd.as_fd(), "/loop/x", &|| Ok(None)).unwrap_err();
+        make(fd.as_fd(), "/file/x", &|| Ok(None)).unwrap_err();
     }
 }

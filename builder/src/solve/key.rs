@@ -46,7 +46,7 @@ impl Key {
 
     /// With a list.
     pub(crate) fn list<T: AsRef<str>>(mut self, name: &str, values: &[T]) -> Self {
-        self = self.number(name, values.len() as u64);
+        self = self.text("list", name).number("items", values.len() as u64);
         for value in values {
             self = self.text("item", value.as_ref());
         }

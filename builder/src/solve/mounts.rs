@@ -117,7 +117,12 @@ impl Solver<'_> {
         made: (u32, u32, u32),
         from: Option<&Vec<LayerId>>,
     ) -> Result<(String, OwnedFd)> {
-        let name = Digest::of(id.as_bytes()).hex().to_owned();
+        // As BuildKit: directories that begin differently are different ones.
+        let mut identity = format!("{id}\n{made:?}");
+        for layer in from.into_iter().flatten() {
+            identity.push_str(&format!("\n{layer}"));
+        }
+        let name = Digest::of(identity.as_bytes()).hex().to_owned();
         let all = self.cache.directory("mounts")?;
         let context = || format!("cannot use the cache directory {id}");
         for number in 0..COPIES {
