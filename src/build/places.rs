@@ -10,7 +10,7 @@ use rcrun_overlay::durable;
 use rcrun_overlay::lock;
 use rcrun_overlay::store::Store;
 use rcrun_runtime::container::Runtime;
-use rcrun_runtime::error::{Context, Result};
+use rcrun_runtime::error::{Context, ErrorKind, Result};
 use rustix::fs::{CWD, Mode, OFlags};
 
 /// How IDs of such containers begin.
@@ -26,17 +26,27 @@ pub(crate) struct Place {
 impl Place {
     /// A new one.
     pub(crate) fn new(store: &Store) -> Result<Self> {
-        let id = format!(
-            "{PREFIX}{}",
-            durable::temporary_name().trim_start_matches(durable::TEMPORARY)
-        );
-        let path = store.path().join("build/steps").join(&id);
-        let failed = || format!("cannot make {}", path.display());
-        rustix::fs::mkdirat(CWD, &path, Mode::from(0o700)).context(failed)?;
-        let lock = open(&path)?;
-        // Nobody else knows it yet.
-        let lock = lock::hold(lock, true, &mut |_| Ok(()))?;
-        Ok(Self { path, _lock: lock })
+        loop {
+            let unique = durable::temporary_name();
+            let id = format!("{PREFIX}{}", unique.trim_start_matches(durable::TEMPORARY));
+            let path = store.path().join("build/steps").join(&id);
+            let failed = || format!("cannot make {}", path.display());
+            rustix::fs::mkdirat(CWD, &path, Mode::from(0o700)).context(failed)?;
+            // Until it is locked, another build may take it for one that was left.
+            let lock = match open(&path) {
+                Ok(lock) => lock::hold(lock, true, &mut |_| Ok(())).context(failed)?,
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
+            let still_there = || -> Option<bool> {
+                let named = rustix::fs::lstat(&path).ok()?;
+                let open = rustix::fs::fstat(&lock).ok()?;
+                Some((named.st_dev, named.st_ino) == (open.st_dev, open.st_ino))
+            };
+            if still_there() == Some(true) {
+                return Ok(Self { path, _lock: lock });
+            }
+        }
     }
 
     /// The directory.
