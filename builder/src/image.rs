@@ -37,6 +37,12 @@ pub struct Draft {
     pub rootfs: RootFs,
     /// How it was made.
     pub history: Vec<History>,
+    /// For builds on other machines.
+    #[serde(
+        rename = "rcrun.buildcache.v1",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub cache: Option<crate::remote::Records>,
 }
 
 /// What the layers unpack to.
@@ -196,6 +202,7 @@ impl Draft {
                 ..RootFs::default()
             },
             history: base.history.iter().map(History::of).collect(),
+            cache: None,
         }
     }
 

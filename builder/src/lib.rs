@@ -6,6 +6,7 @@
 //! - [`solve`]: does it, unless it was done before ([`cache`]).
 //! - [`runner`]: what whoever runs the steps is told.
 //! - [`export`]: layers and documents of the result.
+//! - [`remote`]: caches of other machines.
 //! - [`events`]: what people hear meanwhile.
 
 #![forbid(unsafe_code)]
@@ -17,6 +18,7 @@ pub mod events;
 pub mod export;
 pub mod graph;
 pub mod image;
+pub mod remote;
 pub mod runner;
 pub mod shrink;
 pub mod solve;

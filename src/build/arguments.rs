@@ -186,6 +186,17 @@ pub(super) struct How {
     pub(super) annotations: BTreeMap<String, String>,
 }
 
+/// A field that is there or not, or says so.
+pub(super) fn truth(name: &str, value: Option<&str>) -> Result<bool> {
+    match value {
+        None | Some("true" | "1") => Ok(true),
+        Some("false" | "0") => Ok(false),
+        Some(other) => Err(Error::invalid(format!(
+            "{name}={other} is neither true nor false"
+        ))),
+    }
+}
+
 /// `--output`.
 pub(super) fn output(text: &str) -> Result<(Output, How)> {
     let mut how = How::default();
@@ -204,13 +215,7 @@ pub(super) fn output(text: &str) -> Result<(Output, How)> {
     let (mut kind, mut dest, mut names) = (None, None, Vec::new());
     let (mut push, mut archive) = (false, true);
     for (name, value) in fields {
-        let truth = || match value.as_deref() {
-            None | Some("true" | "1") => Ok(true),
-            Some("false" | "0") => Ok(false),
-            Some(other) => Err(Error::invalid(format!(
-                "{name}={other} is neither true nor false"
-            ))),
-        };
+        let truth = || truth(&name, value.as_deref());
         let text = || {
             value
                 .clone()
@@ -283,7 +288,7 @@ pub(super) fn output(text: &str) -> Result<(Output, How)> {
     Ok((output, how))
 }
 
-fn compression(text: &str) -> Result<Compression> {
+pub(super) fn compression(text: &str) -> Result<Compression> {
     Ok(match text {
         "uncompressed" => Compression::None,
         "gzip" => Compression::Gzip,

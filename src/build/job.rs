@@ -10,17 +10,19 @@ use rcrun_builder::cache::Cache;
 use rcrun_builder::context::source::{self, Context as Files};
 use rcrun_builder::context::tree::Tree;
 use rcrun_builder::dockerfile::{self, Diagnostic, Dockerfile};
-use rcrun_builder::events::Event;
+use rcrun_builder::events::{Event, Watch};
 use rcrun_builder::export::{self, Target, Written};
 use rcrun_builder::graph::{self, Graph, Named, Problem, Wanted};
 use rcrun_builder::runner::Limits;
 use rcrun_builder::shrink::shrink;
-use rcrun_builder::solve::{self, Solved, Solver, Tools};
+use rcrun_builder::solve::{self, Done, Imports, Solved, Solver, Tools};
+use rcrun_image::document::Descriptor;
 use rcrun_image::platform::Platform;
 use rcrun_image::progress;
 use rcrun_image::pull::Way;
 use rcrun_image::reference::Reference;
 use rcrun_image::registry::Cancel;
+use rcrun_image::transport::Location;
 use rcrun_overlay::layer::Overlay;
 use rcrun_overlay::layer::store::Layers;
 use rcrun_overlay::lease::Lease;
@@ -32,7 +34,7 @@ use super::bases::Images;
 use super::places::{self, Place};
 use super::progress::{Progress, Style};
 use super::runner::Processes;
-use super::{check, failure, outputs};
+use super::{caches, check, failure, outputs};
 use crate::settings::Settings;
 use crate::verbs::build::Build;
 use crate::{images, interrupt, output};
@@ -98,6 +100,8 @@ pub(super) struct Asked {
     docker: bool,
     annotations: BTreeMap<String, String>,
     platforms: Vec<Platform>,
+    pub(super) cache_from: Vec<Location>,
+    pub(super) cache_to: Vec<caches::To>,
 }
 
 impl Asked {
@@ -170,8 +174,16 @@ impl Asked {
             docker: flags.format.as_deref() == Some("docker"),
             annotations: arguments::pairs(&flags.annotation, &none).context(|| "--annotation")?,
             platforms,
+            cache_from: each("--cache-from", &flags.cache_from, caches::from)?,
+            cache_to: each("--cache-to", &flags.cache_to, caches::to)?,
         })
     }
+}
+
+/// A flag that may be given several times.
+fn each<T>(flag: &str, all: &[String], read: fn(&str) -> Result<T>) -> Result<Vec<T>> {
+    let one = |text: &String| read(text).context(|| format!("{flag} {text}"));
+    all.iter().map(one).collect()
 }
 
 /// `--timestamp`, or SOURCE_DATE_EPOCH as an argument or in our environment.
@@ -256,6 +268,8 @@ pub(super) struct Built {
     pub(super) graph: Graph,
     pub(super) solved: std::sync::Arc<Solved>,
     pub(super) written: Option<Written>,
+    /// For other machines.
+    pub(super) done: Done,
 }
 
 impl Job<'_> {
@@ -290,6 +304,7 @@ impl Job<'_> {
             return Err(Error::invalid(refusal).into());
         }
         outputs::write(self, &built)?;
+        caches::write(self, &built)?;
         for warning in &report.warnings {
             self.progress
                 .line(&format!("WARNING: {}", check::line(warning)));
@@ -382,6 +397,13 @@ impl Job<'_> {
             runtime: &self.settings.runtime,
         };
         let watch = |event: &Event<'_>| self.progress.event(event);
+        let platform = &graph.stages[graph.target].platform;
+        let caches = caches::open(self, platform)?;
+        let bring = |place: usize, blob: &Descriptor| caches.bring(place, blob);
+        let imports = Imports {
+            known: &caches.known,
+            bring: &bring,
+        };
         let tools = Tools {
             store: self.store,
             lease: self.lease,
@@ -390,6 +412,7 @@ impl Job<'_> {
             watch: &watch,
             cancel: self.cancel,
             marks: self.marks(),
+            imports: Some(&imports),
         };
         let settings = solve::Settings {
             scratch: self.scratch.to_owned(),
@@ -400,8 +423,11 @@ impl Job<'_> {
             .flat_map(|one| &one.graph.stages)
             .map(|stage| stage.steps.len());
         let solver = Solver::new(&tools, &graph, context, &settings, steps.sum())?;
-        let solved = solver.solve();
-        let made = solver.made();
+        let solved = solver.solve().and_then(|solved| {
+            self.complete(&solver, &solved)?;
+            Ok(solved)
+        });
+        let (made, done) = (solver.made(), solver.done());
         drop(solver);
         // What was made is written out while layers are archived.
         std::thread::scope(|scope| {
@@ -411,6 +437,7 @@ impl Job<'_> {
                     graph,
                     solved,
                     written: None,
+                    done,
                 };
                 if outputs::needs_image(&self.asked.outputs) {
                     built.written = Some(self.image(&built)?);
@@ -424,18 +451,38 @@ impl Job<'_> {
         })
     }
 
-    fn image(&self, built: &Built) -> Result<Written> {
-        let watch = |event: &Event<'_>| self.progress.event(event);
-        let target = Target {
+    /// Fetches layers of imported caches that the results are made of.
+    fn complete(&self, solver: &Solver<'_>, solved: &Solved) -> Result<()> {
+        let asked = self.asked;
+        if outputs::needs_files(&asked.outputs) || caches::needs_layers(&asked.cache_to) {
+            solver.complete(&solved.layers)?;
+        }
+        if caches::needs_all(&asked.cache_to) {
+            for step in solver.done().steps {
+                solver.complete(&[step.layer])?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where results are written first.
+    pub(super) fn target<'a>(&'a self, watch: &'a Watch<'a>) -> Target<'a> {
+        Target {
             store: self.store,
             lease: self.lease,
             cache: self.cache,
             marks: self.marks(),
-            watch: &watch,
-        };
+            watch,
+        }
+    }
+
+    fn image(&self, built: &Built) -> Result<Written> {
+        let watch = |event: &Event<'_>| self.progress.event(event);
+        let target = self.target(&watch);
         let mut options = export::Options {
             docker: self.asked.docker,
             annotations: self.asked.annotations.clone(),
+            inline: caches::inline(&self.asked.cache_to).then_some(&built.done),
             ..export::Options::default()
         };
         for (_, how) in &self.asked.outputs {

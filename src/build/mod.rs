@@ -4,6 +4,7 @@
 mod agents;
 mod arguments;
 mod bases;
+mod caches;
 mod check;
 mod failure;
 pub(crate) mod job;

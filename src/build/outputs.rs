@@ -36,6 +36,12 @@ pub(super) fn needs_image(outputs: &[(Output, How)]) -> bool {
     outputs.is_empty() || outputs.iter().any(image)
 }
 
+/// Whether any of these is made of files at all.
+pub(super) fn needs_files(outputs: &[(Output, How)]) -> bool {
+    let nothing = |(output, _): &(Output, How)| *output == Output::Nothing;
+    outputs.is_empty() || !outputs.iter().all(nothing)
+}
+
 /// Writes everything.
 pub(super) fn write(job: &Job<'_>, built: &[Built]) -> Result<()> {
     let top = top(job, built)?;
@@ -189,7 +195,7 @@ fn push(job: &Job<'_>, name: &Reference) -> Result<()> {
     )
 }
 
-fn copy(job: &Job<'_>, subject: Subject, to: &Location) -> Result<()> {
+pub(super) fn copy(job: &Job<'_>, subject: Subject, to: &Location) -> Result<()> {
     let cancel = job.cancel.child();
     let client = match to {
         Location::Registry(_) => Some(images::client(

@@ -120,6 +120,12 @@ pub(crate) struct Build {
     /// ask registries for newer base images
     #[arg(long)]
     pub(crate) pull: bool,
+    /// take steps from the cache of another machine: REFERENCE, or type=registry|local,ref=...|src=...
+    #[arg(long, value_name = "CACHE")]
+    pub(crate) cache_from: Vec<String>,
+    /// keep steps for other machines: type=registry|local|inline,ref=...|dest=...[,mode=min|max][,cache-mounts=true]
+    #[arg(long, value_name = "CACHE")]
+    pub(crate) cache_to: Vec<String>,
     /// afterwards the cache has no more than this: what was not used for longest goes
     #[arg(long, value_name = "SIZE")]
     pub(crate) cache_limit: Option<String>,

@@ -5,6 +5,7 @@
 //! cache (`build/exports/`), so the next export finds the blob. Those of the base stay what they are, bit
 //! for bit. The image's chains become aliases of the layers, so nothing has to be unpacked to run it.
 
+pub mod cache;
 pub mod time;
 
 use std::io::{self, Write};
@@ -36,7 +37,7 @@ const LAYERS: usize = 2;
 
 /// How an image is written.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct Options<'a> {
     /// Of layers that are made here.
     pub compression: Compression,
     /// None: the usual one.
@@ -47,9 +48,11 @@ pub struct Options {
     pub annotations: std::collections::BTreeMap<String, String>,
     /// When it was made, seconds since 1970; none: the time of its files.
     pub created: Option<i64>,
+    /// What the configuration tells builds on other machines.
+    pub inline: Option<&'a crate::solve::Done>,
 }
 
-impl Default for Options {
+impl Default for Options<'_> {
     fn default() -> Self {
         Self {
             compression: Compression::Gzip,
@@ -57,6 +60,7 @@ impl Default for Options {
             docker: false,
             annotations: std::collections::BTreeMap::new(),
             created: None,
+            inline: None,
         }
     }
 }
@@ -90,11 +94,10 @@ pub struct Written {
     pub config: Digest,
 }
 
-/// What became of a layer as an archive.
+/// What became of a layer as an archive, compressed.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Archived {
     diff_id: Digest,
-    size: u64,
     digest: Digest,
     compressed: u64,
 }
@@ -104,7 +107,7 @@ pub fn image(
     target: &Target<'_>,
     graph: &Graph,
     solved: &Solved,
-    options: &Options,
+    options: &Options<'_>,
 ) -> Result<Written> {
     let stage = &graph.stages[graph.target];
     let mut draft: Draft = stage.image.clone();
@@ -123,15 +126,16 @@ pub fn image(
     )?;
     for one in &archived {
         draft.rootfs.diff_ids.push(one.diff_id.clone());
-        layers.push(Descriptor {
-            media_type: media_type(options).to_owned(),
-            digest: one.digest.clone(),
-            size: one.compressed,
-            urls: Vec::new(),
-            annotations: std::collections::BTreeMap::new(),
-            platform: None,
-            artifact_type: None,
-        });
+        layers.push(descriptor(one, options));
+    }
+    if let Some(done) = options.inline {
+        draft.cache = Some(cache::inline(
+            target,
+            done,
+            &solved.layers,
+            solved.inherited,
+            options.level,
+        ));
     }
     let created = time::rfc3339(options.created.unwrap_or(solved.epoch));
     for one in draft.history.iter_mut().filter(|one| one.own) {
@@ -155,7 +159,7 @@ fn documents(
     target: &Target<'_>,
     draft: &Draft,
     layers: &[Descriptor],
-    options: &Options,
+    options: &Options<'_>,
     mut blobs: Vec<Verified>,
 ) -> Result<Written> {
     let content = target.store.content();
@@ -199,7 +203,7 @@ fn documents(
 }
 
 /// The layers of the image that the target is built upon, however many stages are in between.
-fn base_layers(graph: &Graph, options: &Options) -> Result<Vec<Descriptor>> {
+fn base_layers(graph: &Graph, options: &Options<'_>) -> Result<Vec<Descriptor>> {
     let mut stage = &graph.stages[graph.target];
     loop {
         match &stage.base {
@@ -237,7 +241,19 @@ fn retyped(layer: &Descriptor, docker: bool) -> Descriptor {
     }
 }
 
-fn media_type(options: &Options) -> &'static str {
+fn descriptor(archived: &Archived, options: &Options<'_>) -> Descriptor {
+    Descriptor {
+        media_type: media_type(options).to_owned(),
+        digest: archived.digest.clone(),
+        size: archived.compressed,
+        urls: Vec::new(),
+        annotations: std::collections::BTreeMap::new(),
+        platform: None,
+        artifact_type: None,
+    }
+}
+
+fn media_type(options: &Options<'_>) -> &'static str {
     match (options.docker, options.compression) {
         (false, Compression::None) => media::OCI_LAYER,
         (false, Compression::Gzip) => media::OCI_LAYER_GZIP,
@@ -253,7 +269,7 @@ fn archive(
     target: &Target<'_>,
     layers: &[LayerId],
     epoch: i64,
-    options: &Options,
+    options: &Options<'_>,
 ) -> Result<(Vec<Verified>, Vec<Archived>)> {
     type Done = Result<(Option<Verified>, Archived)>;
     let done: Vec<Mutex<Option<Done>>> = layers.iter().map(|_| Mutex::default()).collect();
@@ -293,7 +309,7 @@ fn one(
     target: &Target<'_>,
     layer: &LayerId,
     epoch: i64,
-    options: &Options,
+    options: &Options<'_>,
     threads: usize,
 ) -> Result<(Option<Verified>, Archived)> {
     let note = note_name(layer, epoch, options);
@@ -331,19 +347,45 @@ fn one(
     }
     let archived = Archived {
         diff_id: packed.diff_id,
-        size: packed.size,
         digest: packed.digest,
         compressed: packed.compressed,
     };
     target.cache.note("exports", &note, &archived)?;
+    note_diff_id(target.cache, layer, epoch, &archived.diff_id)?;
     Ok((Some(verified), archived))
 }
 
 /// The name of a note: of everything that the bytes depend on.
-fn note_name(layer: &LayerId, epoch: i64, options: &Options) -> String {
+fn note_name(layer: &LayerId, epoch: i64, options: &Options<'_>) -> String {
     let compression: compress::Compression = options.compression;
     let text = format!("{layer} {epoch} {compression:?} {:?}", options.level);
     Digest::of(text.as_bytes()).hex().to_owned()
+}
+
+/// What is known of a layer, however it is compressed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Known {
+    diff_id: Digest,
+}
+
+/// The name of a note of what a layer is, however it is compressed.
+fn diff_name(layer: &LayerId, epoch: i64) -> String {
+    Digest::of(format!("{layer} {epoch}").as_bytes())
+        .hex()
+        .to_owned()
+}
+
+fn note_diff_id(cache: &Cache, layer: &LayerId, epoch: i64, diff_id: &Digest) -> Result<()> {
+    let known = Known {
+        diff_id: diff_id.clone(),
+    };
+    cache.note("exports", &diff_name(layer, epoch), &known)
+}
+
+/// The DiffID of a layer that was archived before.
+pub(crate) fn diff_id(cache: &Cache, layer: &LayerId, epoch: i64) -> Option<Digest> {
+    let known: Option<Known> = cache.noted("exports", &diff_name(layer, epoch));
+    known.map(|known| known.diff_id)
 }
 
 fn whole(ingest: &Ingest) -> Result<Piece> {

@@ -183,6 +183,7 @@ impl Solver<'_> {
     }
 
     fn owner_of(&self, state: &Solved, text: &str) -> Result<Owner> {
+        self.complete(&state.layers)?;
         let accounts = accounts_of(self.store, &state.layers, self.marks)?;
         owner(&accounts, text)
     }

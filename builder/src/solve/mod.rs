@@ -9,8 +9,9 @@ mod access;
 mod copy;
 mod directory;
 mod explain;
+pub(crate) mod import;
 mod key;
-mod mounts;
+pub(crate) mod mounts;
 mod run;
 mod wait;
 
@@ -32,10 +33,11 @@ use crate::cache::{Cache, Entry, Turn};
 use crate::context::copy::StatCache;
 use crate::context::tree::{Owners, Tree};
 use crate::events::{Event, StepId, Watch};
-use crate::graph::{Base, Graph, Op, Problem, Stage, Step};
+use crate::graph::{Base, Graph, Op, Problem, Source, Stage, Step};
 use crate::runner::{Limits, Runner};
 use crate::{Context, Digest, Error, ErrorKind, Result};
 pub(crate) use access::way;
+pub use import::Imports;
 use key::Key;
 use wait::Cell;
 
@@ -95,6 +97,33 @@ pub struct Solved {
     mounted: OnceLock<Arc<OwnedFd>>,
 }
 
+/// What was done or found done, for other machines.
+#[derive(Debug, Clone, Default)]
+pub struct Done {
+    /// Steps, in no particular order.
+    pub steps: Vec<DoneStep>,
+    /// Names of cache mounts that are the same on every machine.
+    pub mounts: std::collections::BTreeSet<Digest>,
+}
+
+/// A step that was done or found done.
+#[derive(Debug, Clone)]
+pub struct DoneStep {
+    /// Its key.
+    pub key: Digest,
+    /// The layers below it, lowest first.
+    pub below: Vec<LayerId>,
+    /// What it made.
+    pub layer: LayerId,
+    /// The instruction.
+    pub text: String,
+    /// The latest time of its files, seconds since 1970.
+    pub epoch: i64,
+    /// Of a copy from another stage: what does not depend on that stage's files, its layers and their latest
+    /// time.
+    pub from: Option<(Digest, Vec<LayerId>, i64)>,
+}
+
 /// Builds a graph.
 pub struct Solver<'a> {
     pub(crate) store: &'a Store,
@@ -108,11 +137,14 @@ pub struct Solver<'a> {
     pub(crate) cancel: Cancel,
     pub(crate) marks: Overlay,
     pub(crate) stats: StatCache,
+    imports: Option<&'a Imports<'a>>,
+    pending: import::Pending,
     layers: Layers,
     /// Those that were made.
     made: Mutex<Vec<LayerId>>,
     cells: Vec<Cell<Arc<Solved>>>,
     failed: Mutex<Option<Problem>>,
+    done: Mutex<Done>,
     /// Of each stage, the number of its first step.
     numbers: Vec<StepId>,
 }
@@ -139,6 +171,8 @@ pub struct Tools<'a> {
     pub cancel: &'a Cancel,
     /// Which marks layers have.
     pub marks: Overlay,
+    /// What other machines did.
+    pub imports: Option<&'a Imports<'a>>,
 }
 
 impl std::fmt::Debug for Tools<'_> {
@@ -178,10 +212,13 @@ impl<'a> Solver<'a> {
             cancel: tools.cancel.child(),
             marks: tools.marks,
             stats,
+            imports: tools.imports.filter(|imports| !imports.known.is_empty()),
+            pending: Mutex::default(),
             layers: Layers::new(tools.store)?,
             made: Mutex::default(),
             cells: graph.stages.iter().map(|_| Cell::new()).collect(),
             failed: Mutex::default(),
+            done: Mutex::default(),
             numbers,
         })
     }
@@ -232,6 +269,12 @@ impl<'a> Solver<'a> {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+
+    /// What was done or found done, for other machines; complete once [`Solver::solve`] has returned.
+    pub fn done(&self) -> Done {
+        let done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        done.clone()
     }
 
     fn one(&self, index: usize) {
@@ -339,12 +382,25 @@ impl<'a> Solver<'a> {
 
     /// Does a step, or finds it done.
     fn step(&self, id: StepId, state: &mut Solved, step: &Step, slot: &str) -> Result<bool> {
+        if !step.anew
+            && let Op::Copy(op) = &step.op
+            && let Some((layer, key)) = self.shortcut(state, op)?
+        {
+            self.advance(state, step, layer, key)?;
+            return Ok(true);
+        }
         let prepared = self.prepare(state, step)?;
         let below = below(&state.layers);
         if !step.anew
             && let Some(layer) = self.hit(&prepared.key, &below)?
         {
-            state.advance(layer, prepared.key);
+            self.advance(state, step, layer, prepared.key)?;
+            return Ok(true);
+        }
+        if !step.anew
+            && let Some((layer, _)) = self.imported(&prepared.key, state)?
+        {
+            self.advance(state, step, layer, prepared.key)?;
             return Ok(true);
         }
         let turn = self.turn(&prepared.key)?;
@@ -352,7 +408,7 @@ impl<'a> Solver<'a> {
         if !step.anew
             && let Some(layer) = self.hit(&prepared.key, &below)?
         {
-            state.advance(layer, prepared.key);
+            self.advance(state, step, layer, prepared.key)?;
             return Ok(true);
         }
         if self.settings.explain {
@@ -368,8 +424,35 @@ impl<'a> Solver<'a> {
         self.cache.put(&prepared.key, &entry)?;
         self.remember(slot, &prepared);
         drop(turn);
-        state.advance(layer, prepared.key);
+        self.advance(state, step, layer, prepared.key)?;
         Ok(false)
+    }
+
+    /// The stage is one step further.
+    fn advance(&self, state: &mut Solved, step: &Step, layer: LayerId, key: Digest) -> Result<()> {
+        let from = match &step.op {
+            Op::Copy(op) => match (op.from, import::outline(state, op)) {
+                (Source::Stage(index), Some(outline)) => {
+                    let from = self.wait(index)?;
+                    Some((outline, from.layers.clone(), from.epoch))
+                }
+                _ => None,
+            },
+            _ => None,
+        };
+        let step = DoneStep {
+            key: key.clone(),
+            below: state.layers.clone(),
+            layer: layer.clone(),
+            text: step.text.clone(),
+            epoch: state.epoch,
+            from,
+        };
+        let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        done.steps.push(step);
+        drop(done);
+        state.advance(layer, key);
+        Ok(())
     }
 
     /// A layer that was made under a key, above the same layers, and is still there.
@@ -455,6 +538,7 @@ impl<'a> Solver<'a> {
     pub(crate) fn tree(&self, index: usize) -> Result<(Tree, Arc<Solved>)> {
         let solved = self.wait(index)?;
         let name = format!("stage {:?}", self.graph.stages[index].name);
+        self.complete(&solved.layers)?;
         let root = match solved.mounted.get() {
             Some(root) => Arc::clone(root),
             None => {
@@ -495,6 +579,7 @@ impl<'a> Solver<'a> {
         step: &Step,
         prepared: &Prepared<'_>,
     ) -> Result<LayerId> {
+        self.complete(&state.layers)?;
         match (&step.op, &prepared.work) {
             (Op::Copy(op), Work::Copy(selection)) => {
                 self.perform_copy(state, op, selection, &prepared.key)
