@@ -39,7 +39,7 @@ fn a_dockerfile_becomes_an_image(env: &Env) {
         built.config(),
         json!({
             "Cmd": ["cat", "/out/both"], "Env": ["PATH=/bin:/sbin", "A=1"], "Labels": {"made": "twice"},
-            "WorkingDir": "/",
+            "ArgsEscaped": true,
         })
     );
     assert_eq!(
@@ -68,7 +68,7 @@ fn the_second_time_nothing_is_done(env: &Env) {
         &[("a", "three\n"), ("b/b", "two\n")],
     );
     assert_eq!(third.cached().len(), 1, "{}", third.output);
-    assert_eq!(third.step("COPY a b/").why, "files changed");
+    assert_eq!(third.step("COPY a b/").why, "what is copied changed");
     assert_eq!(third.step("RUN cat").why, "the previous step changed");
     assert_eq!(third.files().line("out/both"), "f 644 1000:2000 three\ntwo");
 }
