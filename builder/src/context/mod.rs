@@ -12,6 +12,8 @@ pub mod ignore;
 mod open;
 pub mod pattern;
 pub mod source;
+#[cfg(test)]
+mod testing;
 pub mod tree;
 mod view;
 mod wildcard;

@@ -1,12 +1,30 @@
 //! What the user's arguments mean: the context, the Dockerfile, the ignore file.
+//!
+//! As docker build has it. Ignore files count for directories of the host only; what comes as an
+//! archive or from git is taken whole, as BuildKit takes it. A Dockerfile of such a context is looked
+//! for inside of it, links included.
 
 use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use crate::{Error, Result};
+use rcrun_overlay::compress::Limits;
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
 
+use super::copy::{Times, detect_archive, open_archive, rewind, unpack_into};
 use super::git;
-use super::tree::Tree;
+use super::http;
+use super::ignore::{FILE_BYTES, Ignore};
+use super::tree::{Owners, Tree};
+use super::view::{Found, View};
+use crate::{Context as _, Error, ErrorKind, Result};
+
+/// Largest Dockerfile.
+const DOCKERFILE_BYTES: u64 = 16 << 20;
+/// Largest archive on standard input.
+const INPUT_BYTES: u64 = 64 << 30;
+const DEFAULT: &str = "Dockerfile";
 
 /// Where a context is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,10 +39,26 @@ pub enum Location {
     Http(String),
 }
 
-/// Decides what an argument means. Looks at the host only to tell a directory from a git URL that
-/// could be one.
-pub fn locate(_argument: &str) -> Result<Location> {
-    Err(Error::unsupported("cannot locate contexts yet"))
+/// Decides what an argument means. A directory that exists is one, whatever its name looks like.
+pub fn locate(argument: &str) -> Result<Location> {
+    if argument == "-" {
+        return Ok(Location::Input);
+    }
+    let stat = rustix::fs::stat(argument);
+    if stat.as_ref().is_ok_and(super::view::is_directory) {
+        return Ok(Location::Directory(argument.into()));
+    }
+    if let Some(address) = git::parse(argument)? {
+        return Ok(Location::Git(address));
+    }
+    if http::is_url(argument) {
+        return Ok(Location::Http(argument.to_owned()));
+    }
+    let error = match stat {
+        Ok(_) => Error::invalid("it is no directory"),
+        Err(errno) => errno.into(),
+    };
+    Err(error.context(format!("cannot use {argument:?} as the build context")))
 }
 
 /// A context, ready to be copied from.
@@ -32,8 +66,10 @@ pub fn locate(_argument: &str) -> Result<Location> {
 pub struct Context {
     /// Its files; the ignore file is already taken into account.
     pub tree: Tree,
-    /// The Dockerfile; none if the context came by a name (`--build-context`).
+    /// The Dockerfile.
     pub dockerfile: Dockerfile,
+    /// The commit, if it is from git.
+    pub commit: Option<String>,
 }
 
 /// A Dockerfile's text.
@@ -59,17 +95,537 @@ pub struct Arguments<'a> {
 }
 
 /// Opens the main context with its Dockerfile and ignore file.
-pub fn open(_arguments: &Arguments<'_>, _input: &mut dyn Read) -> Result<Context> {
-    Err(Error::unsupported("cannot open contexts yet"))
+pub fn open(arguments: &Arguments<'_>, input: &mut dyn Read) -> Result<Context> {
+    let scratch = Scratch::new(arguments.scratch)?;
+    let file = arguments.file.filter(|file| !file.is_empty());
+    match arguments.location {
+        Location::Directory(path) => directory(path, file, &scratch, input),
+        Location::Input => {
+            if file == Some("-") {
+                let message = "cannot read both context and Dockerfile from standard input";
+                return Err(Error::invalid(message));
+            }
+            let name = "input";
+            let spooled = scratch.spool(name, input)?;
+            scratch.stream(&spooled, file, "standard input", &scratch.empty()?)
+        }
+        Location::Git(address) => {
+            let resolved = git::resolve(address, arguments.git)?;
+            let path = scratch.make("git")?;
+            let tree = git::checkout(address, &resolved, arguments.git, &path)?;
+            let dockerfile = scratch.dockerfile(&tree, file, input)?;
+            Ok(Context {
+                tree,
+                dockerfile,
+                commit: Some(resolved.commit),
+            })
+        }
+        Location::Http(url) => {
+            let (tree, spooled) = scratch.download(url, "context")?;
+            scratch.stream(&spooled, file, url, &tree)
+        }
+    }
 }
 
-/// Opens a named context that is a directory, a git repository or a tarball, with the
-/// `.dockerignore` at its root.
+/// Opens a named context: a directory with the `.dockerignore` at its root, a git repository, or a
+/// file, which is then called `context`.
 pub fn open_named(
-    _name: &str,
-    _location: &Location,
-    _git: &git::Settings,
-    _scratch: &Path,
+    name: &str,
+    location: &Location,
+    git: &git::Settings,
+    scratch: &Path,
 ) -> Result<Tree> {
-    Err(Error::unsupported("cannot open contexts yet"))
+    let scratch = Scratch::new(scratch)?;
+    match location {
+        Location::Directory(path) => {
+            let tree = Tree::open(path, &format!("context {name:?}"))?;
+            with_ignore(tree, &[path.join(".dockerignore")])
+        }
+        Location::Git(address) => {
+            let resolved = git::resolve(address, git)?;
+            git::checkout(address, &resolved, git, &scratch.make("git")?)
+        }
+        Location::Http(url) => Ok(scratch.download(url, "context")?.0),
+        Location::Input => Err(Error::invalid(format!(
+            "cannot read context {name:?} from standard input"
+        ))),
+    }
+}
+
+/// A directory of the host.
+fn directory(
+    path: &Path,
+    file: Option<&str>,
+    scratch: &Scratch<'_>,
+    input: &mut dyn Read,
+) -> Result<Context> {
+    let tree = Tree::open(path, "the build context")?;
+    let mut ignores = vec![path.join(".dockerignore")];
+    let dockerfile = match file {
+        Some("-") => from_input(input)?,
+        Some(url) if http::is_url(url) => scratch.dockerfile_at(url)?,
+        _ => {
+            let file = match file {
+                Some(file) => PathBuf::from(file),
+                None => path.join(DEFAULT),
+            };
+            let (found, text) = on_host(&file)?;
+            let mut own = found.clone().into_os_string();
+            own.push(".dockerignore");
+            ignores.insert(0, own.into());
+            let name = found.display().to_string();
+            Dockerfile { name, text }
+        }
+    };
+    let tree = with_ignore(tree, &ignores)?;
+    let commit = None;
+    Ok(Context {
+        tree,
+        dockerfile,
+        commit,
+    })
+}
+
+/// A Dockerfile of the host, or the one in lower case.
+fn on_host(path: &Path) -> Result<(PathBuf, Vec<u8>)> {
+    let context = || format!("cannot read the Dockerfile at {}", path.display());
+    if let Some(text) = read_host(path, DOCKERFILE_BYTES).context(context)? {
+        return Ok((path.to_owned(), text));
+    }
+    if path.file_name().is_some_and(|name| name == DEFAULT) {
+        let lower = path.with_file_name(DEFAULT.to_lowercase());
+        if let Some(text) = read_host(&lower, DOCKERFILE_BYTES).context(context)? {
+            return Ok((lower, text));
+        }
+    }
+    let error = Error::new(ErrorKind::NotFound, "no such file or directory");
+    Err(error
+        .context(context())
+        .with_hint("name it with -f if it is elsewhere"))
+}
+
+/// A file of the host; none if there is none.
+fn read_host(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY;
+    match rustix::fs::openat(CWD, path, flags, Mode::empty()) {
+        Ok(file) => limited(&mut std::fs::File::from(file), limit).map(Some),
+        Err(Errno::NOENT) => Ok(None),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+fn limited(source: &mut dyn Read, limit: u64) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    source.take(limit + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit {
+        let message = format!("refuse a file of more than {limit} bytes");
+        return Err(Error::new(ErrorKind::Exhausted, message));
+    }
+    Ok(bytes)
+}
+
+fn from_input(input: &mut dyn Read) -> Result<Dockerfile> {
+    let text = limited(input, DOCKERFILE_BYTES);
+    Ok(Dockerfile {
+        name: "Dockerfile".to_owned(),
+        text: text.context(|| "cannot read the Dockerfile from standard input")?,
+    })
+}
+
+/// Without what the first ignore file that exists says.
+fn with_ignore(tree: Tree, paths: &[PathBuf]) -> Result<Tree> {
+    for path in paths {
+        let context = || format!("cannot read {}", path.display());
+        let Some(text) = read_host(path, FILE_BYTES).context(context)? else {
+            continue;
+        };
+        let ignore = Ignore::parse(&text).context(context)?;
+        return Ok(match ignore.is_empty() {
+            true => tree,
+            false => tree.ignoring(ignore),
+        });
+    }
+    Ok(tree)
+}
+
+/// The caller's directory.
+struct Scratch<'a> {
+    path: &'a Path,
+    fd: OwnedFd,
+}
+
+impl<'a> Scratch<'a> {
+    fn new(path: &'a Path) -> Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(CWD, path, flags, Mode::empty())
+            .context(|| format!("cannot open {}", path.display()))?;
+        Ok(Self { path, fd })
+    }
+
+    fn make(&self, name: &str) -> Result<PathBuf> {
+        self.make_fd(name)?;
+        Ok(self.path.join(name))
+    }
+
+    fn make_fd(&self, name: &str) -> Result<OwnedFd> {
+        let context = || format!("cannot make {name} in {}", self.path.display());
+        rustix::fs::mkdirat(&self.fd, name, Mode::from(0o755)).context(context)?;
+        super::open::directory(&self.fd, name.as_bytes()).context(context)
+    }
+
+    /// A context without files.
+    fn empty(&self) -> Result<Tree> {
+        Ok(Tree::new(
+            self.make_fd("empty")?,
+            Owners::Root,
+            "the build context",
+        ))
+    }
+
+    /// Keeps what comes once.
+    fn spool(&self, name: &str, input: &mut dyn Read) -> Result<OwnedFd> {
+        let context = || "cannot read the context from standard input";
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&self.fd, name, flags, Mode::from(0o600)).context(context)?;
+        let mut file = std::fs::File::from(file);
+        let size = std::io::copy(&mut input.take(INPUT_BYTES + 1), &mut file).context(context)?;
+        if size > INPUT_BYTES {
+            let message = format!("refuse a context of more than {INPUT_BYTES} bytes");
+            return Err(Error::new(ErrorKind::Exhausted, message));
+        }
+        Ok(file.into())
+    }
+
+    /// A file by HTTP, alone in a directory.
+    fn download(&self, url: &str, name: &str) -> Result<(Tree, OwnedFd)> {
+        let directory = self.make_fd("http")?;
+        let request = http::Request {
+            url,
+            name: Some(name),
+            checksum: None,
+            etag: None,
+        };
+        match http::fetch(&http::client(), &request, directory.as_fd())? {
+            http::Fetched::New(download) => {
+                let file = super::view::read(directory.as_fd(), name.as_bytes())?;
+                Ok((download.tree, file))
+            }
+            http::Fetched::Unchanged => Err(Error::invalid(format!("cannot fetch {url}"))),
+        }
+    }
+
+    fn dockerfile_at(&self, url: &str) -> Result<Dockerfile> {
+        let (_, file) = self.download(url, DEFAULT)?;
+        let text = limited(&mut std::fs::File::from(file), DOCKERFILE_BYTES);
+        let text = text.context(|| format!("cannot read the Dockerfile at {url}"))?;
+        let name = url.to_owned();
+        Ok(Dockerfile { name, text })
+    }
+
+    /// What came as one file: an archive with the context, or a Dockerfile, whose context is
+    /// `otherwise`.
+    fn stream(
+        &self,
+        file: &OwnedFd,
+        name: Option<&str>,
+        origin: &str,
+        otherwise: &Tree,
+    ) -> Result<Context> {
+        let context = || format!("cannot read the context from {origin}");
+        rewind(file)?;
+        let format = detect_archive(file).context(context)?;
+        rewind(file)?;
+        let Some(format) = format else {
+            if name.is_some() {
+                let message =
+                    format!("{origin} is no archive, so it is the Dockerfile: -f names another");
+                return Err(Error::invalid(message));
+            }
+            let mut source = std::fs::File::from(rustix::io::dup(file)?);
+            let text = limited(&mut source, DOCKERFILE_BYTES).context(context)?;
+            let name = DEFAULT.to_owned();
+            return Ok(Context {
+                tree: otherwise.clone(),
+                dockerfile: Dockerfile { name, text },
+                commit: None,
+            });
+        };
+        let root = self.make_fd("context")?;
+        let mut stream = open_archive(file, format, Limits::default()).context(context)?;
+        let mut report = super::copy::Report::default();
+        unpack_into(&mut *stream, root.as_fd(), None, Times::Keep, &mut report).context(context)?;
+        drop(stream);
+        let tree = Tree::new(root, Owners::Kept, "the build context");
+        let dockerfile = self.dockerfile(&tree, name, &mut std::io::empty())?;
+        let commit = None;
+        Ok(Context {
+            tree,
+            dockerfile,
+            commit,
+        })
+    }
+
+    /// The Dockerfile of a context that is not a directory of the host.
+    fn dockerfile(
+        &self,
+        tree: &Tree,
+        file: Option<&str>,
+        input: &mut dyn Read,
+    ) -> Result<Dockerfile> {
+        let name = match file {
+            Some("-") => return from_input(input),
+            Some(url) if http::is_url(url) => return self.dockerfile_at(url),
+            Some(name) => name,
+            None => DEFAULT,
+        };
+        let view = View { tree };
+        let lower = match name.strip_suffix(DEFAULT) {
+            Some(above) if above.is_empty() || above.ends_with('/') => {
+                Some(format!("{above}{}", DEFAULT.to_lowercase()))
+            }
+            _ => None,
+        };
+        let mut missing = None;
+        for name in [Some(name.to_owned()), lower].into_iter().flatten() {
+            match view.find(&super::open::absolute(name.as_bytes()))? {
+                Found::Other(path, _) => {
+                    let file = view.read(&path)?;
+                    let text = limited(&mut std::fs::File::from(file), DOCKERFILE_BYTES);
+                    let text = text.context(|| format!("cannot read the Dockerfile {name:?}"))?;
+                    return Ok(Dockerfile { name, text });
+                }
+                Found::Directory(..) => {
+                    let message = format!("cannot read the Dockerfile {name:?}: it is a directory");
+                    return Err(Error::invalid(message));
+                }
+                Found::Missing(found) => missing = missing.or(Some((name, found))),
+            }
+        }
+        Err(match missing {
+            Some((name, missing)) => view
+                .not_found(&name, &missing)
+                .context("cannot read the Dockerfile"),
+            None => Error::invalid("cannot read the Dockerfile"),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::context::testing::Server;
+
+    fn tar(files: &[(&str, &str)], links: &[(&str, &str)]) -> Vec<u8> {
+        let mut builder = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(0o644);
+        for (name, text) in files {
+            header.set_size(text.len() as u64);
+            builder
+                .append_data(&mut header, name, text.as_bytes())
+                .unwrap();
+        }
+        header.set_size(0);
+        header.set_entry_type(tar::EntryType::Symlink);
+        for (name, target) in links {
+            builder.append_link(&mut header, name, target).unwrap();
+        }
+        builder.into_inner().unwrap()
+    }
+
+    fn opened(
+        location: &Location,
+        file: Option<&str>,
+        mut input: &[u8],
+    ) -> Result<(tempfile::TempDir, Context)> {
+        let scratch = tempfile::tempdir().unwrap();
+        let arguments = Arguments {
+            location,
+            file,
+            git: &git::Settings::default(),
+            scratch: scratch.path(),
+        };
+        let context = open(&arguments, &mut input)?;
+        Ok((scratch, context))
+    }
+
+    fn names(context: &Context) -> String {
+        let names = crate::context::open::names(context.tree.root()).unwrap();
+        let names = names
+            .iter()
+            .map(|name| String::from_utf8_lossy(name).into_owned());
+        names.collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn locations() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().to_str().unwrap();
+        assert_eq!(locate("-").unwrap(), Location::Input);
+        assert_eq!(locate(path).unwrap(), Location::Directory(path.into()));
+        assert!(matches!(
+            locate("https://h/a.git#x").unwrap(),
+            Location::Git(_)
+        ));
+        assert!(matches!(
+            locate("github.com/a/b").unwrap(),
+            Location::Git(_)
+        ));
+        assert!(matches!(
+            locate("https://h/a.tar.gz").unwrap(),
+            Location::Http(_)
+        ));
+        for wrong in [
+            "/nonexistent",
+            "ftp://h/a",
+            "/etc/passwd",
+            "https://h/a.git?x=y",
+        ] {
+            locate(wrong).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn a_directory() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
+        let location = Location::Directory(path.to_owned());
+        let write = |name: &str, text: &str| std::fs::write(path.join(name), text).unwrap();
+        let error = opened(&location, None, b"").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+        write("dockerfile", "lower");
+        assert_eq!(
+            opened(&location, None, b"").unwrap().1.dockerfile.text,
+            b"lower"
+        );
+        write("Dockerfile", "upper");
+        let (_scratch, context) = opened(&location, None, b"").unwrap();
+        assert_eq!(context.dockerfile.text, b"upper");
+        assert!(context.tree.ignore().is_none());
+        write(".dockerignore", "bar\n");
+        write("Dockerfile2", "two");
+        write("Dockerfile2.dockerignore", "foo\n");
+        let ignored = |file: Option<&str>, name: &str| {
+            let (_scratch, context) = opened(&location, file, b"stdin").unwrap();
+            context
+                .tree
+                .ignore()
+                .is_some_and(|ignore| ignore.matches(name))
+        };
+        let two = path.join("Dockerfile2");
+        let two = two.to_str();
+        assert!(ignored(None, "bar") && !ignored(None, "foo"));
+        assert!(
+            ignored(two, "foo") && !ignored(two, "bar"),
+            "its own ignore file wins"
+        );
+        assert!(ignored(Some("-"), "bar"));
+        let (_scratch, context) = opened(&location, Some("-"), b"stdin").unwrap();
+        assert_eq!(context.dockerfile.text, b"stdin");
+        write(".dockerignore", "!\n");
+        let error = opened(&location, None, b"")
+            .unwrap_err()
+            .chain()
+            .to_string();
+        assert!(
+            error.contains(".dockerignore") && error.contains("line 1"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn standard_input() {
+        let (_scratch, context) = opened(&Location::Input, None, b"FROM x\n").unwrap();
+        assert_eq!(context.dockerfile.text, b"FROM x\n");
+        assert_eq!(names(&context), "");
+        let archive = tar(
+            &[
+                ("Dockerfile", "one"),
+                ("sub/other", "two"),
+                (".dockerignore", "*"),
+            ],
+            &[],
+        );
+        let compressed = zstd::encode_all(&*archive, 1).unwrap();
+        for bytes in [&archive, &compressed] {
+            let (_scratch, context) = opened(&Location::Input, None, bytes).unwrap();
+            assert_eq!(context.dockerfile.text, b"one");
+            assert_eq!(names(&context), ".dockerignore Dockerfile sub");
+            assert!(context.tree.ignore().is_none());
+        }
+        let (_scratch, context) = opened(&Location::Input, Some("sub/other"), &archive).unwrap();
+        assert_eq!(context.dockerfile.text, b"two");
+        opened(&Location::Input, Some("-"), b"FROM x").unwrap_err();
+        opened(&Location::Input, Some("x"), b"FROM x").unwrap_err();
+        opened(&Location::Input, Some("nope"), &archive).unwrap_err();
+        opened(&Location::Input, Some("sub"), &archive).unwrap_err();
+    }
+
+    #[test]
+    fn by_http() {
+        let archive = tar(&[("Dockerfile", "one"), ("a", "a")], &[]);
+        let server = Server::new(vec![
+            ("/c.tar", 200, "", archive),
+            ("/Dockerfile", 200, "", b"FROM x".to_vec()),
+        ]);
+        let (_scratch, context) = opened(&Location::Http(server.url("/c.tar")), None, b"").unwrap();
+        assert_eq!(names(&context), "Dockerfile a");
+        let (_scratch, context) =
+            opened(&Location::Http(server.url("/Dockerfile")), None, b"").unwrap();
+        assert_eq!(context.dockerfile.text, b"FROM x");
+        assert_eq!(names(&context), "context");
+        let directory = tempfile::tempdir().unwrap();
+        let local = Location::Directory(directory.path().to_owned());
+        let url = server.url("/Dockerfile");
+        let (_scratch, context) = opened(&local, Some(&url), b"").unwrap();
+        assert_eq!(context.dockerfile.text, b"FROM x");
+        let scratch = tempfile::tempdir().unwrap();
+        let named = Location::Http(server.url("/c.tar"));
+        let tree = open_named("n", &named, &git::Settings::default(), scratch.path()).unwrap();
+        assert_eq!(crate::context::open::names(tree.root()).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn named_directories_have_their_ignore_file() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join(".dockerignore"), "bar\n").unwrap();
+        let location = Location::Directory(directory.path().to_owned());
+        let scratch = tempfile::tempdir().unwrap();
+        let tree = open_named("n", &location, &git::Settings::default(), scratch.path()).unwrap();
+        assert!(tree.ignore().unwrap().matches("bar"));
+    }
+
+    #[test]
+    fn e8_a_context_with_links_out_of_it() {
+        let outside = tempfile::tempdir().unwrap();
+        std::fs::write(outside.path().join("secret"), "secret").unwrap();
+        let out = outside.path().to_str().unwrap();
+        let secret = format!("{out}/secret");
+        for (files, links) in [
+            (&[][..], &[("Dockerfile", secret.as_str())][..]),
+            (&[], &[("d", out), ("Dockerfile", "d/secret")]),
+            (
+                &[("Dockerfile", "FROM x")],
+                &[("Dockerfile", secret.as_str())],
+            ),
+        ] {
+            let archive = tar(files, links);
+            let opened = opened(&Location::Input, None, &archive);
+            assert!(
+                opened.is_err(),
+                "{links:?}: {:?}",
+                opened.unwrap().1.dockerfile
+            );
+        }
+        // A link inside is followed.
+        let archive = tar(&[("sub/real", "FROM x")], &[("Dockerfile", "sub/real")]);
+        assert_eq!(
+            opened(&Location::Input, None, &archive)
+                .unwrap()
+                .1
+                .dockerfile
+                .text,
+            b"FROM x"
+        );
+    }
 }

@@ -452,12 +452,9 @@ impl<'a> Planner<'a> {
             .or_else(|| self.named_context(&part.base));
         let base = match instead {
             Some(Named::Tree(tree)) => {
-                return Ok((
-                    Base::Tree(tree.clone()),
-                    platform.clone(),
-                    Draft::empty(&platform),
-                    None,
-                ));
+                let mut image = Draft::empty(&platform);
+                image.record(&format!("FROM {}", part.base), true, true);
+                return Ok((Base::Tree(tree.clone()), platform.clone(), image, None));
             }
             Some(Named::Stage(name)) => {
                 let found = self.by_name.get(&name.to_lowercase());

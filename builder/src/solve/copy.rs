@@ -238,12 +238,14 @@ fn fetch(url: &str, checksum: Option<&str>, directory: &std::path::Path) -> Resu
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let at = rustix::fs::open(directory, flags, Mode::empty())
         .context(|| format!("cannot open {}", directory.display()))?;
+    let web = http::client();
     let request = http::Request {
         url,
+        name: None,
         checksum: checksum.as_ref(),
         etag: None,
     };
-    match http::fetch(&request, at.as_fd())? {
+    match http::fetch(&web, &request, at.as_fd())? {
         http::Fetched::New(download) => Ok(Source::Download(download)),
         http::Fetched::Unchanged => Err(Error::invalid(format!("{url}: the server sent nothing"))),
     }

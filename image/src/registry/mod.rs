@@ -43,6 +43,7 @@ pub mod settings;
 mod transport;
 pub mod upload;
 pub mod url;
+pub mod web;
 
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

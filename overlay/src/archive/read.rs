@@ -83,6 +83,7 @@ pub struct Reader<R> {
     data: u64,
     padding: u64,
     ended: bool,
+    nameless: bool,
 }
 
 /// Extended headers before an entry.
@@ -109,7 +110,15 @@ impl<R: BufRead> Reader<R> {
             data: 0,
             padding: 0,
             ended: false,
+            nameless: false,
         }
+    }
+
+    /// Takes an entry with an empty name for the root, as tar(1) writes none but other programs do.
+    #[must_use]
+    pub fn nameless(mut self) -> Self {
+        self.nameless = true;
+        self
     }
 
     /// Refuses archives of more entries than this.
@@ -307,7 +316,10 @@ impl<R: BufRead> Reader<R> {
         let link = before.link.or(pax.link.take());
         let layout = pax.sparse.layout()?;
         let raw = pax.sparse.name.take().unwrap_or(raw);
-        let path = name::normalise(&raw)?;
+        let path = match raw.is_empty() && self.nameless {
+            true => Vec::new(),
+            false => name::normalise(&raw)?,
+        };
         let shown = || format!("malformed entry {}", show(&raw));
         let stored = match pax.size {
             Some(size) => size,

@@ -15,6 +15,8 @@ pub struct Sizes {
     pub blobs: BTreeMap<Digest, u64>,
     /// Of unpacked layers.
     pub layers: BTreeMap<LayerId, u64>,
+    /// Layers that others are second names of; those have no size.
+    pub aliases: BTreeMap<LayerId, LayerId>,
     /// Of snapshots.
     pub snapshots: BTreeMap<SnapshotId, u64>,
 }
@@ -33,6 +35,12 @@ pub fn sizes(store: &Store) -> Result<Sizes> {
         }
     }
     sizes.layers = children(store, "layers", &mut meter)?;
+    let layers = store.directory("layers")?;
+    for id in sizes.layers.keys() {
+        if let Some(target) = crate::layer::built::alias_of(&layers, id)? {
+            sizes.aliases.insert(id.clone(), target);
+        }
+    }
     sizes.snapshots = children(store, "snapshots", &mut meter)?;
     Ok(sizes)
 }
@@ -54,6 +62,13 @@ fn children<I: FromStr + Ord>(
         found.insert(id, meter.bytes - before);
     }
     Ok(found)
+}
+
+impl Sizes {
+    /// The layer that a name stands for.
+    pub fn real<'a>(&'a self, id: &'a LayerId) -> &'a LayerId {
+        self.aliases.get(id).unwrap_or(id)
+    }
 }
 
 /// What one thing takes on the disk, by its name in a directory.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use rcrun_builder::cache::Cache;
 use rcrun_image::Digest;
 use rcrun_image::catalog::{Catalog, Listed};
 use rcrun_image::pull::Way;
@@ -22,7 +23,7 @@ use crate::{output, units};
 /// show what images and containers take on the disk
 ///
 /// SIZE is what is allocated on the disk; the sum of all lines is what du(1)
-/// says. RECLAIMABLE is what `rcrun prune --all` would free.
+/// says. RECLAIMABLE is what `rcrun prune --all --build-cache` would free.
 ///
 /// Fields: Type, TotalCount, Active, Size, Bytes, Reclaimable, ReclaimableBytes.
 /// With --verbose: Repository, Tag, ID, CreatedSince, Size, Bytes, SharedSize,
@@ -129,7 +130,10 @@ impl crate::verbs::Run for Df {
 
 fn bytes(sizes: &Sizes, of: &Reachable) -> u64 {
     let blobs = of.blobs.iter().filter_map(|blob| sizes.blobs.get(blob));
-    let layers = of.layers.iter().filter_map(|layer| sizes.layers.get(layer));
+    let layers: HashSet<&LayerId> = of.layers.iter().map(|layer| sizes.real(layer)).collect();
+    let layers = layers
+        .into_iter()
+        .filter_map(|layer| sizes.layers.get(layer));
     blobs.chain(layers).sum()
 }
 
@@ -153,9 +157,24 @@ fn rows(store: &Store, catalog: &Catalog, users: &[User], sizes: &Sizes) -> Resu
     let images = bytes(sizes, &named);
     let snapshots: u64 = sizes.snapshots.values().sum();
     let incoming = usage.incoming.bytes;
-    let loose = all.saturating_sub(images);
+    let cache = Cache::existing(store)?;
+    let mut cached = Reachable::default();
+    let mut steps = 0;
+    if let Some(cache) = &cache {
+        cached.layers.extend(cache.layers()?);
+        steps = cached.layers.len();
+    }
+    let is_image: HashSet<&LayerId> = named.layers.iter().map(|layer| sizes.real(layer)).collect();
+    // What an image has too is counted there.
+    cached.layers.retain(|layer| !is_image.contains(layer));
+    let mounts = match &cache {
+        Some(cache) => gc::measure(&cache.directory("mounts")?, c".")?,
+        None => 0,
+    };
+    let cached_layers = bytes(sizes, &cached);
+    let loose = all.saturating_sub(images).saturating_sub(cached_layers);
     // Layers that are being unpacked are neither images nor garbage.
-    let counted = all + incoming + usage.damaged.bytes + snapshots;
+    let counted = all + incoming + usage.damaged.bytes + snapshots + mounts;
     let rest = usage.total().saturating_sub(counted);
     let count = |kind: usize| u64::try_from(kind).unwrap_or(u64::MAX);
     let loose_count = sizes
@@ -166,7 +185,12 @@ fn rows(store: &Store, catalog: &Catalog, users: &[User], sizes: &Sizes) -> Resu
         + sizes
             .layers
             .keys()
-            .filter(|one| !named.layers.contains(one))
+            .filter(|one| {
+                let real = sizes.real(one);
+                !named.layers.contains(one)
+                    && !is_image.contains(real)
+                    && !cached.layers.contains(real)
+            })
             .count();
     Ok(vec![
         Row::new(
@@ -182,6 +206,13 @@ fn rows(store: &Store, catalog: &Catalog, users: &[User], sizes: &Sizes) -> Resu
             count(users.len()),
             snapshots,
             0,
+        ),
+        Row::new(
+            "Build Cache",
+            count(steps),
+            0,
+            cached_layers + mounts,
+            cached_layers + mounts,
         ),
         Row::new("Downloads", usage.incoming.count, 0, incoming, incoming),
         Row::new(
@@ -222,7 +253,7 @@ fn image_rows(catalog: &Catalog, users: &[User], sizes: &Sizes) -> Result<Vec<Im
             *blobs.entry(blob.clone()).or_insert(0_u32) += 1;
         }
         for layer in &parts.1 {
-            *layers.entry(layer.clone()).or_insert(0_u32) += 1;
+            *layers.entry(sizes.real(layer).clone()).or_insert(0_u32) += 1;
         }
         all.push((listed, parts));
     }
@@ -236,7 +267,7 @@ fn image_rows(catalog: &Catalog, users: &[User], sizes: &Sizes) -> Result<Vec<Im
         for blob in &own_blobs {
             add(blobs[blob], sizes.blobs.get(blob));
         }
-        for layer in &own_layers {
+        for layer in own_layers.iter().map(|layer| sizes.real(layer)) {
             add(layers[layer], sizes.layers.get(layer));
         }
         let name = listed

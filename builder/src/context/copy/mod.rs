@@ -32,7 +32,7 @@ use crate::{Digest, Result};
 use archive::Format;
 use files::{Files, Meta};
 
-pub(super) use archive::{Format as ArchiveFormat, detect as detect_archive};
+pub(super) use archive::{detect as detect_archive, open as open_archive, rewind};
 pub use cache::StatCache;
 pub use chmod::Chmod;
 pub use select::select;

@@ -51,7 +51,16 @@ fn populate(root: &Path, files: &[&str]) {
 
 impl Case {
     fn new(files: &[&str]) -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        Self::within(tempfile::tempdir().unwrap(), files)
+    }
+
+    /// In memory, where there is room for many files in little time.
+    fn large() -> Self {
+        let memory = tempfile::tempdir_in("/dev/shm");
+        Self::within(memory.or_else(|_| tempfile::tempdir()).unwrap(), &[])
+    }
+
+    fn within(directory: tempfile::TempDir, files: &[&str]) -> Self {
         for name in ["from", "root"] {
             std::fs::create_dir(directory.path().join(name)).unwrap();
         }

@@ -77,7 +77,7 @@ pub(crate) fn unpack(
         remembered: 0,
         report,
     };
-    let mut reader = Reader::new(stream);
+    let mut reader = Reader::new(stream).nameless();
     while let Some(entry) = reader.next_entry()? {
         let path = show(&entry.path);
         let done = unpacking.entry(entry, &mut reader);
@@ -91,6 +91,8 @@ impl Unpacking<'_> {
         if entry.path.is_empty() {
             return match entry.kind {
                 Kind::Directory => Ok(()),
+                // Without a name it is nothing; docker takes it for that too.
+                Kind::Regular if entry.size == 0 => Ok(()),
                 _ => Err(Error::invalid("refuse a root that is no directory")),
             };
         }

@@ -24,7 +24,7 @@ fn what_is_another_copy() {
     let changes: [(&str, bool, Change); 21] = [
         ("nothing", false, |_, _| {}),
         ("content", true, |case, _| {
-            std::fs::write(case.from("s/a"), "x").unwrap()
+            std::fs::write(case.from("s/a"), "x").unwrap();
         }),
         ("mtime", false, |case, _| {
             let file = std::fs::File::open(case.from("s/a")).unwrap();
@@ -44,13 +44,13 @@ fn what_is_another_copy() {
             std::fs::set_permissions(case.from("s"), PermissionsExt::from_mode(0o700)).unwrap();
         }),
         ("name", true, |case, _| {
-            std::fs::rename(case.from("s/a"), case.from("s/z")).unwrap()
+            std::fs::rename(case.from("s/a"), case.from("s/z")).unwrap();
         }),
         ("one more file", true, |case, _| {
-            populate(&case.from(""), &["s/new"])
+            populate(&case.from(""), &["s/new"]);
         }),
         ("one more directory", true, |case, _| {
-            populate(&case.from(""), &["s/new/"])
+            populate(&case.from(""), &["s/new/"]);
         }),
         ("a link's target", true, |case, _| {
             std::fs::remove_file(case.from("s/l")).unwrap();
@@ -68,22 +68,22 @@ fn what_is_another_copy() {
             std::fs::hard_link(case.from("s/d/b"), case.from("elsewhere")).unwrap();
         }),
         ("another file", false, |case, _| {
-            std::fs::write(case.from("other"), "x").unwrap()
+            std::fs::write(case.from("other"), "x").unwrap();
         }),
         ("owner", true, |_, request| {
-            request.owner = Some(Owner { uid: 1, gid: 2 })
+            request.owner = Some(Owner { uid: 1, gid: 2 });
         }),
         ("chmod", true, |_, request| {
-            request.chmod = Some(Chmod::parse("go-r").unwrap())
+            request.chmod = Some(Chmod::parse("go-r").unwrap());
         }),
         ("destination", true, |_, request| {
-            request.dest = "/e".to_owned()
+            request.dest = "/e".to_owned();
         }),
         ("exclude", true, |_, request| {
-            request.exclude = vec!["d/b".to_owned()]
+            request.exclude = vec!["d/b".to_owned()];
         }),
         ("exclude of nothing", false, |_, request| {
-            request.exclude = vec!["nope".to_owned()]
+            request.exclude = vec!["nope".to_owned()];
         }),
         ("parents", true, |_, request| request.parents = true),
     ];

@@ -62,7 +62,7 @@ fn ignored_files_are_not_there() {
         let case = Case::new(&files).ignoring(ignore);
         match (case.copy(sources, "/"), expected) {
             (Ok(_), Some(expected)) => {
-                assert_eq!(case.listing(), expected, "{ignore:?} {sources:?}")
+                assert_eq!(case.listing(), expected, "{ignore:?} {sources:?}");
             }
             (Err(error), None) => {
                 let hint = error.hint().unwrap_or_default();
@@ -119,7 +119,7 @@ fn only_what_is_needed_is_read() {
         // Without privilege a directory that cannot be read shows it.
         let case = Case::new(&["node_modules/x", "src/a"]).ignoring("node_modules\n!src/b\n");
         let closed = case.from("node_modules");
-        std::fs::set_permissions(&closed, PermissionsExt::from_mode(0)).unwrap();
+        std::fs::set_permissions(&closed, PermissionsExt::from_mode(0o0)).unwrap();
         let copied = case.copy(&["."], "/");
         std::fs::set_permissions(&closed, PermissionsExt::from_mode(0o755)).unwrap();
         copied.unwrap();

@@ -17,7 +17,7 @@ fn many(case: &Case, count: usize, size: usize) {
 
 #[test]
 fn threads_make_no_difference() {
-    let case = Case::new(&[]);
+    let case = Case::large();
     many(&case, 3000, 100);
     let request = case.request(&["s"], "/d/");
     let selection = select(&request).unwrap();
