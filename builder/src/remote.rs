@@ -216,7 +216,10 @@ impl Known {
         struct RootFs {
             diff_ids: Vec<Digest>,
         }
-        debug_assert_eq!((INLINE, FOREIGN_INLINE), ("rcrun.buildcache.v1", "moby.buildkit.cache.v0"));
+        debug_assert_eq!(
+            (INLINE, FOREIGN_INLINE),
+            ("rcrun.buildcache.v1", "moby.buildkit.cache.v0")
+        );
         let image: Image = serde_json::from_slice(config)
             .map_err(|e| Error::invalid(format!("cannot read its configuration: {e}")))?;
         let cache = match (image.cache, image.foreign) {
@@ -330,9 +333,7 @@ mod tests {
     }
 
     fn manifest(kind: &str, layers: usize) -> Manifest {
-        let layer = |index: usize| {
-            json!({"mediaType": media::OCI_LAYER_GZIP, "digest": digest(&format!("blob {index}")), "size": 5})
-        };
+        let layer = |index: usize| json!({"mediaType": media::OCI_LAYER_GZIP, "digest": digest(&format!("blob {index}")), "size": 5});
         let text = json!({
             "schemaVersion": 2, "mediaType": media::OCI_MANIFEST,
             "config": {"mediaType": kind, "digest": digest("config"), "size": 9},
@@ -350,7 +351,10 @@ mod tests {
 
     fn add(kind: &str, layers: usize, config: &Value) -> (Known, Result<(usize, usize)>) {
         let mut known = Known::default();
-        let result = known.add(&manifest(kind, layers), &serde_json::to_vec(config).unwrap());
+        let result = known.add(
+            &manifest(kind, layers),
+            &serde_json::to_vec(config).unwrap(),
+        );
         (known, result)
     }
 
@@ -361,7 +365,10 @@ mod tests {
         assert_eq!(result.unwrap(), (0, 1));
         let found = known.step(&digest("a"), Some(&digest("below"))).unwrap();
         assert_eq!(found.blob.digest, digest("blob 1"));
-        assert_eq!((&found.means, &found.diff_id), (&digest("a"), &digest("diff")));
+        assert_eq!(
+            (&found.means, &found.diff_id),
+            (&digest("a"), &digest("diff"))
+        );
         assert_eq!(known.step(&digest("a"), None), None);
         assert_eq!(known.step(&digest("a"), Some(&digest("other"))), None);
         assert_eq!(known.step(&digest("b"), Some(&digest("below"))), None);
@@ -376,7 +383,11 @@ mod tests {
             (CONFIG, json!({"version": 2, "records": []}), "version 2"),
             (CONFIG, json!({"records": []}), "cannot be read"),
             (CONFIG, json!([]), "cannot be read"),
-            (CONFIG, json!({"version": 1, "records": [record("a", 2)]}), "no layer 2"),
+            (
+                CONFIG,
+                json!({"version": 1, "records": [record("a", 2)]}),
+                "no layer 2",
+            ),
             (
                 CONFIG,
                 json!({"version": 1, "records": [{"key": digest("a"), "layer": 0}]}),

@@ -54,12 +54,17 @@ impl Artifact {
     }
 
     fn fetch(client: Client, reference: &Reference, platform: &Platform) -> Result<Self> {
-        let last = client.image(reference, platform)?.pop();
-        let Some((digest, Document::Manifest(manifest))) =
-            last.map(|last| (last.digest, last.document))
-        else {
-            return Err(Error::new(ErrorKind::NotFound, "it has no manifest"));
+        let mut last = client.resolve(reference)?;
+        for _ in 0..MAX_INDEX_DEPTH {
+            let Document::Index(index) = &last.document else {
+                break;
+            };
+            last = client.document(reference, index.select(platform)?)?;
+        }
+        let Document::Manifest(manifest) = last.document else {
+            return Err(too_deep());
         };
+        let digest = last.digest;
         let config = client.small_blob(reference, &manifest.config)?;
         Ok(Self {
             place: Place::Registry(Box::new(client), reference.clone()),
@@ -91,9 +96,7 @@ impl Artifact {
                 }
             }
         }
-        Err(Error::invalid(format!(
-            "more than {MAX_INDEX_DEPTH} indexes inside one another"
-        )))
+        Err(too_deep())
     }
 
     /// Brings a blob into the store, verified and durable. The caller's lease holds it.
@@ -133,4 +136,10 @@ impl Artifact {
             }
         }
     }
+}
+
+fn too_deep() -> Error {
+    Error::invalid(format!(
+        "more than {MAX_INDEX_DEPTH} indexes inside one another"
+    ))
 }

@@ -89,7 +89,10 @@ impl Flag {
     /// The place, with the name of the field that says the directory.
     fn place(&mut self, directory: &str) -> Result<Location> {
         let needs = |what: &str| Error::invalid(format!("type={} needs {what}", self.kind));
-        let (registry, local) = (needs("ref=REFERENCE"), needs(&format!("{directory}=DIRECTORY")));
+        let (registry, local) = (
+            needs("ref=REFERENCE"),
+            needs(&format!("{directory}=DIRECTORY")),
+        );
         match self.kind.as_str() {
             "registry" => {
                 let reference = self.take("ref").ok_or(registry)?;
@@ -128,8 +131,10 @@ impl Flag {
 pub(super) fn from(text: &str) -> Result<Location> {
     let mut flag = Flag::parse(text)?;
     if flag.kind == "inline" {
-        return Err(Error::invalid("an inline cache is read by its image's name")
-            .with_hint("use type=registry,ref=IMAGE"));
+        return Err(
+            Error::invalid("an inline cache is read by its image's name")
+                .with_hint("use type=registry,ref=IMAGE"),
+        );
     }
     let place = flag.place("src")?;
     flag.end()?;
@@ -144,7 +149,9 @@ pub(super) fn to(text: &str) -> Result<To> {
         _ => Some(flag.place("dest")?),
     };
     if matches!(&place, Some(Location::Layout { name: Some(name), .. }) if name.starts_with('@')) {
-        return Err(Error::invalid("a cache is written under a tag, not a digest"));
+        return Err(Error::invalid(
+            "a cache is written under a tag, not a digest",
+        ));
     }
     let all = match flag.take("mode").as_deref() {
         None | Some("min") => false,
@@ -156,10 +163,8 @@ pub(super) fn to(text: &str) -> Result<To> {
             .with_hint("use type=registry for mode=max"));
         }
         Some(other) => {
-            return Err(
-                Error::invalid(format!("unknown mode {other:?} of a cache"))
-                    .with_hint("use min or max"),
-            );
+            return Err(Error::invalid(format!("unknown mode {other:?} of a cache"))
+                .with_hint("use min or max"));
         }
     };
     let mounts = flag.truth("cache-mounts")?;
@@ -305,13 +310,7 @@ pub(super) fn write(job: &Job<'_>, built: &[Built]) -> Result<()> {
     Ok(())
 }
 
-fn one(
-    job: &Job<'_>,
-    done: &Done,
-    wanted: &[LayerId],
-    to: &To,
-    place: &Location,
-) -> Result<()> {
+fn one(job: &Job<'_>, done: &Done, wanted: &[LayerId], to: &To, place: &Location) -> Result<()> {
     let options = Options {
         compression: to.compression,
         level: to.level,
@@ -369,12 +368,26 @@ mod tests {
         let all = |text: &str| to(text).unwrap();
         assert_eq!(all("type=inline").place, None);
         assert!(inline(&[all("type=inline")]) && !inline(&[all("type=local,dest=d")]));
-        let max = all("type=local,dest=d,mode=max,cache-mounts=true,compression=zstd,compression-level=9,ignore-error=true,oci-mediatypes=true");
-        assert_eq!(max.content, Content { all: true, mounts: true });
+        let max = all(
+            "type=local,dest=d,mode=max,cache-mounts=true,compression=zstd,compression-level=9,ignore-error=true,oci-mediatypes=true",
+        );
+        assert_eq!(
+            max.content,
+            Content {
+                all: true,
+                mounts: true
+            }
+        );
         assert_eq!((max.compression, max.level), (Compression::Zstd, Some(9)));
         assert!(max.ignore_error);
         let min = all("type=registry,ref=example.org/a,mode=min");
-        assert_eq!(min.content, Content { all: false, mounts: false });
+        assert_eq!(
+            min.content,
+            Content {
+                all: false,
+                mounts: false
+            }
+        );
         for text in [
             "type=inline,mode=max",
             "type=inline,cache-mounts=true",

@@ -50,11 +50,7 @@ pub(super) struct Awaited {
 }
 
 /// What a stack of layers is on any machine; none where nobody knows. An empty stack is known: `Some(None)`.
-pub(crate) fn chain(
-    cache: &Cache,
-    layers: &[LayerId],
-    epoch: i64,
-) -> Option<Option<Digest>> {
+pub(crate) fn chain(cache: &Cache, layers: &[LayerId], epoch: i64) -> Option<Option<Digest>> {
     let mut chain = None;
     for id in layers {
         let of_chain = match id.as_str().split_once('-') {
@@ -185,8 +181,12 @@ impl Solver<'_> {
             .context(|| "cannot fetch a layer of an imported cache")
             .map_err(|error| error.with_hint("leave out --cache-from, or write that cache anew"))?;
             for (id, one) in some {
-                self.unpack(id, one)
-                    .context(|| format!("cannot use layer {} of an imported cache", one.remote.blob.digest))?;
+                self.unpack(id, one).context(|| {
+                    format!(
+                        "cannot use layer {} of an imported cache",
+                        one.remote.blob.digest
+                    )
+                })?;
                 self.adopt(id, &one.remote, &one.lowers)?;
                 self.pending().remove(id);
             }
@@ -247,12 +247,7 @@ impl Solver<'_> {
     }
 
     /// What it takes from those below.
-    fn settled(
-        &self,
-        layer: &Unfinished,
-        unpacked: &Unpacked,
-        lowers: &[LayerId],
-    ) -> Result<()> {
+    fn settled(&self, layer: &Unfinished, unpacked: &Unpacked, lowers: &[LayerId]) -> Result<()> {
         let mut open = Vec::with_capacity(lowers.len());
         for id in lowers.iter().rev() {
             let gone = || Error::new(ErrorKind::NotFound, format!("no layer {id} below it"));
@@ -269,7 +264,9 @@ impl Solver<'_> {
 
     /// What a cache mount of that name had on another machine; false if nobody knows.
     pub(super) fn imported_mount(&self, name: &Digest, data: &impl AsFd) -> Result<bool> {
-        let found = self.imports.and_then(|all| Some((all, all.known.mount(name)?)));
+        let found = self
+            .imports
+            .and_then(|all| Some((all, all.known.mount(name)?)));
         let Some((imports, remote)) = found else {
             return Ok(false);
         };
