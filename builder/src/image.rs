@@ -224,6 +224,23 @@ impl Draft {
         });
     }
 
+    /// Says that the layers of this build were made one, as docker does: its steps stay, without layers,
+    /// and one more has it.
+    pub fn squash(&mut self) {
+        let mut count = 0_usize;
+        for one in self.history.iter_mut().filter(|one| one.own) {
+            count += usize::from(!one.empty_layer);
+            one.empty_layer = true;
+        }
+        if count > 0 {
+            self.history.push(History {
+                comment: Some(format!("{count} layers squashed into one")),
+                own: true,
+                ..History::default()
+            });
+        }
+    }
+
     /// The document.
     pub fn encode(&self) -> Result<Vec<u8>> {
         serde_json::to_vec(self)

@@ -7,6 +7,8 @@ use rcrun_builder::solve::Secret;
 use rcrun_overlay::compress::Compression;
 use rcrun_runtime::error::{Context, Error, ErrorKind, Result};
 
+use super::annotations::Annotations;
+
 /// The longest secret (docker's limit).
 const SECRET: u64 = 500 << 10;
 
@@ -161,7 +163,12 @@ pub(super) fn agent(text: &str) -> Result<(String, PathBuf)> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Output {
     /// The store; to a registry too with the second.
-    Image { names: Vec<String>, push: bool },
+    Image {
+        names: Vec<String>,
+        push: bool,
+        /// By its digest, and not under a tag.
+        by_digest: bool,
+    },
     /// An OCI layout in a directory, or in an archive; none is standard output.
     Oci {
         dest: Option<PathBuf>,
@@ -172,7 +179,11 @@ pub(super) enum Output {
     /// An archive of the files.
     Tar { dest: Option<PathBuf> },
     /// The files.
-    Local { dest: PathBuf },
+    Local {
+        dest: PathBuf,
+        /// In a directory of its platform, even if there is but one.
+        split: bool,
+    },
     /// Nothing is kept but what the cache has.
     Nothing,
 }
@@ -183,7 +194,7 @@ pub(super) struct How {
     pub(super) compression: Option<Compression>,
     pub(super) level: Option<i32>,
     pub(super) docker: Option<bool>,
-    pub(super) annotations: BTreeMap<String, String>,
+    pub(super) annotations: Annotations,
 }
 
 /// A field that is there or not, or says so.
@@ -208,12 +219,13 @@ pub(super) fn output(text: &str) -> Result<(Output, How)> {
         return Ok((
             Output::Local {
                 dest: PathBuf::from(text),
+                split: false,
             },
             how,
         ));
     }
     let (mut kind, mut dest, mut names) = (None, None, Vec::new());
-    let (mut push, mut archive) = (false, true);
+    let (mut push, mut archive, mut by_digest, mut split) = (false, true, false, None);
     for (name, value) in fields {
         let truth = || truth(&name, value.as_deref());
         let text = || {
@@ -234,33 +246,25 @@ pub(super) fn output(text: &str) -> Result<(Output, How)> {
                 let wrong = || Error::invalid(format!("{level:?} is no compression level"));
                 how.level = Some(level.parse().map_err(|_| wrong())?);
             }
-            // What they ask for is so in any case.
-            "store"
-            | "unpack"
-            | "force-compression"
-            | "rewrite-timestamp"
-            | "mode"
-            | "platform-split"
-            | "registry.insecure"
-            | "push-by-digest"
-            | "name-canonical"
-            | "dangling-name-prefix"
-            | "prefer-nondist-layers" => {}
-            other => match other.strip_prefix("annotation.") {
-                Some(key) => drop(how.annotations.insert(key.to_owned(), text()?)),
-                None => {
-                    return Err(Error::invalid(format!(
-                        "{other:?} is no field of an output"
-                    )));
+            "push-by-digest" => by_digest = truth()?,
+            "platform-split" => split = Some(truth()?),
+            other => {
+                let value = value.as_deref();
+                let annotated = how.annotations.field(other, value.unwrap_or_default())?;
+                if !annotated {
+                    settled(other, value)?;
                 }
-            },
+            }
         }
     }
     rcrun_overlay::compress::check_level(how.compression.unwrap_or(Compression::Gzip), how.level)?;
     let file = |dest: Option<String>| dest.filter(|dest| dest != "-").map(PathBuf::from);
     let output = match kind.as_deref() {
-        Some("image") => Output::Image { names, push },
-        Some("registry") => Output::Image { names, push: true },
+        Some(kind @ ("image" | "registry")) => Output::Image {
+            names: std::mem::take(&mut names),
+            push: push || kind == "registry",
+            by_digest: std::mem::take(&mut by_digest),
+        },
         Some("oci") => Output::Oci {
             dest: file(dest),
             archive,
@@ -271,6 +275,7 @@ pub(super) fn output(text: &str) -> Result<(Output, How)> {
             let missing = || Error::invalid("type=local needs dest=DIRECTORY");
             Output::Local {
                 dest: dest.map(PathBuf::from).ok_or_else(missing)?,
+                split: split == Some(true),
             }
         }
         Some("cacheonly") => Output::Nothing,
@@ -285,7 +290,60 @@ pub(super) fn output(text: &str) -> Result<(Output, How)> {
             );
         }
     };
+    if by_digest || !names.is_empty() {
+        return Err(
+            Error::invalid("name and push-by-digest are fields of an image or registry")
+                .with_hint("--tag names what is in an archive"),
+        );
+    }
+    if let Output::Image {
+        push: false,
+        by_digest: true,
+        ..
+    } = &output
+    {
+        return Err(Error::invalid("push-by-digest needs push=true"));
+    }
+    if split == Some(false) {
+        return Err(Error::unsupported(
+            "platform-split=false: files of several platforms go to directories of their own",
+        ));
+    }
     Ok((output, how))
+}
+
+/// Fields whose effect is what is done in any case; another value of them is refused, not passed over.
+fn settled(name: &str, value: Option<&str>) -> Result<()> {
+    let (is, why) = match name {
+        "store" => (true, "the image is made in the store"),
+        // Layers that are made here are unpacked as they are made.
+        "unpack" => return truth(name, value).map(drop),
+        "rewrite-timestamp" => (true, "no file is later than the image"),
+        "force-compression" => (false, "layers of the base image stay as they are"),
+        "registry.insecure" => (false, "the settings say which registries are insecure"),
+        "name-canonical" => (
+            false,
+            "an image is found by its digest without a name for it",
+        ),
+        "prefer-nondist-layers" => (false, "all layers are pushed"),
+        "oci-artifact" => (false, "attestations are images, which all registries take"),
+        "mode" => {
+            return match value {
+                Some("copy") => Ok(()),
+                other => Err(Error::unsupported(format!(
+                    "mode={} of an output: files are added, and none is deleted",
+                    other.unwrap_or_default()
+                ))),
+            };
+        }
+        _ => {
+            return Err(Error::invalid(format!("{name:?} is no field of an output")));
+        }
+    };
+    match truth(name, value)? == is {
+        true => Ok(()),
+        false => Err(Error::unsupported(format!("{name}={}: {why}", !is))),
+    }
 }
 
 pub(super) fn compression(text: &str) -> Result<Compression> {
@@ -309,8 +367,20 @@ mod tests {
         let path = |text: &str| Some(PathBuf::from(text));
         for (text, expected) in [
             ("-", Output::Tar { dest: None }),
-            ("out", Output::Local { dest: "out".into() }),
-            ("type=local,dest=out", Output::Local { dest: "out".into() }),
+            (
+                "out",
+                Output::Local {
+                    dest: "out".into(),
+                    split: false,
+                },
+            ),
+            (
+                "type=local,dest=out,mode=copy,platform-split=true",
+                Output::Local {
+                    dest: "out".into(),
+                    split: true,
+                },
+            ),
             (
                 "type=tar,dest=a.tar",
                 Output::Tar {
@@ -331,13 +401,15 @@ mod tests {
                 Output::Image {
                     names: vec!["a".into(), "b".into()],
                     push: true,
+                    by_digest: false,
                 },
             ),
             (
-                "type=registry,name=a",
+                "type=registry,name=a,push-by-digest=true,store=true,unpack=false,rewrite-timestamp=true",
                 Output::Image {
                     names: vec!["a".into()],
                     push: true,
+                    by_digest: true,
                 },
             ),
             ("type=cacheonly", Output::Nothing),
@@ -353,6 +425,19 @@ mod tests {
             "type=oci,tar=maybe",
             "type=image,compression=lzma",
             "type=image,compression-level=99",
+            "type=image,push-by-digest=true",
+            "type=oci,name=a",
+            "type=image,store=false",
+            "type=image,rewrite-timestamp=false",
+            "type=image,force-compression=true",
+            "type=registry,registry.insecure=true",
+            "type=image,name-canonical=true",
+            "type=image,prefer-nondist-layers",
+            "type=image,oci-artifact=true",
+            "type=image,dangling-name-prefix=x",
+            "type=image,annotation-nowhere.a=b",
+            "type=local,dest=d,mode=delete",
+            "type=local,dest=d,platform-split=false",
         ] {
             output(text).unwrap_err();
         }
@@ -363,7 +448,8 @@ mod tests {
         .1;
         assert_eq!(how.compression, Some(Compression::Zstd));
         assert_eq!((how.level, how.docker), (Some(9), Some(true)));
-        assert_eq!(how.annotations["a"], "b");
+        let manifest = how.annotations.manifest(&"linux/amd64".parse().unwrap());
+        assert_eq!(manifest["a"], "b");
     }
 
     #[test]

@@ -291,7 +291,7 @@ pub(super) fn write(job: &Job<'_>, built: &[Built]) -> Result<()> {
     for one in built {
         done.steps.extend(one.done.steps.iter().cloned());
         done.mounts.extend(one.done.mounts.iter().cloned());
-        wanted.extend(one.solved.layers.iter().cloned());
+        wanted.extend(one.layers.iter().cloned());
     }
     for to in &job.asked.cache_to {
         let Some(place) = &to.place else {

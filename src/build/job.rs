@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use rcrun_builder::cache::Cache;
 use rcrun_builder::context::source::{self, Context as Files};
@@ -25,14 +25,16 @@ use rcrun_image::registry::Cancel;
 use rcrun_image::transport::Location;
 use rcrun_overlay::layer::Overlay;
 use rcrun_overlay::layer::store::Layers;
-use rcrun_overlay::lease::Lease;
+use rcrun_overlay::lease::{LayerId, Lease};
 use rcrun_overlay::store::Store;
 use rcrun_runtime::error::{Context, Error, ErrorKind, Result};
 
+use super::annotations::Annotations;
 use super::arguments::{self, How, Output};
 use super::bases::Images;
 use super::places::{self, Place};
 use super::progress::{Progress, Style};
+use super::result::{self, Variant};
 use super::runner::Processes;
 use super::{caches, check, failure, outputs};
 use crate::settings::Settings;
@@ -61,6 +63,7 @@ pub(crate) fn build(flags: &Build, settings: &Settings) -> Result<u8> {
     let lease = store.lease()?;
     // What is fetched goes where steps work: it is removed with it.
     let place = Place::new(&store)?;
+    let (variants, which) = result::variants(&asked.outputs, asked.docker, &asked.annotations);
     let job = Job {
         flags,
         asked: &asked,
@@ -72,6 +75,8 @@ pub(crate) fn build(flags: &Build, settings: &Settings) -> Result<u8> {
         progress: &progress,
         cancel: &cancel,
         scratch: place.path(),
+        variants,
+        which,
     };
     let tick = || progress.tick();
     let tick: Option<&(dyn Fn() + Sync)> = progress.ticks().then_some(&tick);
@@ -98,7 +103,7 @@ pub(super) struct Asked {
     pub(super) outputs: Vec<(Output, How)>,
     pub(super) names: Vec<Reference>,
     docker: bool,
-    annotations: BTreeMap<String, String>,
+    annotations: Annotations,
     platforms: Vec<Platform>,
     pub(super) cache_from: Vec<Location>,
     pub(super) cache_to: Vec<caches::To>,
@@ -150,8 +155,18 @@ impl Asked {
         }
         let names = flags.tag.iter().map(|tag| tag.parse::<Reference>());
         let names = names.collect::<Result<Vec<_>>>().context(|| "--tag")?;
-        if flags.push && names.is_empty() {
-            return Err(Error::invalid("--push needs a name").with_hint("give --tag NAME"));
+        adjust(flags, &names, &mut outputs)?;
+        let mut annotations = Annotations::default();
+        for text in &flags.annotation {
+            let added = annotations.flag(text);
+            added.context(|| format!("--annotation {text}"))?;
+        }
+        let cache_to = each("--cache-to", &flags.cache_to, caches::to)?;
+        if flags.squash && caches::inline(&cache_to) {
+            return Err(Error::invalid(
+                "--squash and --cache-to type=inline exclude each other: there are no layers of steps",
+            )
+            .with_hint("use type=registry or type=local"));
         }
         let none = |_: &str| None;
         let mut platforms = flags.platform.clone();
@@ -172,12 +187,63 @@ impl Asked {
             outputs,
             names,
             docker: flags.format.as_deref() == Some("docker"),
-            annotations: arguments::pairs(&flags.annotation, &none).context(|| "--annotation")?,
+            annotations,
             platforms,
             cache_from: each("--cache-from", &flags.cache_from, caches::from)?,
-            cache_to: each("--cache-to", &flags.cache_to, caches::to)?,
+            cache_to,
         })
     }
+}
+
+/// What `--push` and `--load` mean for outputs; nothing said means the store. Two images cannot have one
+/// name.
+fn adjust(flags: &Build, names: &[Reference], outputs: &mut Vec<(Output, How)>) -> Result<()> {
+    let is_image = |output: &Output| matches!(output, Output::Image { .. });
+    let has_image = outputs.iter().any(|(output, _)| is_image(output));
+    if !has_image && (outputs.is_empty() || flags.load || flags.push) {
+        let image = Output::Image {
+            names: Vec::new(),
+            push: false,
+            by_digest: false,
+        };
+        outputs.push((image, How::default()));
+    }
+    let mut seen: Vec<(Reference, usize)> = Vec::new();
+    for (index, (output, _)) in outputs.iter_mut().enumerate() {
+        let Output::Image {
+            names: own,
+            push,
+            by_digest,
+        } = output
+        else {
+            continue;
+        };
+        *push |= flags.push;
+        let own: Vec<Reference> = match own.as_slice() {
+            [] => names.to_vec(),
+            own => own
+                .iter()
+                .map(|name| name.parse())
+                .collect::<Result<_>>()
+                .context(|| "the name of an output")?,
+        };
+        if *push && own.is_empty() {
+            return Err(Error::invalid("a push needs a name").with_hint("give --tag NAME"));
+        }
+        if *by_digest {
+            continue;
+        }
+        for name in own {
+            if seen.iter().any(|(other, _)| *other == name) {
+                return Err(Error::invalid(format!(
+                    "two outputs of type image would both be {name}"
+                ))
+                .with_hint("give each its name=NAME"));
+            }
+            seen.push((name, index));
+        }
+    }
+    Ok(())
 }
 
 /// A flag that may be given several times.
@@ -261,13 +327,19 @@ pub(super) struct Job<'a> {
     pub(super) progress: &'a Progress,
     pub(super) cancel: &'a Cancel,
     scratch: &'a Path,
+    /// The ways in which the image is written, and which one each output means.
+    pub(super) variants: Vec<Variant>,
+    which: Vec<usize>,
 }
 
 /// A platform's image.
 pub(super) struct Built {
     pub(super) graph: Graph,
-    pub(super) solved: std::sync::Arc<Solved>,
-    pub(super) written: Option<Written>,
+    pub(super) solved: Arc<Solved>,
+    /// One for each way in which outputs want it.
+    pub(super) written: Vec<Written>,
+    /// Its layers before they were made one.
+    pub(super) layers: Vec<LayerId>,
     /// For other machines.
     pub(super) done: Done,
 }
@@ -423,9 +495,14 @@ impl Job<'_> {
             .flat_map(|one| &one.graph.stages)
             .map(|stage| stage.steps.len());
         let solver = Solver::new(&tools, &graph, context, &settings, steps.sum())?;
+        let mut layers = Vec::new();
         let solved = solver.solve().and_then(|solved| {
             self.complete(&solver, &solved)?;
-            Ok(solved)
+            layers.clone_from(&solved.layers);
+            Ok(match self.flags.squash {
+                true => Arc::new(solver.squash(&solved)?),
+                false => solved,
+            })
         });
         let (made, done) = (solver.made(), solver.done());
         drop(solver);
@@ -436,11 +513,12 @@ impl Job<'_> {
                 let mut built = Built {
                     graph,
                     solved,
-                    written: None,
+                    written: Vec::new(),
+                    layers,
                     done,
                 };
-                if outputs::needs_image(&self.asked.outputs) {
-                    built.written = Some(self.image(&built)?);
+                for variant in &self.variants {
+                    built.written.push(self.image(&built, variant)?);
                 }
                 Ok(built)
             });
@@ -476,21 +554,21 @@ impl Job<'_> {
         }
     }
 
-    fn image(&self, built: &Built) -> Result<Written> {
+    /// Which way of writing the image an output means.
+    pub(super) fn variant(&self, output: usize) -> usize {
+        self.which.get(output).copied().unwrap_or_default()
+    }
+
+    fn image(&self, built: &Built, variant: &Variant) -> Result<Written> {
         let watch = |event: &Event<'_>| self.progress.event(event);
         let target = self.target(&watch);
-        let mut options = export::Options {
-            docker: self.asked.docker,
-            annotations: self.asked.annotations.clone(),
+        let stage = &built.graph.stages[built.graph.target];
+        let options = export::Options {
+            annotations: variant.annotations.manifest(&stage.image.platform()),
             inline: caches::inline(&self.asked.cache_to).then_some(&built.done),
-            ..export::Options::default()
+            squash: self.flags.squash,
+            ..variant.options()
         };
-        for (_, how) in &self.asked.outputs {
-            options.compression = how.compression.unwrap_or(options.compression);
-            options.level = how.level.or(options.level);
-            options.docker = how.docker.unwrap_or(options.docker);
-            options.annotations.extend(how.annotations.clone());
-        }
         export::image(&target, &built.graph, &built.solved, &options)
     }
 

@@ -2,6 +2,7 @@
 //! verbs, steps are run by a process of their own (`rcrun build-step`), and people see what happens.
 
 mod agents;
+mod annotations;
 mod arguments;
 mod bases;
 mod caches;
@@ -11,6 +12,7 @@ pub(crate) mod job;
 mod outputs;
 mod places;
 mod progress;
+mod result;
 mod runner;
 pub(crate) mod step;
 mod stubs;

@@ -46,8 +46,8 @@ pub(crate) struct Build {
     /// label of the image
     #[arg(long, value_name = "NAME=VALUE")]
     pub(crate) label: Vec<String>,
-    /// annotation of the manifest
-    #[arg(long, value_name = "NAME=VALUE")]
+    /// annotation: of each manifest, or of what is said: manifest[PLATFORM]:, manifest-descriptor:, index:
+    #[arg(long, value_name = "[PLACE:]NAME=VALUE")]
     pub(crate) annotation: Vec<String>,
 
     /// secret for RUN --mount=type=secret: id=ID[,src=FILE|,env=NAME]
@@ -142,6 +142,9 @@ pub(crate) struct Build {
     /// keep the image in the store (the default)
     #[arg(long)]
     pub(crate) load: bool,
+    /// make one layer of all that this build adds to its base
+    #[arg(long)]
+    pub(crate) squash: bool,
     /// media types of the image: oci (the default) or docker
     #[arg(long, value_name = "FORMAT", value_parser = ["oci", "docker"])]
     pub(crate) format: Option<String>,

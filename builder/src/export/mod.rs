@@ -50,6 +50,8 @@ pub struct Options<'a> {
     pub created: Option<i64>,
     /// What the configuration tells builds on other machines.
     pub inline: Option<&'a crate::solve::Done>,
+    /// All layers that are made here were made one.
+    pub squash: bool,
 }
 
 impl Default for Options<'_> {
@@ -61,6 +63,7 @@ impl Default for Options<'_> {
             annotations: std::collections::BTreeMap::new(),
             created: None,
             inline: None,
+            squash: false,
         }
     }
 }
@@ -136,6 +139,9 @@ pub fn image(
             solved.inherited,
             options.level,
         ));
+    }
+    if options.squash {
+        draft.squash();
     }
     let created = time::rfc3339(options.created.unwrap_or(solved.epoch));
     for one in draft.history.iter_mut().filter(|one| one.own) {

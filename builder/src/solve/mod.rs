@@ -13,6 +13,7 @@ pub(crate) mod import;
 mod key;
 pub(crate) mod mounts;
 mod run;
+mod squash;
 mod wait;
 
 use std::collections::BTreeMap;
