@@ -7,10 +7,12 @@
 //! - [`runner`]: what whoever runs the steps is told.
 //! - [`export`]: layers and documents of the result.
 //! - [`remote`]: caches of other machines.
+//! - [`attest`]: statements about the result.
 //! - [`events`]: what people hear meanwhile.
 
 #![forbid(unsafe_code)]
 
+pub mod attest;
 pub mod cache;
 pub mod context;
 pub mod dockerfile;

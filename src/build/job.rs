@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use rcrun_builder::cache::Cache;
-use rcrun_builder::context::source::{self, Context as Files};
+use rcrun_builder::context::source::{self, Context as Files, Location};
 use rcrun_builder::context::tree::Tree;
 use rcrun_builder::dockerfile::{self, Diagnostic, Dockerfile};
 use rcrun_builder::events::{Event, Watch};
@@ -22,7 +22,7 @@ use rcrun_image::progress;
 use rcrun_image::pull::Way;
 use rcrun_image::reference::Reference;
 use rcrun_image::registry::Cancel;
-use rcrun_image::transport::Location;
+use rcrun_image::transport;
 use rcrun_overlay::layer::Overlay;
 use rcrun_overlay::layer::store::Layers;
 use rcrun_overlay::lease::{LayerId, Lease};
@@ -36,7 +36,7 @@ use super::places::{self, Place};
 use super::progress::{Progress, Style};
 use super::result::{self, Variant};
 use super::runner::Processes;
-use super::{caches, check, failure, outputs};
+use super::{attest, caches, check, failure, outputs};
 use crate::settings::Settings;
 use crate::verbs::build::Build;
 use crate::{images, interrupt, output};
@@ -97,7 +97,7 @@ pub(crate) fn build(flags: &Build, settings: &Settings) -> Result<u8> {
 
 /// The flags, understood.
 pub(super) struct Asked {
-    wanted: Wanted,
+    pub(super) wanted: Wanted,
     contexts: BTreeMap<String, String>,
     settings: solve::Settings,
     pub(super) outputs: Vec<(Output, How)>,
@@ -105,8 +105,9 @@ pub(super) struct Asked {
     docker: bool,
     annotations: Annotations,
     platforms: Vec<Platform>,
-    pub(super) cache_from: Vec<Location>,
+    pub(super) cache_from: Vec<transport::Location>,
     pub(super) cache_to: Vec<caches::To>,
+    pub(super) attest: attest::Wanted,
 }
 
 impl Asked {
@@ -161,6 +162,24 @@ impl Asked {
             let added = annotations.flag(text);
             added.context(|| format!("--annotation {text}"))?;
         }
+        let mut attest = attest::Wanted::default();
+        for text in &flags.attest {
+            attest.flag(text).context(|| format!("--attest {text}"))?;
+        }
+        if let Some(text) = &flags.provenance {
+            let read = attest.provenance(text);
+            read.context(|| format!("--provenance {text}"))?;
+        }
+        if let Some(text) = &flags.sbom {
+            attest.sbom(text).context(|| format!("--sbom {text}"))?;
+        }
+        let docker = flags.format.as_deref() == Some("docker");
+        let images: Vec<bool> = outputs
+            .iter()
+            .filter(|(output, _)| outputs::is_image(output))
+            .map(|(_, how)| how.docker.unwrap_or(docker))
+            .collect();
+        attest::check(&attest, !images.is_empty(), images.contains(&true))?;
         let cache_to = each("--cache-to", &flags.cache_to, caches::to)?;
         if flags.squash && caches::inline(&cache_to) {
             return Err(Error::invalid(
@@ -186,12 +205,25 @@ impl Asked {
             settings,
             outputs,
             names,
-            docker: flags.format.as_deref() == Some("docker"),
+            docker,
             annotations,
             platforms,
             cache_from: each("--cache-from", &flags.cache_from, caches::from)?,
             cache_to,
+            attest,
         })
+    }
+}
+
+impl Asked {
+    /// Identifiers of secrets.
+    pub(super) fn secrets(&self) -> Vec<&str> {
+        self.settings.secrets.keys().map(String::as_str).collect()
+    }
+
+    /// Identifiers of SSH agents.
+    pub(super) fn agents(&self) -> Vec<&str> {
+        self.settings.agents.keys().map(String::as_str).collect()
     }
 }
 
@@ -346,6 +378,7 @@ pub(super) struct Built {
 
 impl Job<'_> {
     fn run(&self) -> Result<u8, Failed> {
+        let began = std::time::SystemTime::now();
         let files = self.files()?;
         if let Some(code) = self.told(&files)? {
             return Ok(code);
@@ -375,7 +408,12 @@ impl Job<'_> {
         if let Some(refusal) = report.refusal() {
             return Err(Error::invalid(refusal).into());
         }
-        outputs::write(self, &built)?;
+        let facts = attest::Facts {
+            dockerfile: (name, files.dockerfile.text.clone()),
+            context: self.address(&files)?,
+            began,
+        };
+        outputs::write(self, &built, &facts)?;
         caches::write(self, &built)?;
         for warning in &report.warnings {
             self.progress
@@ -383,6 +421,15 @@ impl Job<'_> {
         }
         self.limit()?;
         Ok(0)
+    }
+
+    /// Where the context is from, if that has an address, and its commit.
+    fn address(&self, files: &Files) -> Result<Option<(String, Option<String>)>> {
+        Ok(match source::locate(&self.flags.context)? {
+            Location::Git(address) => Some((address.remote, files.commit.clone())),
+            Location::Http(url) => Some((url, None)),
+            Location::Directory(_) | Location::Input => None,
+        })
     }
 
     /// What is only asked about the Dockerfile; the exit code.
@@ -626,7 +673,7 @@ impl Job<'_> {
     /// An image of a layout, by the name that it gets here.
     fn layout(&self, text: &str) -> Result<String> {
         use rcrun_image::closure::Platforms;
-        use rcrun_image::transport::{self, In, Means, Naming};
+        use rcrun_image::transport::{In, Means, Naming};
         let location = format!("oci:{text}").parse()?;
         let means = Means {
             store: self.store,

@@ -4,6 +4,7 @@
 mod agents;
 mod annotations;
 mod arguments;
+mod attest;
 mod bases;
 mod caches;
 mod check;

@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 
 use super::arguments::{How, Output};
 use super::job::{Built, Job, open_directory};
-use super::result;
+use super::{attest, result};
 use crate::images;
 
 /// Whether this is made of an image.
@@ -39,9 +39,9 @@ pub(super) fn needs_files(outputs: &[(Output, How)]) -> bool {
 }
 
 /// Writes everything.
-pub(super) fn write(job: &Job<'_>, built: &[Built]) -> Result<()> {
+pub(super) fn write(job: &Job<'_>, built: &[Built], facts: &attest::Facts) -> Result<()> {
     let tops: Vec<Descriptor> = (0..job.variants.len())
-        .map(|index| result::top(job, built, index))
+        .map(|index| result::top(job, built, index, facts))
         .collect::<Result<_>>()?;
     let mut kept: Vec<Reference> = Vec::new();
     // First all that is only here: a push may fail.

@@ -12,6 +12,7 @@ use serde_json::json;
 
 use super::annotations::Annotations;
 use super::arguments::{How, Output};
+use super::attest;
 use super::job::{Built, Job};
 use super::outputs::is_image;
 
@@ -68,9 +69,17 @@ pub(super) fn variants(
 }
 
 /// The image's manifest, or an index: of several platforms, or with attestations.
-pub(super) fn top(job: &Job<'_>, built: &[Built], index: usize) -> Result<Descriptor> {
+pub(super) fn top(
+    job: &Job<'_>,
+    built: &[Built],
+    index: usize,
+    facts: &attest::Facts,
+) -> Result<Descriptor> {
     let variant = &job.variants[index];
-    let attested: Vec<Descriptor> = Vec::new();
+    let mut attested = Vec::new();
+    for one in built {
+        attested.extend(attest::attach(job, one, index, facts)?);
+    }
     let several = built.len() > 1 || !attested.is_empty();
     variant.annotations.check(several)?;
     let mut manifests = Vec::with_capacity(built.len());

@@ -142,6 +142,15 @@ pub(crate) struct Build {
     /// keep the image in the store (the default)
     #[arg(long)]
     pub(crate) load: bool,
+    /// attest what the image was made from: true, or mode=min|max,builder-id=...,times=true (default: not)
+    #[arg(long, value_name = "FIELDS")]
+    pub(crate) provenance: Option<String>,
+    /// attest which packages the image has
+    #[arg(long, value_name = "BOOL")]
+    pub(crate) sbom: Option<String>,
+    /// the same in other words: type=provenance,... or type=sbom
+    #[arg(long, value_name = "type=TYPE,...")]
+    pub(crate) attest: Vec<String>,
     /// make one layer of all that this build adds to its base
     #[arg(long)]
     pub(crate) squash: bool,

@@ -16,7 +16,7 @@ mod run;
 mod squash;
 mod wait;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -104,7 +104,44 @@ pub struct Done {
     /// Steps, in no particular order.
     pub steps: Vec<DoneStep>,
     /// Names of cache mounts that are the same on every machine.
-    pub mounts: std::collections::BTreeSet<Digest>,
+    pub mounts: BTreeSet<Digest>,
+    /// What was fetched for copies.
+    pub materials: BTreeSet<Material>,
+}
+
+/// Something that an image was made from.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Material {
+    /// What it is, without passwords.
+    pub uri: String,
+    /// How it is hashed.
+    pub algorithm: String,
+    /// Its hash, hexadecimal.
+    pub digest: String,
+}
+
+impl Material {
+    /// With a digest.
+    pub fn new(uri: &str, digest: &Digest) -> Self {
+        Self {
+            uri: crate::attest::public_url_of(uri),
+            algorithm: digest.algorithm().name().to_owned(),
+            digest: digest.hex().to_owned(),
+        }
+    }
+
+    /// A commit of a git repository.
+    pub fn commit(url: &str, commit: &str) -> Self {
+        let algorithm = match commit.len() {
+            64 => "sha256",
+            _ => "sha1",
+        };
+        Self {
+            uri: crate::attest::public_url(url),
+            algorithm: algorithm.to_owned(),
+            digest: commit.to_owned(),
+        }
+    }
 }
 
 /// A step that was done or found done.
