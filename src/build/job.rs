@@ -409,7 +409,7 @@ impl Job<'_> {
             return Err(Error::invalid(refusal).into());
         }
         let facts = attest::Facts {
-            dockerfile: (name, files.dockerfile.text.clone()),
+            dockerfile: (file_name(&name), files.dockerfile.text.clone()),
             context: self.address(&files)?,
             began,
         };
@@ -718,6 +718,12 @@ impl Job<'_> {
     pub(super) fn print(&self, text: &str) -> Result<()> {
         output::print(text)
     }
+}
+
+/// A Dockerfile as statements call it: where it lies on this machine is nobody's business.
+fn file_name(path: &str) -> String {
+    let name = path.rsplit('/').next().unwrap_or_default();
+    name.split(['?', '#']).next().unwrap_or_default().to_owned()
 }
 
 /// Opens a directory of the host for a result.

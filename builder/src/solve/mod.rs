@@ -357,7 +357,7 @@ impl<'a> Solver<'a> {
             let done = self
                 .cancel
                 .check()
-                .and_then(|()| self.step(id, &mut state, step, &slot));
+                .and_then(|()| self.step(id, &mut state, step, stage, &slot));
             match done {
                 Ok(cached) => (self.watch)(&Event::Done {
                     id,
@@ -419,7 +419,14 @@ impl<'a> Solver<'a> {
     }
 
     /// Does a step, or finds it done.
-    fn step(&self, id: StepId, state: &mut Solved, step: &Step, slot: &str) -> Result<bool> {
+    fn step(
+        &self,
+        id: StepId,
+        state: &mut Solved,
+        step: &Step,
+        stage: &Stage,
+        slot: &str,
+    ) -> Result<bool> {
         if !step.anew
             && let Op::Copy(op) = &step.op
             && let Some((layer, key)) = self.shortcut(state, op)?
@@ -455,6 +462,9 @@ impl<'a> Solver<'a> {
                 false => self.why(slot, &prepared),
             };
             (self.watch)(&Event::Explained { id, why: &why });
+        }
+        if matches!(step.op, Op::Run(_)) {
+            crate::foreign::check(&stage.platform)?;
         }
         let since = Instant::now();
         let layer = self.perform(id, state, step, &prepared)?;
