@@ -383,7 +383,7 @@ impl Job<'_> {
         if let Some(code) = self.told(&files)? {
             return Ok(code);
         }
-        let text = String::from_utf8_lossy(&files.dockerfile.text).into_owned();
+        let text = shown(&String::from_utf8_lossy(&files.dockerfile.text));
         let name = files.dockerfile.name.clone();
         let file = dockerfile::parse(&files.dockerfile.text);
         let file = file.map_err(|wrong| Failed::File(name.clone(), text.clone(), wrong))?;
@@ -720,6 +720,28 @@ impl Job<'_> {
     }
 }
 
+/// A Dockerfile as errors quote it: passwords of addresses become as many other letters.
+fn shown(text: &str) -> String {
+    let mut all = String::with_capacity(text.len());
+    for word in text.split_inclusive(char::is_whitespace) {
+        let user = word.find("://").and_then(|at| {
+            let start = at + 3;
+            let end = word[start..].find(['/', '?', '#']);
+            let end = end.map_or(word.len(), |end| start + end);
+            Some(start..start + word[start..end].rfind('@')?)
+        });
+        match user {
+            Some(user) => {
+                all.push_str(&word[..user.start]);
+                all.extend(std::iter::repeat_n('x', user.len()));
+                all.push_str(&word[user.end..]);
+            }
+            None => all.push_str(word),
+        }
+    }
+    all
+}
+
 /// A Dockerfile as statements call it: where it lies on this machine is nobody's business.
 fn file_name(path: &str) -> String {
     let name = path.rsplit('/').next().unwrap_or_default();
@@ -732,4 +754,27 @@ pub(super) fn open_directory(path: &Path) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     rustix::fs::openat(CWD, path, flags, Mode::empty())
         .context(|| format!("cannot open {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_are_not_quoted_and_places_stay() {
+        for (text, expected) in [
+            ("FROM a\n", "FROM a\n"),
+            (
+                "ADD https://u:p@h/a@b /x\nRUN y",
+                "ADD https://xxx@h/a@b /x\nRUN y",
+            ),
+            ("ADD [\"ssh://\u{e4}@h\"]", "ADD [\"ssh://xx@h\"]"),
+            ("a://b?c@d", "a://b?c@d"),
+        ] {
+            assert_eq!(shown(text), expected);
+            assert_eq!(shown(text).len(), text.len());
+        }
+        assert_eq!(file_name("/a/b/Dockerfile.x"), "Dockerfile.x");
+        assert_eq!(file_name("https://u:p@h/Dockerfile?token=x"), "Dockerfile");
+    }
 }

@@ -118,8 +118,11 @@ fn another_machine_finds_all_steps_done_at_a_registry(env: &Env) {
         assert_eq!(first.digest(), second.digest());
         // The root itself is in no archive.
         let mut all = second.files();
-        files.0.remove("");
-        all.0.remove("");
+        // Later times than the image's are only where it was built.
+        for files in [&mut files, &mut all] {
+            files.0.remove("");
+            files.0.values_mut().for_each(|file| file.modified = (0, 0));
+        }
         assert_eq!(files, all);
         assert_eq!(second.files().line("b").split(' ').nth(2), Some("7:8"));
         builds.assert_settled();

@@ -3,6 +3,7 @@
 mod attest;
 mod basics;
 mod cache_io;
+mod secrets;
 mod squash;
 
 use crate::harness::modules::{Module, check, of_images};
@@ -13,6 +14,7 @@ const MODULES: &[Module] = &[
     ("attest", attest::tests),
     ("basics", basics::tests),
     ("cache_io", cache_io::tests),
+    ("secrets", secrets::tests),
     ("squash", squash::tests),
 ];
 
