@@ -163,6 +163,7 @@ impl Globals {
         if let Some(value) = &value {
             self.environment.set(&item.name, value);
         }
+        check_size(&self.environment)?;
         self.declared.insert(
             item.name.clone(),
             GlobalValue {
@@ -189,6 +190,17 @@ impl Globals {
             .chain(set.iter().map(ToString::to_string))
             .collect()
     }
+}
+
+fn check_size(environment: &Environment) -> Result<(), WordError> {
+    if environment.written() > limits::ENVIRONMENT_BYTES {
+        let message = format!(
+            "refuse variables of more than {} bytes",
+            limits::ENVIRONMENT_BYTES
+        );
+        return Err(WordError::new(message));
+    }
+    Ok(())
 }
 
 fn predefined(dockerfile: &Dockerfile, request: &Request) -> [(&'static str, String); 11] {
@@ -258,6 +270,8 @@ pub struct Scope<'g> {
     request: &'g Request,
     environment: Environment,
     undefined: Vec<Undefined>,
+    /// Bytes of values that the instruction has so far.
+    bytes: usize,
 }
 
 impl<'g> Scope<'g> {
@@ -283,6 +297,7 @@ impl<'g> Scope<'g> {
             request,
             environment,
             undefined: Vec::new(),
+            bytes: 0,
         }
     }
 
@@ -320,6 +335,7 @@ impl<'g> Scope<'g> {
     /// Words that cannot be expanded; mounts that cannot be.
     pub fn apply(&mut self, instruction: &Instruction) -> Result<Applied, Diagnostic> {
         let mut kind = instruction.kind.clone();
+        self.bytes = 0;
         let mounts = self
             .expand(&mut kind)
             .map_err(|error| at(instruction.span, &error))?;
@@ -333,6 +349,7 @@ impl<'g> Scope<'g> {
                 for pair in pairs {
                     self.environment.keep(&pair.key, &pair.value);
                 }
+                check_size(&self.environment)?;
             }
             Kind::Label(label) => self.pairs(&mut label.pairs)?,
             Kind::Arg(arg) => self.arg(arg)?,
@@ -364,7 +381,9 @@ impl<'g> Scope<'g> {
             Kind::Expose(expose) => {
                 let mut ports = Vec::new();
                 for port in &expose.ports {
-                    ports.extend(self.words.split(port, &self.environment)?);
+                    let words = self.words.split(port, &self.environment)?;
+                    self.count(words.iter().map(|word| word.len() + 1).sum())?;
+                    ports.extend(words);
                 }
                 expose.ports = ports;
             }
@@ -393,6 +412,19 @@ impl<'g> Scope<'g> {
         Ok(())
     }
 
+    /// Counts the bytes of a value.
+    fn count(&mut self, bytes: usize) -> Result<(), WordError> {
+        self.bytes += bytes;
+        if self.bytes > limits::INSTRUCTION_VALUES {
+            let message = format!(
+                "refuse an instruction with values of more than {} bytes",
+                limits::INSTRUCTION_VALUES
+            );
+            return Err(WordError::new(message));
+        }
+        Ok(())
+    }
+
     /// Notes which variables a word uses that nobody declared.
     fn seen(&mut self, read: Result<Expanded, WordError>) -> Result<String, WordError> {
         let unmatched = match &read {
@@ -413,7 +445,9 @@ impl<'g> Scope<'g> {
                 meant,
             });
         }
-        read.map(|expanded| expanded.value)
+        let value = read?.value;
+        self.count(value.len())?;
+        Ok(value)
     }
 
     fn pairs(&mut self, pairs: &mut [Pair]) -> Result<(), WordError> {
@@ -459,6 +493,7 @@ impl<'g> Scope<'g> {
             }
             self.environment.declare(&item.name, value.as_deref());
             item.default = value;
+            check_size(&self.environment)?;
         }
         Ok(())
     }
