@@ -6,6 +6,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use rcrun_image::platform::Platform;
+use rcrun_image::reference::Reference;
 
 use super::diagnostic::Diagnostic;
 use super::instruction::{Dockerfile, Instruction, Kind, Stage};
@@ -104,6 +105,17 @@ impl FromWords {
     }
 }
 
+/// That an image could have a name: names of contexts have to be such, too.
+fn check_name(name: &str, span: Span) -> Result<(), Diagnostic> {
+    match name.parse::<Reference>() {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            let message = format!("failed to parse stage name {}: {error}", quoted(name));
+            Err(Diagnostic::error(span, message))
+        }
+    }
+}
+
 /// An error with the name that may have been meant by one that is not set.
 fn suggested(error: Diagnostic, unset: &BTreeSet<String>, globals: &Globals) -> Diagnostic {
     let names = globals.environment.names();
@@ -121,7 +133,8 @@ impl Stages {
     ///
     /// # Errors
     ///
-    /// The first `FROM` that means nothing; `--from` of stages that do not exist; stages that need each other.
+    /// The first `FROM` that means nothing; `--from` of stages that do not exist; stages that need each other; names that no
+    /// image can have.
     pub fn new(dockerfile: &Dockerfile, globals: &Globals) -> Result<Self, Diagnostic> {
         let words = Words::new(dockerfile.directives.escape);
         let mut stages = Self {
@@ -159,6 +172,16 @@ impl Stages {
             stages.plans[stage.index].sources = sources;
         }
         stages.check_circles()?;
+        for (plan, stage) in stages.plans.iter().zip(&dockerfile.stages) {
+            if let Base::Image(name) = &plan.base {
+                check_name(name, stage.span)?;
+            }
+            for (source, span) in &plan.sources {
+                if let Source::Named(name) = source {
+                    check_name(name, *span)?;
+                }
+            }
+        }
         Ok(stages)
     }
 

@@ -6,11 +6,16 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+use rcrun_image::platform::Platform;
 use serde::Deserialize;
 
 use super::random::Texts;
+use crate::dockerfile::outline::OutlineArg;
 use crate::dockerfile::parse::parse_partly;
-use crate::dockerfile::{Dockerfile, Kind, Span, Words, dump, limits};
+use crate::dockerfile::{
+    BaseFacts, CheckOptions, Dockerfile, Kind, Request, Span, Words, check_text, dump, limits,
+    outline,
+};
 
 fn files() -> Option<PathBuf> {
     let path = std::env::var_os("RCRUN_BUILDKIT_TESTFILES").map(PathBuf::from);
@@ -123,6 +128,9 @@ struct Answer {
     commands: Option<Vec<Found>>,
     heredocs: Option<Vec<String>>,
     words: Vec<String>,
+    lint: Option<Vec<String>>,
+    lint_error: String,
+    args: Option<Vec<String>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -234,12 +242,97 @@ fn compare(text: &str, answer: &Answer) -> Result<(), String> {
         .collect();
     match (errors.as_slice(), answer.error.as_str()) {
         ([] | ["dockerfile contains no stages to build"], "") => {
-            compare_instructions(&parsed.dockerfile, answer)
+            compare_instructions(&parsed.dockerfile, answer)?;
+            compare_builds(text, answer)
         }
         ([], error) => Err(format!("only theirs: {error}")),
         (errors, "") => Err(format!("only ours: {errors:?}")),
         (errors, error) => compare_errors(errors, error),
     }
+}
+
+/// The image that the program knows.
+fn image(_: &str, _: &Platform) -> Option<BaseFacts> {
+    let platform = Platform::new("linux", "amd64", "");
+    let env = vec!["PATH=/bin".into(), "IMG=i".into()];
+    Some(BaseFacts {
+        platform,
+        env,
+        shell: Vec::new(),
+        onbuild: Vec::new(),
+    })
+}
+
+/// The lint and the outline.
+fn compare_builds(text: &str, answer: &Answer) -> Result<(), String> {
+    let platform = Platform::new("linux", "amd64", "");
+    let request = Request {
+        build_args: [("X".to_owned(), "given".to_owned())].into(),
+        build_platform: platform.clone(),
+        target_platform: platform,
+        target: None,
+    };
+    let options = CheckOptions {
+        request: request.clone(),
+        selection: None,
+        all_stages: true,
+        ignored: None,
+        base: &image,
+    };
+    let report = check_text(text.as_bytes(), &options);
+    // Of two suggestions that are as good it takes any.
+    let plain = |text: &str| {
+        text.split(" (did you mean")
+            .next()
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let ours = report.warnings.iter();
+    let ours = ours.map(|one| {
+        plain(&format!(
+            "{} {}: {}",
+            one.span.first_line,
+            one.rule.name(),
+            one.message
+        ))
+    });
+    let (mut ours, mut theirs): (Vec<_>, Vec<_>) = (
+        ours.collect(),
+        answer
+            .lint
+            .iter()
+            .flatten()
+            .map(|line| plain(line))
+            .collect(),
+    );
+    ours.sort();
+    theirs.sort();
+    let error = report.errors.first().map(|error| error.message.as_str());
+    let refusal = report.refusal();
+    if error.is_none() && refusal.is_none() && answer.lint_error.is_empty() {
+        same("lint", &ours, &theirs)?;
+    } else if (error.is_none() && refusal.is_none()) != answer.lint_error.is_empty() {
+        return Err(format!(
+            "lint: ours {error:?} {refusal:?}, theirs {:?}",
+            answer.lint_error
+        ));
+    } else {
+        return Ok(());
+    }
+    let file = parse_partly(text.as_bytes()).dockerfile;
+    let ours = outline(&file, text.as_bytes(), &request, &image)
+        .map_err(|error| format!("outline: {error:?}"))?;
+    let line = |arg: &OutlineArg| {
+        format!(
+            "{} {}={} # {}",
+            arg.location.ranges[0].start.line, arg.name, arg.value, arg.description
+        )
+    };
+    let mut ours: Vec<String> = ours.args.iter().map(line).collect();
+    let mut theirs = answer.args.clone().unwrap_or_default();
+    ours.sort();
+    theirs.sort();
+    same("outline", &ours, &theirs)
 }
 
 fn compare_words(text: &str, answer: &Answer) -> Result<(), String> {

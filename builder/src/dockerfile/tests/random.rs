@@ -55,6 +55,71 @@ const PIECES: &[&str] = &[
     "MAINTAINER b\n",
 ];
 
+/// Lines that are right, most of them, and depend on each other.
+const LINES: &[&str] = &[
+    "FROM a AS b",
+    "FROM b AS c",
+    "FROM scratch AS d",
+    "FROM --platform=$BUILDPLATFORM a:$X AS e",
+    "from b",
+    "FROM c AS b",
+    "FROM ${X:-a}",
+    "FROM --platform=linux/arm64 $Y",
+    "ARG X",
+    "ARG X=1",
+    "ARG X=$X-$Y Y",
+    "ARG Y=y Z=${Y:+$X}",
+    "ARG IMG",
+    "ARG TARGETPLATFORM",
+    "ARG MY_TOKEN",
+    "ENV X=2",
+    "ENV Y=$X Z=$Y IMG=$IMG",
+    "ENV Z z",
+    "ENV \"A B\"=1 C='$X'",
+    "LABEL a=$X $Y=b",
+    "LABEL c d $Z",
+    "COPY $X /$Y",
+    "COPY --from=b $Z /",
+    "COPY --from=0 $IMG /",
+    "COPY --from=nosuch a /",
+    "COPY --chown=$X a b $Q/",
+    "ADD --checksum=$X a b",
+    "RUN --mount=type=secret,id=s$X,required x",
+    "RUN --mount=type=cache,target=/$Y x",
+    "RUN --mount=from=b,target=/x y",
+    "RUN --mount=type=$T,target=/x,id=i y",
+    "RUN x $UNSET",
+    "WORKDIR $X",
+    "WORKDIR /a",
+    "USER $U",
+    "EXPOSE $X",
+    "EXPOSE 80/TCP 1:2",
+    "VOLUME $V /v",
+    "STOPSIGNAL $S",
+    "STOPSIGNAL SIGTERM",
+    "CMD x",
+    "CMD [\"x\"]",
+    "ENTRYPOINT y",
+    "SHELL [\"s\"]",
+    "HEALTHCHECK CMD z",
+    "HEALTHCHECK NONE",
+    "ONBUILD WORKDIR $X",
+    "ONBUILD RUN --mount=from=d,target=/y z",
+    "ONBUILD ENV OB=$X",
+    "MAINTAINER m",
+    "# X is x",
+    "# c names a stage",
+    "# check=skip=UndefinedVar;experimental=all",
+    "#",
+    "",
+    "COPY <<F /f\n$X $W\nF",
+    "COPY <<-'G' /g\n\t$X\nG",
+    "RUN <<H\n$X\nH",
+    "run y \\\n\n z",
+    "expose 1",
+    "# check=error=true",
+];
+
 /// A generator whose numbers are the same each time (xorshift).
 struct Random(u64);
 
@@ -93,6 +158,18 @@ impl Texts {
 
     pub(super) fn next_text(&mut self) -> Vec<u8> {
         let (random, corpus) = (&mut self.random, &self.corpus);
+        if self.round % 4 == 3 {
+            self.round += 1;
+            let mut lines = if random.below(4) > 0 {
+                vec!["FROM a"]
+            } else {
+                Vec::new()
+            };
+            for _ in 0..=random.below(15) {
+                lines.push(LINES[random.below(LINES.len())]);
+            }
+            return lines.join("\n").into_bytes();
+        }
         let round = self.round;
         self.round += 1;
         let mut text = if round.is_multiple_of(2) {
