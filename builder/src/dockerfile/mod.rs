@@ -21,6 +21,7 @@ mod flag;
 mod heredoc;
 pub mod instruction;
 mod json;
+mod judge;
 pub mod limits;
 mod lines;
 pub mod mount;

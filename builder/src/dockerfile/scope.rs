@@ -12,6 +12,7 @@ use rcrun_image::platform::Platform;
 use super::diagnostic::Diagnostic;
 use super::environment::Environment;
 use super::instruction::{Arg, ArgItem, Dockerfile, Instruction, Kind, Pair, Sources};
+use super::judge::judge;
 use super::limits;
 use super::mount::Mount;
 use super::span::Span;
@@ -203,38 +204,6 @@ fn check_size(environment: &Environment) -> Result<(), WordError> {
     Ok(())
 }
 
-/// Names of signals, without `SIG`; those from `RTMIN` to `RTMAX` are computed.
-const SIGNALS: &[&str] = &[
-    "ABRT", "ALRM", "BUS", "CHLD", "CLD", "CONT", "FPE", "HUP", "ILL", "INT", "IO", "IOT", "KILL",
-    "PIPE", "POLL", "PROF", "PWR", "QUIT", "SEGV", "STKFLT", "STOP", "SYS", "TERM", "TRAP", "TSTP",
-    "TTIN", "TTOU", "URG", "USR1", "USR2", "VTALRM", "WINCH", "XCPU", "XFSZ",
-];
-
-/// Whether `STOPSIGNAL` may have it: a name, or any number but zero.
-fn is_signal(text: &str) -> bool {
-    if let Ok(number) = text.parse::<i64>() {
-        return number != 0;
-    }
-    let upper = text.to_uppercase();
-    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
-    let beyond = |rest: &str, sign: char, most: u32| {
-        let number = rest
-            .strip_prefix(sign)
-            .filter(|digits| !digits.starts_with('0'));
-        rest.is_empty()
-            || number
-                .and_then(|digits| digits.parse().ok())
-                .is_some_and(|number: u32| number <= most)
-    };
-    SIGNALS.contains(&name)
-        || name
-            .strip_prefix("RTMIN")
-            .is_some_and(|rest| beyond(rest, '+', 15))
-        || name
-            .strip_prefix("RTMAX")
-            .is_some_and(|rest| beyond(rest, '-', 14))
-}
-
 fn predefined(dockerfile: &Dockerfile, request: &Request) -> [(&'static str, String); 11] {
     let (build, target) = (&request.build_platform, &request.target_platform);
     let with_version = match target.os_version.as_str() {
@@ -370,7 +339,8 @@ impl<'g> Scope<'g> {
         self.bytes = 0;
         let mounts = self
             .expand(&mut kind)
-            .map_err(|error| at(instruction.span, &error))?;
+            .and_then(|mounts| judge(&kind).map(|()| mounts));
+        let mounts = mounts.map_err(|error| at(instruction.span, &error))?;
         Ok(Applied { kind, mounts })
     }
 
@@ -419,24 +389,13 @@ impl<'g> Scope<'g> {
                 }
                 expose.ports = ports;
             }
-            Kind::Volume(volume) => {
-                volume
-                    .paths
-                    .iter_mut()
-                    .try_for_each(|path| self.word(path))?;
-                if volume.paths.iter().any(String::is_empty) {
-                    return Err(WordError::new(
-                        "VOLUME specified can not be an empty string",
-                    ));
-                }
-            }
-            Kind::Stopsignal { signal } => {
-                self.word(signal)?;
-                if !is_signal(signal) {
-                    return Err(WordError::new(format!("invalid signal: {signal}")));
-                }
-            }
-            Kind::User { user: word } | Kind::Workdir { path: word } => self.word(word)?,
+            Kind::Volume(volume) => volume
+                .paths
+                .iter_mut()
+                .try_for_each(|path| self.word(path))?,
+            Kind::User { user: word }
+            | Kind::Workdir { path: word }
+            | Kind::Stopsignal { signal: word } => self.word(word)?,
             Kind::Cmd { .. }
             | Kind::Entrypoint { .. }
             | Kind::Shell(_)
@@ -537,43 +496,5 @@ impl<'g> Scope<'g> {
             check_size(&self.environment)?;
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn signals() {
-        for name in [
-            "9",
-            "-1",
-            "99",
-            "SIGTERM",
-            "term",
-            "SigUsr1",
-            "RTMIN",
-            "SIGRTMIN+3",
-            "RTMAX-14",
-            "RTMIN+15",
-        ] {
-            assert!(is_signal(name), "{name}");
-        }
-        for name in [
-            "",
-            "0",
-            "SIG",
-            "SIGSIGTERM",
-            "TERMX",
-            "RTMIN+0",
-            "RTMIN+16",
-            "RTMAX-15",
-            "RTMAX+1",
-            "RTMIN-1",
-            "9x",
-        ] {
-            assert!(!is_signal(name), "{name}");
-        }
     }
 }

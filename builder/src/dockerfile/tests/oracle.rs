@@ -229,7 +229,7 @@ fn compare(text: &str, answer: &Answer) -> Result<(), String> {
     let is_odd =
         text.chars().skip(1).any(|c| c == '\u{feff}') || text.contains("<<") && text.contains("${");
     // It takes flags apart byte by byte, so that those beyond ASCII are garbled.
-    if is_odd || !text.is_ascii() && text.contains("--") {
+    if is_odd || !text.is_ascii() && text.replace("\\\n", "").contains("--") {
         return Ok(());
     }
     let ours = dump(text.as_bytes()).unwrap_or_default();
@@ -309,6 +309,17 @@ fn compare_builds(text: &str, answer: &Answer) -> Result<(), String> {
     theirs.sort();
     let error = report.errors.first().map(|error| error.message.as_str());
     let refusal = report.refusal();
+    // Splitting words it loses what stands before `${...}`.
+    if text
+        .lines()
+        .any(|line| line.to_lowercase().contains("expose") && line.contains("${"))
+    {
+        return Ok(());
+    }
+    // Which names systems may have is the image library's.
+    if answer.lint_error.starts_with("failed to parse platform") {
+        return Ok(());
+    }
     if error.is_none() && refusal.is_none() && answer.lint_error.is_empty() {
         same("lint", &ours, &theirs)?;
     } else if (error.is_none() && refusal.is_none()) != answer.lint_error.is_empty() {
