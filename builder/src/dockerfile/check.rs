@@ -1,6 +1,6 @@
 //! The lint: everything that is odd about a Dockerfile, in the words and on the lines of `BuildKit`.
 //!
-//! Owns the order of the checks and the walk through the stages. What one instruction says by itself is in [`lint`]. What a
+//! Owns the order of the checks and the walk through the stages. What one instruction says by itself is in `lint`. What a
 //! rule has to know of the world it is told: build arguments, base images, `.dockerignore`.
 
 mod lint;

@@ -76,6 +76,7 @@ fn ten_thousand_stages() {
         .collect();
     let start = Instant::now();
     assert_eq!(parse(text.as_bytes()).unwrap().stages.len(), limits::STAGES);
+    eprintln!("{:?} for {} stages", start.elapsed(), limits::STAGES);
     assert!(
         start.elapsed() < Duration::from_secs(5),
         "{:?}",
@@ -170,7 +171,7 @@ fn heredocs_without_end() {
     in_time(&format!(
         "FROM a\nRUN {}\n{}",
         "<<A ".repeat(limits::HEREDOCS),
-        "x\n".repeat(1_000_000)
+        "x\n".repeat(300_000)
     ));
     in_time(&format!(
         "FROM a\nRUN {}\n",
@@ -185,12 +186,9 @@ fn heredocs_without_end() {
 
 #[test]
 fn comments_and_empty_lines() {
-    in_time(&format!("{}FROM a\n", "# x\n".repeat(1_000_000)));
-    in_time(&format!("FROM a\nRUN x \\\n{} y\n", "\n".repeat(1_000_000)));
-    in_time(&format!(
-        "FROM a\nRUN x \\\n{} y\n",
-        "#\n".repeat(1_000_000)
-    ));
+    in_time(&format!("{}FROM a\n", "# x\n".repeat(300_000)));
+    in_time(&format!("FROM a\nRUN x \\\n{} y\n", "\n".repeat(300_000)));
+    in_time(&format!("FROM a\nRUN x \\\n{} y\n", "#\n".repeat(300_000)));
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! Where that lexer is plainly wrong this one is right: text before `${a:-b}` is not lost when a word is split, and a `$` in
 //! the replacement of `${name//pattern/replacement}` is a `$`.
 //!
-//! Modifiers: `:-` `-` `:+` `+` `:?` `?` `#` `##` `%` `%%` `/` `//`. Patterns are in [`pattern`].
+//! Modifiers: `:-` `-` `:+` `+` `:?` `?` `#` `##` `%` `%%` `/` `//`. Patterns: `pattern`.
 
 mod pattern;
 mod reader;
