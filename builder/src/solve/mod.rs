@@ -66,6 +66,8 @@ pub struct Settings {
     pub scratch: PathBuf,
     /// Say why steps are done.
     pub explain: bool,
+    /// Open a shell in a step that fails.
+    pub debug: bool,
     /// How git asks for repositories.
     pub git: crate::context::git::Settings,
 }
