@@ -27,9 +27,9 @@ use serde_json::Value;
 use super::flags::ContainerFlags;
 use super::spec::{self, Around, Asked, Extent, Facts, Files, Userns};
 use super::{Container, Containers, ImageFacts, Record, RuntimeFacts, Status, Stdin, now};
-use crate::images;
 use crate::settings::Settings;
 use crate::verbs::fetch;
+use crate::{images, rootless};
 
 /// How often an image is fetched that others remove before it can be used.
 const FETCHES: usize = 10;
@@ -77,7 +77,7 @@ pub(crate) fn make(
     containers: &Containers,
     wanted: &Wanted<'_>,
 ) -> Result<Result<Made, u8>> {
-    let way = images::way()?;
+    let way = images::way();
     let asked = ask(wanted)?;
     let store = settings.store()?;
     let found = match find(settings, &store, wanted, way)? {
@@ -295,14 +295,12 @@ impl Maker<'_> {
             map: self.map()?,
             joins: self.joins()?,
             directory: container.path().to_owned(),
+            rootless: rootless::facts()?,
         })
     }
 
     fn marks(&self) -> Overlay {
-        match self.way {
-            Way::Privileged => Overlay::Trusted,
-            Way::Rootless => Overlay::User,
-        }
+        self.way.overlay()
     }
 
     fn accounts(&self) -> Result<spec::Accounts> {

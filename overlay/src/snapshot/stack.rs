@@ -311,9 +311,9 @@ impl Clones {
 
 /// Layers say in their names which marks they have.
 fn marks_of(id: &LayerId) -> Marks {
-    match id.as_str().ends_with("-user") {
-        true => Marks::User,
-        false => Marks::Trusted,
+    match id.as_str().split_once('-') {
+        Some((_, "user" | "single")) => Marks::User,
+        _ => Marks::Trusted,
     }
 }
 

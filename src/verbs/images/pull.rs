@@ -57,7 +57,7 @@ pub(crate) fn fetch(
         settings,
         authfile: None,
         store,
-        way: images::way()?,
+        way: images::way(),
         platform: platform.clone(),
         progress: Progress::new(quiet, WORDS),
         cancel: Cancel::new(),
@@ -73,7 +73,7 @@ pub(crate) fn fetch(
 
 impl crate::verbs::Run for Pull {
     fn run(self, settings: &Settings) -> Result<u8> {
-        let way = images::way()?;
+        let way = images::way();
         let store = settings.store()?;
         let job = Job {
             settings,
