@@ -98,6 +98,10 @@ impl crate::verbs::Run for Pull {
     }
 }
 
+/// What is to be known of images where there is one id only.
+const SINGLE: &str = "Note: you have no subordinate ids, so all files of the image belong to you, and \
+                      containers have no user but root (docs/rootless.md)";
+
 /// What is the same for all images of a call.
 struct Job<'a> {
     settings: &'a Settings,
@@ -175,6 +179,9 @@ impl Job<'_> {
     }
 
     fn tell(&self, reference: &Reference, pulled: &Pulled) -> Result<()> {
+        if self.way == Way::Single && !pulled.unchanged {
+            self.progress.line(SINGLE);
+        }
         let name = reference.familiar();
         let status = match pulled.unchanged {
             true => format!("Image is up to date for {name}"),
