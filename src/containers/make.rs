@@ -29,7 +29,7 @@ use super::spec::{self, Around, Asked, Extent, Facts, Files, Userns};
 use super::{Container, Containers, ImageFacts, Record, RuntimeFacts, Status, Stdin, now};
 use crate::settings::Settings;
 use crate::verbs::fetch;
-use crate::{images, rootless};
+use crate::{images, report, rootless};
 
 /// How often an image is fetched that others remove before it can be used.
 const FETCHES: usize = 10;
@@ -366,7 +366,14 @@ impl Maker<'_> {
             idmap,
             ..snapshot::Options::default()
         };
-        Snapshots::new(&self.store)?.create(&self.found.lease, &id, &layers, options)?;
+        let snapshots = Snapshots::new(&self.store)?;
+        let (_, copied) = snapshots.create_usable(&self.found.lease, &id, &layers, &options)?;
+        if let Some(why) = copied {
+            let why = why.chain();
+            report::warn(&format!(
+                "the container has a copy of its image's files: {why}"
+            ));
+        }
         Ok(id)
     }
 

@@ -40,7 +40,8 @@ pub(super) const VERBS: &[Verb] = &[
     Verb::people::<mount::Unmount>("umount", Count::AtLeast(1), mount::WHAT).hidden(),
     Verb::people::<prune::Prune>("prune", Count::Exactly(0), ""),
     Verb::people::<df::Df>("df", Count::Exactly(0), ""),
-    Verb::people::<unshare::Unshare>("unshare", Count::AtLeast(0), unshare::USAGE).fails_as("", 125),
+    Verb::people::<unshare::Unshare>("unshare", Count::AtLeast(0), unshare::USAGE)
+        .fails_as("", 125),
     Verb::people::<fsck::Fsck>("fsck", Count::Exactly(0), fsck::USAGE).fails_as("", 8),
 ];
 

@@ -154,6 +154,7 @@ pub(super) fn record(unpacked: &Unpacked) -> Record {
         size: unpacked.size,
         entries: unpacked.entries,
         opaque: unpacked.opaque_root,
+        stand_ins: unpacked.stand_ins,
     }
 }
 

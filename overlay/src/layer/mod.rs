@@ -13,6 +13,7 @@ pub mod chain;
 pub mod changes;
 mod content;
 pub mod diff;
+pub mod flatten;
 #[cfg(test)]
 mod hostile;
 pub mod implied;

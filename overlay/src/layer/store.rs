@@ -45,6 +45,9 @@ pub struct Record {
     /// Nothing of the layers below remains: they must not be mounted.
     #[serde(default)]
     pub opaque: bool,
+    /// Deleted files are marked in a way that overlayfs does not know: it must not be mounted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stand_ins: bool,
 }
 
 /// The layers of a store.
@@ -300,6 +303,7 @@ mod tests {
             size: 7,
             entries: 1,
             opaque: false,
+            stand_ins: false,
         }
     }
 

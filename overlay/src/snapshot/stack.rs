@@ -174,6 +174,11 @@ impl Stack {
                 "ids of layers that were made without privilege cannot be mapped",
             ));
         }
+        if self.layers.iter().any(|layer| layer.record.stand_ins) {
+            return Err(Error::unsupported(
+                "its layers are on a file system without whiteouts, which overlayfs needs",
+            ));
+        }
         let parts = Parts {
             lowers,
             snapshot,
@@ -307,6 +312,11 @@ impl Clones {
             mapped: self.mapped,
         }
     }
+}
+
+/// Whether a layer was unpacked where nobody else has an id.
+pub(super) fn has_one_owner(id: &LayerId) -> bool {
+    id.as_str().ends_with("-single")
 }
 
 /// Layers say in their names which marks they have.

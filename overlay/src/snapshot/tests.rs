@@ -44,6 +44,7 @@ fn layer(
         size: 0,
         entries: 2,
         opaque,
+        stand_ins: false,
     };
     fs::write(at.join("layer.json"), serde_json::to_vec(&record).unwrap()).unwrap();
     id

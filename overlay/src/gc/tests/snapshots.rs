@@ -59,6 +59,7 @@ fn real_layer(store: &Store, number: u64) -> LayerId {
         size: 0,
         entries: 0,
         opaque: false,
+        stand_ins: false,
     };
     let layers = store.path().join("layers");
     let temporary = layers.join("incoming").join(durable::temporary_name());
