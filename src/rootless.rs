@@ -138,9 +138,21 @@ pub(crate) fn owner() -> u32 {
     }
 }
 
+/// That user's group.
+pub(crate) fn owner_group() -> u32 {
+    match is_needed() {
+        true => rustix::process::getegid().as_raw(),
+        false => outer("/proc/self/gid_map").unwrap_or(0),
+    }
+}
+
 /// Which id root of this namespace is outside of it.
 pub(crate) fn outer_root() -> Option<u32> {
-    let map = std::fs::read_to_string("/proc/self/uid_map").ok()?;
+    outer("/proc/self/uid_map")
+}
+
+fn outer(map: &str) -> Option<u32> {
+    let map = std::fs::read_to_string(map).ok()?;
     map.lines().find_map(|line| {
         let mut fields = line.split_whitespace();
         (fields.next()? == "0").then(|| fields.next()?.parse().ok())?

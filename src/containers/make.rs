@@ -25,8 +25,8 @@ use rustix::fs::{AtFlags, Mode};
 use serde_json::Value;
 
 use super::flags::ContainerFlags;
-use super::spec::{self, Around, Asked, Extent, Facts, Files, Userns};
-use super::{Container, Containers, ImageFacts, Record, RuntimeFacts, Status, Stdin, now};
+use super::spec::{self, Around, Asked, Extent, Facts, Files};
+use super::{Container, Containers, ImageFacts, Record, RuntimeFacts, Status, Stdin, ids, now};
 use crate::settings::Settings;
 use crate::verbs::fetch;
 use crate::{images, report, rootless};
@@ -35,8 +35,6 @@ use crate::{images, report, rootless};
 const FETCHES: usize = 10;
 /// The default of `--detach-keys`, as people write it.
 const DETACH_KEYS: &str = "ctrl-p,ctrl-q";
-/// Whose ranges of /etc/subuid containers get.
-const RANGE_OWNERS: [&str; 3] = ["rcrun", "containers", "root"];
 /// The first kernel that makes a mount read-only with all below it.
 const DEEP_READ_ONLY: (u32, u32) = (5, 12);
 
@@ -279,6 +277,7 @@ impl Maker<'_> {
 
     fn facts(&self, container: &Container, name: &str) -> Result<Facts> {
         let kernel = kernel();
+        let rootless = rootless::facts()?;
         Ok(Facts {
             id: container.id().to_owned(),
             name: name.to_owned(),
@@ -292,10 +291,10 @@ impl Maker<'_> {
             systemd: self.settings.runtime.cgroup_driver == CgroupDriver::Systemd,
             deep_read_only: kernel >= DEEP_READ_ONLY,
             accounts: self.accounts()?,
-            map: self.map()?,
+            map: self.map(rootless.as_ref())?,
             joins: self.joins()?,
             directory: container.path().to_owned(),
-            rootless: rootless::facts()?,
+            rootless,
         })
     }
 
@@ -311,25 +310,11 @@ impl Maker<'_> {
     }
 
     /// User ids of a container with a namespace of its own.
-    fn map(&self) -> Result<Vec<Extent>> {
-        match self.asked.userns() {
-            Userns::Host => Ok(Vec::new()),
-            Userns::Map(map) => Ok(map.clone()),
-            Userns::Auto(size) => {
-                let text = |path: &str| match std::fs::read_to_string(path) {
-                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                        Err(error).context(|| format!("cannot read {path}"))
-                    }
-                    read => Ok(read.unwrap_or_default()),
-                };
-                let mut taken = Vec::new();
-                for (_, record) in self.containers.list(&mut |_, _| {})? {
-                    taken.extend(record.map);
-                }
-                let (uids, gids) = (text("/etc/subuid")?, text("/etc/subgid")?);
-                spec::pick(*size, &RANGE_OWNERS, &uids, &gids, &taken).map(|found| vec![found])
-            }
-        }
+    fn map(&self, caller: Option<&spec::Rootless>) -> Result<Vec<Extent>> {
+        ids::choose(self.asked.userns(), caller, || {
+            let all = self.containers.list(&mut |_, _| {})?;
+            Ok(all.into_iter().flat_map(|(_, record)| record.map).collect())
+        })
     }
 
     /// Pids of containers whose namespaces are shared.

@@ -12,7 +12,7 @@ use super::asked::{Asked, Join, Place};
 use super::identity::{Accounts, Identity};
 use super::seccomp::{self, Machine};
 use super::security::{MASKED, READ_ONLY, Seccomp, capabilities};
-use super::userns::Extent;
+use super::userns::{Extent, Userns};
 use super::{files, mounts};
 use crate::containers::short;
 use crate::verbs::signal_number;
@@ -121,7 +121,13 @@ fn hostname(asked: &Asked, facts: &Facts) -> String {
 
 /// The configuration.
 pub(crate) fn config(asked: &Asked, facts: &Facts, image: &Config) -> Result<Value> {
-    let user = asked.user.as_deref().unwrap_or(&image.user);
+    let kept = match asked.userns {
+        // As podman: whose id is kept is who the program is.
+        Userns::Keep => kept(&facts.map),
+        _ => None,
+    };
+    let user = asked.user.clone().or(kept);
+    let user = user.as_deref().unwrap_or(&image.user);
     let mut identity = facts
         .accounts
         .identity(user, &asked.groups)
@@ -223,6 +229,12 @@ impl Rootless {
             .retain(|gid| self.groups && has(&self.gids, *gid));
         Ok(())
     }
+}
+
+/// The number that the caller has inside, where it has one of its own.
+fn kept(map: &[Extent]) -> Option<String> {
+    let own = map.iter().find(|extent| extent.outer == 0)?;
+    Some(format!("{0}:{0}", own.inner))
 }
 
 /// Program and arguments.

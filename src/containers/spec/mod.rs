@@ -25,7 +25,7 @@ pub(crate) use cdi::DIRECTORIES as CDI_DIRECTORIES;
 pub(crate) use config::{Facts, Files, Rootless, config, file_texts, labels, stop};
 pub(crate) use identity::Accounts;
 pub(crate) use security::of_mask;
-pub(crate) use userns::{Extent, Userns, pick};
+pub(crate) use userns::{Extent, Pool, Userns, pick};
 
 #[cfg(test)]
 mod tests;
