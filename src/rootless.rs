@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sched::CloneFlags;
 use rcrun_runtime::error::{Context, Error, ErrorKind, Result};
+use rcrun_runtime::sys::namespace::user_namespace;
 use rcrun_runtime::sys::process::{CloneArgs, Cloned, SingleThreaded, clone, exit_now};
 use rustix::process::{DumpableBehavior, WaitIdOptions};
 
@@ -44,7 +45,21 @@ static ENTERED: AtomicBool = AtomicBool::new(false);
 
 /// Whether a verb for people has to [`enter`] first.
 pub(crate) fn is_needed() -> bool {
+    is_ordinary() || (in_user_namespace() && !may_mount())
+}
+
+fn is_ordinary() -> bool {
     !rustix::process::geteuid().is_root()
+}
+
+/// Whether this process's mount namespace belongs to its user namespace: not below a plain `unshare -r`.
+fn may_mount() -> bool {
+    let number = |fd: &OwnedFd| rustix::fs::fstat(fd).map(|stat| stat.st_ino);
+    let open = |path: &str| File::open(path).map(OwnedFd::from);
+    let (Ok(own), Ok(mounts)) = (open("/proc/self/ns/user"), open("/proc/self/ns/mnt")) else {
+        return true;
+    };
+    user_namespace(mounts.as_fd()).is_ok_and(|of| number(&of) == number(&own))
 }
 
 /// Whether this process has: its mounts are seen by nobody else.
@@ -58,6 +73,16 @@ pub(crate) fn enter() -> Result<()> {
     if !is_needed() {
         return Ok(());
     }
+    if is_ordinary() {
+        enter_user_namespace()?;
+    }
+    nix::sched::unshare(CloneFlags::CLONE_NEWNS)
+        .map_err(|errno| forbidden(Error::from(errno).context("cannot make a mount namespace")))?;
+    ENTERED.store(true, Ordering::Relaxed);
+    Ok(())
+}
+
+fn enter_user_namespace() -> Result<()> {
     let failed = || "cannot become root of a user namespace";
     let mut register = Register::open(&runtime_directory()?).context(failed)?;
     let namespace = match register.living().context(failed)? {
@@ -73,14 +98,10 @@ pub(crate) fn enter() -> Result<()> {
         .context(failed)?;
     // Only now may another one look for who is in it.
     drop(register);
-    nix::sched::unshare(CloneFlags::CLONE_NEWNS)
-        .map_err(|errno| forbidden(Error::from(errno).context("cannot make a mount namespace")))
-        .context(failed)?;
-    if is_needed() {
+    if is_ordinary() {
         let text = "its maps do not have this user";
         return Err(Error::new(ErrorKind::Internal, text)).context(failed);
     }
-    ENTERED.store(true, Ordering::Relaxed);
     Ok(())
 }
 
@@ -132,7 +153,7 @@ fn is_of(path: &Path, uid: u32) -> bool {
 
 /// The user behind this process: who made the user namespace whose root it is.
 pub(crate) fn owner() -> u32 {
-    match is_needed() {
+    match is_ordinary() {
         true => me(),
         false => outer_root().unwrap_or(0),
     }
@@ -140,7 +161,7 @@ pub(crate) fn owner() -> u32 {
 
 /// That user's group.
 pub(crate) fn owner_group() -> u32 {
-    match is_needed() {
+    match is_ordinary() {
         true => rustix::process::getegid().as_raw(),
         false => outer("/proc/self/gid_map").unwrap_or(0),
     }

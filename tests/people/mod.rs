@@ -5,6 +5,7 @@ mod flags;
 mod hostile;
 mod life;
 mod logs;
+mod rootless;
 mod users;
 mod verbs;
 
@@ -18,6 +19,7 @@ const MODULES: &[Module] = &[
     ("hostile", hostile::tests),
     ("life", life::tests),
     ("logs", logs::tests),
+    ("rootless", rootless::tests),
     ("users", users::tests),
     ("verbs", verbs::tests),
 ];

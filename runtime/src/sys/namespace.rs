@@ -6,6 +6,7 @@ use rustix::io::Errno;
 
 use super::check;
 
+const NS_GET_USERNS: u32 = 0xb701;
 const NS_GET_PARENT: u32 = 0xb702;
 const NS_GET_OWNER_UID: u32 = 0xb704;
 
@@ -14,6 +15,16 @@ pub fn parent(user_namespace: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     let raw = user_namespace.as_raw_fd();
     // SAFETY: this request takes no argument and touches no memory of ours.
     let fd = check(i64::from(unsafe { libc::ioctl(raw, NS_GET_PARENT as _) }))?;
+    // SAFETY: the kernel made this descriptor for us just now; nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// The user namespace whose root has rights over a namespace of another kind. `PERM` if that is above
+/// the caller's own.
+pub fn user_namespace(namespace: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    let raw = namespace.as_raw_fd();
+    // SAFETY: this request takes no argument and touches no memory of ours.
+    let fd = check(i64::from(unsafe { libc::ioctl(raw, NS_GET_USERNS as _) }))?;
     // SAFETY: the kernel made this descriptor for us just now; nobody else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
@@ -46,5 +57,8 @@ mod tests {
         assert_eq!(parent(own.as_fd()).unwrap_err(), Errno::PERM);
         let other = std::fs::File::open("/proc/self/ns/mnt").unwrap();
         assert_eq!(owner(other.as_fd()).unwrap_err(), Errno::INVAL);
+        use std::os::unix::fs::MetadataExt;
+        let of = std::fs::File::from(user_namespace(other.as_fd()).unwrap());
+        assert_eq!(of.metadata().unwrap().ino(), own.metadata().unwrap().ino());
     }
 }
