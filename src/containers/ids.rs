@@ -146,7 +146,7 @@ mod tests {
     #[test]
     fn the_same_number_inside() {
         let many = caller(&[(0, 1), (1, 65_536)]);
-        let kept = |user, caller| keep(user, caller).ok().map(|map| list(&map));
+        let kept = |user, caller: &Rootless| keep(user, caller).ok().map(|map| list(&map));
         assert_eq!(
             kept((1000, 1000), &many),
             Some(vec![(0, 1, 1000), (1000, 0, 1), (1001, 1001, 64_536)])
@@ -168,9 +168,7 @@ mod tests {
     #[test]
     fn only_ids_that_the_caller_has() {
         let have = caller(&[(0, 1), (1, 1000)]);
-        let map = |text| match text {
-            (inner, outer, size) => vec![Extent { inner, outer, size }],
-        };
+        let map = |(inner, outer, size)| vec![Extent { inner, outer, size }];
         within(&map((0, 1, 1000)), &have).unwrap();
         within(&map((0, 0, 1)), &have).unwrap();
         for wrong in [(0, 0, 2), (0, 1, 1001), (0, 1000, 2), (0, 5000, 1)] {

@@ -1,9 +1,12 @@
 //! Ordinary users, as one test sees them: accounts and subordinate ids that the machine does not have, in
 //! files that are bound over the machine's own in the test's mount namespace.
 
+use super::people::layer;
 use super::runtime::{Output, Running};
-use super::{Env, Shelf};
+use super::store::Image;
+use super::{Env, Need, Shelf, Test};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
@@ -191,4 +194,89 @@ impl<'a> User<'a> {
             .collect();
         assert_eq!(left, Vec::<String>::new(), "runtime state");
     }
+}
+
+/// Nobody on the machines where this runs.
+pub(crate) const ALICE: u32 = 54_321;
+/// Nobody either.
+pub(crate) const BOB: u32 = 54_322;
+
+/// A test for users with subordinate ids.
+pub(crate) fn by_programs(test: Test) -> Test {
+    test.needs(Need::Program("newuidmap"))
+        .needs(Need::Program("newgidmap"))
+}
+
+pub(crate) fn subordinate(name: &str, index: u32) -> String {
+    format!("{name}:{}:{COUNT}\n", SUBORDINATE + index * COUNT)
+}
+
+/// Alice and Bob, who have subordinate ids.
+pub(crate) fn both(env: &Env) -> Accounts {
+    let ranges = subordinate("alice", 0) + &subordinate("bob", 1);
+    Accounts::new(env, &[("alice", ALICE), ("bob", BOB)], &ranges, &ranges)
+}
+
+/// A layer of files with owners; `path/` is a directory.
+pub(crate) fn owned(entries: &[(&str, u64, u64, &[u8])]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (path, uid, gid, content) in entries {
+        let directory = path.ends_with('/');
+        let mut header = tar::Header::new_ustar();
+        header.set_entry_type(match directory {
+            true => tar::EntryType::Directory,
+            false => tar::EntryType::Regular,
+        });
+        header.set_mode(if directory { 0o755 } else { 0o644 });
+        header.set_uid(*uid);
+        header.set_gid(*gid);
+        header.set_mtime(1_000_000_000);
+        header.set_size(content.len() as u64);
+        builder.append_data(&mut header, path, *content).unwrap();
+    }
+    builder.into_inner().unwrap()
+}
+
+/// Three layers: a system, files of others, and deletions of some of them.
+pub(crate) fn publish(shelf: &Shelf<'_>) {
+    let files = owned(&[
+        ("srv/", 33, 34, b""),
+        ("srv/data", 33, 34, b"data"),
+        ("gone/", 0, 0, b""),
+        ("gone/file", 1000, 1000, b"x"),
+        ("gone/other", 0, 0, b"x"),
+        ("opaque/", 0, 0, b""),
+        ("opaque/old", 0, 0, b"x"),
+    ]);
+    let marks = owned(&[
+        ("gone/.wh.file", 0, 0, b""),
+        ("opaque/.wh..wh..opq", 0, 0, b""),
+        ("opaque/new", 7, 8, b"new"),
+    ]);
+    let mut image = Image::new(&[layer(shelf.env, &[]), files, marks]);
+    image.config = json!({"Cmd": ["/bin/sh"], "Env": ["PATH=/bin"]});
+    shelf.publish("app", &image);
+}
+
+/// What [`publish`] means, with these owners.
+pub(crate) const SHOWN: &str =
+    "ls /gone /opaque; stat -c '%u %g' /srv/data /opaque/new; cat /srv/data";
+
+pub(crate) fn record_of(user: &User<'_>, id: &str) -> Value {
+    let path = user
+        .store()
+        .join("containers")
+        .join(id)
+        .join("container.json");
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+pub(crate) fn namespace(pid: i32) -> PathBuf {
+    fs::read_link(format!("/proc/{pid}/ns/user")).unwrap()
+}
+
+/// The first process of a container.
+pub(crate) fn pid(user: &User<'_>, name: &str) -> i32 {
+    let text = user.ok(&["inspect", "--format", "{State.Pid}", name]);
+    text.trim().parse().unwrap()
 }

@@ -335,7 +335,7 @@ mod tests {
         let error = flatten(&[low.as_fd()], Overlay::User, &up, into.as_fd()).unwrap_err();
         let text = error.chain().to_string();
         assert!(
-            text.contains("cannot copy file: it belongs to user 100"),
+            text.contains("it belongs to user 100 and group 0"),
             "{text}"
         );
     }

@@ -6,15 +6,15 @@ use rustix::io::Errno;
 
 use super::check;
 
-const NS_GET_USERNS: u32 = 0xb701;
-const NS_GET_PARENT: u32 = 0xb702;
-const NS_GET_OWNER_UID: u32 = 0xb704;
+const NS_GET_USERNS: libc::Ioctl = 0xb701;
+const NS_GET_PARENT: libc::Ioctl = 0xb702;
+const NS_GET_OWNER_UID: libc::Ioctl = 0xb704;
 
 /// The namespace around a user namespace. `PERM` if that is above the caller's own.
 pub fn parent(user_namespace: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     let raw = user_namespace.as_raw_fd();
     // SAFETY: this request takes no argument and touches no memory of ours.
-    let fd = check(i64::from(unsafe { libc::ioctl(raw, NS_GET_PARENT as _) }))?;
+    let fd = check(i64::from(unsafe { libc::ioctl(raw, NS_GET_PARENT) }))?;
     // SAFETY: the kernel made this descriptor for us just now; nobody else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
@@ -24,7 +24,7 @@ pub fn parent(user_namespace: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
 pub fn user_namespace(namespace: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     let raw = namespace.as_raw_fd();
     // SAFETY: this request takes no argument and touches no memory of ours.
-    let fd = check(i64::from(unsafe { libc::ioctl(raw, NS_GET_USERNS as _) }))?;
+    let fd = check(i64::from(unsafe { libc::ioctl(raw, NS_GET_USERNS) }))?;
     // SAFETY: the kernel made this descriptor for us just now; nobody else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
@@ -35,7 +35,7 @@ pub fn owner(user_namespace: BorrowedFd<'_>) -> Result<u32, Errno> {
     let raw = user_namespace.as_raw_fd();
     // SAFETY: the request writes one uid_t to where its argument points, which is `uid`.
     check(i64::from(unsafe {
-        libc::ioctl(raw, NS_GET_OWNER_UID as _, &raw mut uid)
+        libc::ioctl(raw, NS_GET_OWNER_UID, &raw mut uid)
     }))?;
     Ok(uid)
 }
