@@ -95,7 +95,7 @@ fn main() -> ExitCode {
     let prepared = (|| {
         if in_store {
             rootless::enter()?;
-            global.use_runtime_directory()?;
+            global.use_defaults_of_user()?;
         }
         match ordinary && verb.enters_container {
             true => rcrun_runtime::selfexe::seal(),

@@ -138,10 +138,16 @@ impl Global {
         store_path(given.as_deref(), user, variable).ok()
     }
 
-    /// Where the state of people's containers is: unlike engines, people need not know of
-    /// `$XDG_RUNTIME_DIR`.
-    pub(crate) fn use_runtime_directory(&mut self) -> Result<()> {
-        if self.root.is_none() && uses_user_directory() {
+    /// Where the state of people's containers is, and who limits them: unlike engines, people need not
+    /// know of `$XDG_RUNTIME_DIR` and delegation.
+    pub(crate) fn use_defaults_of_user(&mut self) -> Result<()> {
+        if !uses_user_directory() {
+            return Ok(());
+        }
+        if self.cgroup_manager.is_none() && !self.systemd_cgroup {
+            self.systemd_cgroup = has_own_systemd();
+        }
+        if self.root.is_none() {
             let root = rootless::runtime_directory()?;
             keep_from_cleaners(&root).context(|| format!("cannot prepare {}", root.display()))?;
             self.use_root(&root);
@@ -336,6 +342,14 @@ fn default_root() -> Result<PathBuf> {
         )
     })?;
     Ok(root)
+}
+
+/// Whether an ordinary user has a part of the cgroup v2 hierarchy, in which a systemd of the user's own
+/// makes cgroups.
+fn has_own_systemd() -> bool {
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty());
+    Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
+        && runtime.is_some_and(|dir| Path::new(&dir).join("systemd/private").exists())
 }
 
 /// The XDG base directory specification lets cleaners delete what has no sticky bit.
