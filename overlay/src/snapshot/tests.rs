@@ -16,6 +16,7 @@ use crate::lease::{LayerId, SnapshotId};
 use crate::store::Store;
 use crate::{Context, Digest, ErrorKind, Result};
 
+mod copies;
 mod ids;
 
 /// Makes layers `first..=last`; each has a file of its own and one that all have.
