@@ -27,6 +27,7 @@ pub(super) fn tests() -> Vec<Test> {
     ];
     let without = vec![
         test!(a_life_without_subordinate_ids),
+        test!(copies_for_root),
         test!(limits_are_refused_where_nobody_can_set_them),
     ];
     with_ids
@@ -208,22 +209,21 @@ fn a_life_without_subordinate_ids(env: &Env) {
 }
 
 /// A store on an overlayfs, as in a container without volumes: neither whiteouts nor a second overlay.
-fn on_an_overlay(env: &Env, alice: &User<'_>, accounts: &mut Accounts) {
+fn on_an_overlay(env: &Env, at: &Path, owner: u32, accounts: &mut Accounts) {
     let memory = env.directory("memory");
     let (none, flags): (Option<&str>, _) = (None, MsFlags::empty());
     mount(Some("tmpfs"), &memory, Some("tmpfs"), flags, none).unwrap();
     for name in ["lower", "upper", "work"] {
         fs::create_dir(memory.join(name)).unwrap();
-        chown(memory.join(name), Some(ALICE), Some(ALICE)).unwrap();
+        chown(memory.join(name), Some(owner), Some(owner)).unwrap();
     }
-    let at = alice.home.join(".local");
-    fs::create_dir(&at).unwrap();
+    fs::create_dir(at).unwrap();
     let [lower, upper, work] =
         ["lower", "upper", "work"].map(|name| memory.join(name).display().to_string());
     let data = format!("lowerdir={lower},upperdir={upper},workdir={work}");
-    mount(Some("overlay"), &at, Some("overlay"), flags, Some(&*data)).unwrap();
+    mount(Some("overlay"), at, Some("overlay"), flags, Some(&*data)).unwrap();
     accounts.adopt(&memory);
-    accounts.adopt(&at);
+    accounts.adopt(at);
 }
 
 fn copies_where_no_overlay_can_be(env: &Env) {
@@ -233,7 +233,7 @@ fn copies_where_no_overlay_can_be(env: &Env) {
     let plain = Image::new(&[layer(env, &[]), owned(&[("srv/data", 33, 34, b"data")])]);
     shelf.publish("plain", &plain);
     let alice = User::new(env, "alice", ALICE);
-    on_an_overlay(env, &alice, &mut accounts);
+    on_an_overlay(env, &alice.home.join(".local"), ALICE, &mut accounts);
     let image = alice.pull(&shelf, "app");
     let output = alice.call(&["run", "--name=web", &image, "sh", "-c", SHOWN]);
     let output = output.ok();
@@ -285,6 +285,33 @@ fn copies_where_no_overlay_can_be(env: &Env) {
     alice.ok(&["rm", "web"]);
     alice.ok(&["rmi", &image, &image_of_two]);
     alice.assert_empty();
+}
+
+/// The same for root, in a container that may do everything.
+fn copies_for_root(env: &Env) {
+    let mut accounts = Accounts::new(env, &[], "", "");
+    let shelf = Shelf::new(env);
+    publish(&shelf);
+    on_an_overlay(env, &shelf.path(), 0, &mut accounts);
+    let image = shelf.name("app");
+    shelf.ok(&["pull", "--quiet", &image]);
+    let words = ["run", "--rm", &image, "sh", "-c", SHOWN];
+    let output = shelf.call(&words).ok();
+    let shown = "/gone:\nother\n\n/opaque:\nnew\n33 34\n7 8\ndata";
+    assert_eq!(output.stdout, shown);
+    let said = &output.stderr;
+    assert!(said.contains("the store is on an overlayfs"), "{said}");
+    let words = [
+        "run",
+        "--rm",
+        "--userns=0:300000:65536",
+        &image,
+        "sh",
+        "-c",
+        SHOWN,
+    ];
+    assert_eq!(shelf.ok(&words), shown);
+    shelf.ok(&["rmi", &image]);
 }
 
 fn ids_of_a_namespace_of_its_own(env: &Env) {

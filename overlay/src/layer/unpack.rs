@@ -20,7 +20,7 @@ use super::attributes::{
 };
 use super::content::{write_all, write_pieces};
 use super::implied::{self, Pending};
-use super::options::{Devices, Options, Overlay, Owners};
+use super::options::{Devices, Options, Owners};
 use super::tree::{self, Instead, Place, Tree, is_whiteout, path_in};
 use crate::archive::limits::REMEMBERED_BYTES;
 use crate::archive::name::{self, show, split};
@@ -411,7 +411,7 @@ impl Unpacker {
         let make = |kind| rustix::fs::mknodat(&place.fd, name, kind, Mode::empty(), 0);
         let mut made = make(FileType::CharacterDevice);
         // On an overlayfs, and in user namespaces before Linux 5.8. Such a layer can be copied only.
-        if made == Err(Errno::PERM) && self.options.overlay == Overlay::User {
+        if made == Err(Errno::PERM) {
             made = make(FileType::Socket);
             self.stand_ins |= made.is_ok();
         }

@@ -196,7 +196,8 @@ impl Snapshots {
     }
 
     /// Makes what can be used: an overlay, or a copy and why it is one. Ids that are to be mapped are
-    /// only in a copy where layers have the marks of ordinary users.
+    /// only in a copy where layers have the marks of ordinary users. For root there is one reason: a
+    /// store on an overlayfs, as in a container without volumes.
     pub fn create_usable(
         &self,
         lease: &Lease,
@@ -205,6 +206,9 @@ impl Snapshots {
         options: &Options,
     ) -> Result<(Snapshot, Option<Error>)> {
         let reason = match (options.marks, &options.idmap) {
+            (Marks::Trusted, _) if self.is_on_overlayfs()? => {
+                Error::unsupported("the store is on an overlayfs, which no other can be put upon")
+            }
             (Marks::Trusted, _) => {
                 let made = self.create(lease, id, chain, options.clone())?;
                 return Ok((made, None));
@@ -235,6 +239,13 @@ impl Snapshots {
         };
         let made = self.create(lease, id, chain, options)?;
         Ok((made, Some(reason)))
+    }
+
+    fn is_on_overlayfs(&self) -> Result<bool> {
+        const OVERLAYFS_SUPER_MAGIC: i64 = 0x794c_7630;
+        let found = rustix::fs::fstatfs(&self.directory);
+        let found = found.context(|| "cannot tell the file system of the store")?;
+        Ok(found.f_type == OVERLAYFS_SUPER_MAGIC)
     }
 
     /// Opens a snapshot; none if there is none. That it stays is promised by [`Lease::hold`] before,

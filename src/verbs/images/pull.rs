@@ -159,7 +159,15 @@ impl Job<'_> {
         let mut input = std::io::stdin();
         let images = transport::copy_in(&means, from, &how, Some(&mut input));
         self.progress.end(images.is_ok());
-        tell_of(&images?)
+        let images = images?;
+        self.tell_of_owners();
+        tell_of(&images)
+    }
+
+    fn tell_of_owners(&self) {
+        if self.way == Way::Single {
+            self.progress.line(SINGLE);
+        }
     }
 
     fn one(&self, reference: &Reference) -> Result<Pulled> {
@@ -175,13 +183,13 @@ impl Job<'_> {
         };
         let pulled = pull::pull(self.store, &client, &request);
         self.progress.end(pulled.is_ok());
+        if pulled.as_ref().is_ok_and(|pulled| !pulled.unchanged) {
+            self.tell_of_owners();
+        }
         pulled
     }
 
     fn tell(&self, reference: &Reference, pulled: &Pulled) -> Result<()> {
-        if self.way == Way::Single && !pulled.unchanged {
-            self.progress.line(SINGLE);
-        }
         let name = reference.familiar();
         let status = match pulled.unchanged {
             true => format!("Image is up to date for {name}"),
