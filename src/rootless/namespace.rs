@@ -47,11 +47,11 @@ pub(super) struct Register {
 }
 
 impl Register {
-    /// Opens the register of the namespace that this process is in, below a directory that is the
-    /// user's own, and waits until nobody else uses it.
+    /// Opens the register of the user namespace and the processes that this one sees, below a directory
+    /// that is the user's own, and waits until nobody else uses it.
     pub(super) fn open(directory: &Path) -> Result<Self> {
-        let own = own()?;
-        let path = directory.join(format!(".user-namespace-{own}"));
+        let own = own("user")?;
+        let path = directory.join(name()?);
         let context = || format!("cannot open {}", path.display());
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::open(&path, flags, Mode::from(0o600)).context(context)?;
@@ -163,11 +163,16 @@ impl Register {
     }
 }
 
+/// The name of the register.
+fn name() -> Result<String> {
+    Ok(format!(".user-namespace-{}-{}", own("user")?, own("pid")?))
+}
+
 /// The number of this process's namespace.
-fn own() -> Result<u64> {
-    let link = rustix::fs::stat("/proc/self/ns/user");
+fn own(kind: &str) -> Result<u64> {
+    let link = rustix::fs::stat(format!("/proc/self/ns/{kind}"));
     Ok(link
-        .context(|| "cannot tell the user namespace: is /proc mounted?")?
+        .context(|| format!("cannot tell the {kind} namespace: is /proc mounted?"))?
         .st_ino)
 }
 
@@ -209,9 +214,7 @@ mod tests {
             "\0\0\0",
             "{\"version\":2,\"namespace\":1,\"pid\":1}",
         ] {
-            let path = directory
-                .path()
-                .join(format!(".user-namespace-{}", known.namespace));
+            let path = directory.path().join(name().unwrap());
             std::fs::write(&path, text).unwrap();
             let mut register = Register::open(directory.path()).unwrap();
             assert!(register.living().unwrap().is_none(), "{text}");
@@ -221,9 +224,7 @@ mod tests {
     #[test]
     fn a_register_that_is_a_link_is_refused() {
         let directory = tempfile::tempdir().unwrap();
-        let path = directory
-            .path()
-            .join(format!(".user-namespace-{}", own().unwrap()));
+        let path = directory.path().join(name().unwrap());
         let target = directory.path().join("target");
         std::os::unix::fs::symlink(&target, &path).unwrap();
         Register::open(directory.path()).unwrap_err();
