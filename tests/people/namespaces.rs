@@ -20,6 +20,7 @@ pub(super) fn tests() -> Vec<Test> {
         test!(root_of_a_namespace_needs_no_helper),
         test!(mounts_are_seen_in_unshare),
         test!(programs_of_the_path_are_not_trusted),
+        test!(who_may_not_make_one_is_told_why),
     ];
     let without = vec![
         test!(subordinate_ids_without_a_program),
@@ -365,4 +366,31 @@ fn places_of_others_are_refused(env: &Env) {
         let numbers: Vec<&str> = map.split_whitespace().collect();
         assert_eq!(numbers, ["0", &ALICE.to_string(), "1"]);
     }
+}
+
+/// In a machine, here a namespace, that allows none.
+fn who_may_not_make_one_is_told_why(env: &Env) {
+    // For the namespace around hers.
+    let ranges = "root:0:60000\n";
+    let _accounts = Accounts::new(env, &[("alice", ALICE)], ranges, ranges);
+    let alice = User::new(env, "alice", ALICE);
+    let inner = alice.command(&["images"]);
+    let words: Vec<&str> = inner
+        .get_args()
+        .map(|word| word.to_str().unwrap())
+        .collect();
+    let script = "echo 0 > /proc/sys/user/max_user_namespaces && exec setpriv \"$@\"";
+    let mut command = std::process::Command::new("unshare");
+    command.args(["--user", "--map-users=0,0,60000", "--map-groups=0,0,60000"]);
+    command.args(["sh", "-c", script, "sh"]).args(words);
+    for (name, value) in inner.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    let output = alice.finish(command).fails();
+    output
+        .says("cannot make a user namespace")
+        .says("user.max_user_namespaces");
 }
