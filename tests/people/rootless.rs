@@ -96,6 +96,19 @@ fn volumes_are_the_users(env: &Env) {
     fs::create_dir(&volume).unwrap();
     chown(&volume, Some(ALICE), Some(ALICE)).unwrap();
     let bind = format!("{}:/mnt", volume.display());
+    let host = [
+        "run",
+        "--rm",
+        "--network=host",
+        "--pid=host",
+        "--ipc=host",
+        "--uts=host",
+        &image,
+        "sh",
+        "-c",
+        "test -e /sys/class/net/lo && test -d /proc/1 && cat /proc/sys/kernel/ostype",
+    ];
+    assert_eq!(alice.ok(&host), "Linux\n");
     let script =
         "touch /mnt/mine /mnt/other && chown 10 /mnt/other; cat /sys/kernel/notes >/dev/null";
     alice.ok(&[
@@ -473,9 +486,18 @@ fn limits_are_refused_where_nobody_can_set_them(env: &Env) {
     publish(&shelf);
     let alice = User::new(env, "alice", ALICE);
     let image = alice.pull(&shelf, "app");
-    alice.ok(&["run", "--rm", &image, "true"]);
+    alice.ok(&["run", "-d", "--name=web", &image, "sleep", "1000"]);
     let output = alice.call(&["run", "--rm", "--memory=100m", &image, "true"]);
     output.exits(125).says("memory");
+    // What else a cgroup is for is found otherwise, or refused.
+    let top = alice.ok(&["top", "web"]);
+    assert!(
+        top.lines().count() == 2 && top.contains("sleep 1000"),
+        "{top}"
+    );
+    let output = alice.call(&["pause", "web"]);
+    output.fails().says("the container has no cgroup");
+    alice.ok(&["rm", "-f", "web"]);
     alice.ok(&["rmi", &image]);
     alice.assert_empty();
 }

@@ -317,6 +317,7 @@ fn all_mounts(asked: &Asked, facts: &Facts) -> Vec<Value> {
         shm: (asked.ipc != Place::Nothing).then_some(asked.shm),
         host_ipc: asked.ipc == Place::Host,
         bind_sys: namespaced && !own_network,
+        bind_proc: namespaced && asked.pid == Place::Host,
         mapped: namespaced,
         terminal_group: mapped(5),
     };
