@@ -24,6 +24,7 @@ pub(super) fn tests() -> Vec<Test> {
         test!(copies_where_no_overlay_can_be),
         test!(ids_of_a_namespace_of_its_own),
         test!(signals_and_exit_codes_pass),
+        test!(too_few_ids_are_told_of),
     ];
     let without = vec![
         test!(a_life_without_subordinate_ids),
@@ -397,6 +398,18 @@ fn ids_of_a_namespace_of_its_own(env: &Env) {
     assert_eq!(fs::metadata(alice.home.join("kept")).unwrap().uid(), ALICE);
     alice.ok(&["rmi", &image]);
     alice.assert_empty();
+}
+
+fn too_few_ids_are_told_of(env: &Env) {
+    let ranges = format!("alice:{SUBORDINATE}:20\n");
+    let _accounts = Accounts::new(env, &[("alice", ALICE)], &ranges, &ranges);
+    let shelf = Shelf::new(env);
+    publish(&shelf);
+    let alice = User::new(env, "alice", ALICE);
+    let output = alice.call(&["pull", "--quiet", &shelf.name("app")]);
+    let output = output.fails().says("no user 33 or no group 34");
+    assert!(output.stderr.contains("/etc/subuid"), "{output}");
+    assert_eq!(alice.list("images/names"), Vec::<String>::new());
 }
 
 fn signals_and_exit_codes_pass(env: &Env) {
