@@ -15,6 +15,7 @@ pub(super) fn tests() -> Vec<Test> {
     let with_ids = vec![
         test!(all_verbs_share_a_namespace),
         test!(many_at_once_make_one_namespace),
+        test!(killed_anywhere_on_the_way_in),
         test!(a_namespace_below_outlives_its_monitor),
         test!(users_do_not_see_each_other),
         test!(root_of_a_namespace_needs_no_helper),
@@ -95,6 +96,41 @@ fn many_at_once_make_one_namespace(env: &Env) {
     alice.ok(&words);
     alice.ok(&["rmi", &image]);
     alice.assert_empty();
+}
+
+/// Whoever is killed while it makes or enters the namespace keeps nobody out, and never makes two.
+fn killed_anywhere_on_the_way_in(env: &Env) {
+    const KILLS: u64 = 40;
+    let _accounts = both(env);
+    let shelf = Shelf::new(env);
+    publish(&shelf);
+    let alice = User::new(env, "alice", ALICE);
+    let image = alice.pull(&shelf, "app");
+    for round in 0..KILLS {
+        let mut all: Vec<_> = (0..2)
+            .map(|_| alice.spawn(&["run", "-d", &image, "sleep", "1000"]))
+            .collect();
+        std::thread::sleep(std::time::Duration::from_micros(round * 700));
+        kill(Pid::from_raw(all[0].pid()), Signal::SIGKILL).unwrap();
+        env.rt.finish(all.remove(0));
+        // The other one is not in the way.
+        env.rt.finish(all.remove(0)).ok();
+        let ids = alice.ok(&["ps", "-q", "--no-trunc"]);
+        let all: Vec<PathBuf> = ids.lines().map(|id| namespace(pid(&alice, id))).collect();
+        assert!(
+            !all.is_empty() && all.iter().all(|one| *one == all[0]),
+            "{all:?}"
+        );
+        if round % 4 == 3 {
+            let ids = alice.ok(&["ps", "-aq", "--no-trunc"]);
+            let words: Vec<&str> = ["rm", "-f"].into_iter().chain(ids.lines()).collect();
+            alice.ok(&words);
+        }
+    }
+    alice.ok(&["prune", "--force"]);
+    alice.ok(&["rmi", &image]);
+    alice.ok(&["prune", "--all", "--force"]);
+    assert_eq!(alice.list("containers"), ["names"]);
 }
 
 /// Nothing is in the shared namespace any more but what is in one below it.
