@@ -17,13 +17,13 @@ use rcrun_overlay::layer::store::Layers;
 use rcrun_overlay::lease::{Lease, Root, SnapshotId};
 use rcrun_overlay::snapshot::Snapshots;
 use rcrun_overlay::store::Store;
-use rcrun_runtime::error::{Error, Result};
+use rcrun_runtime::error::Result;
 
 pub(crate) use containers::{User, users};
 
 use crate::containers::{Containers, is_id};
-use crate::report;
 use crate::settings::{Settings, in_user_namespace};
+use crate::{report, rootless};
 
 /// All images of the store, with those that only containers still use.
 pub(crate) fn catalog(store: &Store, users: &[User]) -> Result<Catalog> {
@@ -94,19 +94,14 @@ pub(crate) fn unpacked(
 }
 
 /// How this caller unpacks layers.
-pub(crate) fn way() -> Result<Way> {
-    if !rustix::process::geteuid().is_root() {
-        return Err(Error::unsupported(
-            "cannot unpack layers as an ordinary user: their files belong to many users",
-        )
-        .with_hint(
-            "call it in a user namespace with more than one id: unshare -r --map-auto rcrun ...",
-        ));
+pub(crate) fn way() -> Way {
+    if !in_user_namespace() {
+        return Way::Privileged;
     }
-    Ok(match in_user_namespace() {
-        true => Way::Rootless,
-        false => Way::Privileged,
-    })
+    match rootless::counts() {
+        (0 | 1, _) | (_, 0 | 1) => Way::Single,
+        _ => Way::Rootless,
+    }
 }
 
 /// Removes what no name, container or process refers to. Needs no space on the disk.

@@ -45,7 +45,15 @@ const NAMESPACE: &str = "BUILDKIT_CACHE_MOUNT_NS";
 /// Builds, and returns the exit code.
 pub(crate) fn build(flags: &Build, settings: &Settings) -> Result<u8> {
     let asked = Asked::read(flags)?;
-    let way = images::way()?;
+    let way = images::way();
+    if way == Way::Single {
+        return Err(Error::unsupported(
+            "cannot build with a single user id: files of images belong to several",
+        )
+        .with_hint(
+            "give this user ranges in /etc/subuid and /etc/subgid, as usermod --add-subuids does",
+        ));
+    }
     let store = settings.store()?;
     let cache = Cache::open(&store)?;
     places::sweep(&store, &settings.runtime)?;
@@ -451,7 +459,7 @@ impl Job<'_> {
     pub(super) fn marks(&self) -> Overlay {
         match self.way {
             Way::Privileged => Overlay::Trusted,
-            Way::Rootless => Overlay::User,
+            Way::Rootless | Way::Single => Overlay::User,
         }
     }
 

@@ -15,7 +15,6 @@ pub(super) fn tests() -> Vec<Test> {
         test!(all_tags),
         test!(several_at_once_and_one_that_fails),
         test!(a_mirror_and_its_own_certificate_authority),
-        test!(an_ordinary_user_is_told_why_not),
     ]
 }
 
@@ -214,24 +213,4 @@ fn a_mirror_and_its_own_certificate_authority(env: &Env) {
         .says(&format!(
             "hint: name the authority's file as registries.\"{mirror}\".ca"
         ));
-}
-
-fn an_ordinary_user_is_told_why_not(env: &Env) {
-    let copy = env.rt.use_copy();
-    let shelf = Shelf::new(env);
-    let store = env.directory("users");
-    std::os::unix::fs::chown(&store, Some(1000), Some(1000)).unwrap();
-    let output = std::process::Command::new("setpriv")
-        .args(["--reuid", "1000", "--regid", "1000", "--clear-groups"])
-        .arg(copy)
-        .args(["--store", store.to_str().unwrap(), "--root", "/nonexistent"])
-        .args(["pull", &shelf.name("app")])
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(
-        said.contains("as an ordinary user") && said.contains("hint: "),
-        "{said}"
-    );
 }

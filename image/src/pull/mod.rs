@@ -105,6 +105,7 @@ pub fn layer_id(chain: &Digest, way: Way) -> Result<LayerId> {
     let variant = match way {
         Way::Privileged => "",
         Way::Rootless => "-user",
+        Way::Single => "-single",
     };
     match chain.hex().len() {
         64 => format!("{}{variant}", chain.hex()).parse(),

@@ -26,14 +26,20 @@ pub enum Way {
     Privileged,
     /// Root of a user namespace: no devices, and marks that need no privilege.
     Rootless,
+    /// Root of a user namespace that has no other id: all files are root's.
+    Single,
 }
 
 impl Way {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Privileged, Self::Rootless, Self::Single];
+
     /// How layers are unpacked.
     pub fn options(self) -> Options {
         match self {
             Self::Privileged => Options::privileged(),
             Self::Rootless => Options::rootless(),
+            Self::Single => Options::single(),
         }
     }
 
@@ -41,7 +47,7 @@ impl Way {
     pub fn overlay(self) -> Overlay {
         match self {
             Self::Privileged => Overlay::Trusted,
-            Self::Rootless => Overlay::User,
+            Self::Rootless | Self::Single => Overlay::User,
         }
     }
 }
@@ -149,6 +155,7 @@ pub(super) fn record(unpacked: &Unpacked) -> Record {
         entries: unpacked.entries,
         opaque: unpacked.opaque_root,
         lifetime: None,
+        stand_ins: unpacked.stand_ins,
     }
 }
 

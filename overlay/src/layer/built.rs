@@ -160,6 +160,7 @@ impl Layers {
                 size: meter.bytes,
                 entries: meter.entries,
                 opaque: false,
+                stand_ins: false,
                 lifetime: Lifetime::of(&self.store)?,
             };
             durable::write_new_unsynced(

@@ -50,6 +50,9 @@ pub struct Record {
     /// Its files may not be on the disk yet: it counts only as long as this lasts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lifetime: Option<Lifetime>,
+    /// Deleted files are marked in a way that overlayfs does not know: it must not be mounted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stand_ins: bool,
 }
 
 /// The layers of a store.
@@ -315,6 +318,7 @@ mod tests {
             entries: 1,
             opaque: false,
             lifetime: None,
+            stand_ins: false,
         }
     }
 

@@ -43,6 +43,8 @@ pub struct Unpacked {
     /// Whether nothing of the layers below remains: overlayfs does not look for that mark at the
     /// root of a layer, so whoever mounts has to leave those layers out.
     pub opaque_root: bool,
+    /// Whether deleted files are marked with sockets, since the file system allows no other mark.
+    pub stand_ins: bool,
     /// What needs the layers below.
     pub pending: Pending,
 }
@@ -65,6 +67,7 @@ pub fn unpack_layer<R: Read + Send>(
         entries,
         skipped,
         opaque_root,
+        stand_ins,
         pending,
     } = done;
     Ok(Unpacked {
@@ -73,6 +76,7 @@ pub fn unpack_layer<R: Read + Send>(
         entries,
         skipped,
         opaque_root,
+        stand_ins,
         pending,
     })
 }
@@ -86,6 +90,8 @@ pub struct Done {
     pub skipped: u64,
     /// See [`Unpacked::opaque_root`].
     pub opaque_root: bool,
+    /// See [`Unpacked::stand_ins`].
+    pub stand_ins: bool,
     /// See [`Unpacked::pending`].
     pub pending: Pending,
 }
@@ -109,6 +115,7 @@ pub struct Unpacker {
     remembered: usize,
     entries: u64,
     skipped: u64,
+    stand_ins: bool,
 }
 
 impl Unpacker {
@@ -130,6 +137,7 @@ impl Unpacker {
             remembered: 0,
             entries: 0,
             skipped: 0,
+            stand_ins: false,
         })
     }
 
@@ -397,13 +405,13 @@ impl Unpacker {
     /// Deletes a file of the layers below. What this layer itself has is not meant, in whatever
     /// order they come: a directory that replaces the one below is opaque.
     fn delete(&mut self, place: &Place, name: &[u8]) -> Result<()> {
-        let made = rustix::fs::mknodat(
-            &place.fd,
-            name,
-            FileType::CharacterDevice,
-            Mode::empty(),
-            rustix::fs::makedev(0, 0),
-        );
+        let make = |kind| rustix::fs::mknodat(&place.fd, name, kind, Mode::empty(), 0);
+        let mut made = make(FileType::CharacterDevice);
+        // On an overlayfs, and in user namespaces before Linux 5.8. Such a layer can be copied only.
+        if made == Err(Errno::PERM) {
+            made = make(FileType::Socket);
+            self.stand_ins |= made.is_ok();
+        }
         match made {
             Err(Errno::EXIST) => {}
             other => return other.context(|| format!("cannot create whiteout {}", show(name))),
@@ -468,6 +476,7 @@ impl Unpacker {
             entries,
             skipped,
             opaque_root,
+            stand_ins: self.stand_ins,
             pending,
         })
     }

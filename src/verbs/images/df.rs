@@ -239,8 +239,10 @@ fn parts(listed: &Listed) -> Result<(HashSet<Digest>, HashSet<LayerId>)> {
     blobs.insert(image.id.clone());
     blobs.insert(image.manifest.digest.clone());
     blobs.extend(listed.names.iter().map(|name| name.target.digest.clone()));
-    let mut layers: HashSet<LayerId> = image.layers(Way::Privileged)?.into_iter().collect();
-    layers.extend(image.layers(Way::Rootless)?);
+    let mut layers: HashSet<LayerId> = HashSet::new();
+    for way in Way::ALL {
+        layers.extend(image.layers(way)?);
+    }
     Ok((blobs, layers))
 }
 

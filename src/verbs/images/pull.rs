@@ -57,7 +57,7 @@ pub(crate) fn fetch(
         settings,
         authfile: None,
         store,
-        way: images::way()?,
+        way: images::way(),
         platform: platform.clone(),
         progress: Progress::new(quiet, WORDS),
         cancel: Cancel::new(),
@@ -73,7 +73,7 @@ pub(crate) fn fetch(
 
 impl crate::verbs::Run for Pull {
     fn run(self, settings: &Settings) -> Result<u8> {
-        let way = images::way()?;
+        let way = images::way();
         let store = settings.store()?;
         let job = Job {
             settings,
@@ -97,6 +97,10 @@ impl crate::verbs::Run for Pull {
         ended.result.map(|()| 0)
     }
 }
+
+/// What is to be known of images where there is one id only.
+const SINGLE: &str = "Note: you have no subordinate ids, so all files of the image belong to you, and \
+                      containers have no user but root (docs/rootless.md)";
 
 /// What is the same for all images of a call.
 struct Job<'a> {
@@ -155,7 +159,15 @@ impl Job<'_> {
         let mut input = std::io::stdin();
         let images = transport::copy_in(&means, from, &how, Some(&mut input));
         self.progress.end(images.is_ok());
-        tell_of(&images?)
+        let images = images?;
+        self.tell_of_owners();
+        tell_of(&images)
+    }
+
+    fn tell_of_owners(&self) {
+        if self.way == Way::Single {
+            self.progress.line(SINGLE);
+        }
     }
 
     fn one(&self, reference: &Reference) -> Result<Pulled> {
@@ -171,6 +183,9 @@ impl Job<'_> {
         };
         let pulled = pull::pull(self.store, &client, &request);
         self.progress.end(pulled.is_ok());
+        if pulled.as_ref().is_ok_and(|pulled| !pulled.unchanged) {
+            self.tell_of_owners();
+        }
         pulled
     }
 

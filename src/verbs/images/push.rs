@@ -221,7 +221,7 @@ impl crate::verbs::Run for Load {
                     .with_hint("give --input FILE, or redirect standard input"),
             );
         }
-        let way = images::way()?;
+        let way = images::way();
         let store = settings.store()?;
         let progress = Progress::new(self.quiet, LOADED);
         let cancel = Cancel::new();
