@@ -313,8 +313,9 @@ fn one(
             return Ok((None, known));
         }
     }
+    let name: String = layer.as_str().chars().take(12).collect();
     (target.watch)(&Event::Exporting {
-        what: layer.as_str(),
+        what: &format!("layer {name}"),
     });
     let gone = || {
         Error::new(
