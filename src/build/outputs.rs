@@ -103,7 +103,7 @@ fn top(job: &Job<'_>, built: &[Built]) -> Result<Option<Descriptor>> {
         .collect();
     match written.as_slice() {
         [] => Ok(None),
-        [only] => Ok(Some(Descriptor {
+        [only] if !job.asked.several => Ok(Some(Descriptor {
             platform: None,
             ..(*only).clone()
         })),
