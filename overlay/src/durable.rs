@@ -7,7 +7,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -21,6 +21,7 @@ pub const TEMPORARY: &str = ".new-";
 pub fn replace(directory: impl AsFd, name: &str, bytes: &[u8], mode: Mode) -> Result<()> {
     let directory = directory.as_fd();
     let temporary = temporary_name();
+    let _kept = keep(directory, name);
     let written = write_new(directory, &temporary, bytes, mode).and_then(|()| {
         rustix::fs::renameat(directory, &temporary, directory, name)
             .context(|| format!("cannot rename {temporary} to {name}"))
@@ -31,6 +32,24 @@ pub fn replace(directory: impl AsFd, name: &str, bytes: &[u8], mode: Mode) -> Re
     }
     written?;
     sync_directory(directory)
+}
+
+/// Removes a file of a directory, durably; whether there was one. Needs no space.
+pub fn remove(directory: impl AsFd, name: &str) -> Result<bool> {
+    let directory = directory.as_fd();
+    let _kept = keep(directory, name);
+    match rustix::fs::unlinkat(directory, name, AtFlags::empty()) {
+        Ok(()) => sync_directory(directory).map(|()| true),
+        Err(Errno::NOENT) => Ok(false),
+        Err(errno) => Err(errno).context(|| format!("cannot remove {name}")),
+    }
+}
+
+/// Nobody else gets the blocks of what has this name now, while this lives: what a power cut brings
+/// back is then as it was, on any file system (see `removal`).
+fn keep(directory: BorrowedFd<'_>, name: &str) -> Option<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(directory, name, flags, Mode::empty()).ok()
 }
 
 /// Writes a new file and syncs it, without syncing its name.

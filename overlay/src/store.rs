@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::content::Content;
 use crate::durable::{self, open_directory};
 use crate::lease::Lease;
+use crate::removal::{self, Reuse};
 use crate::{Context, Error, ErrorKind, Result, lock, tree};
 
 /// The version of the layout that this code reads and writes.
@@ -66,6 +67,7 @@ struct Inner {
     content: OwnedFd,
     incoming: OwnedFd,
     leases: OwnedFd,
+    reuse: Reuse,
 }
 
 impl Store {
@@ -96,6 +98,7 @@ impl Store {
             content,
             incoming,
             leases,
+            reuse: Reuse::default(),
         };
         Ok(Self(Arc::new(inner)))
     }
@@ -135,6 +138,16 @@ impl Store {
     /// Begins to use things of the store: see [`Lease`].
     pub fn lease(&self) -> Result<Lease> {
         Lease::take(self)
+    }
+
+    /// Whether what is removed has to be kept until that is durable: see [`removal`].
+    pub(crate) fn reuses_early(&self) -> bool {
+        self.0.reuse.is_early(self.root())
+    }
+
+    /// Makes what was removed from a directory durable where others could get its blocks before.
+    pub(crate) fn settle(&self, directory: impl AsFd) -> Result<()> {
+        removal::settle(&self.0.reuse, directory)
     }
 
     pub(crate) fn content_fd(&self) -> BorrowedFd<'_> {
