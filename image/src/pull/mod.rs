@@ -8,6 +8,7 @@
 //! An error leaves the store as it was, but for blobs that were whole and what was received of
 //! others, which the next attempt goes on with; they are swept if there is none.
 
+mod all;
 mod blob;
 mod mend;
 #[cfg(test)]
@@ -34,6 +35,7 @@ use crate::registry::download::Fetched;
 use crate::registry::retry::Cancel;
 use crate::{Context, Digest, Error, ErrorKind, Result};
 
+pub use all::pull_all;
 pub use mend::renew_layer;
 pub use unpack::Way;
 
@@ -41,6 +43,7 @@ pub use unpack::Way;
 pub const DOWNLOADS: usize = 3;
 
 /// What is to be pulled, and how.
+#[derive(Clone)]
 pub struct Request<'a> {
     /// From where, and the name in the store.
     pub reference: &'a Reference,
@@ -250,10 +253,16 @@ impl<'a> Pull<'a> {
     }
 
     fn finish(self) -> Result<Pulled> {
+        self.finish_with(Self::gather)
+    }
+
+    /// Names the image when `gather` has brought it into the store, and said whether it lacked
+    /// anything.
+    fn finish_with(self, gather: impl FnOnce(&Self) -> Result<bool>) -> Result<Pulled> {
         let names = Names::new(self.store)?;
         let target = self.target()?;
         let before = names.get(self.request.reference)?;
-        let fetched = self.gather()?;
+        let fetched = gather(&self)?;
         let manifest = self.manifest_digest();
         let same = |record: &Record| !fetched && record.target == target;
         if let Some(record) = before.clone().filter(same) {
@@ -306,15 +315,7 @@ impl<'a> Pull<'a> {
             .documents
             .first()
             .ok_or_else(|| Error::new(ErrorKind::Internal, "nothing was resolved"))?;
-        Ok(Descriptor {
-            media_type: first.document.media_type().to_owned(),
-            digest: first.digest.clone(),
-            size: first.bytes.len() as u64,
-            urls: Vec::new(),
-            annotations: std::collections::BTreeMap::new(),
-            platform: None,
-            artifact_type: None,
-        })
+        Ok(first.descriptor())
     }
 
     /// While somebody else is at a blob or its layer: tells once, and goes on until called off.

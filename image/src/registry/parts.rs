@@ -12,14 +12,14 @@ use std::io::Read;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ureq::http::header;
 
 use super::client::Client;
 use super::download::{Sink, blob_call};
 use super::endpoints::Endpoint;
-use super::retry::{Attempts, Failure, Policy};
+use super::retry::{Failure, Policy};
 use super::transport::{BUFFER, Body, Response, broken};
 use crate::document::Descriptor;
 use crate::{Error, ErrorKind, Result};
@@ -30,7 +30,7 @@ const PART: u64 = 16 << 20;
 const PROGRESS: u64 = 64 << 10;
 
 /// How long one connection within this machine is watched at a time, and what it is to bring in that
-/// time: 32 MB/s.
+/// time, 32 MB/s, unless it is we who take longer.
 const TRIAL: Duration = Duration::from_millis(200);
 const FAST: u64 = 32_000_000 / 5;
 
@@ -52,6 +52,8 @@ pub(super) struct Job<'a> {
     bell: Condvar,
     /// Bytes that have come.
     received: AtomicU64,
+    /// Nanoseconds that were waited for them.
+    waited: AtomicU64,
 }
 
 #[derive(Default)]
@@ -85,6 +87,7 @@ impl<'a> Job<'a> {
             state: Mutex::default(),
             bell: Condvar::new(),
             received: AtomicU64::new(0),
+            waited: AtomicU64::new(0),
         }
     }
 
@@ -134,12 +137,21 @@ impl<'a> Job<'a> {
     fn wait_while_fast(&self) -> bool {
         let mut state = self.state();
         while state.near && state.stopped.is_none() && !state.over {
-            let before = self.received.load(Ordering::Relaxed);
+            let so_far = || {
+                let load = |number: &AtomicU64| number.load(Ordering::Relaxed);
+                (
+                    load(&self.received),
+                    Duration::from_nanos(load(&self.waited)),
+                )
+            };
+            let before = so_far();
             let waited = self
                 .bell
                 .wait_timeout_while(state, TRIAL, |state| state.stopped.is_none() && !state.over);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
-            if self.received.load(Ordering::Relaxed) - before < FAST {
+            let now = so_far();
+            let (came, waited) = (now.0 - before.0, now.1.saturating_sub(before.1));
+            if came == 0 || (came < FAST && waited > TRIAL * 3 / 4) {
                 break;
             }
         }
@@ -169,7 +181,7 @@ impl<'a> Job<'a> {
                 }
             };
             let Some(mut part) = part else { return };
-            let mut attempts = Attempts::new(self.policy, &self.client.cancel);
+            let mut attempts = self.client.attempts(self.policy);
             while part.start < part.end && self.state().stopped.is_none() {
                 let before = part.start;
                 let failure = match self.fetch(&mut part) {
@@ -287,7 +299,10 @@ impl<'a> Job<'a> {
         let mut buffer = vec![0_u8; BUFFER];
         loop {
             self.client.cancel.check().map_err(Failure::last)?;
+            let began = Instant::now();
             let length = reader.read(&mut buffer).map_err(|e| broken(e, &url))?;
+            let waited = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            self.waited.fetch_add(waited, Ordering::Relaxed);
             if length == 0 && offset == end {
                 return Ok(());
             }

@@ -162,10 +162,14 @@ fn open(path: &Path) -> Result<File> {
 }
 
 fn fetch(means: &Means<'_>, reference: &Reference, how: &In<'_>) -> Result<Vec<Imported>> {
-    let Platforms::One(platform) = how.platforms else {
-        return Err(Error::unsupported(format!(
-            "cannot pull {reference}: one platform at a time is pulled from a registry"
-        )));
+    let (platform, all) = match how.platforms {
+        Platforms::One(platform) => (platform.clone(), false),
+        Platforms::All => (how.platforms.machine(), true),
+        Platforms::AllOr(_) => {
+            return Err(Error::unsupported(format!(
+                "cannot pull {reference}: either one platform or all of them"
+            )));
+        }
     };
     if !matches!(how.naming, Naming::AsSaid) {
         return Err(Error::unsupported(format!(
@@ -174,13 +178,17 @@ fn fetch(means: &Means<'_>, reference: &Reference, how: &In<'_>) -> Result<Vec<I
     }
     let request = pull::Request {
         reference,
-        platform,
+        platform: &platform,
         unpack: how.unpack,
         downloads: how.downloads,
         watch: means.watch,
         cancel: means.cancel,
     };
-    let pulled = pull::pull(means.store, means.client()?, &request)?;
+    let client = means.client()?;
+    let pulled = match all {
+        true => pull::pull_all(means.store, client, &request)?,
+        false => pull::pull(means.store, client, &request)?,
+    };
     Ok(vec![Imported {
         target: pulled.record.target.clone(),
         manifest: Some(pulled.manifest),
