@@ -54,13 +54,19 @@ fn keep(directory: BorrowedFd<'_>, name: &str) -> Option<OwnedFd> {
 
 /// Writes a new file and syncs it, without syncing its name.
 pub(crate) fn write_new(directory: impl AsFd, name: &str, bytes: &[u8], mode: Mode) -> Result<()> {
+    let file = create(directory, name, bytes, mode)?;
+    file.sync_data().context(|| format!("cannot sync {name}"))
+}
+
+/// Writes a new file, without syncing anything.
+pub(crate) fn create(directory: impl AsFd, name: &str, bytes: &[u8], mode: Mode) -> Result<File> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let file = rustix::fs::openat(directory, name, flags, mode)
         .context(|| format!("cannot create {name}"))?;
     let mut file = File::from(file);
     file.write_all(bytes)
         .context(|| format!("cannot write {name}"))?;
-    file.sync_data().context(|| format!("cannot sync {name}"))
+    Ok(file)
 }
 
 /// Reads a small regular file of a directory; none if there is none.

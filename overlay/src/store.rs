@@ -130,6 +130,11 @@ impl Store {
         }
     }
 
+    /// Brings everything to the disk that was written so far.
+    pub fn sync(&self) -> Result<()> {
+        rustix::fs::syncfs(self.root()).context(|| "cannot sync the store")
+    }
+
     /// Its blobs.
     pub fn content(&self) -> Content {
         Content::new(self.clone())

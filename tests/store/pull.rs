@@ -148,7 +148,10 @@ fn all_platforms_of_one_name(env: &Env) {
     let name = shelf.name("app");
     for option in [&["--all-platforms"][..], &["--platform", "all"]] {
         let arguments = [&["pull"], option, &[&name]].concat();
-        shelf.call(&arguments).ok().says(&format!("Digest: {index}"));
+        shelf
+            .call(&arguments)
+            .ok()
+            .says(&format!("Digest: {index}"));
         // Two images of a manifest, a configuration and a layer each; ours is unpacked.
         assert_eq!(shelf.counts(), (7, 1, 1));
     }

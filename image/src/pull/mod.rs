@@ -11,6 +11,7 @@
 mod all;
 mod blob;
 mod mend;
+mod placing;
 #[cfg(test)]
 mod tests;
 mod unpack;
@@ -19,7 +20,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use rcrun_overlay::content::{Content, commit_all};
+use rcrun_overlay::content::Content;
 use rcrun_overlay::layer::chain::chain_ids;
 use rcrun_overlay::layer::store::{Claim, Layers};
 use rcrun_overlay::lease::{LayerId, Lease, Root};
@@ -160,7 +161,6 @@ pub(crate) fn unpack_stored(
         sources: &sources,
     };
     let unpacking = unpack::Unpacking {
-        store,
         claims,
         sources: &sources,
         diff_ids,
@@ -169,7 +169,7 @@ pub(crate) fn unpack_stored(
         watch,
         stop: &stop,
     };
-    let unpacked = unpacking.run();
+    let unpacked = placing::beside(store, |_| Ok(()), &stop, |_| unpacking.run());
     let first = stop.first.into_inner();
     match first.unwrap_or_else(std::sync::PoisonError::into_inner) {
         Some(error) => Err(error),
@@ -297,8 +297,12 @@ impl<'a> Pull<'a> {
             }
         }
         changed |= !whole.is_empty();
-        commit_all(whole)?;
-        layers.publish(unpacked)?;
+        layers.publish_with(unpacked, whole)?;
+        // Also of those that others put there, perhaps just now.
+        let documents = self.documents.iter().map(|one| &one.digest);
+        let blobs = self.manifest.layers.iter().chain([&self.manifest.config]);
+        let blobs = blobs.map(|blob| &blob.digest);
+        self.content.sync_names(documents.chain(blobs))?;
         Ok(changed)
     }
 
@@ -344,32 +348,41 @@ impl<'a> Pull<'a> {
             sources: &sources,
         };
         let fetched = std::sync::atomic::AtomicBool::new(false);
-        let next = AtomicUsize::new(0);
-        let unpacked = std::thread::scope(|scope| {
-            for _ in 0..self
-                .request
-                .downloads
-                .clamp(1, self.manifest.layers.len().max(1))
-            {
-                scope.spawn(|| {
-                    while let Some(index) = stop.go_on(&next, sources.len()) {
-                        let layer = &self.manifest.layers[index];
-                        match self.fetch(layer, &sources[index]) {
-                            Ok(new) => {
-                                fetched.fetch_or(new, Ordering::Relaxed);
+        let placed = |index: usize| {
+            sources[index].end();
+            let digest = self.manifest.layers[index].digest.clone();
+            (self.request.watch)(Event::Fetched(digest));
+            Ok(())
+        };
+        let unpacked = placing::beside(self.store, placed, &stop, |queue| {
+            let next = AtomicUsize::new(0);
+            std::thread::scope(|scope| {
+                let count = self.manifest.layers.len().max(1);
+                for _ in 0..self.request.downloads.clamp(1, count) {
+                    let queue = queue.clone();
+                    let (next, stop, sources, fetched) = (&next, &stop, &sources, &fetched);
+                    scope.spawn(move || {
+                        while let Some(index) = stop.go_on(next, sources.len()) {
+                            let layer = &self.manifest.layers[index];
+                            match self.get(layer, &sources[index]) {
+                                Ok(Some(verified)) => {
+                                    fetched.store(true, Ordering::Relaxed);
+                                    queue.put(index, verified);
+                                }
+                                Ok(None) => {}
+                                Err(error) => stop.because(error),
                             }
-                            Err(error) => stop.because(error),
                         }
-                    }
-                });
-            }
-            let unpacked = match self.request.unpack {
-                Some(way) => self.unpack(layers, way, &sources, &stop),
-                None => Ok(Vec::new()),
-            };
-            unpacked.unwrap_or_else(|error| {
-                stop.because(error);
-                Vec::new()
+                    });
+                }
+                let unpacked = match self.request.unpack {
+                    Some(way) => self.unpack(layers, way, &sources, &stop),
+                    None => Ok(Vec::new()),
+                };
+                unpacked.unwrap_or_else(|error| {
+                    stop.because(error);
+                    Vec::new()
+                })
             })
         });
         match stop
@@ -399,7 +412,6 @@ impl<'a> Pull<'a> {
             return Ok(Vec::new());
         }
         unpack::Unpacking {
-            store: self.store,
             claims,
             sources,
             diff_ids: &self.diff_ids,
