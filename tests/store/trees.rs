@@ -233,7 +233,11 @@ fn nth(number: usize) -> Vec<u8> {
         .iter()
         .map(|(path, entry)| Entry {
             path,
-            mode: if number % 3 == 0 { 0o750 } else { entry.mode },
+            mode: if number.is_multiple_of(3) {
+                0o750
+            } else {
+                entry.mode
+            },
             owner: (number as u64, 70_000 + number as u64),
             link: if entry.kind == Kind::Link {
                 &target
