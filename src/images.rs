@@ -5,12 +5,13 @@ mod containers;
 pub(crate) mod mounts;
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use rcrun_builder::cache::Cache;
 use rcrun_image::catalog::{Catalog, Image};
 use rcrun_image::platform::Platform;
 use rcrun_image::pull::{Way, unpack_stored};
-use rcrun_image::registry::{Cancel, Client, Options};
+use rcrun_image::registry::{Cancel, Client, Notice, Options};
 use rcrun_image::roots::Marker;
 use rcrun_overlay::gc::{self, Collected};
 use rcrun_overlay::layer::store::Layers;
@@ -22,6 +23,7 @@ use rcrun_runtime::error::Result;
 pub(crate) use containers::{User, users};
 
 use crate::containers::{Containers, is_id};
+use crate::progress::Progress;
 use crate::settings::{Settings, in_user_namespace};
 use crate::{report, rootless};
 
@@ -52,14 +54,21 @@ pub(crate) fn options(settings: &Settings, authfile: Option<&str>) -> Result<Opt
     Ok(Options::new(settings.file()?.registries, variable))
 }
 
-/// A client that is called off with `cancel`.
+/// A client that is called off with `cancel`, and tells people what it waits for.
 pub(crate) fn client(
     settings: &Settings,
     authfile: Option<&str>,
     cancel: &Cancel,
+    progress: Option<&Arc<Progress>>,
 ) -> Result<Client> {
     let mut options = options(settings, authfile)?;
     options.cancel = cancel.clone();
+    if let Some(progress) = progress.cloned() {
+        options.notice = Notice::new(move |wait, cause| {
+            let seconds = wait.as_secs_f64().round();
+            progress.line(&format!("retrying in {seconds} s: {cause}"));
+        });
+    }
     Ok(Client::new(options))
 }
 

@@ -200,6 +200,7 @@ fn copy(job: &Job<'_>, subject: Subject, to: &Location) -> Result<()> {
             job.settings,
             job.flags.authfile.as_deref(),
             &cancel,
+            None,
         )?),
         _ => None,
     };

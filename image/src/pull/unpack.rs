@@ -3,21 +3,14 @@
 use std::os::fd::BorrowedFd;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::time::Duration;
 
 use rcrun_overlay::layer::store::{Claim, Layer, Record, Unfinished, VERSION};
 use rcrun_overlay::layer::{Options, Overlay, Unpacked, unpack_layer};
-use rcrun_overlay::store::Store;
 
 use super::blob::Source;
 use super::{Event, Stop, lock};
 use crate::document::Descriptor;
 use crate::{Context, Digest, Error, ErrorKind, Result};
-
-/// While layers are unpacked their files are written out, with such pauses. What is left for the
-/// sync at the end is little then: durability costs hardly any time of its own.
-const WRITE_BACK: Duration = Duration::from_millis(100);
 
 /// Who unpacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,7 +49,6 @@ impl Way {
 pub(super) type Done = (Unfinished, Record);
 
 pub(super) struct Unpacking<'a> {
-    pub(super) store: &'a Store,
     pub(super) claims: Vec<Claim>,
     pub(super) sources: &'a [Source],
     pub(super) diff_ids: &'a [Digest],
@@ -81,15 +73,10 @@ impl Unpacking<'_> {
             way: self.way,
         };
         let (stop, watch) = (self.stop, self.watch);
-        let (busy, idle) = channel::<()>();
         std::thread::scope(|scope| {
-            let store = self.store;
-            scope.spawn(move || write_back(store, &idle));
             for _ in 0..threads.min(claims.len()) {
-                let busy = busy.clone();
                 let (next, claims, results, work) = (&next, &claims, &results, &work);
                 scope.spawn(move || {
-                    let _busy = busy;
                     while let Some(index) = stop.go_on(next, claims.len()) {
                         let Claim::Mine(layer) = &mut **lock(&claims[index]) else {
                             continue;
@@ -104,7 +91,6 @@ impl Unpacking<'_> {
                     }
                 });
             }
-            drop(busy);
         });
         drop(claims);
         // The error is the caller's to tell; nothing of this is of use.
@@ -156,13 +142,6 @@ pub(super) fn record(unpacked: &Unpacked) -> Record {
         opaque: unpacked.opaque_root,
         lifetime: None,
         stand_ins: unpacked.stand_ins,
-    }
-}
-
-/// Writes out what is unpacked, until nobody unpacks any more.
-fn write_back(store: &Store, idle: &Receiver<()>) {
-    while idle.recv_timeout(WRITE_BACK) == Err(RecvTimeoutError::Timeout) {
-        store.write_back();
     }
 }
 

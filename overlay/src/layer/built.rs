@@ -163,7 +163,7 @@ impl Layers {
                 stand_ins: false,
                 lifetime: Lifetime::of(&self.store)?,
             };
-            durable::write_new_unsynced(
+            durable::create(
                 &layer.directory,
                 RECORD,
                 &record::encode(&record)?,

@@ -304,13 +304,16 @@ impl Snapshots {
         let trash = self.store.directory("trash")?;
         let name = durable::temporary_name();
         match rustix::fs::renameat(&self.directory, id.as_str(), &trash, &name) {
-            Ok(()) => remove_tree(&trash, &name).context(context)?,
+            Ok(()) => {
+                self.store.settle(&trash).context(context)?;
+                remove_tree(&trash, &name).context(context)?;
+            }
             Err(Errno::NOENT) => return Ok(false),
             // The trash has no room for another name. Without a record it is no snapshot any more,
             // and should we be killed now, it is removed as what it is.
             Err(Errno::NOSPC | Errno::DQUOT) => {
                 let directory = open_directory(&self.directory, id.as_str()).context(context)?;
-                tree::unlink(&directory, RECORD).context(context)?;
+                durable::remove(&directory, RECORD).context(context)?;
                 remove_tree(&self.directory, id.as_str()).context(context)?;
             }
             Err(errno) => return Err(errno).context(context),

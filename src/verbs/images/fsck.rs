@@ -212,7 +212,7 @@ impl Fsck {
         platform: &Platform,
     ) -> Result<()> {
         let cancel = cancel.child();
-        let client = images::client(settings, self.authfile.as_deref(), &cancel)?;
+        let client = images::client(settings, self.authfile.as_deref(), &cancel, None)?;
         let name: Reference = record.reference()?;
         let reference = name.with_digest(record.target.digest.clone());
         if !self.quiet {

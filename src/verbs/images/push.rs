@@ -77,13 +77,19 @@ impl crate::verbs::Run for Push {
         };
         let platforms = platforms(self.platform.clone());
         let cancel = Cancel::new();
+        let progress = std::sync::Arc::new(Progress::new(self.quiet, SENT));
         let client = match to {
             Location::Registry(_) => {
-                Some(images::client(settings, self.authfile.as_deref(), &cancel)?)
+                let authfile = self.authfile.as_deref();
+                Some(images::client(
+                    settings,
+                    authfile,
+                    &cancel,
+                    Some(&progress),
+                )?)
             }
             _ => None,
         };
-        let progress = Progress::new(self.quiet, SENT);
         let means = Means {
             store: &store,
             client: client.as_ref(),
