@@ -103,9 +103,55 @@ fn one(built: &[Built]) -> Result<()> {
     }
 }
 
+<<<<<<< HEAD
+=======
+/// The image's manifest, or an index of several.
+fn top(job: &Job<'_>, built: &[Built]) -> Result<Option<Descriptor>> {
+    let written: Vec<&Descriptor> = built
+        .iter()
+        .filter_map(|one| one.written.as_ref().map(|written| &written.manifest))
+        .collect();
+    match written.as_slice() {
+        [] => Ok(None),
+        [only] if !job.asked.several => Ok(Some(Descriptor {
+            platform: None,
+            ..(*only).clone()
+        })),
+        several => {
+            let docker = several[0].media_type == media::DOCKER_MANIFEST;
+            let kind = if docker {
+                media::DOCKER_LIST
+            } else {
+                media::OCI_INDEX
+            };
+            let index = json!({"schemaVersion": 2, "mediaType": kind, "manifests": several});
+            let bytes = serde_json::to_vec(&index)
+                .map_err(|e| Error::new(ErrorKind::Internal, format!("cannot encode JSON: {e}")))?;
+            let content = job.store.content();
+            let digest = content
+                .prepare(job.lease, Algorithm::Sha256, &bytes)?
+                .commit()?
+                .digest()
+                .clone();
+            Ok(Some(Descriptor {
+                media_type: kind.to_owned(),
+                digest,
+                size: bytes.len() as u64,
+                platform: None,
+                ..several[0].clone()
+            }))
+        }
+    }
+}
+
+>>>>>>> main
 fn keep(job: &Job<'_>, top: &Descriptor, names: &[Reference]) -> Result<()> {
     let all = Names::new(job.store)?;
     for name in names {
+        if all.get(name)?.is_some_and(|record| record.target == *top) {
+            job.progress.line(&format!("naming to {name}"));
+            continue;
+        }
         // What had the name stays until somebody prunes, as with docker.
         if let Some(record) = all
             .get(name)?
@@ -167,6 +213,7 @@ pub(super) fn copy(job: &Job<'_>, subject: Subject, to: &Location) -> Result<()>
             job.settings,
             job.flags.authfile.as_deref(),
             &cancel,
+            None,
         )?),
         _ => None,
     };

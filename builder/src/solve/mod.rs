@@ -16,10 +16,16 @@ mod run;
 mod squash;
 mod wait;
 
+<<<<<<< HEAD
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
+=======
+use std::collections::BTreeMap;
+use std::os::fd::{BorrowedFd, OwnedFd};
+>>>>>>> main
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::ThreadId;
 use std::time::Instant;
 
 use rcrun_image::registry::Cancel;
@@ -69,6 +75,8 @@ pub struct Settings {
     pub scratch: PathBuf,
     /// Say why steps are done.
     pub explain: bool,
+    /// Open a shell in a step that fails.
+    pub debug: bool,
     /// How git asks for repositories.
     pub git: crate::context::git::Settings,
 }
@@ -182,7 +190,12 @@ pub struct Solver<'a> {
     made: Mutex<Vec<LayerId>>,
     cells: Vec<Cell<Arc<Solved>>>,
     failed: Mutex<Option<Problem>>,
+<<<<<<< HEAD
     done: Mutex<Done>,
+=======
+    /// Whose step a person looked into: the others were called off for that.
+    blamed: Mutex<Option<ThreadId>>,
+>>>>>>> main
     /// Of each stage, the number of its first step.
     numbers: Vec<StepId>,
 }
@@ -256,7 +269,11 @@ impl<'a> Solver<'a> {
             made: Mutex::default(),
             cells: graph.stages.iter().map(|_| Cell::new()).collect(),
             failed: Mutex::default(),
+<<<<<<< HEAD
             done: Mutex::default(),
+=======
+            blamed: Mutex::default(),
+>>>>>>> main
             numbers,
         })
     }
@@ -322,7 +339,9 @@ impl<'a> Solver<'a> {
             Err(problem) => {
                 let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
                 // What ends since it was called off is not why.
-                if failed.is_none() && !self.cancel.is_cancelled() {
+                let blamed = *self.blamed.lock().unwrap_or_else(PoisonError::into_inner);
+                let is_ours = blamed == Some(std::thread::current().id());
+                if failed.is_none() && (is_ours || !self.cancel.is_cancelled()) {
                     *failed = Some(problem);
                 }
                 drop(failed);
@@ -330,6 +349,14 @@ impl<'a> Solver<'a> {
                 self.cells[index].set(None);
             }
         }
+    }
+
+    /// Calls everything else off, for a person who looks into a step of this thread.
+    pub(crate) fn alone(&self) {
+        let mut blamed = self.blamed.lock().unwrap_or_else(PoisonError::into_inner);
+        *blamed = Some(std::thread::current().id());
+        drop(blamed);
+        self.cancel.cancel();
     }
 
     /// A stage that this one needs, when it is done.
@@ -555,6 +582,22 @@ impl<'a> Solver<'a> {
         Ok(id)
     }
 
+    /// The same by filling the directory of changes itself.
+    pub(crate) fn layer_apart(
+        &self,
+        key: &Digest,
+        below: &[LayerId],
+        fill: impl FnOnce(BorrowedFd<'_>) -> Result<()>,
+    ) -> Result<LayerId> {
+        let id = self.new_layer(key)?;
+        let begun = self
+            .layers
+            .begin_built(self.lease, &id, below, self.marks)?;
+        fill(begun.diff())?;
+        self.finish(begun)?;
+        Ok(id)
+    }
+
     /// The same by somebody else, who mounts it.
     pub(crate) fn layer_elsewhere(
         &self,
@@ -602,7 +645,7 @@ impl<'a> Solver<'a> {
 
     fn prepare(&self, state: &Solved, step: &Step) -> Result<Prepared<'_>> {
         match &step.op {
-            Op::Copy(copy) => self.prepare_copy(state, copy),
+            Op::Copy(copy) => self.prepare_copy(state, copy, step.anew),
             Op::Run(run) => self.prepare_run(state, run),
             Op::Directory { path, user } => Ok(Prepared {
                 key: Key::new("directory")
@@ -638,6 +681,11 @@ impl<'a> Solver<'a> {
                     self.make_directory(state, root, path, user)
                 })
             }
+            // What was found is not there any more.
+            (Op::Copy(op), Work::Known) => match self.prepare_copy(state, op, true)?.work {
+                Work::Copy(work) => self.perform_copy(state, op, &work, &prepared.key),
+                _ => Err(Error::new(ErrorKind::Internal, "a copy was not prepared")),
+            },
             _ => Err(Error::new(
                 ErrorKind::Internal,
                 "a step was prepared as another",
@@ -666,6 +714,8 @@ pub(crate) enum Work<'a> {
     Copy(copy::Work),
     Run(Box<run::Work<'a>>),
     Directory,
+    /// It was found done.
+    Known,
 }
 
 /// A digest of the layers below a step.
