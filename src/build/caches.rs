@@ -228,6 +228,7 @@ pub(super) fn open<'a>(job: &'a Job<'a>, platform: &Platform) -> Result<Opened<'
             job.settings,
             job.flags.authfile.as_deref(),
             &job.cancel.child(),
+            None,
         )?;
         let read = Artifact::open(place, client, platform).and_then(|artifact| {
             let (_, steps) = opened.known.add(&artifact.manifest, &artifact.config)?;

@@ -4,10 +4,12 @@
 mod agents;
 mod annotations;
 mod arguments;
+mod asked;
 mod attest;
 mod bases;
 mod caches;
 mod check;
+mod destination;
 mod failure;
 pub(crate) mod job;
 mod outputs;

@@ -20,7 +20,7 @@ use rcrun_overlay::snapshot::{Mounting, Stack};
 use rcrun_runtime::error::{Context, Error, ErrorKind, Result};
 use serde_json::{Value, json};
 
-use super::arguments::{How, Output};
+use super::destination::{How, Output};
 use super::job::{Built, Job, open_directory};
 use super::{attest, result};
 use crate::images;
@@ -45,7 +45,7 @@ pub(super) fn write(job: &Job<'_>, built: &[Built], facts: &attest::Facts) -> Re
         .collect::<Result<_>>()?;
     let mut kept: Vec<Reference> = Vec::new();
     // First all that is only here: a push may fail.
-    for (index, (output, _)) in job.asked.outputs.iter().enumerate() {
+    for (index, (output, how)) in job.asked.outputs.iter().enumerate() {
         match output {
             Output::Image { by_digest, .. } => {
                 let names = if *by_digest {
@@ -64,7 +64,7 @@ pub(super) fn write(job: &Job<'_>, built: &[Built], facts: &attest::Facts) -> Re
             }
             Output::Local { dest, split } => local(job, built, dest, *split)?,
             Output::Oci { .. } | Output::Docker { .. } => {
-                save(job, &tops[job.variant(index)], output)?;
+                save(job, &tops[job.variant(index)], output, how)?;
             }
         }
     }
@@ -103,48 +103,6 @@ fn one(built: &[Built]) -> Result<()> {
     }
 }
 
-<<<<<<< HEAD
-=======
-/// The image's manifest, or an index of several.
-fn top(job: &Job<'_>, built: &[Built]) -> Result<Option<Descriptor>> {
-    let written: Vec<&Descriptor> = built
-        .iter()
-        .filter_map(|one| one.written.as_ref().map(|written| &written.manifest))
-        .collect();
-    match written.as_slice() {
-        [] => Ok(None),
-        [only] if !job.asked.several => Ok(Some(Descriptor {
-            platform: None,
-            ..(*only).clone()
-        })),
-        several => {
-            let docker = several[0].media_type == media::DOCKER_MANIFEST;
-            let kind = if docker {
-                media::DOCKER_LIST
-            } else {
-                media::OCI_INDEX
-            };
-            let index = json!({"schemaVersion": 2, "mediaType": kind, "manifests": several});
-            let bytes = serde_json::to_vec(&index)
-                .map_err(|e| Error::new(ErrorKind::Internal, format!("cannot encode JSON: {e}")))?;
-            let content = job.store.content();
-            let digest = content
-                .prepare(job.lease, Algorithm::Sha256, &bytes)?
-                .commit()?
-                .digest()
-                .clone();
-            Ok(Some(Descriptor {
-                media_type: kind.to_owned(),
-                digest,
-                size: bytes.len() as u64,
-                platform: None,
-                ..several[0].clone()
-            }))
-        }
-    }
-}
-
->>>>>>> main
 fn keep(job: &Job<'_>, top: &Descriptor, names: &[Reference]) -> Result<()> {
     let all = Names::new(job.store)?;
     for name in names {
@@ -169,8 +127,9 @@ fn keep(job: &Job<'_>, top: &Descriptor, names: &[Reference]) -> Result<()> {
 }
 
 /// Layouts and archives of images.
-fn save(job: &Job<'_>, top: &Descriptor, output: &Output) -> Result<()> {
-    let name = job.asked.names.first();
+fn save(job: &Job<'_>, top: &Descriptor, output: &Output, how: &How) -> Result<()> {
+    let own = how.names.first().map(|name| name.parse()).transpose()?;
+    let name = own.as_ref().or(job.asked.names.first());
     let to = match output {
         Output::Oci {
             dest: Some(dest),

@@ -11,8 +11,8 @@ use rcrun_runtime::error::{Error, ErrorKind, Result};
 use serde_json::json;
 
 use super::annotations::Annotations;
-use super::arguments::{How, Output};
 use super::attest;
+use super::destination::{How, Output};
 use super::job::{Built, Job};
 use super::outputs::is_image;
 
@@ -80,7 +80,7 @@ pub(super) fn top(
     for one in built {
         attested.extend(attest::attach(job, one, index, facts)?);
     }
-    let several = built.len() > 1 || !attested.is_empty();
+    let several = job.asked.several || built.len() > 1 || !attested.is_empty();
     variant.annotations.check(several)?;
     let mut manifests = Vec::with_capacity(built.len());
     for one in built {
@@ -130,7 +130,7 @@ pub(super) fn document(job: &Job<'_>, kind: &str, value: &serde_json::Value) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::build::arguments::output;
+    use crate::build::destination::output;
 
     #[test]
     fn each_output_has_its_own_image() {

@@ -65,7 +65,7 @@ pub fn cache(
     // The same steps are the same bytes, in whichever order they came to an end.
     records.sort_by(|a, b| (&a.key, &a.below).cmp(&(&b.key, &b.below)));
     records.dedup();
-    let config = encode(&Records::new(options.level, records, mounts))?;
+    let config = encode(&Records::new(options.level(), records, mounts))?;
     write(target, &config, layers).map(Some)
 }
 
@@ -202,7 +202,7 @@ fn mount(
         .context(|| "cannot wait for the builds that use a cache directory")?;
     let ingest = target.store.content().receive(target.lease)?;
     let mut packing = diff::Options::new(target.marks);
-    packing.level = options.level;
+    packing.level = options.level();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let sink = Sink(whole(&ingest)?);
     let (packed, sink) = diff::pack(data.as_fd(), packing, options.compression, threads, sink)

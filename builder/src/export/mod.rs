@@ -53,6 +53,16 @@ pub struct Options<'a> {
     pub squash: bool,
 }
 
+impl Options<'_> {
+    /// The level, also where nobody said one.
+    fn level(&self) -> Option<i32> {
+        self.level.or(match self.compression {
+            Compression::Gzip => Some(GZIP),
+            _ => None,
+        })
+    }
+}
+
 impl Default for Options<'_> {
     fn default() -> Self {
         Self {
@@ -136,7 +146,7 @@ pub fn image(
             done,
             &solved.layers,
             solved.inherited,
-            options.level,
+            options.level(),
         ));
     }
     if options.squash {
@@ -325,11 +335,7 @@ fn one(
     let open = Layers::new(target.store)?.get(layer)?.ok_or_else(gone)?;
     let ingest = content.receive(target.lease)?;
     let mut packing = diff::Options::new(target.marks);
-    let level = options.level.or(match options.compression {
-        Compression::Gzip => Some(GZIP),
-        _ => None,
-    });
-    (packing.latest, packing.level) = (Some(epoch), level);
+    (packing.latest, packing.level) = (Some(epoch), options.level());
     let sink = Sink(whole(&ingest)?);
     let (packed, sink): (Packed, Sink) =
         diff::pack(open.diff(), packing, options.compression, threads, sink)
@@ -355,7 +361,7 @@ fn one(
 /// The name of a note: of everything that the bytes depend on.
 fn note_name(layer: &LayerId, epoch: i64, options: &Options<'_>) -> String {
     let compression: compress::Compression = options.compression;
-    let text = format!("{layer} {epoch} {compression:?} {:?}", options.level);
+    let text = format!("{layer} {epoch} {compression:?} {:?}", options.level());
     Digest::of(text.as_bytes()).hex().to_owned()
 }
 

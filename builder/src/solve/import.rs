@@ -219,6 +219,7 @@ impl Solver<'_> {
             entries: unpacked.entries,
             opaque: unpacked.opaque_root,
             lifetime: None,
+            stand_ins: unpacked.stand_ins,
         };
         self.settled(&unfinished, &unpacked, &awaited.lowers)?;
         self.layers.publish(vec![(unfinished, record)]).map(drop)

@@ -16,13 +16,8 @@ mod run;
 mod squash;
 mod wait;
 
-<<<<<<< HEAD
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::OwnedFd;
-=======
-use std::collections::BTreeMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
->>>>>>> main
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::ThreadId;
@@ -190,12 +185,9 @@ pub struct Solver<'a> {
     made: Mutex<Vec<LayerId>>,
     cells: Vec<Cell<Arc<Solved>>>,
     failed: Mutex<Option<Problem>>,
-<<<<<<< HEAD
     done: Mutex<Done>,
-=======
     /// Whose step a person looked into: the others were called off for that.
     blamed: Mutex<Option<ThreadId>>,
->>>>>>> main
     /// Of each stage, the number of its first step.
     numbers: Vec<StepId>,
 }
@@ -269,11 +261,8 @@ impl<'a> Solver<'a> {
             made: Mutex::default(),
             cells: graph.stages.iter().map(|_| Cell::new()).collect(),
             failed: Mutex::default(),
-<<<<<<< HEAD
             done: Mutex::default(),
-=======
             blamed: Mutex::default(),
->>>>>>> main
             numbers,
         })
     }

@@ -223,6 +223,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_is_shown_has_no_password() {
+        for (text, shown) in [
+            ("https://u:p@h/a@b", "https://xxxxx@h/a@b"),
+            ("https://h/a@b", "https://h/a@b"),
+            ("https://h?a@b", "https://h?a@b"),
+            ("git@h:a", "git@h:a"),
+        ] {
+            assert_eq!(concealed(text), shown);
+        }
+        let error = Url::parse("http://u:canary@h/").unwrap_err();
+        assert!(!error.to_string().contains("canary"), "{error}");
+    }
+
+    #[test]
     fn joins() {
         let base = Url::parse("https://Reg.lan:5000/v2/a/blobs/x?y=z#f").unwrap();
         for (location, result) in [

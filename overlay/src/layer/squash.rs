@@ -58,8 +58,10 @@ impl Layers {
                 for id in ids.iter().rev() {
                     let gone = || Error::new(ErrorKind::NotFound, format!("no layer {id}"));
                     let layer = self.get(id)?.ok_or_else(gone)?;
-                    if layer.record.opaque && std::ptr::eq(ids, upper) {
-                        return Err(Error::unsupported(format!("layer {id} hides all below it")));
+                    let odd = layer.record.opaque || layer.record.stand_ins;
+                    if odd && std::ptr::eq(ids, upper) {
+                        let text = format!("layer {id} hides or deletes in a way of its own");
+                        return Err(Error::unsupported(text));
                     }
                     let root = readable(layer.diff()).context(|| "cannot open a layer")?;
                     into.push(root);
