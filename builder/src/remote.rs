@@ -98,7 +98,10 @@ impl Records {
 
 /// As much of an instruction as is of use.
 pub fn shortened(text: &str) -> String {
-    text.chars().take(TEXT).collect()
+    text.chars()
+        .filter(|c| !c.is_control())
+        .take(TEXT)
+        .collect()
 }
 
 /// A stack of layers with one more; none below: the first.

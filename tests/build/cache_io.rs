@@ -20,6 +20,7 @@ pub(super) fn tests() -> Vec<Test> {
         test!(caches_of_others_are_warnings),
         test!(a_damaged_layer_is_an_error),
         test!(a_layer_that_is_another_is_an_error),
+        test!(a_record_cannot_speak_for_another_step),
     ]
 }
 
@@ -353,4 +354,25 @@ fn a_layer_that_is_another_is_an_error(env: &Env) {
     build.fails("and the cache says");
     let build = builds.of(&[], text, &[]);
     assert_eq!(build.done().len(), 1);
+}
+
+fn a_record_cannot_speak_for_another_step(env: &Env) {
+    let builds = Builds::new(env);
+    let text = "FROM base\nRUN echo >/a\n";
+    let (path, to, from) = layout(&builds, "");
+    builds.of(&[&to], text, &[]);
+    let other = rcrun_image::Digest::of(b"the key of another step");
+    rewrite(&path, |_, config| {
+        config["records"][0]["means"] = json!(other);
+        config["records"][0]["text"] = json!("RUN \u{1b}[2J");
+    });
+    another_machine(&builds);
+    all_cached(&builds.of(&[&from], text, &[]));
+    let kept: Vec<_> = fs::read_dir(builds.shelf.path().join("build/cache"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    assert_eq!(kept.len(), 1, "{kept:?}");
+    assert!(!kept[0].ends_with(format!("{}.json", other.hex())));
+    assert!(!fs::read_to_string(&kept[0]).unwrap().contains("u001b"));
 }

@@ -44,6 +44,8 @@ pub(super) type Pending = Mutex<HashMap<LayerId, Awaited>>;
 
 #[derive(Debug, Clone)]
 pub(super) struct Awaited {
+    /// Under which it was looked for.
+    key: Digest,
     remote: Remote,
     /// The names of those below, lowest first.
     lowers: Vec<LayerId>,
@@ -123,9 +125,10 @@ impl Solver<'_> {
             .hold(&[Root::Layer(id.clone()), Root::Blob(blob)])?;
         export::cache::note_blob(self.cache, &id, remote)?;
         if self.layers.get(&id)?.is_some() {
-            self.adopt(&id, remote, &state.layers)?;
+            self.adopt(key, &id, remote, &state.layers)?;
         } else {
             let awaited = Awaited {
+                key: key.clone(),
                 remote: remote.clone(),
                 lowers: state.layers.clone(),
             };
@@ -187,7 +190,7 @@ impl Solver<'_> {
                         one.remote.blob.digest
                     )
                 })?;
-                self.adopt(id, &one.remote, &one.lowers)?;
+                self.adopt(&one.key, id, &one.remote, &one.lowers)?;
                 self.pending().remove(id);
             }
         }
@@ -198,11 +201,12 @@ impl Solver<'_> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From now on it is a step like those that were done here.
-    fn adopt(&self, id: &LayerId, remote: &Remote, lowers: &[LayerId]) -> Result<()> {
+    /// From now on it is a step like those that were done here: under the key that this build has worked out
+    /// itself, never under one that the cache says, which may be that of any other step.
+    fn adopt(&self, key: &Digest, id: &LayerId, remote: &Remote, lowers: &[LayerId]) -> Result<()> {
         let took = std::time::Duration::from_millis(remote.took);
         let entry = Entry::new(id.clone(), below(lowers), &remote.text, took);
-        self.cache.put(&remote.means, &entry)
+        self.cache.put(key, &entry)
     }
 
     fn unpack(&self, id: &LayerId, awaited: &Awaited) -> Result<()> {
