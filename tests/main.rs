@@ -14,6 +14,7 @@
     reason = "a test reports by panicking and printing"
 )]
 
+mod build;
 mod harness;
 mod oci;
 mod people;
@@ -37,7 +38,8 @@ fn main() -> ExitCode {
 
 /// Every test of every area.
 fn all() -> Vec<harness::Test> {
-    let mut tests = oci::all();
+    let mut tests = build::all();
+    tests.extend(oci::all());
     tests.extend(people::all());
     tests.extend(store::all());
     tests

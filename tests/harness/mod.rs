@@ -3,6 +3,7 @@
 //! It owns isolation, time limits and clean-up. It knows nothing of what a container should do: that is `oci/`.
 
 pub(crate) mod attack;
+pub(crate) mod builds;
 pub(crate) mod bundle;
 pub(crate) mod cgroup;
 pub(crate) mod container;
