@@ -1,12 +1,18 @@
 //! `rcrun build`, one module per area that a user can name.
 
 mod basics;
+mod copy;
+mod run;
 
 use crate::harness::modules::{Module, check, of_images};
 use crate::harness::{Env, Test, test};
 
 /// Modules and their tests. `no_file_of_builds_is_forgotten` compares this list with the directory.
-const MODULES: &[Module] = &[("basics", basics::tests)];
+const MODULES: &[Module] = &[
+    ("basics", basics::tests),
+    ("copy", copy::tests),
+    ("run", run::tests),
+];
 
 pub(crate) fn all() -> Vec<Test> {
     let mut tests = vec![test!(no_file_of_builds_is_forgotten)];
