@@ -27,7 +27,9 @@ const RECORD_LIMIT: u64 = 4 << 20;
 /// How file names of records end.
 const SUFFIX: &str = ".json";
 /// Parts of a store that are the builder's.
-const DIRECTORIES: [&str; 6] = ["cache", "exports", "locks", "mounts", "last", "steps"];
+const DIRECTORIES: [&str; 7] = [
+    "cache", "exports", "last", "locks", "mounts", "quick", "steps",
+];
 
 /// The record of a step that was done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -40,6 +40,8 @@ pub struct RunStep {
     pub devices: Vec<String>,
     /// What holds for all steps of a build.
     pub limits: Limits,
+    /// With a terminal: for a person.
+    pub terminal: bool,
 }
 
 impl std::fmt::Debug for RunStep {
@@ -193,4 +195,7 @@ pub trait Runner: Sync {
         output: &mut dyn FnMut(bool, &[u8]),
         cancel: &Cancel,
     ) -> Result<Ended>;
+
+    /// Runs one for a person, at the terminal of this process. Nobody asks how it ended.
+    fn debug(&self, step: &RunStep) -> Result<()>;
 }

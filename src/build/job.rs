@@ -109,6 +109,7 @@ impl Asked {
         let mut settings = solve::Settings {
             epoch,
             explain: flags.explain,
+            debug: flags.debug,
             limits: limits(flags),
             ..solve::Settings::default()
         };

@@ -137,6 +137,10 @@ fn top(job: &Job<'_>, built: &[Built]) -> Result<Option<Descriptor>> {
 fn keep(job: &Job<'_>, top: &Descriptor, names: &[Reference]) -> Result<()> {
     let all = Names::new(job.store)?;
     for name in names {
+        if all.get(name)?.is_some_and(|record| record.target == *top) {
+            job.progress.line(&format!("naming to {name}"));
+            continue;
+        }
         // What had the name stays until somebody prunes, as with docker.
         if let Some(record) = all
             .get(name)?

@@ -4,7 +4,7 @@
 //! called off or killed, the step's container is killed. How it ended is in `result.json`.
 
 use std::io::Write;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -78,10 +78,56 @@ impl Runner for Processes<'_> {
             }
         }
     }
+
+    fn debug(&self, step: &RunStep) -> Result<()> {
+        let place = Place::new(self.store)?;
+        let mut step = step.clone();
+        let _agents = Agents::serve(&mut step, place.path())?;
+        let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+            .context(|| "cannot create a pipe")?;
+        // Without close-on-exec, unlike all of ours.
+        let reader = rustix::io::dup(reader).context(|| "cannot duplicate a descriptor")?;
+        let mut command = self.command(&place);
+        command.args(["--step-fd", &reader.as_raw_fd().to_string()]);
+        let mut child = command
+            .spawn()
+            .context(|| "cannot start the process of a step")?;
+        drop(reader);
+        let mut writer = std::fs::File::from(writer);
+        write(&mut writer, &step)?;
+        child.wait().context(|| "cannot wait for a step")?;
+        match outcome(&place)? {
+            Some(Outcome::Failed { text, .. }) => {
+                Err(Error::new(ErrorKind::FailedPrecondition, text))
+                    .context(|| "cannot open a shell in the step")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Writes a step as its process reads it.
+fn write(sink: &mut dyn Write, step: &RunStep) -> Result<()> {
+    let text = serde_json::to_vec(step)
+        .map_err(|e| Error::new(ErrorKind::Internal, format!("cannot encode JSON: {e}")))?;
+    let length = (text.len() as u64).to_le_bytes();
+    let sent = sink.write_all(&length).and_then(|()| sink.write_all(&text));
+    sent.context(|| "cannot tell a step what to do")
 }
 
 impl Processes<'_> {
     fn spawn(&self, place: &Place) -> Result<Child> {
+        self.command(place)
+            // Of its own group: Ctrl-C is the builder's, who ends its steps.
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context(|| "cannot start the process of a step")
+    }
+
+    fn command(&self, place: &Place) -> Command {
         let mut command = Command::new("/proc/self/exe");
         command.arg0("rcrun");
         match self.runtime.cgroup_driver {
@@ -96,14 +142,8 @@ impl Processes<'_> {
             .arg("--root")
             .arg(&self.runtime.root)
             .arg("build-step")
-            .arg(place.path())
-            // Of its own group: Ctrl-C is the builder's, who ends its steps.
-            .process_group(0)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .context(|| "cannot start the process of a step")
+            .arg(place.path());
+        command
     }
 }
 
@@ -112,17 +152,8 @@ fn taken(input: &Mutex<Option<ChildStdin>>) -> Option<ChildStdin> {
 }
 
 fn send(input: &Mutex<Option<ChildStdin>>, step: &RunStep) -> Result<()> {
-    let text = serde_json::to_vec(step)
-        .map_err(|e| Error::new(ErrorKind::Internal, format!("cannot encode JSON: {e}")))?;
     let mut input = input.lock().unwrap_or_else(PoisonError::into_inner);
-    let Some(input) = input.as_mut() else {
-        return Ok(());
-    };
-    let length = (text.len() as u64).to_le_bytes();
-    let sent = input
-        .write_all(&length)
-        .and_then(|()| input.write_all(&text));
-    sent.context(|| "cannot tell a step what to do")
+    input.as_mut().map_or(Ok(()), |input| write(input, step))
 }
 
 /// Hands on what it writes, until nobody has its outputs open.

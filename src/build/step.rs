@@ -42,6 +42,9 @@ const STEP_LIMIT: u64 = 256 << 20;
 #[derive(Debug, clap::Parser)]
 #[command(name = "build-step", disable_help_flag = true)]
 pub(crate) struct BuildStep {
+    /// descriptor from which the step is read (default: standard input)
+    #[arg(long)]
+    step_fd: Option<i32>,
     directory: PathBuf,
 }
 
@@ -72,6 +75,7 @@ impl Run for BuildStep {
         let outcome = match (Worker {
             settings,
             directory: &directory,
+            step_fd: self.step_fd,
         })
         .run()
         {
@@ -95,11 +99,12 @@ impl Run for BuildStep {
 struct Worker<'a> {
     settings: &'a Settings,
     directory: &'a Path,
+    step_fd: Option<i32>,
 }
 
 impl Worker<'_> {
     fn run(&self) -> Result<Outcome> {
-        let (step, lifeline) = receive()?;
+        let (step, lifeline) = receive(self.step_fd)?;
         apart()?;
         // Only now: overlayfs takes layers from the mount namespace of who asks.
         let store = Store::open(&step.store)?;
@@ -344,6 +349,7 @@ fn flags(step: &RunStep) -> ContainerFlags {
     let limits = &step.limits;
     let hostname = Some(limits.hostname.clone()).filter(|name| !name.is_empty());
     ContainerFlags {
+        tty: step.terminal,
         user: Some(step.user.clone()).filter(|user| !user.is_empty()),
         workdir: Some(step.directory.clone()),
         network: vec![if step.network { "host" } else { "none" }.to_owned()],
@@ -382,10 +388,17 @@ fn destinations(config: &Value) -> Vec<String> {
 }
 
 /// The step, and a descriptor that hangs up when it is called off.
-fn receive() -> Result<(RunStep, OwnedFd)> {
-    let context = || "cannot read the step from standard input";
-    let input = std::io::stdin();
-    let input = rustix::io::fcntl_dupfd_cloexec(input.as_fd(), 3).context(context)?;
+fn receive(fd: Option<i32>) -> Result<(RunStep, OwnedFd)> {
+    let context = || "cannot read the step";
+    let input = match fd {
+        None => rustix::io::fcntl_dupfd_cloexec(std::io::stdin().as_fd(), 3).context(context)?,
+        Some(fd) => {
+            // By its name: what the number stands for is the caller's word.
+            let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+            let path = format!("/proc/self/fd/{fd}");
+            rustix::fs::open(&*path, flags, Mode::empty()).context(context)?
+        }
+    };
     let mut stream = File::from(input.try_clone().context(context)?);
     let mut length = [0; 8];
     stream.read_exact(&mut length).context(context)?;
@@ -404,6 +417,9 @@ fn receive() -> Result<(RunStep, OwnedFd)> {
     let step = serde_json::from_slice(&text)
         .map_err(|e| Error::invalid(e.to_string()))
         .context(context)?;
+    if fd.is_some() {
+        return Ok((step, input));
+    }
     // The container gets nothing to read.
     let null = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .context(|| "cannot open /dev/null")?;

@@ -123,6 +123,9 @@ pub(crate) struct Build {
     /// afterwards the cache has no more than this: what was not used for longest goes
     #[arg(long, value_name = "SIZE")]
     pub(crate) cache_limit: Option<String>,
+    /// open a shell in the files of a step that fails
+    #[arg(long)]
+    pub(crate) debug: bool,
     /// say why steps are done instead of taken from the cache
     #[arg(long)]
     pub(crate) explain: bool,

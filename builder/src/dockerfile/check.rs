@@ -1,6 +1,6 @@
 //! The lint: everything that is odd about a Dockerfile, in the words and on the lines of `BuildKit`.
 //!
-//! Owns the order of the checks and the walk through the stages. What one instruction says by itself is in [`lint`]. What a
+//! Owns the order of the checks and the walk through the stages. What one instruction says by itself is in `lint`. What a
 //! rule has to know of the world it is told: build arguments, base images, `.dockerignore`.
 
 mod lint;
@@ -13,7 +13,6 @@ use rcrun_image::reference::Reference;
 use super::diagnostic::{Diagnostic, Warning};
 use super::instruction::{Dockerfile, Instruction};
 use super::parse::parse_partly;
-use super::quote::quoted;
 use super::rule::Rule;
 use super::scope::{Applied, Globals, Request, Undefined};
 use super::selection::Selection;
@@ -231,7 +230,7 @@ impl Checker<'_> {
         } else {
             stages.reachable(target)
         };
-        let images = self.bases(&stages, &wanted)?;
+        let images = self.bases(&stages, &wanted);
         stages.check_order(&wanted)?;
         let mut walk = Walk {
             checker: self,
@@ -285,21 +284,13 @@ impl Checker<'_> {
     }
 
     /// What is known of the base images of the stages that are wanted.
-    fn bases(
-        &self,
-        stages: &Stages,
-        wanted: &[bool],
-    ) -> Result<Vec<Option<BaseFacts>>, Diagnostic> {
+    fn bases(&self, stages: &Stages, wanted: &[bool]) -> Vec<Option<BaseFacts>> {
         let mut found = Vec::with_capacity(stages.plans.len());
         for (plan, stage) in stages.plans.iter().zip(&self.dockerfile.stages) {
             let Base::Image(name) = &plan.base else {
                 found.push(None);
                 continue;
             };
-            if let Err(error) = name.parse::<Reference>() {
-                let message = format!("failed to parse stage name {}: {error}", quoted(name));
-                return Err(Diagnostic::error(stage.span, message));
-            }
             let platform = plan
                 .platform
                 .as_ref()
@@ -315,7 +306,7 @@ impl Checker<'_> {
             }
             found.push(facts);
         }
-        Ok(found)
+        found
     }
 }
 

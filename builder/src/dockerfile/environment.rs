@@ -33,6 +33,8 @@ pub struct Environment {
     top: Arc<Layer>,
     next: usize,
     count: usize,
+    /// Bytes of all names and values that were ever put here.
+    written: usize,
     /// What the image keeps and `ARG` hides.
     hidden: Vec<Arc<str>>,
 }
@@ -107,6 +109,7 @@ impl Environment {
     /// Sets a variable that the image does not keep.
     pub fn set(&mut self, name: &str, value: &str) {
         let mut entry = self.found(name);
+        self.written += name.len() + value.len();
         entry.value = Some(value.into());
         if entry.kept.is_some() {
             self.hidden.push(name.into());
@@ -121,6 +124,7 @@ impl Environment {
             .kept
             .as_ref()
             .map_or_else(|| self.place(), |kept| kept.0);
+        self.written += name.len() + value.len();
         let value: Arc<str> = value.into();
         entry.value = Some(value.clone());
         entry.kept = Some((place, value));
@@ -134,6 +138,7 @@ impl Environment {
             .declared
             .as_ref()
             .map_or_else(|| self.place(), |declared| declared.0);
+        self.written += name.len() + value.map_or(0, str::len);
         entry.declared = Some((place, value.map(Arc::from)));
         self.put(name, entry);
     }
@@ -168,6 +173,11 @@ impl Environment {
             }
             self.put(&name, entry);
         }
+    }
+
+    /// Bytes of all names and values that it ever had.
+    pub(super) fn written(&self) -> usize {
+        self.written
     }
 
     /// How many names there are, set or declared.

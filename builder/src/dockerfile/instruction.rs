@@ -27,7 +27,7 @@ pub struct Dockerfile {
     pub global_args: Vec<GlobalArg>,
     /// At least one.
     pub stages: Vec<Stage>,
-    /// Instructions with an empty line among those that continue them: their last lines. [`super::check`] warns of these,
+    /// Instructions with an empty line among those that continue them: their last lines. [`super::check()`] warns of these,
     /// and of all else.
     pub empty_continuations: Vec<Span>,
 }
@@ -39,7 +39,7 @@ pub struct Directives {
     pub syntax: Option<String>,
     /// The character that escapes, and continues lines: `\` or a backquote.
     pub escape: char,
-    /// `# check=`, unparsed ([`super::rule::Selection::parse`]).
+    /// `# check=`, unparsed ([`super::Selection::parse`]).
     pub check: Option<String>,
     /// Where `check` stands.
     pub check_span: Span,

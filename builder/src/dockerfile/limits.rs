@@ -28,14 +28,23 @@ pub const WORD_BYTES: usize = 1 << 20;
 /// Bytes that the variables of one heredoc may have together.
 pub const DOCUMENT_BYTES: usize = 16 << 20;
 
+/// Bytes that all words of one instruction may have together, and all its heredocs.
+pub const INSTRUCTION_VALUES: usize = 64 << 20;
+
+/// Bytes of all values that the variables of a stage ever had. The kernel takes two megabytes.
+pub const ENVIRONMENT_BYTES: usize = 16 << 20;
+
+/// The same for all stages that are looked at together.
+pub const ENVIRONMENTS_BYTES: usize = 128 << 20;
+
 /// Bytes of a word that an error message shows.
 pub const QUOTED_BYTES: usize = 1024;
 
 /// Steps that matching one pattern of `${name#pattern}` may take.
 pub const PATTERN_STEPS: usize = 16 << 20;
 
-/// Levels of arrays in the JSON form of an instruction.
-pub const JSON_DEPTH: usize = 128;
+/// How often `ONBUILD` is read within `ONBUILD`, which is refused in any case.
+pub const TRIGGER_DEPTH: usize = 16;
 
 /// Errors that are reported at once; a file with more is no Dockerfile.
 pub const DIAGNOSTICS: usize = 64;

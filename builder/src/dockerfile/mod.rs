@@ -6,9 +6,17 @@
 //! each instruction sees, and the lint rules. Does not own what instructions do, where base images come from, nor how
 //! progress is shown.
 //!
-//! - [`parse`], [`parse_onbuild`]: text -> [`Dockerfile`], or all errors at once
+//! - [`parse()`], [`parse_onbuild`]: text -> [`Dockerfile`], or all errors at once; [`dump`]: the tree as `BuildKit` prints it
 //! - [`word`]: quotes and variables of one word
+//! - [`stages`]: what is built on what, and takes files from what
+//! - [`scope`]: the variables that each instruction sees, and the instruction with their values
+//! - [`check()`]: the lint; [`rule`], [`selection`]
+//! - [`outline()`], [`targets`]: what a Dockerfile offers
 //! - [`Diagnostic`], [`render()`]: what is wrong, and how it is shown to people
+//!
+//! Where it differs from `BuildKit`: all errors are reported, not the first; text has to be UTF-8, but for comments; stage
+//! names count in any case in `FROM` too; comments that are indented are comments; flags beyond ASCII are not garbled; words
+//! with `${}` are split without loss; everything has limits ([`limits`]).
 
 pub mod check;
 pub mod diagnostic;
@@ -21,6 +29,7 @@ mod flag;
 mod heredoc;
 pub mod instruction;
 mod json;
+mod judge;
 pub mod limits;
 mod lines;
 pub mod mount;

@@ -348,6 +348,9 @@ impl Options {
             Type::Ssh => return self.ssh(),
             _ => {}
         }
+        if self.target == "/" {
+            return Err(WordError::new("invalid mount target \"/\""));
+        }
         let filled = |text: String| Some(text).filter(|text| !text.is_empty());
         let (from, source, target) = (filled(self.from), self.source, self.target);
         Ok(match self.kind {

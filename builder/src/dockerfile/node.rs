@@ -9,6 +9,7 @@ use std::ops::Range;
 use super::fault::Fault;
 use super::flag::Flag;
 use super::json::{self, Form};
+use super::limits;
 use super::quote::quoted;
 
 /// The parts of a statement.
@@ -41,10 +42,10 @@ fn offset(whole: &str, part: &str) -> usize {
 impl Node {
     /// Takes a line apart.
     pub(super) fn read(line: &str, escape: char) -> Result<Self, Fault> {
-        Self::read_nested(line, escape, false)
+        Self::read_nested(line, escape, 0)
     }
 
-    fn read_nested(line: &str, escape: char, is_trigger: bool) -> Result<Self, Fault> {
+    fn read_nested(line: &str, escape: char, depth: usize) -> Result<Self, Fault> {
         let trimmed = line.trim();
         let end = trimmed.find(is_blank).unwrap_or(trimmed.len());
         let keyword = trimmed[..end].to_owned();
@@ -70,12 +71,12 @@ impl Node {
             flag.range = flag.range.start + shift..flag.range.end + shift;
         }
         let whole = node.arguments_range.clone();
-        node.read_arguments(rest, escape, is_trigger)
+        node.read_arguments(rest, escape, depth)
             .map_err(|fault| fault.at(&whole))?;
         Ok(node)
     }
 
-    fn read_arguments(&mut self, rest: &str, escape: char, is_trigger: bool) -> Result<(), Fault> {
+    fn read_arguments(&mut self, rest: &str, escape: char, depth: usize) -> Result<(), Fault> {
         let keyword = self.keyword.to_ascii_lowercase();
         match keyword.as_str() {
             "add" | "copy" | "volume" => {
@@ -102,12 +103,12 @@ impl Node {
                     self.arguments.insert(0, rest[..end].to_owned());
                 }
             }
-            "onbuild" if is_trigger => {
+            "onbuild" if depth >= limits::TRIGGER_DEPTH => {
                 // `ONBUILD ONBUILD` is refused by the first; how many there are does not matter.
                 self.arguments = all(rest);
             }
             "onbuild" if !rest.is_empty() => {
-                let trigger = Self::read_nested(rest, escape, true)?;
+                let trigger = Self::read_nested(rest, escape, depth + 1)?;
                 self.arguments.push(trigger.keyword.clone());
                 self.arguments.extend(trigger.arguments.iter().cloned());
                 self.trigger = Some(Box::new(trigger));
@@ -157,7 +158,10 @@ impl Node {
             return;
         }
         for argument in &self.arguments {
-            out.push(' ');
+            // Without a keyword nothing is before it.
+            if !self.keyword.is_empty() {
+                out.push(' ');
+            }
             out.push_str(&quoted(argument));
         }
     }

@@ -79,12 +79,12 @@ pub(super) fn instruction(
             command: command(plain(node)?),
         },
         "EXPOSE" => {
-            let mut ports = at_least_one(plain(node)?, &name)?;
+            let mut ports = several(node, &name)?;
             ports.sort();
             Kind::Expose(Expose { ports })
         }
         "VOLUME" => {
-            let paths = at_least_one(plain(node)?, &name)?;
+            let paths = several(node, &name)?;
             let paths: Vec<String> = paths.iter().map(|path| path.trim().to_owned()).collect();
             if paths.iter().any(String::is_empty) {
                 return Err(Fault::new("VOLUME specified can not be an empty string"));
@@ -92,10 +92,10 @@ pub(super) fn instruction(
             Kind::Volume(Volume { paths })
         }
         "USER" => Kind::User {
-            user: exactly_one(plain(node)?, &name)?,
+            user: single(node, &name)?,
         },
         "WORKDIR" => Kind::Workdir {
-            path: exactly_one(plain(node)?, &name)?,
+            path: single(node, &name)?,
         },
         // These two have never looked at flags.
         "STOPSIGNAL" => Kind::Stopsignal {
@@ -103,9 +103,9 @@ pub(super) fn instruction(
         },
         "SHELL" => shell(plain(node)?)?,
         "HEALTHCHECK" => Kind::Healthcheck(probe::healthcheck(node)?),
-        "ONBUILD" => onbuild(&plain(node)?, text, &heredocs)?,
+        "ONBUILD" => onbuild(node, text, &heredocs)?,
         "MAINTAINER" => Kind::Maintainer {
-            name: exactly_one(plain(node)?, &name)?,
+            name: single(node, &name)?,
         },
         _ => {
             let meant = closest_in_any_case(&node.keyword, KEYWORDS.iter().copied());
@@ -119,6 +119,22 @@ pub(super) fn instruction(
 fn plain(node: Node) -> Result<Node, Fault> {
     Given::read(&node.flags, NO_FLAGS)?;
     Ok(node)
+}
+
+/// One argument, and no flags.
+fn single(node: Node, name: &str) -> Result<String, Fault> {
+    if node.arguments.len() == 1 {
+        Given::read(&node.flags, NO_FLAGS)?;
+    }
+    exactly_one(node, name)
+}
+
+/// One argument or more, and no flags.
+fn several(node: Node, name: &str) -> Result<Vec<String>, Fault> {
+    if !node.arguments.is_empty() {
+        Given::read(&node.flags, NO_FLAGS)?;
+    }
+    at_least_one(node, name)
 }
 
 fn exactly_one(node: Node, name: &str) -> Result<String, Fault> {
@@ -340,14 +356,13 @@ fn shell(node: Node) -> Result<Kind, Fault> {
     Ok(Kind::Shell(Shell { arguments }))
 }
 
-fn onbuild(node: &Node, text: &str, heredocs: &[Heredoc]) -> Result<Kind, Fault> {
-    let Some(trigger) = node
-        .arguments
+fn onbuild(node: Node, text: &str, heredocs: &[Heredoc]) -> Result<Kind, Fault> {
+    let keyword_end = node.keyword_range.end;
+    let arguments = several(node, "ONBUILD")?;
+    let trigger = arguments
         .first()
         .map(|name| name.trim().to_uppercase())
-    else {
-        return Err(Fault::new("ONBUILD requires at least one argument"));
-    };
+        .unwrap_or_default();
     match trigger.as_str() {
         "ONBUILD" => {
             return Err(Fault::new(
@@ -362,7 +377,7 @@ fn onbuild(node: &Node, text: &str, heredocs: &[Heredoc]) -> Result<Kind, Fault>
         _ => {}
     }
     let mut expression = text
-        .get(node.keyword_range.end..)
+        .get(keyword_end..)
         .unwrap_or_default()
         .trim_start()
         .to_owned();

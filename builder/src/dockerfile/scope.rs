@@ -12,6 +12,7 @@ use rcrun_image::platform::Platform;
 use super::diagnostic::Diagnostic;
 use super::environment::Environment;
 use super::instruction::{Arg, ArgItem, Dockerfile, Instruction, Kind, Pair, Sources};
+use super::judge::judge;
 use super::limits;
 use super::mount::Mount;
 use super::span::Span;
@@ -163,6 +164,7 @@ impl Globals {
         if let Some(value) = &value {
             self.environment.set(&item.name, value);
         }
+        check_size(&self.environment)?;
         self.declared.insert(
             item.name.clone(),
             GlobalValue {
@@ -189,6 +191,17 @@ impl Globals {
             .chain(set.iter().map(ToString::to_string))
             .collect()
     }
+}
+
+fn check_size(environment: &Environment) -> Result<(), WordError> {
+    if environment.written() > limits::ENVIRONMENT_BYTES {
+        let message = format!(
+            "refuse variables of more than {} bytes",
+            limits::ENVIRONMENT_BYTES
+        );
+        return Err(WordError::new(message));
+    }
+    Ok(())
 }
 
 fn predefined(dockerfile: &Dockerfile, request: &Request) -> [(&'static str, String); 11] {
@@ -258,6 +271,8 @@ pub struct Scope<'g> {
     request: &'g Request,
     environment: Environment,
     undefined: Vec<Undefined>,
+    /// Bytes of values that the instruction has so far.
+    bytes: usize,
 }
 
 impl<'g> Scope<'g> {
@@ -283,6 +298,7 @@ impl<'g> Scope<'g> {
             request,
             environment,
             undefined: Vec::new(),
+            bytes: 0,
         }
     }
 
@@ -320,9 +336,11 @@ impl<'g> Scope<'g> {
     /// Words that cannot be expanded; mounts that cannot be.
     pub fn apply(&mut self, instruction: &Instruction) -> Result<Applied, Diagnostic> {
         let mut kind = instruction.kind.clone();
+        self.bytes = 0;
         let mounts = self
             .expand(&mut kind)
-            .map_err(|error| at(instruction.span, &error))?;
+            .and_then(|mounts| judge(&kind).map(|()| mounts));
+        let mounts = mounts.map_err(|error| at(instruction.span, &error))?;
         Ok(Applied { kind, mounts })
     }
 
@@ -333,6 +351,7 @@ impl<'g> Scope<'g> {
                 for pair in pairs {
                     self.environment.keep(&pair.key, &pair.value);
                 }
+                check_size(&self.environment)?;
             }
             Kind::Label(label) => self.pairs(&mut label.pairs)?,
             Kind::Arg(arg) => self.arg(arg)?,
@@ -364,7 +383,9 @@ impl<'g> Scope<'g> {
             Kind::Expose(expose) => {
                 let mut ports = Vec::new();
                 for port in &expose.ports {
-                    ports.extend(self.words.split(port, &self.environment)?);
+                    let words = self.words.split(port, &self.environment)?;
+                    self.count(words.iter().map(|word| word.len() + 1).sum())?;
+                    ports.extend(words);
                 }
                 expose.ports = ports;
             }
@@ -374,9 +395,7 @@ impl<'g> Scope<'g> {
                 .try_for_each(|path| self.word(path))?,
             Kind::User { user: word }
             | Kind::Workdir { path: word }
-            | Kind::Stopsignal { signal: word } => {
-                self.word(word)?;
-            }
+            | Kind::Stopsignal { signal: word } => self.word(word)?,
             Kind::Cmd { .. }
             | Kind::Entrypoint { .. }
             | Kind::Shell(_)
@@ -390,6 +409,19 @@ impl<'g> Scope<'g> {
     fn word(&mut self, word: &mut String) -> Result<(), WordError> {
         let read = self.words.expand(word, &self.environment);
         *word = self.seen(read)?;
+        Ok(())
+    }
+
+    /// Counts the bytes of a value.
+    fn count(&mut self, bytes: usize) -> Result<(), WordError> {
+        self.bytes += bytes;
+        if self.bytes > limits::INSTRUCTION_VALUES {
+            let message = format!(
+                "refuse an instruction with values of more than {} bytes",
+                limits::INSTRUCTION_VALUES
+            );
+            return Err(WordError::new(message));
+        }
         Ok(())
     }
 
@@ -413,7 +445,9 @@ impl<'g> Scope<'g> {
                 meant,
             });
         }
-        read.map(|expanded| expanded.value)
+        let value = read?.value;
+        self.count(value.len())?;
+        Ok(value)
     }
 
     fn pairs(&mut self, pairs: &mut [Pair]) -> Result<(), WordError> {
@@ -459,6 +493,7 @@ impl<'g> Scope<'g> {
             }
             self.environment.declare(&item.name, value.as_deref());
             item.default = value;
+            check_size(&self.environment)?;
         }
         Ok(())
     }

@@ -6,9 +6,11 @@
 use std::collections::{BTreeSet, HashMap};
 
 use rcrun_image::platform::Platform;
+use rcrun_image::reference::Reference;
 
 use super::diagnostic::Diagnostic;
 use super::instruction::{Dockerfile, Instruction, Kind, Stage};
+use super::parse::parse_onbuild;
 use super::quote::quoted;
 use super::scope::{Globals, at};
 use super::span::Span;
@@ -104,6 +106,17 @@ impl FromWords {
     }
 }
 
+/// That an image could have a name: names of contexts have to be such, too.
+fn check_name(name: &str, span: Span) -> Result<(), Diagnostic> {
+    match name.parse::<Reference>() {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            let message = format!("failed to parse stage name {}: {error}", quoted(name));
+            Err(Diagnostic::error(span, message))
+        }
+    }
+}
+
 /// An error with the name that may have been meant by one that is not set.
 fn suggested(error: Diagnostic, unset: &BTreeSet<String>, globals: &Globals) -> Diagnostic {
     let names = globals.environment.names();
@@ -121,7 +134,8 @@ impl Stages {
     ///
     /// # Errors
     ///
-    /// The first `FROM` that means nothing; `--from` of stages that do not exist; stages that need each other.
+    /// The first `FROM` that means nothing; `--from` of stages that do not exist; stages that need each other; names that no
+    /// image can have.
     pub fn new(dockerfile: &Dockerfile, globals: &Globals) -> Result<Self, Diagnostic> {
         let words = Words::new(dockerfile.directives.escape);
         let mut stages = Self {
@@ -150,15 +164,28 @@ impl Stages {
             }
         }
         for stage in &dockerfile.stages {
-            let mut sources = Vec::new();
-            for instruction in &stage.instructions {
-                for source in stages.sources(instruction)? {
-                    sources.push((source, instruction.span));
+            if let Base::Stage(base) = stages.plans[stage.index].base {
+                for one in &dockerfile.stages[base].instructions {
+                    if let Kind::Onbuild(onbuild) = &one.kind {
+                        stages.add_trigger(stage, &onbuild.expression)?;
+                    }
                 }
             }
-            stages.plans[stage.index].sources = sources;
+            for instruction in &stage.instructions {
+                stages.add_sources(stage.index, instruction)?;
+            }
         }
         stages.check_circles()?;
+        for (plan, stage) in stages.plans.iter().zip(&dockerfile.stages) {
+            if let Base::Image(name) = &plan.base {
+                check_name(name, stage.span)?;
+            }
+            for (source, span) in &plan.sources {
+                if let Source::Named(name) = source {
+                    check_name(name, *span)?;
+                }
+            }
+        }
         Ok(stages)
     }
 
@@ -174,6 +201,28 @@ impl Stages {
             .cloned()
             .flatten()
             .unwrap_or_else(|| format!("stage-{index}"))
+    }
+
+    fn add_sources(&mut self, index: usize, instruction: &Instruction) -> Result<(), Diagnostic> {
+        let found = self
+            .sources(instruction)?
+            .into_iter()
+            .map(|source| (source, instruction.span));
+        self.plans[index].sources.extend(found);
+        Ok(())
+    }
+
+    /// Adds what a trigger takes files from to what a stage needs: of a base image once that is known. Triggers of stages
+    /// are there from the start. What is wrong with a trigger itself is for who runs it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::sources`].
+    pub fn add_trigger(&mut self, stage: &Stage, text: &str) -> Result<(), Diagnostic> {
+        match parse_onbuild(text, stage.span) {
+            Ok(instruction) => self.add_sources(stage.index, &instruction),
+            Err(_) => Ok(()),
+        }
     }
 
     /// What an instruction takes files from. Triggers too: they find the stages of the Dockerfile that they run in.

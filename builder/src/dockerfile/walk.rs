@@ -5,6 +5,7 @@ use rcrun_image::platform::Platform;
 
 use super::diagnostic::Diagnostic;
 use super::instruction::{Dockerfile, Instruction, Kind};
+use super::limits;
 use super::parse::parse_onbuild;
 use super::scope::{Applied, Globals, Request, Scope, Undefined};
 use super::stages::{Base, Plan, Stages};
@@ -53,6 +54,7 @@ impl<'a> Ground<'a> {
     /// Walks.
     pub(super) fn walk(&self, visitor: &mut dyn Visitor) -> Result<(), Diagnostic> {
         let mut walked: Vec<Option<Scope<'a>>> = Vec::with_capacity(self.stages.plans.len());
+        let mut bytes = 0;
         for (index, stage) in self.dockerfile.stages.iter().enumerate() {
             if !self.wanted[index] {
                 walked.push(None);
@@ -78,6 +80,14 @@ impl<'a> Ground<'a> {
                 let applied = scope.apply(instruction);
                 let undefined = scope.take_undefined();
                 visitor.instruction(index, instruction, undefined, applied)?;
+            }
+            bytes += scope.environment().written();
+            if bytes > limits::ENVIRONMENTS_BYTES {
+                let message = format!(
+                    "refuse stages whose variables have more than {} bytes",
+                    limits::ENVIRONMENTS_BYTES
+                );
+                return Err(Diagnostic::error(stage.span, message));
             }
             walked.push(Some(scope));
         }

@@ -180,10 +180,16 @@ fn documents(
     target
         .lease
         .hold(&[Root::Image(digest.clone()), Root::Blob(id.clone())])?;
-    for document in [&config, &manifest] {
+    for (digest, document) in [(&id, &config), (&digest, &manifest)] {
+        // As it was the last time: nothing has to wait for the disk.
+        if content.contains(digest)? {
+            continue;
+        }
         blobs.push(content.prepare(target.lease, Algorithm::Sha256, document)?);
     }
-    commit_all(blobs)?;
+    if !blobs.is_empty() {
+        commit_all(blobs)?;
+    }
     Ok(Written {
         manifest: Descriptor {
             media_type: types.0.to_owned(),

@@ -23,16 +23,6 @@ pub(crate) fn clean(path: &str) -> String {
     }
 }
 
-/// The last part of a path; `/` of the root.
-pub(crate) fn base(path: &str) -> String {
-    let cleaned = clean(path);
-    match cleaned.rsplit_once('/') {
-        Some((_, "")) => "/".to_owned(),
-        Some((_, last)) => last.to_owned(),
-        None => cleaned,
-    }
-}
-
 /// A path of the image, absolute and clean: `path` is relative to `directory`.
 pub(crate) fn absolute(directory: &str, path: &str) -> String {
     match path.starts_with('/') {
@@ -70,15 +60,6 @@ mod tests {
             ("./a", "a"),
         ] {
             assert_eq!(clean(path), expected, "{path}");
-        }
-        for (path, expected) in [
-            ("/a/b", "b"),
-            ("/", "/"),
-            ("a", "a"),
-            ("a/b/", "b"),
-            ("", "."),
-        ] {
-            assert_eq!(base(path), expected, "{path}");
         }
     }
 

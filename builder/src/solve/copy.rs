@@ -3,7 +3,9 @@
 use std::os::fd::AsFd;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use rcrun_overlay::layer::merged::{Found, Merged};
 use rcrun_overlay::lease::LayerId;
+use rcrun_overlay::snapshot::Stack;
 use rustix::fs::{Mode, OFlags};
 
 use super::access::{accounts_of, owner};
@@ -27,6 +29,12 @@ pub(crate) struct Work {
     _scratch: Vec<Scratch>,
 }
 
+/// What a quick key leads to.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Known {
+    key: Digest,
+}
+
 /// A directory that goes with it.
 pub(super) struct Scratch(std::path::PathBuf);
 
@@ -38,7 +46,51 @@ impl Drop for Scratch {
 }
 
 impl Solver<'_> {
-    pub(super) fn prepare_copy(&self, state: &Solved, op: &CopyOp) -> Result<Prepared<'_>> {
+    /// `anew`: it is going to be done in any case.
+    pub(super) fn prepare_copy(
+        &self,
+        state: &Solved,
+        op: &CopyOp,
+        anew: bool,
+    ) -> Result<Prepared<'_>> {
+        let quick = self.quick_key(state, op)?;
+        if let Some(quick) = quick.as_ref().filter(|_| !anew)
+            && let Some(known) = self.cache.noted::<Known>("quick", quick.hex())
+            && self.hit(&known.key, &below(&state.layers))?.is_some()
+        {
+            return Ok(Prepared {
+                key: known.key,
+                work: super::Work::Known,
+                inputs: Vec::new(),
+            });
+        }
+        let prepared = self.prepare_files(state, op)?;
+        if let Some(quick) = quick {
+            let key = prepared.key.clone();
+            self.cache.note("quick", quick.hex(), &Known { key })?;
+        }
+        Ok(prepared)
+    }
+
+    /// A key of what files are copied from instead of the files: a stage that is the same has the same.
+    fn quick_key(&self, state: &Solved, op: &CopyOp) -> Result<Option<Digest>> {
+        let graph::Source::Stage(index) = op.from else {
+            return Ok(None);
+        };
+        let from = self.wait(index)?;
+        let names: Vec<&str> = from.layers.iter().map(LayerId::as_str).collect();
+        // Debug texts are stable as long as the program is, and that is long enough.
+        let op = format!("{op:?}");
+        let key = Key::new("quick copy")
+            .digest("below", &state.key)
+            .list("from", &names);
+        let key = key
+            .number("epoch", state.epoch.cast_unsigned())
+            .text("op", &op);
+        Ok(Some(key.finish()))
+    }
+
+    fn prepare_files(&self, state: &Solved, op: &CopyOp) -> Result<Prepared<'_>> {
         let (tree, of_host) = match op.from {
             graph::Source::Context => (self.context.clone(), true),
             graph::Source::Stage(index) => (self.tree(index)?.0, false),
@@ -87,8 +139,10 @@ impl Solver<'_> {
         let selection = select(&request)?;
         let checksum = selection.checksum(threads(), Some(&self.stats))?;
         let epoch = time(state.epoch);
-        // Times of the host's files say when they were checked out, and nothing about them.
-        let times = match of_host && op.unpack == Unpack::No {
+        // Times of the host's files, and of a clone's, say when they were checked out, and nothing about
+        // them; that of a download is the server's.
+        let download = |source: &CopySource| matches!(source, CopySource::Http(_));
+        let times = match of_host && !op.sources.iter().any(download) {
             true => Times::Set(epoch),
             false => Times::Clamp(epoch),
         };
@@ -125,9 +179,30 @@ impl Solver<'_> {
             times: work.times,
             threads: threads(),
         };
-        let _ = op;
+        // With a mode BuildKit does without a link, too.
+        if op.link && op.chmod.is_none() {
+            return self.link(state, work, options, key);
+        }
         self.layer(key, &state.layers, |_, root| {
             work.selection.execute(root.as_fd(), options).map(drop)
+        })
+    }
+
+    /// `--link`: copied into an empty directory, whatever is below. Directories that only lead to what is
+    /// copied look as they do below, or they would change there.
+    fn link(&self, state: &Solved, work: &Work, options: Options, key: &Digest) -> Result<LayerId> {
+        self.layer_apart(key, &state.layers, |changes| {
+            let report = work.selection.execute(changes, options)?;
+            let stack = Stack::open(self.store, &state.layers, self.marks)?;
+            let lowers = stack.lowers();
+            let mut merged = Merged::new(&lowers, self.marks)?;
+            for path in &report.implied {
+                let found = merged.find(path)?;
+                if let Some(found) = found.filter(Found::is_directory) {
+                    found.give_attributes(changes, path)?;
+                }
+            }
+            Ok(())
         })
     }
 

@@ -15,7 +15,7 @@ mod run;
 mod wait;
 
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
@@ -66,6 +66,8 @@ pub struct Settings {
     pub scratch: PathBuf,
     /// Say why steps are done.
     pub explain: bool,
+    /// Open a shell in a step that fails.
+    pub debug: bool,
     /// How git asks for repositories.
     pub git: crate::context::git::Settings,
 }
@@ -424,6 +426,22 @@ impl<'a> Solver<'a> {
         Ok(id)
     }
 
+    /// The same by filling the directory of changes itself.
+    pub(crate) fn layer_apart(
+        &self,
+        key: &Digest,
+        below: &[LayerId],
+        fill: impl FnOnce(BorrowedFd<'_>) -> Result<()>,
+    ) -> Result<LayerId> {
+        let id = self.new_layer(key)?;
+        let begun = self
+            .layers
+            .begin_built(self.lease, &id, below, self.marks)?;
+        fill(begun.diff())?;
+        self.finish(begun)?;
+        Ok(id)
+    }
+
     /// The same by somebody else, who mounts it.
     pub(crate) fn layer_elsewhere(
         &self,
@@ -470,7 +488,7 @@ impl<'a> Solver<'a> {
 
     fn prepare(&self, state: &Solved, step: &Step) -> Result<Prepared<'_>> {
         match &step.op {
-            Op::Copy(copy) => self.prepare_copy(state, copy),
+            Op::Copy(copy) => self.prepare_copy(state, copy, step.anew),
             Op::Run(run) => self.prepare_run(state, run),
             Op::Directory { path, user } => Ok(Prepared {
                 key: Key::new("directory")
@@ -505,6 +523,11 @@ impl<'a> Solver<'a> {
                     self.make_directory(state, root, path, user)
                 })
             }
+            // What was found is not there any more.
+            (Op::Copy(op), Work::Known) => match self.prepare_copy(state, op, true)?.work {
+                Work::Copy(work) => self.perform_copy(state, op, &work, &prepared.key),
+                _ => Err(Error::new(ErrorKind::Internal, "a copy was not prepared")),
+            },
             _ => Err(Error::new(
                 ErrorKind::Internal,
                 "a step was prepared as another",
@@ -533,6 +556,8 @@ pub(crate) enum Work<'a> {
     Copy(copy::Work),
     Run(Box<run::Work<'a>>),
     Directory,
+    /// It was found done.
+    Known,
 }
 
 /// A digest of the layers below a step.

@@ -213,6 +213,7 @@ impl Solver<'_> {
                     .map(|device| device.name.clone())
                     .collect(),
                 limits: self.settings.limits.clone(),
+                terminal: false,
             };
             self.container(id, op, &step)
         })?;
@@ -226,6 +227,21 @@ impl Solver<'_> {
         };
         let ended = self.runner.run(step, &mut output, &self.cancel)?;
         self.cancel.check()?;
+        if ended.code != 0 && self.settings.debug {
+            // Others would write over the terminal.
+            self.cancel.cancel();
+            let why = format!(
+                "exit code {}: a shell in its files, as they are now",
+                ended.code
+            );
+            (self.watch)(&Event::Failed { id, why: &why });
+            let shell = RunStep {
+                args: vec!["/bin/sh".to_owned()],
+                terminal: true,
+                ..step.clone()
+            };
+            self.runner.debug(&shell)?;
+        }
         let command = op.args.join(" ");
         match ended {
             ended if ended.code == 0 => Ok(()),

@@ -21,7 +21,7 @@ use super::store::{DIFF, Layer, Layers, RECORD, Record, Unfinished, open_if_ther
 use crate::durable::{self, open_directory};
 use crate::lease::{LayerId, Lease, Root};
 use crate::lock::up_to;
-use crate::snapshot::{Mounting, Stack};
+use crate::snapshot::{Mounting, Stack, was_volatile};
 use crate::store::Store;
 use crate::{Context, Digest, Error, ErrorKind, Result, lock, record, tree};
 
@@ -114,6 +114,12 @@ impl Layers {
         let mount = || {
             let missing = || Error::new(ErrorKind::NotFound, "it was never begun");
             let directory = open_if_there(&self.incoming, id)?.ok_or_else(missing)?;
+            // Mounted before without a sync, the kernel refuses it: but nothing was lost since.
+            if was_volatile(open_directory(&directory, WORK)?) {
+                tree::remove(&directory, c"work")?;
+                rustix::fs::mkdirat(&directory, WORK, Mode::from(0o700))
+                    .context(|| format!("cannot make {WORK}"))?;
+            }
             Stack::open(&self.store, below, marks)?.detached_above(&directory, DIFF, how)
         };
         mount().context(|| format!("cannot mount layer {id}"))

@@ -8,9 +8,10 @@ use std::collections::{BTreeSet, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
-use rustix::fs::{AtFlags, FileType, Stat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
+use super::attributes::{Fresh, complete_directory, of_stat, read_extended};
 use super::options::Overlay;
 use super::tree::is_whiteout;
 use super::tree::{self, names};
@@ -48,6 +49,23 @@ pub struct Found {
 }
 
 impl Found {
+    /// Gives a directory of another layer its attributes: owner, mode, time, extended ones.
+    pub fn give_attributes(&self, layer: BorrowedFd<'_>, path: &[u8]) -> Result<()> {
+        let failed = || format!("cannot make {} as it is below", show(path));
+        let own = tree::readable(&self.file).context(failed)?;
+        let attributes = of_stat(&self.stat, read_extended(own.as_fd()).context(failed)?);
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+        let other =
+            rustix::fs::openat2(layer, path, flags, Mode::empty(), resolve).context(failed)?;
+        let fresh = Fresh {
+            umask: 0,
+            owner: None,
+            chown: true,
+        };
+        complete_directory(other.as_fd(), &attributes, fresh, &mut 0).context(failed)
+    }
+
     /// Whether it is a directory.
     pub fn is_directory(&self) -> bool {
         FileType::from_raw_mode(self.stat.st_mode) == FileType::Directory

@@ -23,8 +23,8 @@ pub use mounted::{Everywhere, Mounted, SOURCE, mount_namespace, mounts_everywher
 pub use place::unmount;
 pub use record::{Extent, Idmap, RECORD_LIMIT, Record, VERSION};
 pub use stack::{MapIds, Mounting, Stack};
-pub(crate) use store::like_the_root;
 pub use store::{Options, Snapshot, Snapshots, Used};
+pub(crate) use store::{like_the_root, was_volatile};
 
 #[cfg(test)]
 mod tests;

@@ -338,6 +338,6 @@ fn remove_tree(directory: &OwnedFd, name: &str) -> Result<()> {
 
 /// Whether a snapshot was mounted without syncing, and hence is worthless or in use (overlayfs.rst,
 /// "Volatile mount"): the kernel's mark of that.
-pub(super) fn was_volatile(work: impl AsFd) -> bool {
+pub(crate) fn was_volatile(work: impl AsFd) -> bool {
     rustix::fs::statat(work, c"work/incompat/volatile", AtFlags::SYMLINK_NOFOLLOW).is_ok()
 }

@@ -7,6 +7,7 @@ use rcrun_image::platform::Platform;
 use super::super::diagnostic::Diagnostic;
 use super::super::expose;
 use super::super::instruction::{Arg, Command, Dockerfile, Instruction, Kind, Stage};
+use super::super::judge::is_remote;
 use super::super::quote::quoted;
 use super::super::rule::Rule;
 use super::super::scope::{Globals, Undefined};
@@ -424,13 +425,6 @@ fn ports(place: &Place<'_>, span: Span, words: &[String]) -> Result<(), Diagnost
         expose::ports(word).map_err(|message| Diagnostic::error(span, message))?;
     }
     Ok(())
-}
-
-/// Whether `ADD` would fetch it.
-fn is_remote(source: &str) -> bool {
-    ["http://", "https://", "git://", "ssh://", "git@"]
-        .iter()
-        .any(|start| source.starts_with(start))
 }
 
 fn excluded(place: &Place<'_>, verb: &str, source: &str, ignored: Option<&dyn Ignored>) {

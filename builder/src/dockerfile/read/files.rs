@@ -4,6 +4,7 @@ use super::super::fault::Fault;
 use super::super::flag::{Given, Takes};
 use super::super::heredoc;
 use super::super::instruction::{Add, Copy, Heredoc, Kind, Sources};
+use super::super::limits;
 use super::super::node::Node;
 
 const ADD: &[(&str, Takes)] = &[
@@ -25,16 +26,26 @@ const COPY: &[(&str, Takes)] = &[
     ("parents", Takes::Bool),
 ];
 
-fn sources(node: &Node, name: &str, heredocs: &[Heredoc]) -> Result<Sources, Fault> {
-    let Some((dest, from)) = node
+/// Where to, and what.
+fn arguments<'n>(node: &'n Node, name: &str) -> Result<(&'n str, &'n [String]), Fault> {
+    let two = node
         .arguments
         .split_last()
-        .filter(|(_, from)| !from.is_empty())
-    else {
-        return Err(Fault::new(format!(
+        .filter(|(_, from)| !from.is_empty());
+    let (dest, from) = two.ok_or_else(|| {
+        Fault::new(format!(
             "{name} requires at least two arguments, but only one was provided. Destination could not be determined"
-        )));
-    };
+        ))
+    })?;
+    Ok((dest, from))
+}
+
+fn sources(
+    node: &Node,
+    name: &str,
+    (dest, from): (&str, &[String]),
+    heredocs: &[Heredoc],
+) -> Result<Sources, Fault> {
     if heredoc::read(dest).ok().flatten().is_some() {
         return Err(
             Fault::new(format!("{name} cannot accept a heredoc as a destination"))
@@ -44,17 +55,28 @@ fn sources(node: &Node, name: &str, heredocs: &[Heredoc]) -> Result<Sources, Fau
     let mut sources = Sources {
         paths: Vec::new(),
         documents: Vec::new(),
-        dest: dest.clone(),
+        dest: dest.to_owned(),
     };
+    let mut bytes = 0;
     for source in from {
         match heredoc::read(source) {
             Ok(Some(announced)) => {
                 // The last of one name is the file of that name.
+                let same = |document: &&Heredoc| document.name == announced.name;
                 let raw = heredocs
                     .iter()
-                    .rev()
-                    .find(|document| document.name == announced.name);
-                let raw = raw.map(|document| document.raw.clone()).unwrap_or_default();
+                    .rfind(same)
+                    .map_or("", |document| &document.raw);
+                // A document may be copied by several names that are the same.
+                bytes += raw.len();
+                if bytes > limits::DOCUMENT_BYTES {
+                    let message = format!(
+                        "refuse heredocs of more than {} bytes",
+                        limits::DOCUMENT_BYTES
+                    );
+                    return Err(Fault::new(message));
+                }
+                let raw = raw.to_owned();
                 sources.documents.push(Heredoc { raw, ..announced });
             }
             _ => sources.paths.push(source.clone()),
@@ -64,8 +86,9 @@ fn sources(node: &Node, name: &str, heredocs: &[Heredoc]) -> Result<Sources, Fau
 }
 
 pub(super) fn add(node: &Node, heredocs: &[Heredoc]) -> Result<Kind, Fault> {
-    let sources = sources(node, "ADD", heredocs)?;
+    let (dest, from) = arguments(node, "ADD")?;
     let given = Given::read(&node.flags, ADD)?;
+    let sources = sources(node, "ADD", (dest, from), heredocs)?;
     Ok(Kind::Add(Add {
         sources,
         chown: given.text("chown"),
@@ -79,8 +102,9 @@ pub(super) fn add(node: &Node, heredocs: &[Heredoc]) -> Result<Kind, Fault> {
 }
 
 pub(super) fn copy(node: &Node, heredocs: &[Heredoc]) -> Result<Kind, Fault> {
-    let sources = sources(node, "COPY", heredocs)?;
+    let (dest, from) = arguments(node, "COPY")?;
     let given = Given::read(&node.flags, COPY)?;
+    let sources = sources(node, "COPY", (dest, from), heredocs)?;
     Ok(Kind::Copy(Copy {
         sources,
         from: given.text("from"),

@@ -5,5 +5,6 @@ mod instructions;
 mod lint;
 mod lint_rules;
 mod oracle;
+mod random;
 mod scopes;
 mod statements;

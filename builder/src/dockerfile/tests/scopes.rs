@@ -138,7 +138,7 @@ fn an_instruction_sees_what_was_before_it() {
 #[test]
 fn where_variables_are_replaced() {
     let text = "FROM a\nARG v=x\\ y n=7\nLABEL $v=\"$v\" '$v'=1\nCOPY --chown=$n:$n --chmod=$n --exclude=$v $v ${v}z /$v/\n\
-                ADD --checksum=$n a <<D b\n\"$v\"\nD\nRUN --mount=type=cache,target=/$v,id=$n echo $v\nCMD $v\n\
+                ADD --checksum=$n http://a <<D b\n\"$v\"\nD\nRUN --mount=type=cache,target=/$v,id=$n echo $v\nCMD $v\n\
                 EXPOSE $n-9/udp $v$none 1\nVOLUME [\"$v\"]\nUSER $n:$n\nSTOPSIGNAL $n\nSHELL [\"$v\"]\n\
                 HEALTHCHECK CMD $v\nONBUILD RUN $v\n";
     let (found, _) = applied(text, &[("v", "x y")], &[]);
@@ -296,6 +296,64 @@ fn stages_need_each_other() {
         (&found.plans[1].base, &found.plans[2].base),
         (&Base::Stage(0), &Base::Stage(1))
     );
+}
+
+#[test]
+fn triggers_need_stages() {
+    let text =
+        "FROM a AS b\nONBUILD COPY --from=d x y\nONBUILD RNU\nFROM c AS d\nFROM b AS e\nFROM x";
+    let mut found = stages(text).unwrap();
+    assert_eq!(found.reachable(2), [true, true, true, false]);
+    assert_eq!(found.plans[2].sources[0].1.first_line, 5);
+    // Those of an image are known later.
+    let file = read(text);
+    found
+        .add_trigger(&file.stages[3], "RUN --mount=from=b,target=/x y")
+        .unwrap();
+    assert_eq!(found.reachable(3), [true, false, false, true]);
+    assert!(
+        found
+            .add_trigger(&file.stages[3], "COPY --from=9 x y")
+            .is_err()
+    );
+}
+
+#[test]
+fn values_that_cannot_be() {
+    for (line, message) in [
+        ("STOPSIGNAL $x", "invalid signal: "),
+        (
+            "VOLUME /a $x",
+            "VOLUME specified can not be an empty string",
+        ),
+        ("RUN --mount=target=/$x y", "invalid mount target \"/\""),
+        (
+            "COPY --chmod=${x:-10000} a b",
+            "invalid chmod parameter: '10000'. it should be octal string and between 0 and 07777",
+        ),
+        ("COPY https://a/b c", "source can't be a URL for COPY"),
+        ("COPY git@a:b c", "source can't be a git ref for COPY"),
+        (
+            "ADD --checksum=sha256:a b c",
+            "checksum requires HTTP(S) or Git sources",
+        ),
+        (
+            "ADD --checksum=sha256:a http://b http://c d/",
+            "checksum can't be specified for multiple sources",
+        ),
+    ] {
+        let (file, request) = (read(&format!("FROM a\n{line}")), request(&[]));
+        let globals = Globals::new(&file, &request).unwrap();
+        let mut scope = Scope::on_image(&file, &globals, &request, &[]);
+        assert_eq!(
+            scope
+                .apply(&file.stages[0].instructions[0])
+                .unwrap_err()
+                .message,
+            message,
+            "{line}"
+        );
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! Where that lexer is plainly wrong this one is right: text before `${a:-b}` is not lost when a word is split, and a `$` in
 //! the replacement of `${name//pattern/replacement}` is a `$`.
 //!
-//! Modifiers: `:-` `-` `:+` `+` `:?` `?` `#` `##` `%` `%%` `/` `//`. Patterns are in [`pattern`].
+//! Modifiers: `:-` `-` `:+` `+` `:?` `?` `#` `##` `%` `%%` `/` `//`. Patterns: `pattern`.
 
 mod pattern;
 mod reader;
@@ -147,7 +147,8 @@ impl Words {
                 ..Expanded::default()
             });
         }
-        self.read(word, env, limits::WORD_BYTES).map(|read| read.0)
+        self.read(word, env, limits::WORD_BYTES, false)
+            .map(|read| read.0)
     }
 
     /// Several values: *words*. Split at white space, that of values included, unless quoted. Empty ones are left out.
@@ -156,7 +157,8 @@ impl Words {
     ///
     /// As [`Self::expand`].
     pub fn split(&self, word: &str, env: &dyn Lookup) -> Result<Vec<String>, WordError> {
-        self.read(word, env, limits::WORD_BYTES).map(|read| read.1)
+        self.read(word, env, limits::WORD_BYTES, true)
+            .map(|read| read.1)
     }
 
     /// The text of a heredoc: *document*. Quotes stay, the escape character is a backslash.
@@ -170,7 +172,7 @@ impl Words {
             ..Self::new('\\')
         };
         words
-            .read(text, env, limits::DOCUMENT_BYTES)
+            .read(text, env, limits::DOCUMENT_BYTES, false)
             .map(|read| read.0)
     }
 
@@ -179,9 +181,10 @@ impl Words {
         word: &str,
         env: &dyn Lookup,
         limit: usize,
+        splits: bool,
     ) -> Result<(Expanded, Vec<String>), WordError> {
         let mut reader = Reader::new(self, word, env, limit);
-        reader.whole().map_err(|reason| {
+        reader.whole(splits).map_err(|reason| {
             let shown = if word.len() > limits::QUOTED_BYTES {
                 "a long word".to_owned()
             } else {

@@ -24,10 +24,11 @@ pub(super) struct Reader<'a> {
     pub(super) unmatched: BTreeSet<String>,
 }
 
-/// A value, and the words that it falls into.
+/// A value, and the words that it falls into if somebody wants to know.
 #[derive(Default)]
 struct Output {
     value: String,
+    splits: bool,
     words: Vec<String>,
     current: String,
 }
@@ -36,20 +37,26 @@ impl Output {
     /// What was quoted or escaped: white space in it separates nothing.
     fn solid(&mut self, text: &str) {
         self.value.push_str(text);
-        self.current.push_str(text);
+        if self.splits {
+            self.current.push_str(text);
+        }
     }
 
     fn solid_char(&mut self, c: char) {
-        self.value.push(c);
-        self.current.push(c);
+        self.solid(c.encode_utf8(&mut [0; 4]));
     }
 
-    fn loose_char(&mut self, c: char) {
-        self.value.push(c);
-        if !c.is_whitespace() {
-            self.current.push(c);
-        } else if !self.current.is_empty() {
-            self.words.push(std::mem::take(&mut self.current));
+    fn loose(&mut self, text: &str) {
+        self.value.push_str(text);
+        if !self.splits {
+            return;
+        }
+        for c in text.chars() {
+            if !c.is_whitespace() {
+                self.current.push(c);
+            } else if !self.current.is_empty() {
+                self.words.push(std::mem::take(&mut self.current));
+            }
         }
     }
 
@@ -77,8 +84,8 @@ impl<'a> Reader<'a> {
     }
 
     /// All of it.
-    pub(super) fn whole(&mut self) -> Result<(Expanded, Vec<String>), Reason> {
-        let (value, words) = self.until(None, self.raw_escapes)?.finish();
+    pub(super) fn whole(&mut self, splits: bool) -> Result<(Expanded, Vec<String>), Reason> {
+        let (value, words) = self.until(None, self.raw_escapes, splits)?.finish();
         let matched = std::mem::take(&mut self.matched);
         let unmatched = std::mem::take(&mut self.unmatched);
         Ok((
@@ -117,7 +124,12 @@ impl<'a> Reader<'a> {
     }
 
     /// Up to `stop`, which is taken, or to the end.
-    fn until(&mut self, stop: Option<char>, raw_escapes: bool) -> Result<Output, Reason> {
+    fn until(
+        &mut self,
+        stop: Option<char>,
+        raw_escapes: bool,
+        splits: bool,
+    ) -> Result<Output, Reason> {
         if self.depth >= limits::WORD_DEPTH {
             return Err(format!(
                 "substitutions are nested more than {} deep",
@@ -126,21 +138,31 @@ impl<'a> Reader<'a> {
         }
         self.depth += 1;
         let before = std::mem::replace(&mut self.raw_escapes, raw_escapes);
-        let result = self.until_inner(stop);
+        let result = self.until_inner(stop, splits);
         self.raw_escapes = before;
         self.depth -= 1;
         result
     }
 
-    fn until_inner(&mut self, stop: Option<char>) -> Result<Output, Reason> {
-        let mut out = Output::default();
-        while let Some(c) = self.next() {
+    fn until_inner(&mut self, stop: Option<char>, splits: bool) -> Result<Output, Reason> {
+        let mut out = Output {
+            splits,
+            ..Output::default()
+        };
+        let escape = self.words.escape;
+        let means_something = ['$', '<', '\'', '"', escape, stop.unwrap_or('$')];
+        loop {
+            let text = self.rest.as_str();
+            let (plain, rest) = text.split_at(text.find(means_something).unwrap_or(text.len()));
+            out.loose(plain);
+            self.rest = rest.chars();
+            let Some(c) = self.next() else { break };
             match c {
                 c if stop == Some(c) => return Ok(out),
                 '$' => {
                     let value = self.dollar()?;
                     self.grow(&value)?;
-                    value.chars().for_each(|c| out.loose_char(c));
+                    out.loose(&value);
                 }
                 '<' => self.angle(&mut out),
                 '\'' if !self.words.no_quotes => self.single_quoted(&mut out)?,
@@ -155,7 +177,7 @@ impl<'a> Reader<'a> {
                         None => break,
                     }
                 }
-                c => out.loose_char(c),
+                c => out.loose(c.encode_utf8(&mut [0; 4])),
             }
         }
         match stop {
@@ -344,7 +366,7 @@ impl<'a> Reader<'a> {
 
     /// The word within a substitution, up to `stop`. What goes wrong at the end of the text is that `stop` is missing.
     fn inner(&mut self, stop: char, raw_escapes: bool, missing: &str) -> Result<String, Reason> {
-        match self.until(Some(stop), raw_escapes) {
+        match self.until(Some(stop), raw_escapes, false) {
             Ok(out) => Ok(out.value),
             Err(_) if self.peek().is_none() => Err(missing.into()),
             Err(reason) => Err(reason),
