@@ -39,6 +39,8 @@ use crate::{images, interrupt, output};
 
 /// The name of the machine that steps see. BuildKit's, for Dockerfiles that depend on it.
 const HOSTNAME: &str = "buildkitsandbox";
+/// The build argument that says another.
+const SANDBOX: &str = "BUILDKIT_SANDBOX_HOSTNAME";
 /// What `RUN --mount=type=cache` is counted in, unless the build says otherwise.
 const NAMESPACE: &str = "BUILDKIT_CACHE_MOUNT_NS";
 
@@ -110,7 +112,7 @@ impl Asked {
             epoch,
             explain: flags.explain,
             debug: flags.debug,
-            limits: limits(flags),
+            limits: limits(flags, arguments.get(SANDBOX)),
             ..solve::Settings::default()
         };
         for text in &flags.secret {
@@ -196,7 +198,7 @@ fn epoch(flags: &Build, arguments: &mut BTreeMap<String, String>) -> Result<Opti
     Ok(Some(seconds))
 }
 
-fn limits(flags: &Build) -> Limits {
+fn limits(flags: &Build, hostname: Option<&String>) -> Limits {
     Limits {
         hosts: flags
             .add_host
@@ -214,7 +216,7 @@ fn limits(flags: &Build) -> Limits {
         cpuset_cpus: flags.cpuset_cpus.clone(),
         cpuset_mems: flags.cpuset_mems.clone(),
         cgroup_parent: flags.cgroup_parent.clone(),
-        hostname: HOSTNAME.to_owned(),
+        hostname: hostname.map_or(HOSTNAME, String::as_str).to_owned(),
         dns: flags.dns.clone(),
         cap_add: flags.cap_add.clone(),
         cap_drop: flags.cap_drop.clone(),

@@ -1,17 +1,23 @@
 //! `rcrun build`, one module per area that a user can name.
 
+mod attacks;
 mod basics;
+mod cache;
 mod copy;
 mod run;
+mod stages;
 
 use crate::harness::modules::{Module, check, of_images};
 use crate::harness::{Env, Test, test};
 
 /// Modules and their tests. `no_file_of_builds_is_forgotten` compares this list with the directory.
 const MODULES: &[Module] = &[
+    ("attacks", attacks::tests),
     ("basics", basics::tests),
+    ("cache", cache::tests),
     ("copy", copy::tests),
     ("run", run::tests),
+    ("stages", stages::tests),
 ];
 
 pub(crate) fn all() -> Vec<Test> {

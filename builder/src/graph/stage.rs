@@ -189,6 +189,16 @@ impl<'a> Planner<'a> {
     }
 
     fn source(&mut self, name: &str, by_number: bool, span: Span) -> Result<Source, Problem> {
+        if name.contains('$') {
+            let error = Error::invalid(
+                "variable expansion is not supported for --from, define a new stage with FROM using ARG from \
+                 global scope as a workaround",
+            );
+            return Err(Problem::at(
+                span,
+                error.with_hint("FROM image:$VERSION AS NAME, and --from=NAME"),
+            ));
+        }
         if by_number && let Ok(number) = name.parse::<i64>() {
             let index = usize::try_from(number)
                 .ok()
@@ -245,9 +255,11 @@ impl<'a> Planner<'a> {
             let mut names: Vec<&str> = self.by_name.keys().map(String::as_str).collect();
             names.sort_unstable();
             let error = Error::invalid(format!("target stage {name:?} could not be found"));
-            Problem::from(match names.is_empty() {
-                true => error.with_hint("no stage of the Dockerfile has a name"),
-                false => error.with_hint(format!("there is {}", names.join(", "))),
+            let close = dockerfile::suggest::closest_in_any_case(name, names.iter().copied());
+            Problem::from(match (close, names.is_empty()) {
+                (Some(close), _) => error.with_hint(format!("did you mean {close}?")),
+                (None, true) => error.with_hint("no stage of the Dockerfile has a name"),
+                (None, false) => error.with_hint(format!("there is {}", names.join(", "))),
             })
         })
     }
