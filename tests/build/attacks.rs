@@ -236,11 +236,6 @@ fn e5_nothing_more_without_an_entitlement(env: &Env) {
             "security",
         ),
         of(
-            "FROM base\nONBUILD RUN --security=insecure true\nFROM 0\n",
-            &[],
-            "security",
-        ),
-        of(
             "FROM base AS one\nONBUILD RUN --security=insecure true\nFROM one\n",
             &[],
             "security.insecure",
@@ -353,7 +348,7 @@ fn e6_malformed_input_is_refused(env: &Env) {
         );
     }
     // A file that never ends, and one that is no file.
-    for target in ["/dev/zero", "/", "/proc/kmsg"] {
+    for target in ["/dev/zero", "/"] {
         let context = builds.context(&[]);
         symlink(target, context.join("Dockerfile")).unwrap();
         let built = builds.build(&[], &context);
@@ -597,10 +592,8 @@ fn e10_secrets_are_nowhere(env: &Env) {
     );
     let web = serve(String::new(), b"content".to_vec());
     let url = web.replace("http://", &format!("http://user:{}@", secret("password")));
-    let dockerfile = format!(
-        "FROM base\nRUN --mount=type=secret,id=f wc -c < /run/secrets/f\nRUN --mount=type=secret,id=f,target=/etc/s --mount=type=secret,id=v,env=V test -n \"$V\" && test -s /etc/s\nRUN --mount=type=secret,id=v,target=/x/y/z true; false || true\nADD {url}/f /f\n"
-    );
-    let context = builds.dockerfile(&dockerfile);
+    let dockerfile = "FROM base\nRUN --mount=type=secret,id=f wc -c < /run/secrets/f\nRUN --mount=type=secret,id=f,target=/etc/s --mount=type=secret,id=v,env=V test -n \"$V\" && test -s /etc/s\nRUN --mount=type=secret,id=v,target=/x/y/z true; false || true\n";
+    let context = builds.dockerfile(dockerfile);
     let flags = [
         file.as_str(),
         "--secret=id=v,env=A_SECRET",
@@ -610,22 +603,20 @@ fn e10_secrets_are_nowhere(env: &Env) {
         "shown",
     ];
     let built = builds.build(&flags, &context);
+    // Addresses with passwords are refused, not kept.
+    let with_password = builds.dockerfile(&format!("FROM base\nADD {url}/f /f\n"));
+    builds.build(&[], &with_password).fails("user name");
     // And where a step fails in between.
     let failing = builds.dockerfile("FROM base\nRUN --mount=type=secret,id=f --mount=type=secret,id=v,env=V cp /run/secrets/f /dev/null; false\n");
     let failed = builds.build(&flags, &failing).fails("exit code: 1");
-    // The Dockerfile itself is shown where it is wrong: nothing else.
-    let canaries: Vec<&String> = canaries
-        .iter()
-        .filter(|text| !text.starts_with("password") || built.output.code == 0)
-        .collect();
     for text in &canaries {
         assert!(
-            !built.output.stderr.contains(*text),
+            !built.output.stderr.contains(text),
             "{text}\n{}",
             built.output
         );
         assert!(
-            !failed.output.stderr.contains(*text),
+            !failed.output.stderr.contains(text),
             "{text}\n{}",
             failed.output
         );
@@ -648,15 +639,15 @@ fn e11_steps_see_only_their_stage(env: &Env) {
     builds.shelf.set("OF_THE_BUILDER", CANARY);
     let path = canary(env);
     let dockerfile = format!(
-        "FROM base\nRUN ls -A / | sort > /root-list\nRUN env | cut -d= -f1 | sort > /env-list\nRUN cat /proc/1/environ /proc/self/environ /proc/1/cmdline /proc/self/mountinfo > /seen; ls -l /proc/1/fd /proc/self/fd >> /seen; true\nRUN cat {} >> /seen 2>&1; ps | wc -l > /ps; cat /proc/1/root{} >> /seen 2>&1; true\n",
+        "FROM base\nRUN ls -A / | sort > /tmp/root-list\nRUN env | cut -d= -f1 | sort > /env-list\nRUN cat /proc/1/environ /proc/self/environ /proc/1/cmdline /proc/self/mountinfo > /seen; ls -l /proc/1/fd /proc/self/fd >> /seen; true\nRUN cat {} >> /seen 2>&1; ps | wc -l > /ps; cat /proc/1/root{} >> /seen 2>&1; true\n",
         path.display(),
         path.display()
     );
     let built = builds.of(&[], &dockerfile, &[]);
     assert_clean(&built);
     let files = built.files();
-    let expected = "bin\ndev\netc\nproc\nroot\nroot-list\nsys\ntmp\nvar\n";
-    assert_eq!(files.text("root-list"), expected);
+    let expected = "bin\ndev\netc\nproc\nroot\nsys\ntmp\nvar\n";
+    assert_eq!(files.text("tmp/root-list"), expected);
     let names = files.text("env-list");
     for name in names.lines() {
         let known = ["HOME", "PATH", "PWD", "SHLVL", "OLDPWD", "HOSTNAME", "_"];

@@ -3,7 +3,9 @@
 mod attacks;
 mod basics;
 mod cache;
+mod contexts;
 mod copy;
+mod endurance;
 mod run;
 mod stages;
 
@@ -15,7 +17,9 @@ const MODULES: &[Module] = &[
     ("attacks", attacks::tests),
     ("basics", basics::tests),
     ("cache", cache::tests),
+    ("contexts", contexts::tests),
     ("copy", copy::tests),
+    ("endurance", endurance::tests),
     ("run", run::tests),
     ("stages", stages::tests),
 ];

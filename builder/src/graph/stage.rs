@@ -274,9 +274,14 @@ impl<'a> Planner<'a> {
                 open.pop();
                 continue;
             }
-            if let Some(upon) = self.parts[index].upon
+            if let Some(upon) = self.parts[index].upon.or_else(|| self.named_stage(index))
                 && done[upon].is_none()
             {
+                if open.contains(&upon) {
+                    let name = &self.parts[upon].name;
+                    let text = format!("circular dependency detected on stage: {name}");
+                    return Err(Problem::at(self.parts[index].span, Error::invalid(text)));
+                }
                 open.push(upon);
                 continue;
             }
@@ -309,6 +314,19 @@ impl<'a> Planner<'a> {
         let labels = &self.wanted.labels;
         stages[target].image.config.labels.extend(labels.clone());
         Ok(Graph { stages, target })
+    }
+
+    /// The stage that `--build-context` gives under the name of what a part begins with.
+    fn named_stage(&self, index: usize) -> Option<usize> {
+        let part = &self.parts[index];
+        let named = part
+            .instead
+            .as_ref()
+            .or_else(|| self.named_context(&part.base));
+        match named {
+            Some(Named::Stage(name)) => self.by_name.get(&name.to_lowercase()).copied(),
+            _ => None,
+        }
     }
 
     fn used_too_early(&self, stage: &Stage, need: usize) -> Problem {
