@@ -1,12 +1,12 @@
 #!/bin/sh
-# Builds rcrun, makes a bundle from this machine's own shell, runs it, and shows what it isolated.
-# RCRUN=/path/to/runtime runs another runtime instead, without building.
+# Builds rcrun, makes a bundle from this machine's own shell, runs it, and shows what it isolated; then builds an image
+# of the same files from a Dockerfile, twice, and runs that. RCRUN=/path/to/rcrun runs another one instead.
 set -eu
 cd "$(dirname "$0")"
 
 if [ -z "${RCRUN-}" ]; then
     cargo build --release --bin rcrun
-    RCRUN=target/$(rustc -vV | sed -n 's/^host: //p')/release/rcrun
+    RCRUN=${CARGO_TARGET_DIR:-target}/$(rustc -vV | sed -n 's/^host: //p')/release/rcrun
 fi
 
 work=$(mktemp -d)
@@ -64,3 +64,19 @@ while IFS=$tab read -r what outside <&3 && IFS=$tab read -r _ inside <&4; do
     if [ "$outside" = "$inside" ]; then inside="$inside (the same)"; fi
     printf '%-24s %-34s %s\n' "$what" "$outside" "$inside"
 done 3< "$work/outside" 4< "$work/inside"
+
+printf '\nThe same files as an image:\n\n'
+cat > "$work/Dockerfile" <<'FILE'
+FROM scratch
+COPY rootfs/ /
+RUN <<EOF
+echo "built by $(uname -s) as process $$" > /built
+EOF
+CMD ["/bin/sh", "-c", "read -r line < /built; echo \"$line, run as process $$\""]
+FILE
+image() { "$RCRUN" --root "$work/state" --store "$work/store" "$@"; }
+image build --progress plain --tag demo "$work"
+printf '\nOnce more, now that nothing changed:\n\n'
+image build --progress plain --tag demo "$work"
+printf '\n'
+image run --rm demo

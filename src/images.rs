@@ -5,25 +5,27 @@ mod containers;
 pub(crate) mod mounts;
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use rcrun_builder::cache::Cache;
 use rcrun_image::catalog::{Catalog, Image};
 use rcrun_image::platform::Platform;
 use rcrun_image::pull::{Way, unpack_stored};
-use rcrun_image::registry::{Cancel, Client, Options};
+use rcrun_image::registry::{Cancel, Client, Notice, Options};
 use rcrun_image::roots::Marker;
 use rcrun_overlay::gc::{self, Collected};
 use rcrun_overlay::layer::store::Layers;
 use rcrun_overlay::lease::{Lease, Root, SnapshotId};
 use rcrun_overlay::snapshot::Snapshots;
 use rcrun_overlay::store::Store;
-use rcrun_runtime::error::{Error, Result};
+use rcrun_runtime::error::Result;
 
 pub(crate) use containers::{User, users};
 
 use crate::containers::{Containers, is_id};
-use crate::report;
+use crate::progress::Progress;
 use crate::settings::{Settings, in_user_namespace};
+use crate::{report, rootless};
 
 /// All images of the store, with those that only containers still use.
 pub(crate) fn catalog(store: &Store, users: &[User]) -> Result<Catalog> {
@@ -52,14 +54,21 @@ pub(crate) fn options(settings: &Settings, authfile: Option<&str>) -> Result<Opt
     Ok(Options::new(settings.file()?.registries, variable))
 }
 
-/// A client that is called off with `cancel`.
+/// A client that is called off with `cancel`, and tells people what it waits for.
 pub(crate) fn client(
     settings: &Settings,
     authfile: Option<&str>,
     cancel: &Cancel,
+    progress: Option<&Arc<Progress>>,
 ) -> Result<Client> {
     let mut options = options(settings, authfile)?;
     options.cancel = cancel.clone();
+    if let Some(progress) = progress.cloned() {
+        options.notice = Notice::new(move |wait, cause| {
+            let seconds = wait.as_secs_f64().round();
+            progress.line(&format!("retrying in {seconds} s: {cause}"));
+        });
+    }
     Ok(Client::new(options))
 }
 
@@ -94,19 +103,14 @@ pub(crate) fn unpacked(
 }
 
 /// How this caller unpacks layers.
-pub(crate) fn way() -> Result<Way> {
-    if !rustix::process::geteuid().is_root() {
-        return Err(Error::unsupported(
-            "cannot unpack layers as an ordinary user: their files belong to many users",
-        )
-        .with_hint(
-            "call it in a user namespace with more than one id: unshare -r --map-auto rcrun ...",
-        ));
+pub(crate) fn way() -> Way {
+    if !in_user_namespace() {
+        return Way::Privileged;
     }
-    Ok(match in_user_namespace() {
-        true => Way::Rootless,
-        false => Way::Privileged,
-    })
+    match rootless::counts() {
+        (0 | 1, _) | (_, 0 | 1) => Way::Single,
+        _ => Way::Rootless,
+    }
 }
 
 /// Removes what no name, container or process refers to. Needs no space on the disk.

@@ -13,6 +13,7 @@ mod logging;
 mod output;
 mod progress;
 mod report;
+mod rootless;
 mod settings;
 mod units;
 mod verbs;
@@ -57,8 +58,11 @@ fn main() -> ExitCode {
         let asked = global.help || rest.iter().any(|word| word == "-h" || word == "--help");
         return report::unknown_topic(name, if asked { 1 } else { 3 });
     };
-    // As early as can be: what was done before it is done twice.
+    // As early as can be: what was done before it is done twice. As root of a namespace there are
+    // better ways to, so an ordinary user's verbs enter that first.
+    let ordinary = rootless::is_needed();
     if verb.enters_container
+        && !ordinary
         && let Err(error) = rcrun_runtime::selfexe::seal()
     {
         return report::early(&error.chain().to_string());
@@ -68,7 +72,7 @@ fn main() -> ExitCode {
         Ok(choice) => choice,
         Err(error) => return report::early(&error.chain().to_string()),
     };
-    let (verb, rest) = (choice.verb, choice.words.as_ref());
+    let (verb, rest, in_store) = (choice.verb, choice.words.as_ref(), choice.in_store);
     let before = global.clone();
     let parsed = match verb.parse(rest, global) {
         Ok(parsed) => parsed,
@@ -88,7 +92,18 @@ fn main() -> ExitCode {
         Ok(matches) => matches,
         Err(message) => return report::wrong_arguments(&message, verb, elsewhere),
     };
-    match verb.run(matches, parsed.global) {
+    let mut global = parsed.global;
+    let prepared = (|| {
+        if in_store {
+            rootless::enter()?;
+            global.use_defaults_of_user()?;
+        }
+        match ordinary && verb.enters_container {
+            true => rcrun_runtime::selfexe::seal(),
+            false => Ok(()),
+        }
+    })();
+    match prepared.and_then(|()| verb.run(matches, global)) {
         Ok(code) => ExitCode::from(code),
         Err(error) => report::failed(verb, &error, elsewhere),
     }

@@ -11,6 +11,7 @@ use rcrun_runtime::error::{Context, Error, Result};
 
 use crate::arguments::{Flag, switch};
 use crate::logging::Format;
+use crate::rootless;
 pub(crate) use file::File;
 
 /// State directory of a privileged caller.
@@ -127,15 +128,31 @@ impl Global {
     }
 
     /// Where containers of people may be, for a look that costs an OCI verb next to nothing. Root of a
-    /// user namespace without `$USER` and `$HOME` is taken for root of the machine.
+    /// user namespace without `$HOME` is taken for root of the machine.
     pub(crate) fn store_path(&self) -> Option<PathBuf> {
         let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
         let given = self.store.clone().or_else(|| variable("RCRUN_STORE"));
         let homeless = || variable("HOME").is_none() && variable("XDG_DATA_HOME").is_none();
-        let machine = (std::env::var_os("USER").is_some_and(|user| user == "root") || homeless())
-            && rustix::process::geteuid().is_root();
+        let machine = homeless() && rustix::process::geteuid().is_root();
         let user = given.is_none() && !machine && uses_user_directory();
         store_path(given.as_deref(), user, variable).ok()
+    }
+
+    /// Where the state of people's containers is, and who limits them: unlike engines, people need not
+    /// know of `$XDG_RUNTIME_DIR` and delegation.
+    pub(crate) fn use_defaults_of_user(&mut self) -> Result<()> {
+        if !uses_user_directory() {
+            return Ok(());
+        }
+        if self.cgroup_manager.is_none() && !self.systemd_cgroup {
+            self.systemd_cgroup = has_own_systemd();
+        }
+        if self.root.is_none() {
+            let root = rootless::runtime_directory()?;
+            keep_from_cleaners(&root).context(|| format!("cannot prepare {}", root.display()))?;
+            self.use_root(&root);
+        }
+        Ok(())
     }
 
     /// Sets `--root` to that of a container.
@@ -327,6 +344,14 @@ fn default_root() -> Result<PathBuf> {
     Ok(root)
 }
 
+/// Whether an ordinary user has a part of the cgroup v2 hierarchy, in which a systemd of the user's own
+/// makes cgroups.
+fn has_own_systemd() -> bool {
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty());
+    Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
+        && runtime.is_some_and(|dir| Path::new(&dir).join("systemd/private").exists())
+}
+
 /// The XDG base directory specification lets cleaners delete what has no sticky bit.
 fn keep_from_cleaners(root: &Path) -> Result<()> {
     use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -336,12 +361,15 @@ fn keep_from_cleaners(root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Whether the caller is an ordinary user, or root of a user namespace that one made.
+/// Whether the caller is an ordinary user, or root of a user namespace that one made. Who is another
+/// one outside is certainly that; for others runc's rule stands, since engines rely on it.
 fn uses_user_directory() -> bool {
     if !rustix::process::geteuid().is_root() {
         return true;
     }
-    in_user_namespace() && std::env::var_os("USER").is_none_or(|user| user != "root")
+    in_user_namespace()
+        && (rootless::outer_root().is_some_and(|outer| outer != 0)
+            || std::env::var_os("USER").is_none_or(|user| user != "root"))
 }
 
 /// Whether this process is in another user namespace than the machine's first one.

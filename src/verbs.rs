@@ -86,6 +86,8 @@ pub(crate) struct Verb {
     pub(crate) failure_code: u8,
     /// Makes a process that enters a container, which must not be able to write to our file.
     pub(crate) enters_container: bool,
+    /// Works in a store, for which an ordinary user becomes root of a user namespace.
+    pub(crate) in_store: bool,
     /// Builds the clap parser.
     pub(crate) command: fn() -> Command,
     start: fn(ArgMatches, &Settings) -> Result<u8, Error>,
@@ -112,6 +114,7 @@ impl Verb {
             failure_prefix: "",
             failure_code: 1,
             enters_container: false,
+            in_store: false,
             command: V::command,
             start: start::<V>,
         }
@@ -121,7 +124,14 @@ impl Verb {
     const fn people<V: Run>(name: &'static str, arguments: Count, usage: &'static str) -> Self {
         let mut verb = Self::new::<V>(name, arguments, usage);
         verb.grammar = Grammar::Posix;
+        verb.in_store = true;
         verb
+    }
+
+    /// It needs no store.
+    const fn without_store(mut self) -> Self {
+        self.in_store = false;
+        self
     }
 
     const fn stop_after(mut self, count: usize) -> Self {

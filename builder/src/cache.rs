@@ -7,7 +7,7 @@
 //! Builds that come to the same step at the same time do it once: the others wait at `build/locks/KEY`.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rcrun_overlay::durable::{self, open_directory};
 use rcrun_overlay::lease::LayerId;
@@ -49,7 +49,7 @@ pub struct Entry {
 
 impl Entry {
     /// Done now.
-    pub fn new(layer: LayerId, below: Digest, text: &str, took: std::time::Duration) -> Self {
+    pub fn new(layer: LayerId, below: Digest, text: &str, took: Duration) -> Self {
         Self {
             version: VERSION,
             layer,
@@ -153,6 +153,32 @@ impl Cache {
     /// Reads one of those; none if there is none that can be read.
     pub fn noted<T: for<'a> Deserialize<'a>>(&self, directory: &str, name: &str) -> Option<T> {
         read(&self.directory(directory).ok()?, &format!("{name}{SUFFIX}"))
+    }
+
+    /// Forgets small records of other kinds that are older than this: they only save time.
+    pub fn forget_notes(&self, age: Duration) -> Result<()> {
+        let limit = now().saturating_sub(age.as_secs());
+        for name in ["exports", "last", "quick"] {
+            let directory = self.directory(name)?;
+            let list = rustix::fs::Dir::read_from(&directory)
+                .context(|| format!("cannot list build/{name}"))?;
+            for entry in list {
+                let entry = entry.context(|| format!("cannot list build/{name}"))?;
+                let file = entry.file_name();
+                let Ok(stat) = rustix::fs::statat(&directory, file, AtFlags::SYMLINK_NOFOLLOW)
+                else {
+                    continue;
+                };
+                let is_file = rustix::fs::FileType::from_raw_mode(stat.st_mode)
+                    == rustix::fs::FileType::RegularFile;
+                let time = u64::try_from(stat.st_mtime).unwrap_or(0);
+                if is_file && time <= limit {
+                    // Perhaps it was replaced or removed meanwhile.
+                    let _ = rustix::fs::unlinkat(&directory, file, AtFlags::empty());
+                }
+            }
+        }
+        Ok(())
     }
 
     /// All records, with when each was used last (seconds since 1970).

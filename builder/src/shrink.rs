@@ -8,6 +8,7 @@
 use std::collections::HashSet;
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use rcrun_overlay::durable::{self, open_directory};
 use rcrun_overlay::gc::measure;
@@ -18,6 +19,9 @@ use rustix::fs::AtFlags;
 
 use crate::cache::Cache;
 use crate::{Context, Digest, Result};
+
+/// How long notes are kept that only save time.
+const NOTES: Duration = Duration::from_secs(90 * 24 * 3600);
 
 /// What the cache has, and what became of it.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -77,6 +81,8 @@ pub fn shrink(store: &Store, cache: &Cache, limit: Option<u64>) -> Result<Shrunk
     let Some(limit) = limit else {
         return Ok(shrunk);
     };
+    let age = if limit == 0 { Duration::ZERO } else { NOTES };
+    cache.forget_notes(age)?;
     items.sort_by_key(|(used, ..)| *used);
     for (_, bytes, item) in items {
         if shrunk.kept <= limit && (limit > 0 || bytes > 0) {

@@ -102,7 +102,10 @@ impl Image {
             unpacked: 0,
             compressed: self.document.config.size,
         };
-        let ways = [self.layers(Way::Privileged)?, self.layers(Way::Rootless)?];
+        let ways: Vec<_> = Way::ALL
+            .iter()
+            .map(|way| self.layers(*way))
+            .collect::<Result<_>>()?;
         for (index, blob) in self.document.layers.iter().enumerate() {
             let mut archive = None;
             for way in &ways {

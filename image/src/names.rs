@@ -10,8 +10,7 @@ use rcrun_overlay::durable;
 use rcrun_overlay::lease::{Lease, Root};
 use rcrun_overlay::record;
 use rcrun_overlay::store::Store;
-use rustix::fs::{AtFlags, Mode};
-use rustix::io::Errno;
+use rustix::fs::Mode;
 use serde::{Deserialize, Serialize};
 
 use crate::document::Descriptor;
@@ -118,13 +117,7 @@ impl Names {
     /// Removes a name; false if there was none.
     pub fn remove(&self, name: &Reference) -> Result<bool> {
         let file = file_name(&name.to_string());
-        match rustix::fs::unlinkat(&self.directory, &file, AtFlags::empty()) {
-            Ok(()) => {}
-            Err(Errno::NOENT) => return Ok(false),
-            Err(errno) => return Err(errno).context(|| format!("cannot remove name {name}")),
-        }
-        durable::sync_directory(&self.directory)?;
-        Ok(true)
+        durable::remove(&self.directory, &file).context(|| format!("cannot remove name {name}"))
     }
 
     /// All records, by name. A record that cannot be read is an error, not a missing name: nothing

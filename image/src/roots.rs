@@ -149,7 +149,7 @@ fn read_config(_: &Digest, bytes: &[u8]) -> Result<References> {
     // An artifact's configuration says nothing of layers.
     if let Ok(config) = ImageConfig::read(bytes) {
         for chain in chain_ids(&config.rootfs.diff_ids) {
-            for way in [Way::Privileged, Way::Rootless] {
+            for way in Way::ALL {
                 refers.layers.push(layer_id(&chain, way)?);
             }
         }

@@ -7,7 +7,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -21,6 +21,7 @@ pub const TEMPORARY: &str = ".new-";
 pub fn replace(directory: impl AsFd, name: &str, bytes: &[u8], mode: Mode) -> Result<()> {
     let directory = directory.as_fd();
     let temporary = temporary_name();
+    let _kept = keep(directory, name);
     let written = write_new(directory, &temporary, bytes, mode).and_then(|()| {
         rustix::fs::renameat(directory, &temporary, directory, name)
             .context(|| format!("cannot rename {temporary} to {name}"))
@@ -39,7 +40,7 @@ pub fn replace(directory: impl AsFd, name: &str, bytes: &[u8], mode: Mode) -> Re
 pub fn replace_unsynced(directory: impl AsFd, name: &str, bytes: &[u8], mode: Mode) -> Result<()> {
     let directory = directory.as_fd();
     let temporary = temporary_name();
-    let written = write_new_unsynced(directory, &temporary, bytes, mode).and_then(|()| {
+    let written = create(directory, &temporary, bytes, mode).and_then(|_| {
         rustix::fs::renameat(directory, &temporary, directory, name)
             .context(|| format!("cannot rename {temporary} to {name}"))
     });
@@ -50,23 +51,32 @@ pub fn replace_unsynced(directory: impl AsFd, name: &str, bytes: &[u8], mode: Mo
     written
 }
 
+/// Removes a file of a directory, durably; whether there was one. Needs no space.
+pub fn remove(directory: impl AsFd, name: &str) -> Result<bool> {
+    let directory = directory.as_fd();
+    let _kept = keep(directory, name);
+    match rustix::fs::unlinkat(directory, name, AtFlags::empty()) {
+        Ok(()) => sync_directory(directory).map(|()| true),
+        Err(Errno::NOENT) => Ok(false),
+        Err(errno) => Err(errno).context(|| format!("cannot remove {name}")),
+    }
+}
+
+/// Nobody else gets the blocks of what has this name now, while this lives: what a power cut brings
+/// back is then as it was, on any file system (see `removal`).
+fn keep(directory: BorrowedFd<'_>, name: &str) -> Option<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(directory, name, flags, Mode::empty()).ok()
+}
+
 /// Writes a new file and syncs it, without syncing its name.
 pub(crate) fn write_new(directory: impl AsFd, name: &str, bytes: &[u8], mode: Mode) -> Result<()> {
-    let file = create_new(directory, name, bytes, mode)?;
+    let file = create(directory, name, bytes, mode)?;
     file.sync_data().context(|| format!("cannot sync {name}"))
 }
 
-/// Writes a new file that the page cache may lose.
-pub(crate) fn write_new_unsynced(
-    directory: impl AsFd,
-    name: &str,
-    bytes: &[u8],
-    mode: Mode,
-) -> Result<()> {
-    create_new(directory, name, bytes, mode).map(drop)
-}
-
-fn create_new(directory: impl AsFd, name: &str, bytes: &[u8], mode: Mode) -> Result<File> {
+/// Writes a new file, without syncing anything.
+pub(crate) fn create(directory: impl AsFd, name: &str, bytes: &[u8], mode: Mode) -> Result<File> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let file = rustix::fs::openat(directory, name, flags, mode)
         .context(|| format!("cannot create {name}"))?;

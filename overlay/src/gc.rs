@@ -31,7 +31,8 @@
 //! they are removed in batches, each under the lock with a mark of its own: documents are immutable,
 //! so a caller that keeps what it has read marks again in little more than the time to list names.
 //! Large files are kept open while they are unlinked and freed when the lock is free again;
-//! directories are renamed into `trash/` and removed from there.
+//! directories are renamed into `trash/` and removed from there. Where blocks may have a new owner
+//! before the old one's removal is durable, all are kept until it is ([`crate::removal`]).
 //!
 //! Nothing here needs space on the disk: only unlink, rmdir and rename into a directory that is kept
 //! small enough never to grow.
@@ -63,8 +64,8 @@ const BATCH: usize = 512;
 /// Blobs of this size and more are freed after others were let in again.
 const LARGE: u64 = 1 << 20;
 
-/// How many of them in a batch: each needs a descriptor.
-const LARGE_BATCH: usize = 64;
+/// How many files are kept open in a batch: each needs a descriptor.
+const OPEN_BATCH: usize = 128;
 
 /// How many directories are in `trash/` at a time: as many names as fit its first block.
 const TREE_BATCH: usize = 16;
@@ -254,14 +255,18 @@ impl Sweep<'_> {
         let excluded = lock::exclude(self.store.root())?;
         let (held, _) = lease::survey(self.store, &excluded)?;
         let reachable = self.mark(mark, &held)?;
-        let (mut large, mut trees, mut rest) = (Vec::new(), 0, Vec::new());
+        let (mut open, mut trees, mut rest) = (Vec::new(), 0, Vec::new());
+        let mut shard = None;
         for candidate in batch {
             if candidate.stays(&reachable) {
                 continue;
             }
             match candidate {
-                Candidate::Blob(digest) if large.len() < LARGE_BATCH => {
-                    large.extend(self.blob(digest)?);
+                Candidate::Blob(digest) if open.len() < OPEN_BATCH => {
+                    if let Some((directory, file)) = self.blob(digest)? {
+                        shard = (!self.policy.dry_run).then_some(directory);
+                        open.extend(file);
+                    }
                 }
                 Candidate::Layer(id) if trees < TREE_BATCH => {
                     if self.tree("layers", id.as_str())? {
@@ -280,11 +285,13 @@ impl Sweep<'_> {
         }
         // Others go on while the disk space of these is freed.
         drop(excluded);
-        drop(large);
+        shard.map_or(Ok(()), |shard| self.store.settle(shard))?;
+        drop(open);
         Ok(rest)
     }
 
-    fn blob(&mut self, digest: Digest) -> Result<Option<File>> {
+    /// Removes a blob. Where it was, and itself if it is not to be freed yet.
+    fn blob(&mut self, digest: Digest) -> Result<Option<(OwnedFd, Option<File>)>> {
         let content = self.store.content();
         let (_, _, name) = final_name(&digest);
         let Some(shard) = content.shard(&digest)? else {
@@ -301,14 +308,14 @@ impl Sweep<'_> {
         }
         let mut open = None;
         if !self.policy.dry_run {
-            if tree::allocated(&stat) >= LARGE {
+            if tree::allocated(&stat) >= LARGE || self.store.reuses_early() {
                 open = content.open(&digest)?.map(crate::content::Blob::into_file);
             }
             content.remove(&digest)?;
         }
         self.count(&stat);
         self.done.blobs.push(digest);
-        Ok(open)
+        Ok(Some((shard, open)))
     }
 
     fn count(&mut self, stat: &rustix::fs::Stat) {
@@ -344,7 +351,11 @@ impl Sweep<'_> {
             return Ok(());
         }
         let trash = self.store.directory("trash")?;
-        for name in tree::names(&trash)? {
+        let names = tree::names(&trash)?;
+        if !names.is_empty() {
+            self.store.settle(&trash)?;
+        }
+        for name in names {
             let mut meter = tree::Meter::default();
             meter.add_tree(&trash, &name)?;
             let removed = tree::remove(&trash, &name)

@@ -18,6 +18,7 @@ pub mod layer;
 pub mod lease;
 pub mod lock;
 pub mod record;
+mod removal;
 pub mod snapshot;
 pub mod store;
 mod tree;

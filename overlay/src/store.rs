@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::content::Content;
 use crate::durable::{self, open_directory};
 use crate::lease::Lease;
+use crate::removal::{self, Reuse};
 use crate::{Context, Error, ErrorKind, Result, lock, tree};
 
 /// The version of the layout that this code reads and writes.
@@ -68,6 +69,7 @@ struct Inner {
     leases: OwnedFd,
     /// Somebody vouches for layers that were never synced.
     trusting: std::sync::atomic::AtomicBool,
+    reuse: Reuse,
 }
 
 impl Store {
@@ -99,6 +101,7 @@ impl Store {
             incoming,
             leases,
             trusting: std::sync::atomic::AtomicBool::new(false),
+            reuse: Reuse::default(),
         };
         Ok(Self(Arc::new(inner)))
     }
@@ -142,6 +145,11 @@ impl Store {
         self.0.trusting.load(std::sync::atomic::Ordering::Relaxed)
     }
 
+    /// Brings everything to the disk that was written so far.
+    pub fn sync(&self) -> Result<()> {
+        rustix::fs::syncfs(self.root()).context(|| "cannot sync the store")
+    }
+
     /// Its blobs.
     pub fn content(&self) -> Content {
         Content::new(self.clone())
@@ -150,6 +158,16 @@ impl Store {
     /// Begins to use things of the store: see [`Lease`].
     pub fn lease(&self) -> Result<Lease> {
         Lease::take(self)
+    }
+
+    /// Whether what is removed has to be kept until that is durable: see [`removal`].
+    pub(crate) fn reuses_early(&self) -> bool {
+        self.0.reuse.is_early(self.root())
+    }
+
+    /// Makes what was removed from a directory durable where others could get its blocks before.
+    pub(crate) fn settle(&self, directory: impl AsFd) -> Result<()> {
+        removal::settle(&self.0.reuse, directory)
     }
 
     pub(crate) fn content_fd(&self) -> BorrowedFd<'_> {

@@ -80,7 +80,7 @@ pub(super) fn secret(text: &str) -> Result<(String, Secret)> {
     let of_variable = |name: &str| {
         let missing = || Error::new(ErrorKind::NotFound, format!("there is no variable {name}"));
         std::env::var_os(name)
-            .map(|value| std::os::unix::ffi::OsStringExt::into_vec(value))
+            .map(std::os::unix::ffi::OsStringExt::into_vec)
             .ok_or_else(missing)
     };
     let bytes = match (file, variable) {

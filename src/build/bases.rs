@@ -76,7 +76,7 @@ impl Images<'_> {
 
     fn pull(&self, reference: &Reference, platform: &Platform) -> Result<()> {
         let cancel = self.cancel.child();
-        let client = images::client(self.settings, None, &cancel)?;
+        let client = images::client(self.settings, None, &cancel, None)?;
         let name = reference.familiar();
         let request = Request {
             reference,

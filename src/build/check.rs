@@ -92,7 +92,7 @@ pub(super) fn print(store: &Store, files: &Files, request: &Request, what: &str)
     let base = |name: &str, platform: &Platform| facts(store, name, platform);
     let parsed = || -> Result<Dockerfile> {
         rcrun_builder::dockerfile::parse(text).map_err(|wrong| {
-            let lines: Vec<String> = wrong.iter().map(|one| failure::line(one)).collect();
+            let lines: Vec<String> = wrong.iter().map(failure::line).collect();
             Error::invalid(format!(
                 "cannot read {}: {}",
                 files.dockerfile.name,

@@ -47,7 +47,15 @@ const NAMESPACE: &str = "BUILDKIT_CACHE_MOUNT_NS";
 /// Builds, and returns the exit code.
 pub(crate) fn build(flags: &Build, settings: &Settings) -> Result<u8> {
     let asked = Asked::read(flags)?;
-    let way = images::way()?;
+    let way = images::way();
+    if way == Way::Single {
+        return Err(Error::unsupported(
+            "cannot build with a single user id: files of images belong to several",
+        )
+        .with_hint(
+            "give this user ranges in /etc/subuid and /etc/subgid, as usermod --add-subuids does",
+        ));
+    }
     let store = settings.store()?;
     let cache = Cache::open(&store)?;
     places::sweep(&store, &settings.runtime)?;
@@ -100,6 +108,8 @@ pub(super) struct Asked {
     docker: bool,
     annotations: BTreeMap<String, String>,
     platforms: Vec<Platform>,
+    /// An index is wanted, also of one platform.
+    pub(super) several: bool,
 }
 
 impl Asked {
@@ -115,6 +125,15 @@ impl Asked {
             limits: limits(flags, arguments.get(SANDBOX)),
             ..solve::Settings::default()
         };
+        if let Some(name) = arguments.get("BUILDKIT_SANDBOX_HOSTNAME") {
+            settings.limits.hostname.clone_from(name);
+        }
+        let truth = |name: &str| {
+            let value = arguments.get(name).map(String::as_str);
+            matches!(value, Some("1" | "t" | "T" | "true" | "TRUE" | "True"))
+        };
+        settings.git.keep_git_dir = truth("BUILDKIT_CONTEXT_KEEP_GIT_DIR");
+        let several = truth("BUILDKIT_MULTI_PLATFORM");
         for text in &flags.secret {
             let (id, secret) = arguments::secret(text).context(|| format!("--secret {text}"))?;
             settings.secrets.insert(id, secret);
@@ -173,6 +192,7 @@ impl Asked {
             docker: flags.format.as_deref() == Some("docker"),
             annotations: arguments::pairs(&flags.annotation, &none).context(|| "--annotation")?,
             platforms,
+            several,
         })
     }
 }
@@ -224,6 +244,27 @@ fn limits(flags: &Build, hostname: Option<&String>) -> Limits {
     }
 }
 
+/// Refuses a Dockerfile that is written for another program than the one whose language this is: the
+/// program would have to be pulled and run (`# syntax=`, `BUILDKIT_SYNTAX`).
+fn frontend(file: &Dockerfile, arguments: &BTreeMap<String, String>) -> Result<()> {
+    let asked = arguments
+        .get("BUILDKIT_SYNTAX")
+        .or(file.directives.syntax.as_ref());
+    let Some(asked) = asked.and_then(|text| text.split_whitespace().next()) else {
+        return Ok(());
+    };
+    let path = asked.split('@').next().unwrap_or(asked);
+    let name = path.rsplit('/').next().unwrap_or(path);
+    let name = name.split(':').next().unwrap_or(name);
+    match name {
+        "dockerfile" | "dockerfile-upstream" | "dockerfile.v0" => Ok(()),
+        _ => Err(Error::unsupported(format!(
+            "the Dockerfile is written for the frontend {asked:?}, and not for docker/dockerfile"
+        ))
+        .with_hint("only the language of docker/dockerfile is built in; leave the syntax line out if it is that")),
+    }
+}
+
 /// Why a build failed.
 pub(super) enum Failed {
     /// For a reason that has nothing to do with a Dockerfile.
@@ -271,6 +312,7 @@ impl Job<'_> {
         let name = files.dockerfile.name.clone();
         let file = dockerfile::parse(&files.dockerfile.text);
         let file = file.map_err(|wrong| Failed::File(name.clone(), text.clone(), wrong))?;
+        frontend(&file, &self.asked.wanted.arguments)?;
         let contexts = self.contexts()?;
         let mut built = Vec::new();
         let platforms: Vec<Option<Platform>> = match self.asked.platforms.as_slice() {
@@ -453,7 +495,7 @@ impl Job<'_> {
     pub(super) fn marks(&self) -> Overlay {
         match self.way {
             Way::Privileged => Overlay::Trusted,
-            Way::Rootless => Overlay::User,
+            Way::Rootless | Way::Single => Overlay::User,
         }
     }
 

@@ -103,7 +103,7 @@ fn top(job: &Job<'_>, built: &[Built]) -> Result<Option<Descriptor>> {
         .collect();
     match written.as_slice() {
         [] => Ok(None),
-        [only] => Ok(Some(Descriptor {
+        [only] if !job.asked.several => Ok(Some(Descriptor {
             platform: None,
             ..(*only).clone()
         })),
@@ -200,6 +200,7 @@ fn copy(job: &Job<'_>, subject: Subject, to: &Location) -> Result<()> {
             job.settings,
             job.flags.authfile.as_deref(),
             &cancel,
+            None,
         )?),
         _ => None,
     };

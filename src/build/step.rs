@@ -316,6 +316,7 @@ impl Worker<'_> {
             accounts: accounts(&stack.lowers(), step.marks())
                 .context(|| "cannot read its accounts")?,
             directory: self.directory.to_owned(),
+            rootless: crate::rootless::facts()?,
             ..Facts::default()
         };
         let of_host = |path: &str| std::fs::read_to_string(path).unwrap_or_default();

@@ -155,7 +155,7 @@ pub(crate) struct ContainerFlags {
     #[arg(long, value_name = "NAME=VALUE")]
     pub(crate) sysctl: Vec<String>,
 
-    /// host (the default), auto[:size=N], or CONTAINER:HOST:SIZE[,...]
+    /// host (the default), auto[:size=N], keep-id, or CONTAINER:HOST:SIZE[,...]
     #[arg(long, value_name = "MODE")]
     pub(crate) userns: Option<String>,
     /// private (the default), host, none, or container:NAME

@@ -26,18 +26,16 @@ use rustix::fs::{AtFlags, Mode};
 use serde_json::Value;
 
 use super::flags::ContainerFlags;
-use super::spec::{self, Around, Asked, Extent, Facts, Files, Userns};
-use super::{Container, Containers, ImageFacts, Record, RuntimeFacts, Status, Stdin, now};
-use crate::images;
+use super::spec::{self, Around, Asked, Extent, Facts, Files};
+use super::{Container, Containers, ImageFacts, Record, RuntimeFacts, Status, Stdin, ids, now};
 use crate::settings::Settings;
 use crate::verbs::fetch;
+use crate::{images, report, rootless};
 
 /// How often an image is fetched that others remove before it can be used.
 const FETCHES: usize = 10;
 /// The default of `--detach-keys`, as people write it.
 const DETACH_KEYS: &str = "ctrl-p,ctrl-q";
-/// Whose ranges of /etc/subuid containers get.
-const RANGE_OWNERS: [&str; 3] = ["rcrun", "containers", "root"];
 /// The first kernel that makes a mount read-only with all below it.
 pub(crate) const DEEP_READ_ONLY: (u32, u32) = (5, 12);
 
@@ -78,7 +76,7 @@ pub(crate) fn make(
     containers: &Containers,
     wanted: &Wanted<'_>,
 ) -> Result<Result<Made, u8>> {
-    let way = images::way()?;
+    let way = images::way();
     let asked = ask(wanted)?;
     let store = settings.store()?;
     let found = match find(settings, &store, wanted, way)? {
@@ -276,6 +274,7 @@ impl Maker<'_> {
 
     fn facts(&self, container: &Container, name: &str) -> Result<Facts> {
         let kernel = kernel();
+        let rootless = rootless::facts()?;
         Ok(Facts {
             id: container.id().to_owned(),
             name: name.to_owned(),
@@ -289,17 +288,15 @@ impl Maker<'_> {
             systemd: self.settings.runtime.cgroup_driver == CgroupDriver::Systemd,
             deep_read_only: kernel >= DEEP_READ_ONLY,
             accounts: self.accounts()?,
-            map: self.map()?,
+            map: self.map(rootless.as_ref())?,
             joins: self.joins()?,
             directory: container.path().to_owned(),
+            rootless,
         })
     }
 
     fn marks(&self) -> Overlay {
-        match self.way {
-            Way::Privileged => Overlay::Trusted,
-            Way::Rootless => Overlay::User,
-        }
+        self.way.overlay()
     }
 
     fn accounts(&self) -> Result<Accounts> {
@@ -310,25 +307,11 @@ impl Maker<'_> {
     }
 
     /// User ids of a container with a namespace of its own.
-    fn map(&self) -> Result<Vec<Extent>> {
-        match self.asked.userns() {
-            Userns::Host => Ok(Vec::new()),
-            Userns::Map(map) => Ok(map.clone()),
-            Userns::Auto(size) => {
-                let text = |path: &str| match std::fs::read_to_string(path) {
-                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                        Err(error).context(|| format!("cannot read {path}"))
-                    }
-                    read => Ok(read.unwrap_or_default()),
-                };
-                let mut taken = Vec::new();
-                for (_, record) in self.containers.list(&mut |_, _| {})? {
-                    taken.extend(record.map);
-                }
-                let (uids, gids) = (text("/etc/subuid")?, text("/etc/subgid")?);
-                spec::pick(*size, &RANGE_OWNERS, &uids, &gids, &taken).map(|found| vec![found])
-            }
-        }
+    fn map(&self, caller: Option<&spec::Rootless>) -> Result<Vec<Extent>> {
+        ids::choose(self.asked.userns(), caller, || {
+            let all = self.containers.list(&mut |_, _| {})?;
+            Ok(all.into_iter().flat_map(|(_, record)| record.map).collect())
+        })
     }
 
     /// Pids of containers whose namespaces are shared.
@@ -365,7 +348,14 @@ impl Maker<'_> {
             idmap,
             ..snapshot::Options::default()
         };
-        Snapshots::new(&self.store)?.create(&self.found.lease, &id, &layers, options)?;
+        let snapshots = Snapshots::new(&self.store)?;
+        let (_, copied) = snapshots.create_usable(&self.found.lease, &id, &layers, &options)?;
+        if let Some(why) = copied {
+            let why = why.chain();
+            report::warn(&format!(
+                "the container has a copy of its image's files: {why}"
+            ));
+        }
         Ok(id)
     }
 

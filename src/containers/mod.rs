@@ -16,6 +16,7 @@ pub(crate) mod copy;
 mod end;
 mod exit;
 pub(crate) mod flags;
+mod ids;
 mod log;
 pub(crate) mod make;
 mod names;

@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use rcrun_image::accounts::Accounts;
 use rcrun_overlay::layer::tree::proc_path;
-use rcrun_overlay::snapshot::{Mounting, Snapshots};
+use rcrun_overlay::snapshot::{Form, Mounting, Snapshots};
 use rcrun_overlay::store::Store;
 use rcrun_runtime::error::{Context, Error, ErrorKind, Result};
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
@@ -63,13 +63,17 @@ impl Container {
             )
         };
         let snapshot = Snapshots::new(&Store::open(store)?)?.open(&id)?;
-        let fd = snapshot.ok_or_else(missing)?.detached(&Mounting {
+        let snapshot = snapshot.ok_or_else(missing)?;
+        let fd = snapshot.detached(&Mounting {
             read_only: !writable,
             ..Mounting::default()
         })?;
         Ok(Root {
             fd,
-            map: &[],
+            map: match snapshot.record().form {
+                Form::Overlay => &[],
+                Form::Copy => &record.map,
+            },
             lock: Some(lock),
         })
     }

@@ -13,7 +13,6 @@ use std::path::Path;
 use rcrun_image::Digest;
 use rcrun_image::catalog::{Image, Meant, no_such_image};
 use rcrun_image::pull::Way;
-use rcrun_overlay::layer::Overlay;
 use rcrun_overlay::lease::{Lease, Root, SnapshotId};
 use rcrun_overlay::snapshot::{
     Mounted, Options, Snapshot, Snapshots, mount_namespace, mounts_everywhere,
@@ -75,7 +74,7 @@ pub(crate) fn is_of(snapshot: &Snapshot, name: &str, image: Option<&Digest>) -> 
 
 /// Mounts an image, read-only, and holds it as long as it is mounted.
 pub(crate) fn mount_image(store: &Store, name: &str, at: &Path) -> Result<()> {
-    let way = way()?;
+    let way = way();
     let lease = store.lease()?;
     let image = held(store, &lease, name, way)?;
     let labels = [
@@ -87,10 +86,7 @@ pub(crate) fn mount_image(store: &Store, name: &str, at: &Path) -> Result<()> {
         (PIDS, pids()?.to_string()),
     ];
     let options = Options {
-        marks: match way {
-            Way::Privileged => Overlay::Trusted,
-            Way::Rootless => Overlay::User,
-        },
+        marks: way.overlay(),
         labels: labels.map(|(key, value)| (key.to_owned(), value)).into(),
         ..Options::default()
     };

@@ -28,6 +28,8 @@ pub(crate) struct Choice<'a> {
     pub(crate) verb: &'static Verb,
     /// The words behind it.
     pub(crate) words: Cow<'a, [String]>,
+    /// It is about what people have in a store.
+    pub(crate) in_store: bool,
 }
 
 /// How the words read in both forms.
@@ -91,6 +93,7 @@ pub(crate) fn choose<'a>(
     let unchanged = Choice {
         verb,
         words: Cow::Borrowed(words),
+        in_store: verb.in_store,
     };
     if !SHARED.contains(&verb.name) || asks_for_help(words) {
         return Ok(unchanged);
@@ -118,6 +121,7 @@ pub(crate) fn choose<'a>(
     match (decide(verb.name, &reading, &known, &is_signal), people) {
         (Form::People, Some(people)) => Ok(Choice {
             verb: people,
+            in_store: people.in_store,
             ..unchanged
         }),
         (Form::OciOfPeople, _) => {
@@ -133,7 +137,12 @@ pub(crate) fn choose<'a>(
                 container.id().clone_into(&mut words[at]);
             }
             let words = Cow::Owned(words);
-            Ok(Choice { verb, words })
+            let in_store = true;
+            Ok(Choice {
+                verb,
+                words,
+                in_store,
+            })
         }
         _ => Ok(unchanged),
     }

@@ -12,6 +12,7 @@ pub(super) mod pull;
 mod push;
 mod remove;
 mod tag;
+mod unshare;
 
 use super::{Count, Verb};
 
@@ -32,13 +33,15 @@ pub(super) const VERBS: &[Verb] = &[
     Verb::people::<remove::Remove>("rmi", Count::AtLeast(1), "IMAGE..."),
     Verb::people::<inspect::Inspect>("inspect", Count::AtLeast(1), "CONTAINER|IMAGE..."),
     Verb::people::<history::History>("history", Count::Exactly(1), NAME),
-    Verb::people::<login::Login>("login", Count::Between(0, 1), login::USAGE),
-    Verb::people::<login::Logout>("logout", Count::Between(0, 1), "[HOST]"),
+    Verb::people::<login::Login>("login", Count::Between(0, 1), login::USAGE).without_store(),
+    Verb::people::<login::Logout>("logout", Count::Between(0, 1), "[HOST]").without_store(),
     Verb::people::<mount::Mount>("mount", Count::Between(0, 2), mount::USAGE),
     Verb::people::<mount::Unmount>("unmount", Count::AtLeast(1), mount::WHAT),
     Verb::people::<mount::Unmount>("umount", Count::AtLeast(1), mount::WHAT).hidden(),
     Verb::people::<prune::Prune>("prune", Count::Exactly(0), ""),
     Verb::people::<df::Df>("df", Count::Exactly(0), ""),
+    Verb::people::<unshare::Unshare>("unshare", Count::AtLeast(0), unshare::USAGE)
+        .fails_as("", 125),
     Verb::people::<fsck::Fsck>("fsck", Count::Exactly(0), fsck::USAGE).fails_as("", 8),
 ];
 

@@ -5,7 +5,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder};
-use rcrun_overlay::snapshot::{Extent, Mounting, Snapshots};
+use rcrun_overlay::snapshot::{Extent, Form, Mounting, Snapshots};
 use rcrun_overlay::store::Store;
 use rcrun_runtime::error::{Context, Error, ErrorKind, Result};
 use rcrun_runtime::idmap::Mapping;
@@ -47,7 +47,12 @@ fn mount(snapshot: &Snapshot) -> Result<OwnedFd> {
     let id = snapshot.id.parse()?;
     let missing = || Error::new(ErrorKind::NotFound, format!("there is no snapshot {id}"));
     let found = Snapshots::new(&store)?.open(&id)?.ok_or_else(missing)?;
-    let Some(idmap) = &found.record().idmap else {
+    let record = found.record();
+    let Some(idmap) = record
+        .idmap
+        .as_ref()
+        .filter(|_| record.form == Form::Overlay)
+    else {
         return found.detached(&Mounting::default());
     };
     let mapping = Mapping::new(&list(&idmap.uids)?, &list(&idmap.gids)?)?;

@@ -24,6 +24,7 @@ pub(crate) mod stage;
 pub(crate) mod store;
 pub(crate) mod suite;
 pub(crate) mod tree;
+pub(crate) mod users;
 pub(crate) mod whole;
 
 pub(crate) use bundle::Bundle;

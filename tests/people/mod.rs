@@ -5,6 +5,8 @@ mod flags;
 mod hostile;
 mod life;
 mod logs;
+mod namespaces;
+mod rootless;
 mod users;
 mod verbs;
 
@@ -18,6 +20,8 @@ const MODULES: &[Module] = &[
     ("hostile", hostile::tests),
     ("life", life::tests),
     ("logs", logs::tests),
+    ("namespaces", namespaces::tests),
+    ("rootless", rootless::tests),
     ("users", users::tests),
     ("verbs", verbs::tests),
 ];

@@ -1,6 +1,7 @@
 //! User namespaces.
 
 use crate::harness::people::People;
+use crate::harness::users::Accounts;
 use crate::harness::{Env, Test, test};
 
 pub(super) fn tests() -> Vec<Test> {
@@ -53,37 +54,45 @@ fn ids_are_mapped_and_files_belong_to_root(env: &Env) {
 
 fn ranges_do_not_overlap(env: &Env) {
     let people = People::new(env);
-    let ranges = std::fs::read_to_string("/etc/subuid").unwrap_or_default();
-    let has = |user: &str| {
-        ranges
-            .lines()
-            .any(|line| line.split(':').next() == Some(user))
-    };
-    if !["rcrun", "containers", "root"].into_iter().any(has) {
+    {
+        let _nobody = Accounts::new(env, &[], "alice:200000:65536\n", "alice:200000:65536\n");
         let output = people.run(&["--rm", "--userns=auto"], &["true"]);
-        assert!(
-            output.code == 125 && output.stderr.contains("/etc/subuid"),
-            "{}",
-            output.stderr
-        );
-        env.skip("/etc/subuid has no range for containers");
+        output.exits(125).says("/etc/subuid");
     }
-    let flags = ["-d", "--userns=auto:size=1000"];
-    let mut maps = Vec::new();
-    for name in ["one", "two"] {
-        let named = format!("--name={name}");
-        let id = people
-            .run(&[&flags[..], &[&named]].concat(), &["sleep", "100"])
-            .ok()
-            .stdout;
+    let ranges = "alice:100:5\ncontainers:200000:65536\nroot:400000:65536\n";
+    let _accounts = Accounts::new(env, &[], ranges, ranges);
+    let script = "awk '{print $1, $2, $3}' /proc/self/uid_map /proc/self/gid_map; stat -c '%u %g' / /bin/busybox; \
+                  touch /new && chown 1000:1000 /new && stat -c '%u %g' /new";
+    let text = people.sh(&["--userns=auto"], script);
+    assert_eq!(
+        text,
+        "0 200000 65536\n0 200000 65536\n0 0\n0 0\n1000 1000\n"
+    );
+    let start = |name: &str, size: u32| {
+        let flags = [
+            &format!("--name={name}"),
+            "-d",
+            &format!("--userns=auto:size={size}"),
+        ];
+        let id = people.run(&flags, &["sleep", "100"]).ok().stdout;
         let directory = people.shelf.path().join("containers").join(id.trim_end());
-        maps.push(
-            people.record(&directory)["map"][0]["outer"]
-                .as_u64()
-                .unwrap(),
-        );
-    }
-    assert!(maps[0].abs_diff(maps[1]) >= 1000, "{maps:?}");
+        people.record(&directory)["map"][0]["outer"]
+            .as_u64()
+            .unwrap()
+    };
+    // The first gap that is large enough, of the first user who has one.
+    assert_eq!(start("one", 60_000), 200_000);
+    assert_eq!(start("two", 5000), 260_000);
+    assert_eq!(start("three", 5000), 400_000);
+    let output = people.run(&["--rm", "--userns=auto"], &["true"]);
+    output.exits(125).says("cannot find 65536 free user ids");
+    // What one container had is the next one's when it is gone.
     people.remove("one");
-    people.remove("two");
+    assert_eq!(start("four", 60_000), 200_000);
+    for name in ["two", "three", "four"] {
+        people.remove(name);
+    }
+    let output = people.run(&["--rm", "--userns=keep-id"], &["true"]);
+    output.exits(125).says("for ordinary users");
+    people.assert_empty();
 }

@@ -15,7 +15,10 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 pub(super) fn tests() -> Vec<Test> {
-    vec![test!(power_cuts_at_random_instants).timeout(180)]
+    vec![
+        test!(power_cuts_at_random_instants).timeout(180),
+        test!(power_cuts_with_data_written_back_at_any_time).timeout(180),
+    ]
 }
 
 /// ext4 in a file, mounted where the store is.
@@ -25,7 +28,7 @@ struct Disk<'a> {
 }
 
 impl<'a> Disk<'a> {
-    fn new(env: &'a Env, at: PathBuf) -> Self {
+    fn new(env: &'a Env, at: PathBuf, data: &str) -> Self {
         fs::create_dir(&at).unwrap();
         let disk = Self { env, at };
         let image = fs::File::create(env.path("disk.img")).unwrap();
@@ -36,7 +39,7 @@ impl<'a> Disk<'a> {
         if !mkfs.status().is_ok_and(|status| status.success()) {
             env.skip("mkfs.ext4 is not installed");
         }
-        disk.mount("loop,commit=1000");
+        disk.mount(&format!("loop,commit=1000,data={data}"));
         disk
     }
 
@@ -152,8 +155,17 @@ fn promised(log: &str) -> Vec<&'static str> {
 }
 
 fn power_cuts_at_random_instants(env: &Env) {
+    power_cuts(env, "ordered");
+}
+
+/// Here ext4 gives blocks of removed files to others before the removal is on the disk.
+fn power_cuts_with_data_written_back_at_any_time(env: &Env) {
+    power_cuts(env, "writeback");
+}
+
+fn power_cuts(env: &Env, data: &str) {
     let shelf = Shelf::new(env);
-    let disk = Disk::new(env, shelf.path());
+    let disk = Disk::new(env, shelf.path(), data);
     let mut known = Known::default();
     let base = people::layer(env, &[("etc/motd", 0o644, b"welcome")]);
     let shared = mixed("shared", 60, 1);
@@ -183,8 +195,8 @@ fn power_cuts_at_random_instants(env: &Env) {
         let after = length.mul_f64((seed >> 40) as f64 / f64::from(1 << 24));
         let running = disk.cut(after, || env.rt.spawn(story(&shelf, &log)));
         let said = fs::read_to_string(&log).unwrap();
-        let options = ["loop,commit=1000", "loop,commit=1000,nodelalloc"][round % 2];
-        disk.restart(options);
+        let delay = ["delalloc", "nodelalloc"][round % 2];
+        disk.restart(&format!("loop,commit=1000,data={data},{delay}"));
         env.rt.finish(running);
         let at = said.lines().last().unwrap_or("before").to_owned();
         // Most cuts are to come before the end, however fast the machine is at the moment.
@@ -198,7 +210,7 @@ fn power_cuts_at_random_instants(env: &Env) {
             assert_eq!(shelf.counts(), (0, 0, 0));
         }
     }
-    println!("{rounds} power cuts: {endings:?}; whole: {all:?}");
+    println!("{rounds} power cuts, data={data}: {endings:?}; whole: {all:?}");
     drop(disk);
 }
 

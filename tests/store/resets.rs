@@ -13,6 +13,7 @@ pub(super) fn tests() -> Vec<Test> {
     vec![
         test!(resets_with_kills_in_between).timeout(120),
         test!(kills_while_it_arrives).timeout(120),
+        test!(kills_in_mid_transfer).timeout(120),
     ]
 }
 
@@ -24,7 +25,7 @@ const CONNECTIONS: usize = 4;
 /// Bytes of a layer that comes by one connection, and of one that comes in several parts at a time.
 fn sizes() -> [usize; 2] {
     match full() {
-        true => [24 << 20, 200 << 20],
+        true => [24 << 20, 700 << 20],
         // More segments than connections: then some are begun and others are not.
         false => [6 << 20, 100 << 20],
     }
@@ -128,4 +129,82 @@ fn kills_while_it_arrives(env: &Env) {
     shelf.ok(&["fsck", "-q"]);
     // With what the killed ones held.
     shelf.ok(&["prune", "-f"]);
+}
+
+/// Bytes that the registry has given to its kernel and the client's kernel has not acknowledged, by all connections
+/// (proc_net(5), `tx_queue`).
+fn unacknowledged(shelf: &Shelf<'_>) -> u64 {
+    let port = format!(":{:04X}", shelf.registry.port());
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let ours = table.lines().filter_map(|line| {
+        let mut words = line.split_whitespace();
+        words.nth(1).filter(|local| local.ends_with(&port))?;
+        let (sent, _) = words.nth(2)?.split_once(':')?;
+        u64::from_str_radix(sent, 16).ok()
+    });
+    ours.sum()
+}
+
+/// Stopped before it is killed, so that everything is in its kernel's queue that can be: the worst that a kill can
+/// cost. What that kernel never acknowledged has not been fetched, though the registry's has taken it.
+fn kills_in_mid_transfer(env: &Env) {
+    let shelf = Shelf::new(env);
+    let size = if full() { 700 << 20 } else { 100 << 20 };
+    let content = noise(1 << 20, 7).repeat(size >> 20);
+    let image = Image::new(&[archive(&[("big", &content)])]);
+    drop(content);
+    let total = image.layers[0].len() as u64;
+    let digest = Digest::of(&image.layers[0]);
+    shelf.publish("app", &image);
+    let kills = if full() { 40 } else { 8 };
+    let (mut never_received, mut costs) = (0, Vec::new());
+    let mut before = 0;
+    for kill_number in 1..=kills {
+        let goal = total * kill_number / (kills + 1);
+        let mut pull = shelf.spawn(&["pull", "-q", &shelf.name("app")]);
+        until("some of it", 60, || {
+            let ended = pull.child.try_wait().unwrap().is_some();
+            (ended || shelf.sent(&digest) >= goal).then_some(())
+        });
+        let pid = Pid::from_raw(pull.pid());
+        let _ = kill(pid, Signal::SIGSTOP);
+        let mut last = (0, 0);
+        until("nothing moves", 60, || {
+            std::thread::sleep(Duration::from_millis(60));
+            let now = (shelf.sent(&digest), unacknowledged(&shelf));
+            std::mem::replace(&mut last, now).eq(&now).then_some(())
+        });
+        never_received += last.1;
+        let _ = kill(pid, Signal::SIGKILL);
+        env.rt.finish(pull);
+        let there = recorded(&shelf, &digest);
+        // What all kills have cost so far, less what those before did.
+        let so_far = (last.0 - never_received).cast_signed() - there.cast_signed();
+        costs.push(so_far - before);
+        before = so_far;
+    }
+    shelf.ok(&["pull", "-q", &shelf.name("app")]);
+    shelf.ok(&["fsck", "-q"]);
+    let received = shelf.sent(&digest) - never_received;
+    println!(
+        "{kills} kills, {received} bytes of {total}: {} more; most at once {:?}",
+        received - total,
+        costs.iter().max()
+    );
+    assert!(
+        received <= total + kills * PER_RESET,
+        "{received} of {total}: {costs:?}"
+    );
+    shelf.ok(&["prune", "-f"]);
+}
+
+/// How much of a blob is there, by its map.
+fn recorded(shelf: &Shelf<'_>, layer: &Digest) -> u64 {
+    let name = format!("content/incoming/sha256-{}.map", layer.hex());
+    let map = std::fs::read(shelf.path().join(name)).unwrap();
+    let (numbers, _) = map[16..].as_chunks::<8>();
+    numbers
+        .iter()
+        .map(|number| u64::from_le_bytes(*number))
+        .sum()
 }

@@ -25,6 +25,9 @@ pub(super) fn tests() -> Vec<Test> {
         test!(changes_come_back_as_a_layer)
             .needs(Need::Program("umoci"))
             .timeout(120),
+        test!(changes_of_a_deep_image_come_back_as_a_layer)
+            .needs(Need::Program("umoci"))
+            .timeout(120),
     ]
 }
 
@@ -202,10 +205,60 @@ fn top() -> Vec<u8> {
     ])
 }
 
-fn image(env: &Env) -> Shelf<'_> {
+/// Many layers that change what those below have: the nth of them.
+fn nth(number: usize) -> Vec<u8> {
+    let directory = format!("deep{}", number % 10);
+    let name = |name: &str| format!("{directory}/{name}");
+    let text = format!("of layer {number}");
+    let entry = |path: String| (path, FILE);
+    let mut entries = vec![
+        (format!("{directory}/"), DIRECTORY),
+        entry(name(&format!("f{}", number % 30))),
+        entry(name(&format!("hard{number}"))),
+        (
+            name(&format!("hard{number}-again")),
+            Entry {
+                kind: Kind::Link,
+                ..FILE
+            },
+        ),
+    ];
+    if number % 13 == 12 {
+        entries.push(entry(name(".wh..wh..opq")));
+    } else if number > 20 {
+        entries.push(entry(name(&format!(".wh.hard{}", number - 10))));
+    }
+    let target = name(&format!("hard{number}"));
+    let entries: Vec<Entry<'_>> = entries
+        .iter()
+        .map(|(path, entry)| Entry {
+            path,
+            mode: if number.is_multiple_of(3) {
+                0o750
+            } else {
+                entry.mode
+            },
+            owner: (number as u64, 70_000 + number as u64),
+            link: if entry.kind == Kind::Link {
+                &target
+            } else {
+                ""
+            },
+            content: match entry.kind {
+                Kind::Regular if !path.contains(".wh.") => text.as_bytes(),
+                _ => b"",
+            },
+            ..*entry
+        })
+        .collect();
+    pack(&entries)
+}
+
+fn image(env: &Env, more: usize) -> Shelf<'_> {
     let shelf = Shelf::new(env);
     let programs = crate::harness::people::layer(env, &[]);
-    let image = Image::new(&[vec![programs], layers()].concat());
+    let more = (0..more).map(nth).collect();
+    let image = Image::new(&[vec![programs], more, layers()].concat());
     shelf.publish("app:1", &image);
     shelf.ok(&["pull", "-q", &shelf.name("app:1")]);
     let to = format!("oci:{}:v1", env.path("layout").display());
@@ -270,7 +323,7 @@ fn compare(env: &Env, place: &Path, tag: &str, root_too: bool) {
 }
 
 fn umoci_and_buildah_see_the_same_files(env: &Env) {
-    let shelf = image(env);
+    let shelf = image(env, 0);
     let place = env.directory("place");
     let at = place.to_str().unwrap();
     shelf.ok(&["mount", &shelf.name("app:1"), at]);
@@ -358,7 +411,30 @@ fn add_layer(layout: &Path, layer: &[u8], diff_id: &str) {
 }
 
 fn changes_come_back_as_a_layer(env: &Env) {
-    let shelf = image(env);
+    come_back(env, 0);
+}
+
+/// 127 layers and the changes; few unless all is tested, since buildah copies each with all below it.
+fn changes_of_a_deep_image_come_back_as_a_layer(env: &Env) {
+    come_back(env, if crate::harness::full() { 123 } else { 30 });
+}
+
+/// Changes in what came by layers of their own.
+fn change_deep(root: &Path) {
+    let path = |name: &str| root.join(name);
+    fs::remove_dir_all(path("deep3")).unwrap();
+    fs::remove_dir_all(path("deep4")).unwrap();
+    fs::create_dir(path("deep4")).unwrap();
+    fs::write(path("deep4/new"), "new").unwrap();
+    fs::write(path("deep5/f5"), "changed").unwrap();
+    fs::set_permissions(path("deep6"), fs::Permissions::from_mode(0o1777)).unwrap();
+    chown(path("deep7/f7"), Some(5), Some(6)).unwrap();
+    fs::remove_file(path("deep8/f8")).unwrap();
+    fs::create_dir(path("deep8/f8")).unwrap();
+}
+
+fn come_back(env: &Env, more: usize) {
+    let shelf = image(env, more);
     let name = shelf.name("app:1");
     let place = env.directory("place");
     let at = place.to_str().unwrap();
@@ -374,6 +450,9 @@ fn changes_come_back_as_a_layer(env: &Env) {
     ]);
     shelf.ok(&["mount", "--writable", "changed", at]);
     change(&place);
+    if more > 0 {
+        change_deep(&place);
+    }
     let store = Store::open(&shelf.path()).unwrap();
     let snapshots = Snapshots::new(&store).unwrap();
     let id = snapshots.list().unwrap().remove(0);

@@ -8,8 +8,6 @@
 pub mod time;
 
 use std::io::{self, Write};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 use rcrun_image::document::{Descriptor, media};
 use rcrun_image::pull::layer_id;
@@ -31,8 +29,9 @@ use crate::image::Draft;
 use crate::solve::Solved;
 use crate::{Context, Digest, Error, ErrorKind, Result};
 
-/// Layers that are archived at the same time.
-const LAYERS: usize = 2;
+/// How hard gzip compresses unless somebody says so. The usual level costs more than twice the time and
+/// saves about a tenth of the size; who pushes more often than they build may want that.
+const GZIP: i32 = 1;
 
 /// How an image is written.
 #[derive(Debug, Clone)]
@@ -254,43 +253,24 @@ fn media_type(options: &Options) -> &'static str {
     }
 }
 
-/// Archives layers, those that nobody archived before; the blobs that are new count once committed.
+/// Archives layers, those that nobody archived before; the blobs that are new count once committed. One
+/// after the other: each has all processors, and the memory is that of one.
 fn archive(
     target: &Target<'_>,
     layers: &[LayerId],
     epoch: i64,
     options: &Options,
 ) -> Result<(Vec<Verified>, Vec<Archived>)> {
-    type Done = Result<(Option<Verified>, Archived)>;
-    let done: Vec<Mutex<Option<Done>>> = layers.iter().map(|_| Mutex::default()).collect();
-    let next = AtomicUsize::new(0);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    std::thread::scope(|scope| {
-        for _ in 0..LAYERS.min(layers.len()) {
-            scope.spawn(|| {
-                loop {
-                    let index = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(layer) = layers.get(index) else {
-                        return;
-                    };
-                    let result = one(target, layer, epoch, options, threads);
-                    *done[index].lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
-                }
-            });
-        }
-    });
-    let mut blobs = Vec::new();
+    let mut blobs: Vec<Verified> = Vec::new();
     let mut archived = Vec::with_capacity(layers.len());
-    for slot in done {
-        let result = slot.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let lost = || Error::new(ErrorKind::Internal, "a layer was not archived");
-        let (blob, one) = result.ok_or_else(lost)??;
+    for layer in layers {
+        let (blob, done) = one(target, layer, epoch, options, threads)?;
         // Two layers may be the same archive, such as one without changes.
-        let known = |other: &Verified| Some(other.digest()) == blob.as_ref().map(Verified::digest);
-        if !blobs.iter().any(known) {
+        if !blobs.iter().any(|other| other.digest() == &done.digest) {
             blobs.extend(blob);
         }
-        archived.push(one);
+        archived.push(done);
     }
     Ok((blobs, archived))
 }
@@ -310,8 +290,9 @@ fn one(
             return Ok((None, known));
         }
     }
+    let name: String = layer.as_str().chars().take(12).collect();
     (target.watch)(&Event::Exporting {
-        what: layer.as_str(),
+        what: &format!("layer {name}"),
     });
     let gone = || {
         Error::new(
@@ -322,7 +303,11 @@ fn one(
     let open = Layers::new(target.store)?.get(layer)?.ok_or_else(gone)?;
     let ingest = content.receive(target.lease)?;
     let mut packing = diff::Options::new(target.marks);
-    (packing.latest, packing.level) = (Some(epoch), options.level);
+    let level = options.level.or(match options.compression {
+        Compression::Gzip => Some(GZIP),
+        _ => None,
+    });
+    (packing.latest, packing.level) = (Some(epoch), level);
     let sink = Sink(whole(&ingest)?);
     let (packed, sink): (Packed, Sink) =
         diff::pack(open.diff(), packing, options.compression, threads, sink)

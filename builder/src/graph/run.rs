@@ -208,19 +208,21 @@ impl Walk<'_> {
         }
     }
 
+    /// Where a mount appears.
+    fn place(&self, target: &str) -> Result<String, Problem> {
+        let place = path::absolute(&self.image.config.working_dir, target);
+        match place.as_str() {
+            "/" => Err(self.error(format!("invalid mount target {target:?}"))),
+            _ => Ok(place),
+        }
+    }
+
     fn mount(
         &self,
         mount: Mount,
         from: Option<Source>,
         agents: &mut usize,
     ) -> Result<RunMount, Problem> {
-        let place = |target: &str| {
-            let place = path::absolute(&self.image.config.working_dir, target);
-            match place.as_str() {
-                "/" => Err(self.error(format!("invalid mount target {target:?}"))),
-                _ => Ok(place),
-            }
-        };
         let within = |source: &str| path::absolute("/", source);
         Ok(match mount {
             Mount::Bind {
@@ -231,7 +233,7 @@ impl Walk<'_> {
             } => RunMount::Bind {
                 from: from.unwrap_or(Source::Context),
                 source: within(&source),
-                target: place(&target)?,
+                target: self.place(&target)?,
                 read_only,
             },
             Mount::Cache {
@@ -244,29 +246,35 @@ impl Walk<'_> {
                 uid,
                 gid,
                 ..
-            } => RunMount::Cache {
-                from,
-                source: within(&source),
-                id: format!(
-                    "{}/{}",
-                    self.namespace,
-                    id.filter(|id| !id.is_empty())
-                        .unwrap_or_else(|| path::clean(&target))
-                ),
-                target: place(&target)?,
-                sharing,
-                read_only,
-                made: (mode.unwrap_or(0o755), uid.unwrap_or(0), gid.unwrap_or(0)),
-            },
+            } => {
+                let id = id.filter(|id| !id.is_empty());
+                let id = id.unwrap_or_else(|| path::clean(&target));
+                RunMount::Cache {
+                    from,
+                    source: within(&source),
+                    id: format!("{}/{id}", self.namespace),
+                    target: self.place(&target)?,
+                    sharing,
+                    read_only,
+                    made: (mode.unwrap_or(0o755), uid.unwrap_or(0), gid.unwrap_or(0)),
+                }
+            }
             Mount::Tmpfs {
                 target,
                 size,
                 read_only,
             } => RunMount::Tmpfs {
-                target: place(&target)?,
+                target: self.place(&target)?,
                 size,
                 read_only,
             },
+            entrusted => return self.entrusted(entrusted, agents),
+        })
+    }
+
+    /// What whoever builds lets a step have: secrets and agents.
+    fn entrusted(&self, mount: Mount, agents: &mut usize) -> Result<RunMount, Problem> {
+        match mount {
             Mount::Secret {
                 id,
                 target,
@@ -275,13 +283,13 @@ impl Walk<'_> {
                 mode,
                 uid,
                 gid,
-            } => RunMount::Secret {
-                target: target.map(|target| place(&target)).transpose()?,
+            } => Ok(RunMount::Secret {
+                target: target.map(|target| self.place(&target)).transpose()?,
                 id,
                 env,
                 required,
                 file: (mode, uid, gid),
-            },
+            }),
             Mount::Ssh {
                 id,
                 target,
@@ -291,19 +299,19 @@ impl Walk<'_> {
                 gid,
             } => {
                 let target = match target {
-                    Some(target) => place(&target)?,
+                    Some(target) => self.place(&target)?,
                     None => format!("/run/buildkit/ssh_agent.{agents}"),
                 };
                 *agents += 1;
-                let file = (mode, uid, gid);
-                RunMount::Ssh {
+                Ok(RunMount::Ssh {
                     id,
                     target,
                     required,
-                    file,
-                }
+                    file: (mode, uid, gid),
+                })
             }
-        })
+            _ => Err(self.error("this mount is neither a secret nor an agent")),
+        }
     }
 }
 

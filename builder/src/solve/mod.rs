@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::ThreadId;
 use std::time::Instant;
 
 use rcrun_image::registry::Cancel;
@@ -115,6 +116,8 @@ pub struct Solver<'a> {
     made: Mutex<Vec<LayerId>>,
     cells: Vec<Cell<Arc<Solved>>>,
     failed: Mutex<Option<Problem>>,
+    /// Whose step a person looked into: the others were called off for that.
+    blamed: Mutex<Option<ThreadId>>,
     /// Of each stage, the number of its first step.
     numbers: Vec<StepId>,
 }
@@ -184,6 +187,7 @@ impl<'a> Solver<'a> {
             made: Mutex::default(),
             cells: graph.stages.iter().map(|_| Cell::new()).collect(),
             failed: Mutex::default(),
+            blamed: Mutex::default(),
             numbers,
         })
     }
@@ -243,7 +247,9 @@ impl<'a> Solver<'a> {
             Err(problem) => {
                 let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
                 // What ends since it was called off is not why.
-                if failed.is_none() && !self.cancel.is_cancelled() {
+                let blamed = *self.blamed.lock().unwrap_or_else(PoisonError::into_inner);
+                let is_ours = blamed == Some(std::thread::current().id());
+                if failed.is_none() && (is_ours || !self.cancel.is_cancelled()) {
                     *failed = Some(problem);
                 }
                 drop(failed);
@@ -251,6 +257,14 @@ impl<'a> Solver<'a> {
                 self.cells[index].set(None);
             }
         }
+    }
+
+    /// Calls everything else off, for a person who looks into a step of this thread.
+    pub(crate) fn alone(&self) {
+        let mut blamed = self.blamed.lock().unwrap_or_else(PoisonError::into_inner);
+        *blamed = Some(std::thread::current().id());
+        drop(blamed);
+        self.cancel.cancel();
     }
 
     /// A stage that this one needs, when it is done.

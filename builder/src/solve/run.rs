@@ -247,7 +247,7 @@ impl Solver<'_> {
         self.cancel.check()?;
         if ended.code != 0 && self.settings.debug {
             // Others would write over the terminal.
-            self.cancel.cancel();
+            self.alone();
             let why = format!(
                 "exit code {}: a shell in its files, as they are now",
                 ended.code

@@ -27,10 +27,8 @@ impl<T: Clone> Cell<T> {
             match &*value {
                 Some(value) => return value.clone(),
                 None => {
-                    value = self
-                        .bell
-                        .wait(value)
-                        .unwrap_or_else(PoisonError::into_inner)
+                    let woken = self.bell.wait(value);
+                    value = woken.unwrap_or_else(PoisonError::into_inner);
                 }
             }
         }

@@ -70,6 +70,11 @@ impl Source {
         });
     }
 
+    /// What the last attempt gave is whole.
+    pub(super) fn end(&self) {
+        self.set(|state| state.over = true);
+    }
+
     /// Everything has failed.
     pub(super) fn fail(&self) {
         self.set(|state| {
@@ -110,9 +115,19 @@ impl Source {
 }
 
 impl Pull<'_> {
-    /// Gets one blob; false if it was there. It is durable at once: held back until the end of the
-    /// pull, it would be waited for by others who hold layers that we wait for.
+    /// Gets one blob and puts it into its place, durably; false if it was there.
     pub(super) fn fetch(&self, wanted: &Descriptor, source: &Source) -> Result<bool> {
+        let Some(verified) = self.get(wanted, source)? else {
+            return Ok(false);
+        };
+        verified.commit()?;
+        source.end();
+        (self.request.watch)(Event::Fetched(wanted.digest.clone()));
+        Ok(true)
+    }
+
+    /// Gets one blob; none if it was there.
+    pub(super) fn get(&self, wanted: &Descriptor, source: &Source) -> Result<Option<Verified>> {
         let digest = &wanted.digest;
         let watch = self.request.watch;
         let ingest = match self.claim(wanted)? {
@@ -123,7 +138,7 @@ impl Pull<'_> {
                     state.over = true;
                 });
                 watch(Event::Exists(digest.clone()));
-                return Ok(false);
+                return Ok(None);
             }
             content::Claim::Mine(ingest) => ingest,
         };
@@ -153,10 +168,7 @@ impl Pull<'_> {
                 format!("blob {digest} was not verified"),
             ));
         };
-        verified.commit()?;
-        source.set(|state| state.over = true);
-        watch(Event::Fetched(digest.clone()));
-        Ok(true)
+        Ok(Some(verified))
     }
 
     fn claim(&self, wanted: &Descriptor) -> Result<content::Claim> {

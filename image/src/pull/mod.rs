@@ -8,8 +8,10 @@
 //! An error leaves the store as it was, but for blobs that were whole and what was received of
 //! others, which the next attempt goes on with; they are swept if there is none.
 
+mod all;
 mod blob;
 mod mend;
+mod placing;
 #[cfg(test)]
 mod tests;
 mod unpack;
@@ -18,7 +20,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use rcrun_overlay::content::{Content, commit_all};
+use rcrun_overlay::content::Content;
 use rcrun_overlay::layer::chain::chain_ids;
 use rcrun_overlay::layer::store::{Claim, Layers};
 use rcrun_overlay::lease::{LayerId, Lease, Root};
@@ -34,6 +36,7 @@ use crate::registry::download::Fetched;
 use crate::registry::retry::Cancel;
 use crate::{Context, Digest, Error, ErrorKind, Result};
 
+pub use all::pull_all;
 pub use mend::renew_layer;
 pub use unpack::Way;
 
@@ -41,6 +44,7 @@ pub use unpack::Way;
 pub const DOWNLOADS: usize = 3;
 
 /// What is to be pulled, and how.
+#[derive(Clone)]
 pub struct Request<'a> {
     /// From where, and the name in the store.
     pub reference: &'a Reference,
@@ -105,6 +109,7 @@ pub fn layer_id(chain: &Digest, way: Way) -> Result<LayerId> {
     let variant = match way {
         Way::Privileged => "",
         Way::Rootless => "-user",
+        Way::Single => "-single",
     };
     match chain.hex().len() {
         64 => format!("{}{variant}", chain.hex()).parse(),
@@ -157,7 +162,6 @@ pub fn unpack_stored(
         sources: &sources,
     };
     let unpacking = unpack::Unpacking {
-        store,
         claims,
         sources: &sources,
         diff_ids,
@@ -166,7 +170,7 @@ pub fn unpack_stored(
         watch,
         stop: &stop,
     };
-    let unpacked = unpacking.run();
+    let unpacked = placing::beside(store, |_| Ok(()), &stop, |_| unpacking.run());
     let first = stop.first.into_inner();
     match first.unwrap_or_else(std::sync::PoisonError::into_inner) {
         Some(error) => Err(error),
@@ -250,10 +254,16 @@ impl<'a> Pull<'a> {
     }
 
     fn finish(self) -> Result<Pulled> {
+        self.finish_with(Self::gather)
+    }
+
+    /// Names the image when `gather` has brought it into the store, and said whether it lacked
+    /// anything.
+    fn finish_with(self, gather: impl FnOnce(&Self) -> Result<bool>) -> Result<Pulled> {
         let names = Names::new(self.store)?;
         let target = self.target()?;
         let before = names.get(self.request.reference)?;
-        let fetched = self.gather()?;
+        let fetched = gather(&self)?;
         let manifest = self.manifest_digest();
         let same = |record: &Record| !fetched && record.target == target;
         if let Some(record) = before.clone().filter(same) {
@@ -288,8 +298,12 @@ impl<'a> Pull<'a> {
             }
         }
         changed |= !whole.is_empty();
-        commit_all(whole)?;
-        layers.publish(unpacked)?;
+        layers.publish_with(unpacked, whole)?;
+        // Also of those that others put there, perhaps just now.
+        let documents = self.documents.iter().map(|one| &one.digest);
+        let blobs = self.manifest.layers.iter().chain([&self.manifest.config]);
+        let blobs = blobs.map(|blob| &blob.digest);
+        self.content.sync_names(documents.chain(blobs))?;
         Ok(changed)
     }
 
@@ -306,15 +320,7 @@ impl<'a> Pull<'a> {
             .documents
             .first()
             .ok_or_else(|| Error::new(ErrorKind::Internal, "nothing was resolved"))?;
-        Ok(Descriptor {
-            media_type: first.document.media_type().to_owned(),
-            digest: first.digest.clone(),
-            size: first.bytes.len() as u64,
-            urls: Vec::new(),
-            annotations: std::collections::BTreeMap::new(),
-            platform: None,
-            artifact_type: None,
-        })
+        Ok(first.descriptor())
     }
 
     /// While somebody else is at a blob or its layer: tells once, and goes on until called off.
@@ -343,32 +349,41 @@ impl<'a> Pull<'a> {
             sources: &sources,
         };
         let fetched = std::sync::atomic::AtomicBool::new(false);
-        let next = AtomicUsize::new(0);
-        let unpacked = std::thread::scope(|scope| {
-            for _ in 0..self
-                .request
-                .downloads
-                .clamp(1, self.manifest.layers.len().max(1))
-            {
-                scope.spawn(|| {
-                    while let Some(index) = stop.go_on(&next, sources.len()) {
-                        let layer = &self.manifest.layers[index];
-                        match self.fetch(layer, &sources[index]) {
-                            Ok(new) => {
-                                fetched.fetch_or(new, Ordering::Relaxed);
+        let placed = |index: usize| {
+            sources[index].end();
+            let digest = self.manifest.layers[index].digest.clone();
+            (self.request.watch)(Event::Fetched(digest));
+            Ok(())
+        };
+        let unpacked = placing::beside(self.store, placed, &stop, |queue| {
+            let next = AtomicUsize::new(0);
+            std::thread::scope(|scope| {
+                let count = self.manifest.layers.len().max(1);
+                for _ in 0..self.request.downloads.clamp(1, count) {
+                    let queue = queue.clone();
+                    let (next, stop, sources, fetched) = (&next, &stop, &sources, &fetched);
+                    scope.spawn(move || {
+                        while let Some(index) = stop.go_on(next, sources.len()) {
+                            let layer = &self.manifest.layers[index];
+                            match self.get(layer, &sources[index]) {
+                                Ok(Some(verified)) => {
+                                    fetched.store(true, Ordering::Relaxed);
+                                    queue.put(index, verified);
+                                }
+                                Ok(None) => {}
+                                Err(error) => stop.because(error),
                             }
-                            Err(error) => stop.because(error),
                         }
-                    }
-                });
-            }
-            let unpacked = match self.request.unpack {
-                Some(way) => self.unpack(layers, way, &sources, &stop),
-                None => Ok(Vec::new()),
-            };
-            unpacked.unwrap_or_else(|error| {
-                stop.because(error);
-                Vec::new()
+                    });
+                }
+                let unpacked = match self.request.unpack {
+                    Some(way) => self.unpack(layers, way, &sources, &stop),
+                    None => Ok(Vec::new()),
+                };
+                unpacked.unwrap_or_else(|error| {
+                    stop.because(error);
+                    Vec::new()
+                })
             })
         });
         match stop
@@ -398,7 +413,6 @@ impl<'a> Pull<'a> {
             return Ok(Vec::new());
         }
         unpack::Unpacking {
-            store: self.store,
             claims,
             sources,
             diff_ids: &self.diff_ids,

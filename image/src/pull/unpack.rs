@@ -3,21 +3,14 @@
 use std::os::fd::BorrowedFd;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::time::Duration;
 
 use rcrun_overlay::layer::store::{Claim, Layer, Record, Unfinished, VERSION};
 use rcrun_overlay::layer::{Options, Overlay, Unpacked, unpack_layer};
-use rcrun_overlay::store::Store;
 
 use super::blob::Source;
 use super::{Event, Stop, lock};
 use crate::document::Descriptor;
 use crate::{Context, Digest, Error, ErrorKind, Result};
-
-/// While layers are unpacked their files are written out, with such pauses. What is left for the
-/// sync at the end is little then: durability costs hardly any time of its own.
-const WRITE_BACK: Duration = Duration::from_millis(100);
 
 /// Who unpacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,14 +19,20 @@ pub enum Way {
     Privileged,
     /// Root of a user namespace: no devices, and marks that need no privilege.
     Rootless,
+    /// Root of a user namespace that has no other id: all files are root's.
+    Single,
 }
 
 impl Way {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Privileged, Self::Rootless, Self::Single];
+
     /// How layers are unpacked.
     pub fn options(self) -> Options {
         match self {
             Self::Privileged => Options::privileged(),
             Self::Rootless => Options::rootless(),
+            Self::Single => Options::single(),
         }
     }
 
@@ -41,7 +40,7 @@ impl Way {
     pub fn overlay(self) -> Overlay {
         match self {
             Self::Privileged => Overlay::Trusted,
-            Self::Rootless => Overlay::User,
+            Self::Rootless | Self::Single => Overlay::User,
         }
     }
 }
@@ -50,7 +49,6 @@ impl Way {
 pub(super) type Done = (Unfinished, Record);
 
 pub(super) struct Unpacking<'a> {
-    pub(super) store: &'a Store,
     pub(super) claims: Vec<Claim>,
     pub(super) sources: &'a [Source],
     pub(super) diff_ids: &'a [Digest],
@@ -75,15 +73,10 @@ impl Unpacking<'_> {
             way: self.way,
         };
         let (stop, watch) = (self.stop, self.watch);
-        let (busy, idle) = channel::<()>();
         std::thread::scope(|scope| {
-            let store = self.store;
-            scope.spawn(move || write_back(store, &idle));
             for _ in 0..threads.min(claims.len()) {
-                let busy = busy.clone();
                 let (next, claims, results, work) = (&next, &claims, &results, &work);
                 scope.spawn(move || {
-                    let _busy = busy;
                     while let Some(index) = stop.go_on(next, claims.len()) {
                         let Claim::Mine(layer) = &mut **lock(&claims[index]) else {
                             continue;
@@ -98,7 +91,6 @@ impl Unpacking<'_> {
                     }
                 });
             }
-            drop(busy);
         });
         drop(claims);
         // The error is the caller's to tell; nothing of this is of use.
@@ -149,13 +141,7 @@ pub(super) fn record(unpacked: &Unpacked) -> Record {
         entries: unpacked.entries,
         opaque: unpacked.opaque_root,
         lifetime: None,
-    }
-}
-
-/// Writes out what is unpacked, until nobody unpacks any more.
-fn write_back(store: &Store, idle: &Receiver<()>) {
-    while idle.recv_timeout(WRITE_BACK) == Err(RecvTimeoutError::Timeout) {
-        store.write_back();
+        stand_ins: unpacked.stand_ins,
     }
 }
 

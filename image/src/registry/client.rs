@@ -10,7 +10,7 @@ use super::authenticate::{Authenticator, Scopes};
 use super::credentials::{Credential, Credentials};
 use super::endpoints::{Endpoint, Proxies, Purpose, Speech, endpoints};
 use super::resolver::Resolver;
-use super::retry::{Again, Cancel, Failure, Policy, tried};
+use super::retry::{Again, Attempts, Cancel, Failure, Notice, Policy, tried};
 use super::settings::Settings;
 use super::transport::{Body, Request, Response, Transport};
 use super::url::{Scheme, Url};
@@ -29,6 +29,7 @@ pub struct Client {
     pub(super) settings: Settings,
     pub(super) policy: Policy,
     pub(super) cancel: Cancel,
+    notice: Notice,
     transport: Transport,
     authenticator: Authenticator,
     schemes: Mutex<HashMap<String, Scheme>>,
@@ -56,6 +57,8 @@ pub struct Options {
     pub policy: Policy,
     /// Calls everything off.
     pub cancel: Cancel,
+    /// Is told of waits before something is tried again.
+    pub notice: Notice,
 }
 
 impl Options {
@@ -68,6 +71,7 @@ impl Options {
             resolver: Resolver::default(),
             policy: Policy::default(),
             cancel: Cancel::new(),
+            notice: Notice::default(),
         }
     }
 }
@@ -114,6 +118,7 @@ impl Client {
             resolver,
             policy,
             cancel,
+            notice,
         } = options;
         Self {
             transport: Transport::new(settings.clone(), proxies, resolver, cancel.clone()),
@@ -121,6 +126,7 @@ impl Client {
             settings,
             policy,
             cancel,
+            notice,
             schemes: Mutex::default(),
             gates: Mutex::default(),
         }
@@ -139,7 +145,7 @@ impl Client {
         let all = endpoints(&reference, &client.settings, Purpose::Push);
         let endpoint = all.last().ok_or_else(|| Error::invalid("no endpoint"))?;
         let what = format!("log in to {host}");
-        tried(client.policy, &client.cancel, || {
+        tried(client.attempts(client.policy), || {
             let call = Call::new(Method::GET, String::new(), Scopes::none(), &what);
             let response = client.call(endpoint, &call, || Ok(Body::None))?;
             match response.status {
@@ -147,6 +153,11 @@ impl Client {
                 _ => Err(response.failure(&what)),
             }
         })
+    }
+
+    /// Counts tries under a policy.
+    pub(super) fn attempts(&self, policy: Policy) -> Attempts<'_> {
+        Attempts::new(policy, &self.cancel, &self.notice)
     }
 
     /// Sends a request once: follows redirects, and logs in as often as it takes. An answer that is

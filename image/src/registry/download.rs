@@ -34,6 +34,21 @@ pub struct Fetched {
     pub source: String,
 }
 
+impl Fetched {
+    /// How a document or a name refers to it.
+    pub fn descriptor(&self) -> Descriptor {
+        Descriptor {
+            media_type: self.document.media_type().to_owned(),
+            digest: self.digest.clone(),
+            size: self.bytes.len() as u64,
+            urls: Vec::new(),
+            annotations: std::collections::BTreeMap::new(),
+            platform: None,
+            artifact_type: None,
+        }
+    }
+}
+
 /// Where a blob goes. All may be called from several threads.
 pub struct Sink<'a> {
     /// The ranges that are not there yet, ascending.
@@ -81,7 +96,7 @@ impl Client {
         let what = format!("resolve {reference}");
         self.first_of(reference, Purpose::Resolve, &what, |endpoint, policy| {
             let name = reference.manifest_name();
-            tried(policy, &self.cancel, || {
+            tried(self.attempts(policy), || {
                 let call = manifest_call(Method::HEAD, endpoint, &name, &what);
                 let response = self.call(endpoint, &call, || Ok(Body::None))?;
                 match response.status {
@@ -139,7 +154,7 @@ impl Client {
         wanted: Option<&Digest>,
         media_type: Option<&str>,
     ) -> Result<Fetched> {
-        tried(policy, &self.cancel, || {
+        tried(self.attempts(policy), || {
             let what = format!("fetch the manifest {name} of {}", endpoint.repository);
             let call = manifest_call(Method::GET, endpoint, name, &what);
             let response = self.call(endpoint, &call, || Ok(Body::None))?;
@@ -173,7 +188,7 @@ impl Client {
         check_size(usize::try_from(wanted.size).unwrap_or(usize::MAX))
             .context(|| format!("cannot {what}"))?;
         self.first_of(reference, Purpose::Pull, &what, |endpoint, policy| {
-            tried(policy, &self.cancel, || {
+            tried(self.attempts(policy), || {
                 let call = blob_call(endpoint, &wanted.digest, &what);
                 let response = self.call(endpoint, &call, || Ok(Body::None))?;
                 if response.status != 200 {

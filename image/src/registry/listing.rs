@@ -29,7 +29,7 @@ impl Client {
             Scopes::delete(&endpoint.repository),
             &what,
         );
-        tried(self.policy, &self.cancel, || {
+        tried(self.attempts(self.policy), || {
             let response = self.call(&endpoint, &call, || Ok(Body::None))?;
             match response.status {
                 200 | 202 | 204 => Ok(()),
@@ -60,7 +60,7 @@ impl Client {
                     &what,
                 );
                 call.target = now;
-                let (bytes, next) = tried(policy, &self.cancel, || {
+                let (bytes, next) = tried(self.attempts(policy), || {
                     let response = self.call(endpoint, &call, || Ok(Body::None))?;
                     if response.status != 200 {
                         return Err(response.failure(&what));
@@ -87,7 +87,7 @@ impl Client {
             let mut call = Call::new(Method::GET, path, scopes(), &what);
             call.headers
                 .push((header::ACCEPT, media::OCI_INDEX.to_owned()));
-            tried(self.policy, &self.cancel, || {
+            tried(self.attempts(self.policy), || {
                 let response = self.call(&endpoint, &call, || Ok(Body::None))?;
                 match response.status {
                     200 => Ok(Some(response.bytes(MAX_DOCUMENT as u64)?)),

@@ -55,6 +55,6 @@ pub use client::{Client, Options};
 pub use credentials::{Credential, Credentials, Secret};
 pub use download::{Fetched, Sink};
 pub use endpoints::Proxies;
-pub use retry::{Cancel, Policy};
+pub use retry::{Cancel, Notice, Policy};
 pub use settings::Settings;
 pub use upload::Pushed;

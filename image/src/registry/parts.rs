@@ -3,18 +3,23 @@
 //! The missing ranges are cut into parts. The first worker's first answer says whether the endpoint
 //! gives ranges (RFC 9110, 14); only then do others join in, each with a connection of its own. An
 //! endpoint that does not is read from the beginning, and what is there already is skipped.
+//!
+//! From an endpoint on this machine one connection brings as much as several, and a killed process
+//! loses less with it (`transport::socket`): others join in only if it turns out to be slow.
 
 use std::collections::VecDeque;
 use std::io::Read;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use ureq::http::header;
 
 use super::client::Client;
 use super::download::{Sink, blob_call};
 use super::endpoints::Endpoint;
-use super::retry::{Attempts, Failure, Policy};
+use super::retry::{Failure, Policy};
 use super::transport::{BUFFER, Body, Response, broken};
 use crate::document::Descriptor;
 use crate::{Error, ErrorKind, Result};
@@ -23,6 +28,11 @@ use crate::{Error, ErrorKind, Result};
 const PART: u64 = 16 << 20;
 /// What a broken connection must at least have brought to be progress.
 const PROGRESS: u64 = 64 << 10;
+
+/// How long one connection within this machine is watched at a time, and what it is to bring in that
+/// time, 32 MB/s, unless it is we who take longer.
+const TRIAL: Duration = Duration::from_millis(200);
+const FAST: u64 = 32_000_000 / 5;
 
 /// Why a job ended early.
 pub(super) enum Stopped {
@@ -40,6 +50,10 @@ pub(super) struct Job<'a> {
     what: &'a str,
     state: Mutex<JobState>,
     bell: Condvar,
+    /// Bytes that have come.
+    received: AtomicU64,
+    /// Nanoseconds that were waited for them.
+    waited: AtomicU64,
 }
 
 #[derive(Default)]
@@ -47,6 +61,8 @@ struct JobState {
     parts: VecDeque<Range<u64>>,
     /// Whether the endpoint gives parts, once that is known.
     ranges: Option<bool>,
+    /// The endpoint is on this machine.
+    near: bool,
     stopped: Option<Stopped>,
     /// The first worker is done: there is nothing to wait for any more.
     over: bool,
@@ -70,6 +86,8 @@ impl<'a> Job<'a> {
             what,
             state: Mutex::default(),
             bell: Condvar::new(),
+            received: AtomicU64::new(0),
+            waited: AtomicU64::new(0),
         }
     }
 
@@ -83,7 +101,7 @@ impl<'a> Job<'a> {
         std::thread::scope(|scope| {
             for _ in 1..workers {
                 scope.spawn(|| {
-                    if self.wait_for_ranges() {
+                    if self.wait_for_ranges() && self.wait_while_fast() {
                         self.work();
                     }
                 });
@@ -115,8 +133,35 @@ impl<'a> Job<'a> {
         state.ranges == Some(true) && state.stopped.is_none()
     }
 
-    fn set_ranges(&self, ranges: bool) {
-        self.state().ranges = Some(ranges);
+    /// Nor if one brings as much as can be taken. False: it brought everything.
+    fn wait_while_fast(&self) -> bool {
+        let mut state = self.state();
+        while state.near && state.stopped.is_none() && !state.over {
+            let so_far = || {
+                let load = |number: &AtomicU64| number.load(Ordering::Relaxed);
+                (
+                    load(&self.received),
+                    Duration::from_nanos(load(&self.waited)),
+                )
+            };
+            let before = so_far();
+            let waited = self
+                .bell
+                .wait_timeout_while(state, TRIAL, |state| state.stopped.is_none() && !state.over);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            let now = so_far();
+            let (came, waited) = (now.0 - before.0, now.1.saturating_sub(before.1));
+            if came == 0 || (came < FAST && waited > TRIAL * 3 / 4) {
+                break;
+            }
+        }
+        state.stopped.is_none() && !state.over
+    }
+
+    fn set_ranges(&self, ranges: bool, near: bool) {
+        let mut state = self.state();
+        (state.ranges, state.near) = (Some(ranges), near);
+        drop(state);
         self.bell.notify_all();
     }
 
@@ -136,7 +181,7 @@ impl<'a> Job<'a> {
                 }
             };
             let Some(mut part) = part else { return };
-            let mut attempts = Attempts::new(self.policy, &self.client.cancel);
+            let mut attempts = self.client.attempts(self.policy);
             while part.start < part.end && self.state().stopped.is_none() {
                 let before = part.start;
                 let failure = match self.fetch(&mut part) {
@@ -168,13 +213,13 @@ impl<'a> Job<'a> {
         match response.status {
             206 => {
                 let Some(end) = given(&response, part, size) else {
-                    self.set_ranges(false);
+                    self.set_ranges(false, response.near);
                     return Err(self
                         .wrong("sends another range than it was asked for")
                         .into());
                 };
                 check_encoding(&response, end - part.start)?;
-                self.set_ranges(true);
+                self.set_ranges(true, response.near);
                 self.copy(response, part, end)
             }
             200 => {
@@ -190,11 +235,11 @@ impl<'a> Job<'a> {
                 if whole {
                     return self.copy(response, part, size);
                 }
-                self.set_ranges(false);
+                self.set_ranges(false, response.near);
                 self.copy_missing(response, part)
             }
             416 if self.state().ranges != Some(false) => {
-                self.set_ranges(false);
+                self.set_ranges(false, response.near);
                 Err(self.wrong("refuses a range").into())
             }
             _ => Err(response.failure(self.what).into()),
@@ -254,7 +299,10 @@ impl<'a> Job<'a> {
         let mut buffer = vec![0_u8; BUFFER];
         loop {
             self.client.cancel.check().map_err(Failure::last)?;
+            let began = Instant::now();
             let length = reader.read(&mut buffer).map_err(|e| broken(e, &url))?;
+            let waited = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            self.waited.fetch_add(waited, Ordering::Relaxed);
             if length == 0 && offset == end {
                 return Ok(());
             }
@@ -267,6 +315,7 @@ impl<'a> Job<'a> {
             }
             write(offset, &buffer[..length]).map_err(Broken::Sink)?;
             offset += length as u64;
+            self.received.fetch_add(length as u64, Ordering::Relaxed);
         }
     }
 }

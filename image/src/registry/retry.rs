@@ -94,6 +94,52 @@ impl Cancel {
     }
 }
 
+/// Waits that are shorter than this are not told of.
+const WORTH_TELLING: Duration = Duration::from_secs(1);
+
+/// Is told why somebody waits, and how long.
+type Listener = dyn Fn(Duration, &str) + Send + Sync;
+
+/// Tells of waits before something is tried again. Several connections that break for one reason are
+/// told of once.
+#[derive(Clone, Default)]
+pub struct Notice(Option<Arc<NoticeState>>);
+
+struct NoticeState {
+    listener: Box<Listener>,
+    /// What was told, and until when it holds.
+    told: Mutex<Option<(String, Instant)>>,
+}
+
+impl fmt::Debug for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Notice").field(&self.0.is_some()).finish()
+    }
+}
+
+impl Notice {
+    /// Tells this listener, from any thread.
+    pub fn new(listener: impl Fn(Duration, &str) + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(NoticeState {
+            listener: Box::new(listener),
+            told: Mutex::default(),
+        })))
+    }
+
+    fn tell(&self, wait: Duration, error: &Error) {
+        let Some(state) = self.0.as_ref().filter(|_| wait >= WORTH_TELLING) else {
+            return;
+        };
+        let (now, cause) = (Instant::now(), error.chain().to_string());
+        let mut told = state.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = |(text, until): &(String, Instant)| *text == cause && now < *until;
+        if !told.as_ref().is_some_and(known) {
+            (state.listener)(wait, &cause);
+            *told = Some((cause, now + wait));
+        }
+    }
+}
+
 /// How often and when something is tried again.
 #[derive(Debug, Clone, Copy)]
 pub struct Policy {
@@ -184,15 +230,17 @@ impl From<Error> for Failure {
 pub(super) struct Attempts<'a> {
     policy: Policy,
     cancel: &'a Cancel,
+    notice: &'a Notice,
     made: u32,
 }
 
 impl<'a> Attempts<'a> {
-    pub(super) fn new(policy: Policy, cancel: &'a Cancel) -> Self {
+    pub(super) fn new(policy: Policy, cancel: &'a Cancel, notice: &'a Notice) -> Self {
         let made = 0;
         Self {
             policy,
             cancel,
+            notice,
             made,
         }
     }
@@ -224,19 +272,18 @@ impl<'a> Attempts<'a> {
         let time = self.policy.wait(self.made, asked, random());
         self.made += 1;
         tracing::debug!(error = %failure.error.chain(), wait = ?time, "trying again");
+        self.notice.tell(time, &failure.error);
         self.cancel.sleep(time)
     }
 }
 
 /// Tries until it works, fails for good or was tried often enough.
 pub(super) fn tried<T>(
-    policy: Policy,
-    cancel: &Cancel,
+    mut attempts: Attempts<'_>,
     mut action: impl FnMut() -> Result<T, Failure>,
 ) -> Result<T> {
-    let mut attempts = Attempts::new(policy, cancel);
     loop {
-        cancel.check()?;
+        attempts.cancel.check()?;
         match action() {
             Ok(value) => return Ok(value),
             Err(failure) => attempts.wait(failure)?,
@@ -303,7 +350,8 @@ mod tests {
             ..Policy::default()
         };
         let mut tries = 0;
-        let error = tried::<()>(policy, &Cancel::new(), || {
+        let (cancel, notice) = (Cancel::new(), Notice::default());
+        let error = tried::<()>(Attempts::new(policy, &cancel, &notice), || {
             tries += 1;
             Err(Failure::passing(Error::new(
                 ErrorKind::Unavailable,
@@ -316,11 +364,30 @@ mod tests {
             "gave up after 6 tries: reset"
         );
         let mut tries = 0;
-        let error = tried::<()>(policy, &Cancel::new(), || {
+        let error = tried::<()>(Attempts::new(policy, &cancel, &notice), || {
             tries += 1;
             Err(Error::new(ErrorKind::NotFound, "no such tag").into())
         });
         assert_eq!((tries, error.unwrap_err().kind()), (1, ErrorKind::NotFound));
+    }
+
+    #[test]
+    fn long_waits_are_told_once_for_each_reason() {
+        let (send, receive) = std::sync::mpsc::channel();
+        let send = Mutex::new(send);
+        let notice = Notice::new(move |wait, why| {
+            let line = format!("{} {why}", wait.as_secs());
+            send.lock().unwrap().send(line).unwrap();
+        });
+        let error = |text: &str| Error::new(ErrorKind::Unavailable, text.to_owned());
+        notice.tell(Duration::from_millis(999), &error("short"));
+        for (seconds, why) in [(60, "reset"), (60, "reset"), (30, "busy"), (9, "reset")] {
+            notice.tell(Duration::from_secs(seconds), &error(why));
+        }
+        Notice::default().tell(Duration::from_secs(9), &error("nobody listens"));
+        drop(notice);
+        let told: Vec<String> = receive.iter().collect();
+        assert_eq!(told, ["60 reset", "30 busy", "9 reset"]);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use ureq::http::{Method, header};
 use super::authenticate::Scopes;
 use super::client::{Call, Client, Target};
 use super::endpoints::{Endpoint, host_of};
-use super::retry::{Attempts, Failure, tried};
+use super::retry::{Failure, tried};
 use super::transport::{Body, Response};
 use super::url::{Scheme, Url};
 use crate::document::{Descriptor, check_size};
@@ -55,7 +55,7 @@ impl Client {
         let what = format!("look for {digest}");
         let path = format!("{}/blobs/{digest}", endpoint.repository);
         let call = Call::new(Method::HEAD, path, scopes, &what);
-        tried(self.policy, &self.cancel, || {
+        tried(self.attempts(self.policy), || {
             let response = self.call(endpoint, &call, || Ok(Body::None))?;
             match response.status {
                 200 => Ok(true),
@@ -135,7 +135,7 @@ impl Client {
         call.headers
             .push((header::CONTENT_TYPE, media_type.to_owned()));
         call.patience = Some(PATIENCE);
-        tried(self.policy, &self.cancel, || {
+        tried(self.attempts(self.policy), || {
             let response = self.call(&endpoint, &call, || Ok(Body::Bytes(bytes)))?;
             if !matches!(response.status, 200..=202) {
                 return Err(response.failure(&what));
@@ -182,7 +182,7 @@ impl<'s> Upload<'_, 's> {
 
     /// Begins an upload, and says whether the blob was mounted instead.
     fn begin(&mut self, mount: Option<&str>) -> Result<bool> {
-        let mut attempts = Attempts::new(self.client.policy, &self.client.cancel);
+        let mut attempts = self.client.attempts(self.client.policy);
         loop {
             match self.try_begin(mount) {
                 Ok(mounted) => return Ok(mounted),
@@ -246,7 +246,7 @@ impl<'s> Upload<'_, 's> {
 
     /// Sends what the registry does not have, again and again, until it has all.
     fn run(&mut self) -> Result<()> {
-        let mut attempts = Attempts::new(self.client.policy, &self.client.cancel);
+        let mut attempts = self.client.attempts(self.client.policy);
         let mut best = 0;
         loop {
             match self.step() {
@@ -347,7 +347,7 @@ impl<'s> Upload<'_, 's> {
             return Ok(false);
         };
         let call = self.call(Method::GET, Target::Url(location));
-        let answer = tried(self.client.policy, &self.client.cancel, || {
+        let answer = tried(self.client.attempts(self.client.policy), || {
             let response = self.client.call(self.endpoint, &call, || Ok(Body::None))?;
             match response.status {
                 200..=299 => Ok(Some(response)),

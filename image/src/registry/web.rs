@@ -19,6 +19,7 @@ pub struct Web {
     transport: Transport,
     policy: Policy,
     cancel: super::retry::Cancel,
+    notice: super::retry::Notice,
 }
 
 /// What a server answered: a success, or that nothing has changed. The body is still to come.
@@ -48,6 +49,7 @@ impl Web {
     /// As registries are reached.
     pub fn new(options: Options) -> Self {
         let (policy, cancel) = (options.policy, options.cancel.clone());
+        let notice = options.notice;
         let transport = Transport::new(
             options.settings,
             options.proxies,
@@ -58,12 +60,13 @@ impl Web {
             transport,
             policy,
             cancel,
+            notice,
         }
     }
 
     /// Asks for a file. Redirects are followed, but never from https to http.
     pub fn get(&self, url: &Url, headers: &[(HeaderName, String)]) -> Result<Answer> {
-        let mut attempts = Attempts::new(self.policy, &self.cancel);
+        let mut attempts = Attempts::new(self.policy, &self.cancel, &self.notice);
         let mut url = url.clone();
         let mut redirects = 0;
         loop {

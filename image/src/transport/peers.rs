@@ -7,7 +7,9 @@ use rcrun_overlay::compress::Compression;
 use super::tests::{archives, at, bring, path, save, save_as, subject};
 use super::*;
 use crate::Digest;
+use crate::document::Descriptor;
 use crate::platform::Platform;
+use crate::recompress::Layers;
 use crate::samples::Shelf;
 
 /// Runs a program; none if it is not there.

@@ -1,17 +1,22 @@
 //! Round trips: what left comes back with the same digests, and the same leaves as the same bytes.
 
+use std::io::{Read, Write};
 use std::path::PathBuf;
 
 use rcrun_overlay::compress::Compression;
 
 use super::*;
 use crate::Digest;
+use crate::closure::Platforms;
+use crate::document::Descriptor;
+use crate::layout::entries;
 use crate::names::{Names, UNNAMED};
 use crate::platform::Platform;
-use crate::pull::DOWNLOADS;
-use crate::recompress::{Format, Which};
+use crate::pull::{DOWNLOADS, Way};
+use crate::recompress::{Format, Layers, Which};
 use crate::registry::testing::Registry;
 use crate::samples::{Shelf, archive as layer, client};
+use crate::stored::Subject;
 
 pub(crate) fn archives(count: u64) -> Vec<Vec<u8>> {
     (0..count)

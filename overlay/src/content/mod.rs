@@ -15,7 +15,7 @@ pub use ingest::{Ingest, Piece, STEP};
 pub use segments::{MAX_SIZE, SEGMENT};
 pub(crate) use store::{ALGORITHMS, INCOMING, Incoming, SHARD, final_name, scan_incoming};
 pub use store::{Blob, Claim, Content, Expected};
-pub use verified::{Mismatch, Outcome, Verified, commit_all};
+pub use verified::{Mismatch, Outcome, Verified, commit_all, place_all};
 
 #[cfg(test)]
 mod tests;

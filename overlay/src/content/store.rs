@@ -1,5 +1,6 @@
 //! What is there: finding, reading and removing blobs, and beginning to get one.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
@@ -209,6 +210,26 @@ impl Content {
                 Err(errno).context(|| format!("cannot move damaged blob {} away", blob.digest))
             }
         }
+    }
+
+    /// Makes the names of blobs durable that are there, whoever put them there: before something
+    /// durable refers to them. Costs nothing for those that are durable already.
+    pub fn sync_names<'a>(&self, digests: impl Iterator<Item = &'a Digest>) -> Result<()> {
+        let mut shards = BTreeSet::new();
+        for digest in digests {
+            let (algorithm, shard, _) = final_name(digest);
+            shards.insert((algorithm, shard.to_owned()));
+        }
+        let algorithms: BTreeSet<&str> = shards.iter().map(|(algorithm, _)| *algorithm).collect();
+        for (algorithm, shard) in &shards {
+            self.enter(algorithm, Some(shard))?
+                .map_or(Ok(()), durable::sync_directory)?;
+        }
+        for algorithm in algorithms {
+            self.enter(algorithm, None)?
+                .map_or(Ok(()), durable::sync_directory)?;
+        }
+        durable::sync_directory(self.store.content_fd())
     }
 
     /// Removes a blob; whether there was one. Needs no space.

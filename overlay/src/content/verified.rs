@@ -1,7 +1,6 @@
 //! What becomes of a blob when all of it has arrived: it is refused, or synced and put into its place.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 
@@ -69,16 +68,31 @@ impl Verified {
             .ok_or_else(|| Error::new(ErrorKind::Internal, "no blob was committed"))
     }
 
+    /// Nobody writes it any more.
+    fn close(&self) -> Result<()> {
+        rustix::fs::fchmod(&self.ingest.shared.part, Mode::from(0o444))
+            .context(|| format!("cannot change the mode of blob {}", self.digest))
+    }
+
     fn sync(&self) -> Result<()> {
-        let part = &self.ingest.shared.part;
-        rustix::fs::fchmod(part, Mode::from(0o444))
-            .map_err(io::Error::from)
-            .and_then(|()| part.sync_all())
+        self.ingest
+            .shared
+            .part
+            .sync_all()
             .inspect_err(|_| {
                 // After a failed sync the kernel takes the lost pages for clean.
                 self.ingest.shared.discard.store(true, Ordering::Relaxed);
             })
             .context(|| format!("cannot sync blob {}", self.digest))
+    }
+
+    /// What is there already has come twice.
+    fn is_needed(&self) -> Result<bool> {
+        let there = self.ingest.content.contains(&self.digest)?;
+        if there {
+            self.ingest.shared.discard.store(true, Ordering::Relaxed);
+        }
+        Ok(!there)
     }
 
     fn rename(&mut self, directories: &mut Directories) -> Result<()> {
@@ -107,13 +121,8 @@ pub fn commit_all(blobs: Vec<Verified>) -> Result<Vec<Blob>> {
     let mut present = Vec::with_capacity(blobs.len());
     for mut verified in blobs {
         let content = verified.ingest.content.clone();
-        if content.contains(&verified.digest)? {
-            verified
-                .ingest
-                .shared
-                .discard
-                .store(true, Ordering::Relaxed);
-        } else {
+        if verified.is_needed()? {
+            verified.close()?;
             verified.sync()?;
             verified.rename(&mut directories)?;
         }
@@ -126,6 +135,28 @@ pub fn commit_all(blobs: Vec<Verified>) -> Result<Vec<Blob>> {
             .ok_or_else(|| Error::new(ErrorKind::Internal, format!("blob {digest} vanished")))
     };
     present.into_iter().map(open).collect()
+}
+
+/// Puts blobs into their places, where `write_out` has brought everything to the disk that was written
+/// before it was called: one `syncfs` for several blobs, and for all else that the caller writes at
+/// the time. Each of them is there whole or not at all; that they are there after a power cut, too, is
+/// only promised by [`Content::sync_names`].
+pub fn place_all(blobs: Vec<Verified>, write_out: impl FnOnce() -> Result<()>) -> Result<()> {
+    let mut directories = Directories::default();
+    let mut needed = Vec::with_capacity(blobs.len());
+    for verified in blobs {
+        if verified.is_needed()? {
+            verified.close()?;
+            needed.push(verified);
+        }
+    }
+    write_out()?;
+    for verified in &mut needed {
+        // Little is left to do, but this tells whether all of these very bytes got there.
+        verified.sync()?;
+        verified.rename(&mut directories)?;
+    }
+    Ok(())
 }
 
 /// The directories that got new names and are to be synced, by their names.

@@ -144,7 +144,21 @@ pub fn complete_directory(
 fn own(fd: BorrowedFd<'_>, attributes: &Attributes) -> Result<()> {
     let (uid, gid) = (attributes.uid, attributes.gid);
     rustix::fs::fchown(fd, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
+        .map_err(|errno| not_owned(errno, uid, gid))
         .context(|| format!("fchown({uid}, {gid})"))
+}
+
+/// The kernel's answer for ids that a user namespace does not have says nothing of that.
+fn not_owned(errno: Errno, uid: u32, gid: u32) -> Error {
+    match errno {
+        Errno::INVAL => {
+            let text = format!("the user namespace has no user {uid} or no group {gid}");
+            Error::unsupported(text).with_hint(
+                "images take 65536 ids: /etc/subuid and /etc/subgid say how many there are",
+            )
+        }
+        errno => errno.into(),
+    }
 }
 
 fn set_mode(fd: BorrowedFd<'_>, mode: u32) -> Result<()> {
@@ -192,6 +206,7 @@ pub fn complete_other(
         let (uid, gid) = (attributes.uid, attributes.gid);
         let owner = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
         rustix::fs::chownat(parent, name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|errno| not_owned(errno, uid, gid))
             .context(|| format!("fchownat({}, {uid}, {gid})", show(name)))?;
     }
     let mode = !is_link && fresh.needs_mode(attributes.mode);

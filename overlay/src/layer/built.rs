@@ -160,9 +160,10 @@ impl Layers {
                 size: meter.bytes,
                 entries: meter.entries,
                 opaque: false,
+                stand_ins: false,
                 lifetime: Lifetime::of(&self.store)?,
             };
-            durable::write_new_unsynced(
+            durable::create(
                 &layer.directory,
                 RECORD,
                 &record::encode(&record)?,

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 
 use super::merged::{Merged, is_opaque};
 use super::options::Overlay;
-use super::tree::is_whiteout;
+use super::tree::is_kernels_whiteout;
 use super::tree::{self, Tree};
 use crate::archive::name::{join, show};
 use crate::{Context, Result};
@@ -101,7 +101,7 @@ pub fn changes(
                 Err(Errno::NOENT) => continue,
                 other => other.context(|| format!("cannot examine {}", show(&path)))?,
             };
-            let kind = match (is_whiteout(&stat), below.find(&path)?) {
+            let kind = match (is_kernels_whiteout(&stat), below.find(&path)?) {
                 (true, None) => continue,
                 (true, Some(_)) => ChangeKind::Deleted,
                 (false, None) => ChangeKind::Added,

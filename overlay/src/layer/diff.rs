@@ -14,7 +14,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 
 use super::attributes::{is_overlay, of_stat, read_extended, read_extended_of};
 use super::options::Overlay;
-use super::tree::is_whiteout;
+use super::tree::is_kernels_whiteout;
 use super::tree::{self, Place, Tree};
 use crate::archive::limits::PATH_BYTES;
 use crate::archive::name::{join, show};
@@ -192,7 +192,7 @@ impl<W: Write> Walk<W> {
 
     fn is_deletion(&self, place: &Place, name: &[u8]) -> Result<bool> {
         let stat = stat(place, name)?;
-        if is_whiteout(&stat) {
+        if is_kernels_whiteout(&stat) {
             return Ok(true);
         }
         // The other form, of file systems without device nodes: an empty file with an attribute.

@@ -12,14 +12,17 @@
 //! tar and containerd do it.
 
 use std::collections::HashMap;
+use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
 use super::attributes::{
     self, Attributes, Fresh, complete_directory, complete_file, complete_other,
 };
+use super::flatten::{Shift, moved};
 use super::merged::{Found, Merged, is_opaque};
 use super::options::Overlay;
 use super::tree::{self, Place, Tree};
@@ -212,22 +215,29 @@ impl Settling {
         let (parent, name) = split(&found.path);
         let place = self.place(parent)?;
         let at = place.fd.as_fd();
-        copy(&found, at, name, self.fresh)?;
+        copy(&found, at, name, self.fresh, &|uid, gid| Some((uid, gid)))?;
         self.copied.insert(inode, found.path.clone());
         Ok(found.path)
     }
 }
 
 /// Copies a file of any kind but a directory.
-fn copy(found: &Found, at: BorrowedFd<'_>, name: &[u8], fresh: Fresh) -> Result<()> {
+pub(super) fn copy(
+    found: &Found,
+    at: BorrowedFd<'_>,
+    name: &[u8],
+    fresh: Fresh,
+    shift: &Shift<'_>,
+) -> Result<()> {
     let kind = FileType::from_raw_mode(found.stat.st_mode);
     let mode = Mode::from(found.stat.st_mode & 0o777);
     if kind == FileType::RegularFile {
         let source = tree::proc_path(found.file.as_fd())?;
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         let source = rustix::fs::open(source, flags, Mode::empty()).context(|| "cannot open it")?;
-        let attributes =
+        let mut attributes =
             attributes::of_stat(&found.stat, attributes::read_extended(source.as_fd())?);
+        moved(&mut attributes, shift)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let copy = rustix::fs::openat(at, name, flags, mode).context(|| "cannot create a copy")?;
         copy_data(
@@ -238,7 +248,8 @@ fn copy(found: &Found, at: BorrowedFd<'_>, name: &[u8], fresh: Fresh) -> Result<
         return complete_file(copy.as_fd(), &attributes, fresh, &mut 0);
     }
     let extended = attributes::read_extended_of(found.file.as_fd())?;
-    let attributes: Attributes = attributes::of_stat(&found.stat, extended);
+    let mut attributes: Attributes = attributes::of_stat(&found.stat, extended);
+    moved(&mut attributes, shift)?;
     let is_link = kind == FileType::Symlink;
     if is_link {
         let target = rustix::fs::readlinkat(&found.file, c"", Vec::new())
@@ -254,6 +265,26 @@ fn copy(found: &Found, at: BorrowedFd<'_>, name: &[u8], fresh: Fresh) -> Result<
 fn copy_data(source: OwnedFd, copy: OwnedFd) -> Result<()> {
     // The library uses copy_file_range, which shares blocks where the file system can.
     let (mut source, mut copy) = (std::fs::File::from(source), std::fs::File::from(copy));
-    std::io::copy(&mut source, &mut copy).context(|| "cannot copy it")?;
-    Ok(())
+    let stat = source.metadata().context(|| "cannot examine it")?;
+    if stat.blocks() * 512 >= stat.len() {
+        std::io::copy(&mut source, &mut copy).context(|| "cannot copy it")?;
+        return Ok(());
+    }
+    let mut copy_pieces = || -> std::io::Result<()> {
+        let mut at = 0;
+        loop {
+            let start = match rustix::fs::seek(&source, SeekFrom::Data(at)) {
+                // Nothing but a hole is left.
+                Err(Errno::NXIO) => break,
+                other => other?,
+            };
+            let end = rustix::fs::seek(&source, SeekFrom::Hole(start))?;
+            rustix::fs::seek(&source, SeekFrom::Start(start))?;
+            rustix::fs::seek(&copy, SeekFrom::Start(start))?;
+            std::io::copy(&mut (&mut source).take(end - start), &mut copy)?;
+            at = end;
+        }
+        copy.set_len(stat.len())
+    };
+    copy_pieces().context(|| "cannot copy it")
 }

@@ -14,6 +14,7 @@ pub mod chain;
 pub mod changes;
 pub mod content;
 pub mod diff;
+pub mod flatten;
 #[cfg(test)]
 mod hostile;
 pub mod implied;

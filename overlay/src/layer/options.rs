@@ -82,4 +82,12 @@ impl Options {
             ..Self::privileged()
         }
     }
+
+    /// The same where nobody else has an id.
+    pub fn single() -> Self {
+        Self {
+            owners: Owners::Keep,
+            ..Self::rootless()
+        }
+    }
 }

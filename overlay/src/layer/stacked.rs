@@ -1,6 +1,6 @@
 //! Layers on top of each other: deletions, replacements, and what needs the layers below.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -140,6 +140,30 @@ fn unpack_owned(entries: &[(&str, Kind)], directory: &Path) -> Unpacked {
     unpack_with(&archive(entries), directory, &options).unwrap()
 }
 
+/// Directories, opened.
+struct Open(Vec<std::fs::File>);
+
+impl Open {
+    fn new<'a>(paths: impl Iterator<Item = &'a Path>) -> Self {
+        Self(
+            paths
+                .map(|path| std::fs::File::open(path).unwrap())
+                .collect(),
+        )
+    }
+
+    fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        self.0.iter().map(AsFd::as_fd).collect()
+    }
+}
+
+/// Gives a layer what it takes from those below, top first.
+fn settle(unpacked: &Unpacked, layer: &Path, lowers: &Open) -> crate::Result<()> {
+    let layer = std::fs::File::open(layer).unwrap();
+    let pending = &unpacked.pending;
+    pending.settle(layer.as_fd(), &lowers.fds(), Overlay::Trusted)
+}
+
 struct Layers(Vec<tempfile::TempDir>);
 
 impl Layers {
@@ -149,16 +173,8 @@ impl Layers {
         for entries in archives {
             let layer = tempfile::tempdir().unwrap();
             let unpacked = unpack(&archive(entries), layer.path())?;
-            let files: Vec<_> = layers
-                .iter()
-                .rev()
-                .map(|layer| std::fs::File::open(layer.path()).unwrap())
-                .collect();
-            let lowers: Vec<_> = files.iter().map(AsFd::as_fd).collect();
-            let fd = std::fs::File::open(layer.path()).unwrap();
-            unpacked
-                .pending
-                .settle(fd.as_fd(), &lowers, Overlay::Trusted)?;
+            let lowers = Open::new(layers.iter().rev().map(tempfile::TempDir::path));
+            settle(&unpacked, layer.path(), &lowers)?;
             layers.push(layer);
         }
         Ok(Self(layers))
@@ -169,13 +185,8 @@ impl Layers {
     }
 
     fn changes(&self) -> Vec<Change> {
-        let files: Vec<_> = self
-            .0
-            .iter()
-            .rev()
-            .map(|layer| std::fs::File::open(layer.path()).unwrap())
-            .collect();
-        let fds: Vec<_> = files.iter().map(AsFd::as_fd).collect();
+        let open = Open::new(self.0.iter().rev().map(tempfile::TempDir::path));
+        let fds = open.fds();
         changes(fds[0], &fds[1..], Overlay::Trusted).unwrap()
     }
 }
@@ -235,15 +246,9 @@ fn the_root_is_as_the_last_layer_says_that_mentions_it() {
     };
     let (one, unpacked) = layer("one", &[("f", Kind::Regular)]);
     assert_eq!(unpacked.pending.directories(), [b""]);
-    let open = |path: &Path| super::tree::refer(CWD, path.as_os_str().as_bytes()).unwrap();
     let settle = |unpacked: &Unpacked, path: &Path, lowers: &[&Path]| {
-        let lowers: Vec<_> = lowers.iter().map(|path| open(path)).collect();
-        let lowers: Vec<_> = lowers.iter().map(AsFd::as_fd).collect();
-        let layer = open(path);
-        let pending = &unpacked.pending;
-        pending
-            .settle(layer.as_fd(), &lowers, Overlay::Trusted)
-            .unwrap();
+        let lowers = Open::new(lowers.iter().copied());
+        super::stacked::settle(unpacked, path, &lowers).unwrap();
     };
     settle(&unpacked, &one, &[]);
     assert_eq!(says(&one), (0o755, 0, 0));

@@ -17,6 +17,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::built::{self, Lifetime};
+use crate::content::{Verified, commit_all, place_all};
 use crate::durable::{self, open_directory};
 use crate::lease::{LayerId, Lease, Root};
 use crate::lock::{self, Kind, Waiting};
@@ -50,6 +51,9 @@ pub struct Record {
     /// Its files may not be on the disk yet: it counts only as long as this lasts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lifetime: Option<Lifetime>,
+    /// Deleted files are marked in a way that overlayfs does not know: it must not be mounted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stand_ins: bool,
 }
 
 /// The layers of a store.
@@ -256,13 +260,25 @@ impl Layers {
     /// Makes unpacked layers durable and then visible; they are given lowest first. After an error
     /// some of the lower ones may be there.
     pub fn publish(&self, layers: Vec<(Unfinished, Record)>) -> Result<Vec<Layer>> {
+        self.publish_with(layers, Vec::new())
+    }
+
+    /// The same, and blobs before that: all of it is written out once.
+    pub fn publish_with(
+        &self,
+        layers: Vec<(Unfinished, Record)>,
+        blobs: Vec<Verified>,
+    ) -> Result<Vec<Layer>> {
+        if layers.is_empty() {
+            return commit_all(blobs).map(|_| Vec::new());
+        }
         for (layer, record) in &layers {
             let text = record::encode(record)?;
-            durable::write_new(&layer.directory, RECORD, &text, Mode::from(0o600))?;
+            durable::create(&layer.directory, RECORD, &text, Mode::from(0o600))?;
         }
-        if !layers.is_empty() {
-            rustix::fs::syncfs(self.store.root()).context(|| "cannot sync the store")?;
-        }
+        let digests: Vec<Digest> = blobs.iter().map(|blob| blob.digest().clone()).collect();
+        place_all(blobs, || self.store.sync())?;
+        self.store.content().sync_names(digests.iter())?;
         let mut done = Vec::with_capacity(layers.len());
         for (mut layer, record) in layers {
             let name = layer.id.as_str();
@@ -276,9 +292,7 @@ impl Layers {
                 diff,
             });
         }
-        if !done.is_empty() {
-            durable::sync_directory(&self.whole)?;
-        }
+        durable::sync_directory(&self.whole)?;
         Ok(done)
     }
 }
@@ -315,6 +329,7 @@ mod tests {
             entries: 1,
             opaque: false,
             lifetime: None,
+            stand_ins: false,
         }
     }
 

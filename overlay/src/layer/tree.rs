@@ -249,8 +249,14 @@ fn is_deletion(at: BorrowedFd<'_>, name: &[u8]) -> bool {
     stat.is_ok_and(|stat| is_whiteout(&stat))
 }
 
-/// Whether a file is overlayfs's mark for a deleted one.
+/// Whether a file of a layer is the mark for a deleted one: overlayfs's own, or a socket, which no
+/// archive can have, where the file system does not let us make that ([`super::store::Record::stand_ins`]).
 pub fn is_whiteout(stat: &Stat) -> bool {
+    is_kernels_whiteout(stat) || FileType::from_raw_mode(stat.st_mode) == FileType::Socket
+}
+
+/// Whether a file is overlayfs's own mark for a deleted one.
+pub fn is_kernels_whiteout(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
 }
 

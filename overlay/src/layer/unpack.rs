@@ -7,6 +7,8 @@
 //! Directories get owner, mode, ACL and times at the end: before, they would hand a group or an
 //! ACL to what is made in them, and lose their times by it.
 
+mod kinds;
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, Read};
 use std::ops::Bound;
@@ -15,15 +17,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, XattrFlags};
 use rustix::io::Errno;
 
-use super::attributes::{
-    self, Attributes, Fresh, complete_directory, complete_file, complete_other,
-};
+use super::attributes::{self, Attributes, Fresh, complete_directory, complete_file};
 use super::content;
 use super::implied::{self, Pending};
-use super::options::{Devices, Options, Owners};
+use super::options::{Options, Owners};
 use super::tree::{self, Instead, Place, Tree, is_whiteout, path_in};
 use crate::archive::limits::REMEMBERED_BYTES;
-use crate::archive::name::{self, show, split};
+use crate::archive::name::{show, split};
 use crate::archive::whiteout::{Meaning, meaning};
 use crate::archive::{Entry, Kind, Reader};
 use crate::compress::{Decoded, decode_ahead};
@@ -43,6 +43,8 @@ pub struct Unpacked {
     /// Whether nothing of the layers below remains: overlayfs does not look for that mark at the
     /// root of a layer, so whoever mounts has to leave those layers out.
     pub opaque_root: bool,
+    /// Whether deleted files are marked with sockets, since the file system allows no other mark.
+    pub stand_ins: bool,
     /// What needs the layers below.
     pub pending: Pending,
 }
@@ -65,6 +67,7 @@ pub fn unpack_layer<R: Read + Send>(
         entries,
         skipped,
         opaque_root,
+        stand_ins,
         pending,
     } = done;
     Ok(Unpacked {
@@ -73,6 +76,7 @@ pub fn unpack_layer<R: Read + Send>(
         entries,
         skipped,
         opaque_root,
+        stand_ins,
         pending,
     })
 }
@@ -86,6 +90,8 @@ pub struct Done {
     pub skipped: u64,
     /// See [`Unpacked::opaque_root`].
     pub opaque_root: bool,
+    /// See [`Unpacked::stand_ins`].
+    pub stand_ins: bool,
     /// See [`Unpacked::pending`].
     pub pending: Pending,
 }
@@ -109,6 +115,7 @@ pub struct Unpacker {
     remembered: usize,
     entries: u64,
     skipped: u64,
+    stand_ins: bool,
 }
 
 impl Unpacker {
@@ -130,6 +137,7 @@ impl Unpacker {
             remembered: 0,
             entries: 0,
             skipped: 0,
+            stand_ins: false,
         })
     }
 
@@ -301,109 +309,16 @@ impl Unpacker {
         complete_file(file.as_fd(), &attributes, self.fresh, &mut self.skipped)
     }
 
-    fn special(&mut self, place: &Place, name: &[u8], entry: &Entry) -> Result<()> {
-        let mode = Mode::from(entry.mode & 0o777);
-        let node = |kind, device| {
-            move |at: BorrowedFd<'_>| rustix::fs::mknodat(at, name, kind, mode, device)
-        };
-        match &entry.kind {
-            Kind::Symlink(target) => {
-                self.replacing(place, name, |at| rustix::fs::symlinkat(&**target, at, name))?;
-            }
-            Kind::Fifo => self.replacing(place, name, node(FileType::Fifo, 0))?,
-            Kind::Character(major, minor) | Kind::Block(major, minor) => {
-                let is_block = matches!(entry.kind, Kind::Block(..));
-                let kind = if is_block {
-                    FileType::BlockDevice
-                } else {
-                    FileType::CharacterDevice
-                };
-                match self.options.devices {
-                    Devices::Create => {
-                        let device = rustix::fs::makedev(*major, *minor);
-                        self.replacing(place, name, node(kind, device))?;
-                    }
-                    Devices::Placeholder => {
-                        let file = self.create(place, name, entry.mode)?;
-                        return self.complete(&file, entry);
-                    }
-                    Devices::Refuse => {
-                        return Err(Error::new(
-                            ErrorKind::PermissionDenied,
-                            "refuse a device node: devices in images are not allowed",
-                        ));
-                    }
-                }
-            }
-            Kind::Regular | Kind::Hardlink(_) | Kind::Directory => {}
-        }
-        let is_link = matches!(entry.kind, Kind::Symlink(_));
-        let attributes = entry.clone().into();
-        let at = place.fd.as_fd();
-        complete_other(
-            at,
-            name,
-            &attributes,
-            self.fresh,
-            is_link,
-            &mut self.skipped,
-        )
-    }
-
-    /// A further name of a file of this layer, or of one below. As GNU tar does it, the entry's own
-    /// mode and owner say nothing: they are the file's.
-    fn hardlink(&mut self, place: &Place, name: &[u8], target: &[u8]) -> Result<()> {
-        let target = name::normalise(target)?;
-        let (parent, last) = split(&target);
-        if last.is_empty() || meaning(&target)? != Meaning::Plain {
-            return Err(Error::invalid(format!(
-                "refuse a hard link to {}",
-                show(&target)
-            )));
-        }
-        let path = path_in(place, name)?;
-        let found = self.tree.open(parent)?;
-        let stat = found
-            .as_ref()
-            .map(|found| rustix::fs::statat(&found.fd, last, AtFlags::SYMLINK_NOFOLLOW));
-        match (found, stat) {
-            (Some(found), Some(Ok(stat))) => {
-                let kind = FileType::from_raw_mode(stat.st_mode);
-                if kind == FileType::Directory || is_whiteout(&stat) {
-                    let target = show(&target);
-                    return Err(Error::invalid(format!("refuse a hard link to {target}")));
-                }
-                if path_in(&found, last)? == path {
-                    return Ok(());
-                }
-                self.replacing(place, name, |at| {
-                    rustix::fs::linkat(&found.fd, last, at, name, AtFlags::empty())
-                })
-            }
-            (None, _) | (_, None | Some(Err(Errno::NOENT))) => {
-                // The name is not taken before: what had it is gone for good.
-                match rustix::fs::statat(&place.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
-                    Err(Errno::NOENT) => {}
-                    _ => self.remove(place, name)?,
-                }
-                more(&mut self.remembered, path.len() + target.len())?;
-                self.links.push(implied::Link { path, target });
-                Ok(())
-            }
-            (_, Some(Err(errno))) => Err(errno).context(|| format!("fstatat({})", show(last))),
-        }
-    }
-
     /// Deletes a file of the layers below. What this layer itself has is not meant, in whatever
     /// order they come: a directory that replaces the one below is opaque.
     fn delete(&mut self, place: &Place, name: &[u8]) -> Result<()> {
-        let made = rustix::fs::mknodat(
-            &place.fd,
-            name,
-            FileType::CharacterDevice,
-            Mode::empty(),
-            rustix::fs::makedev(0, 0),
-        );
+        let make = |kind| rustix::fs::mknodat(&place.fd, name, kind, Mode::empty(), 0);
+        let mut made = make(FileType::CharacterDevice);
+        // On an overlayfs, and in user namespaces before Linux 5.8. Such a layer can be copied only.
+        if made == Err(Errno::PERM) {
+            made = make(FileType::Socket);
+            self.stand_ins |= made.is_ok();
+        }
         match made {
             Err(Errno::EXIST) => {}
             other => return other.context(|| format!("cannot create whiteout {}", show(name))),
@@ -468,6 +383,7 @@ impl Unpacker {
             entries,
             skipped,
             opaque_root,
+            stand_ins: self.stand_ins,
             pending,
         })
     }

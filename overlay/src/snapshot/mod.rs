@@ -9,6 +9,9 @@
 //! What is on the disk has the ids that archives have, whatever user namespace a container is in: its
 //! mount maps them, for changes too ([`Mounting::idmap`]). So a snapshot becomes a layer as it is,
 //! and may be mounted with other maps the next time.
+//!
+//! Where overlayfs cannot be mounted, or not with a container's ids (an ordinary user's layers cannot
+//! be mapped), a snapshot is a copy of what the layers show ([`Form::Copy`]).
 
 pub mod mount;
 mod mounted;
@@ -21,7 +24,7 @@ mod store;
 
 pub use mounted::{Everywhere, Mounted, SOURCE, mount_namespace, mounts_everywhere, mounts_here};
 pub use place::unmount;
-pub use record::{Extent, Idmap, RECORD_LIMIT, Record, VERSION};
+pub use record::{Extent, Form, Idmap, RECORD_LIMIT, Record, VERSION};
 pub use stack::{MapIds, Mounting, Stack};
 pub use store::{Options, Snapshot, Snapshots, Used};
 pub(crate) use store::{like_the_root, was_volatile};

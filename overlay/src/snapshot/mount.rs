@@ -178,6 +178,9 @@ fn set_layer(fs: &OwnedFd, key: &str, layer: BorrowedFd<'_>) -> Result<()> {
         Errno::INVAL if key == "lowerdir+" => {
             Error::unsupported("this kernel cannot be given overlay layers one by one")
         }
+        Errno::INVAL if key == "upperdir" => Error::invalid(
+            "the file system of the upper directory cannot have one (is it an overlayfs itself?)",
+        ),
         errno => Error::from(errno).context(format!("cannot set overlayfs option {key}")),
     })
 }

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use rustix::io::Errno;
 
+use super::owner::NOBODY;
 use crate::lease::SnapshotId;
 use crate::{Context, Result};
 
@@ -62,7 +63,7 @@ pub fn mounts_everywhere() -> Result<Everywhere> {
         if let Some(pid) = pid.to_str().filter(|pid| pid.parse::<u32>().is_ok()) {
             // It ended meanwhile, or is in the rights of somebody else.
             let looked = found.look(pid);
-            found.partial |= looked.is_err_and(|error| !has_ended(&error));
+            found.partial |= looked.is_err_and(|error| !has_ended(&error) && !is_foreign(pid));
         }
     }
     Ok(found)
@@ -85,6 +86,12 @@ impl Everywhere {
         }
         Ok(())
     }
+}
+
+/// Whether a process that will not be looked at belongs to a user that this user namespace does not have:
+/// then it has never been where this user mounts something.
+fn is_foreign(pid: &str) -> bool {
+    rustix::fs::stat(format!("/proc/{pid}")).is_ok_and(|stat| stat.st_uid == NOBODY)
 }
 
 fn has_ended(error: &std::io::Error) -> bool {

@@ -16,7 +16,7 @@ use rustix::thread::{CapabilitySets, capabilities, set_capabilities};
 use crate::{Context, Error, Result};
 
 /// What nobody's files look like (/proc/sys/fs/overflowuid, which nobody changes).
-const NOBODY: u32 = 65534;
+pub(super) const NOBODY: u32 = 65534;
 
 /// While it exists, this thread makes files as somebody else.
 #[derive(Debug)]

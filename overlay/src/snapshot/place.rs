@@ -11,6 +11,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, StatxAttributes, StatxFlags, statx};
 use rustix::mount::{MoveMountFlags, UnmountFlags, move_mount, unmount as unmount_path};
 
 use super::mounted::{SOURCE, is_ours};
+use super::record::Form;
 use super::stack::{Mounting, Stack};
 use super::store::Snapshot;
 use crate::{Context, Error, ErrorKind, Result};
@@ -29,6 +30,12 @@ impl Stack {
 impl Snapshot {
     /// Mounts it onto a directory. For writing only if no container has it mounted.
     pub fn mount_at(&self, at: &Path, read_only: bool) -> Result<()> {
+        if self.record().form == Form::Copy {
+            let text = "it is a copy of its layers, and no file system";
+            let id = self.id();
+            return Err(Error::unsupported(text)
+                .with_hint(format!("its files are in snapshots/{id}/root of the store")));
+        }
         let how = Mounting {
             source: &format!("{SOURCE}:{}", self.id()),
             read_only,

@@ -27,7 +27,10 @@ pub struct Record {
     pub layers: Vec<LayerId>,
     /// Which attributes tell overlayfs something, here and in the layers.
     pub marks: Marks,
-    /// How ids are to be mapped when it is mounted. On the disk they are not.
+    /// What is on the disk.
+    #[serde(default, skip_serializing_if = "Form::is_overlay")]
+    pub form: Form,
+    /// How ids are to be mapped when it is mounted. On the disk they are not, unless it is a copy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idmap: Option<Idmap>,
     /// Whatever its maker wants to know later.
@@ -35,6 +38,23 @@ pub struct Record {
     pub labels: BTreeMap<String, String>,
     /// When it was made: seconds since 1970.
     pub created: u64,
+}
+
+/// What a snapshot has on the disk.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Form {
+    /// What is different from the layers, for overlayfs.
+    #[default]
+    Overlay,
+    /// All files, with the container's ids: where overlayfs cannot be mounted, or not with such ids.
+    Copy,
+}
+
+impl Form {
+    fn is_overlay(&self) -> bool {
+        *self == Self::Overlay
+    }
 }
 
 /// The maps of a user namespace.
@@ -57,7 +77,28 @@ pub struct Extent {
     pub count: u32,
 }
 
+impl Idmap {
+    /// Whom a file belongs to outside.
+    pub fn outside(&self, uid: u32, gid: u32) -> Option<(u32, u32)> {
+        let find = |extents: &[Extent], id: u32| {
+            extents.iter().find_map(|extent| {
+                let offset = id.checked_sub(extent.inside)?;
+                (offset < extent.count).then(|| extent.outside.checked_add(offset))?
+            })
+        };
+        Some((find(&self.uids, uid)?, find(&self.gids, gid)?))
+    }
+}
+
 impl Record {
+    /// Whom files of the layers belong to in a copy.
+    pub(super) fn shift(&self) -> impl Fn(u32, u32) -> Option<(u32, u32)> {
+        |uid, gid| match &self.idmap {
+            Some(idmap) => idmap.outside(uid, gid),
+            None => Some((uid, gid)),
+        }
+    }
+
     /// As it is written.
     pub(super) fn bytes(&self) -> Result<Vec<u8>> {
         let bytes = record::encode(self)?;

@@ -185,6 +185,11 @@ impl Stack {
                 "ids of layers that were made without privilege cannot be mapped",
             ));
         }
+        if self.layers.iter().any(|layer| layer.record.stand_ins) {
+            return Err(Error::unsupported(
+                "its layers are on a file system without whiteouts, which overlayfs needs",
+            ));
+        }
         let parts = Parts {
             lowers,
             above,
@@ -330,11 +335,16 @@ impl Clones {
     }
 }
 
+/// Whether a layer was unpacked where nobody else has an id.
+pub(super) fn has_one_owner(id: &LayerId) -> bool {
+    id.as_str().ends_with("-single")
+}
+
 /// Layers say in their names which marks they have.
 fn marks_of(id: &LayerId) -> Marks {
-    match id.as_str().ends_with("user") {
-        true => Marks::User,
-        false => Marks::Trusted,
+    match id.as_str().split_once('-') {
+        Some((_, "user" | "single" | "builduser")) => Marks::User,
+        _ => Marks::Trusted,
     }
 }
 

@@ -12,14 +12,16 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{AtFlags, Mode, RenameFlags};
 use rustix::io::Errno;
+use rustix::mount::{OpenTreeFlags, open_tree};
 
-use super::record::{Idmap, RECORD, Record, VERSION};
+use super::record::{Form, Idmap, RECORD, Record, VERSION};
 #[cfg(test)]
 use super::stack::MapIds;
-use super::stack::{Mounting, Stack};
+use super::stack::{self, Mounting, Stack};
 use crate::compress::Compression;
 use crate::durable::{self, open_directory};
 use crate::layer::attributes::{Fresh, complete_directory, of_stat, read_extended};
+use crate::layer::flatten::{differences, flatten};
 use crate::layer::{Change, Overlay as Marks, Packed, changes, diff};
 use crate::lease::{LayerId, Lease, Root, SnapshotId};
 use crate::lock::{self, Kind};
@@ -28,6 +30,9 @@ use crate::{Context, Error, ErrorKind, Result, tree};
 
 /// What receives changes.
 pub(super) const UPPER: &str = "upper";
+
+/// All files, of a copy.
+pub(super) const ROOT: &str = "root";
 
 /// The kernel's own directory beside it.
 pub(super) const WORK: &str = "work";
@@ -39,6 +44,8 @@ pub struct Options {
     pub marks: Marks,
     /// How ids are to be mapped when it is mounted: recorded for whoever mounts it.
     pub idmap: Option<Idmap>,
+    /// What is made.
+    pub form: Form,
     /// Recorded as they are.
     pub labels: BTreeMap<String, String>,
 }
@@ -95,6 +102,7 @@ impl Snapshots {
                 version: VERSION,
                 layers: chain.to_vec(),
                 marks: options.marks,
+                form: options.form,
                 idmap: options.idmap,
                 labels: options.labels,
                 created: SystemTime::now()
@@ -111,7 +119,8 @@ impl Snapshots {
         let name = durable::temporary_name();
         rustix::fs::mkdirat(&self.directory, &name, Mode::from(0o700))
             .context(|| format!("cannot make snapshots/{name}"))?;
-        let written = self.fill(&name, stack, &bytes).and_then(|directory| {
+        let written = self.fill(&name, stack, &record, &bytes);
+        let written = written.and_then(|directory| {
             let flags = RenameFlags::NOREPLACE;
             let renamed = rustix::fs::renameat_with(
                 &self.directory,
@@ -154,21 +163,89 @@ impl Snapshots {
     }
 
     /// Everything in the new directory, locked and durable.
-    fn fill(&self, name: &str, stack: &Stack, record: &[u8]) -> Result<OwnedFd> {
+    fn fill(&self, name: &str, stack: &Stack, record: &Record, bytes: &[u8]) -> Result<OwnedFd> {
         let directory = open_directory(&self.directory, name)?;
         lock::lock(
             &directory,
             Kind::Exclusive,
             &mut lock::up_to(lock::STORE_PATIENCE),
         )?;
-        for (name, mode) in [(UPPER, 0o755), (WORK, 0o700)] {
+        let make = |name, mode| {
             rustix::fs::mkdirat(&directory, name, Mode::from(mode))
-                .context(|| format!("cannot make {name}"))?;
+                .context(|| format!("cannot make {name}"))
+        };
+        match record.form {
+            Form::Overlay => {
+                make(UPPER, 0o755)?;
+                make(WORK, 0o700)?;
+                like_the_root(&open_directory(&directory, UPPER)?, stack)?;
+            }
+            Form::Copy => {
+                make(ROOT, 0o755)?;
+                let root = open_directory(&directory, ROOT)?;
+                let shift = record.shift();
+                flatten(&stack.lowers(), record.marks, &shift, root.as_fd())
+                    .context(|| "cannot copy the files of its layers")?;
+                // Whole or not at all: the record says that it is.
+                rustix::fs::syncfs(&root).context(|| "cannot sync the copy")?;
+            }
         }
-        like_the_root(&open_directory(&directory, UPPER)?, stack)?;
-        durable::write_new(&directory, RECORD, record, Mode::from(0o600))?;
+        durable::write_new(&directory, RECORD, bytes, Mode::from(0o600))?;
         durable::sync_directory(&directory)?;
         Ok(directory)
+    }
+
+    /// Makes what can be used: an overlay, or a copy and why it is one. Ids that are to be mapped are
+    /// only in a copy where layers have the marks of ordinary users. For root there is one reason: a
+    /// store on an overlayfs, as in a container without volumes.
+    pub fn create_usable(
+        &self,
+        lease: &Lease,
+        id: &SnapshotId,
+        chain: &[LayerId],
+        options: &Options,
+    ) -> Result<(Snapshot, Option<Error>)> {
+        let reason = match (options.marks, &options.idmap) {
+            (Marks::Trusted, _) if self.is_on_overlayfs()? => {
+                Error::unsupported("the store is on an overlayfs, which no other can be put upon")
+            }
+            (Marks::Trusted, _) => {
+                let made = self.create(lease, id, chain, options.clone())?;
+                return Ok((made, None));
+            }
+            (Marks::User, Some(_)) => {
+                Error::unsupported("an ordinary user cannot map the ids of files")
+            }
+            (Marks::User, None) => {
+                let made = self.create(lease, id, chain, options.clone())?;
+                match made.detached(&Mounting::default()) {
+                    Ok(_) => return Ok((made, None)),
+                    Err(error) if may_be_copied(&error) => {
+                        self.remove(id)?;
+                        error
+                    }
+                    Err(error) => {
+                        // The first error matters more; what remains is swept.
+                        let _ = self.remove(id);
+                        return Err(error);
+                    }
+                }
+            }
+        };
+        let form = Form::Copy;
+        let options = Options {
+            form,
+            ..options.clone()
+        };
+        let made = self.create(lease, id, chain, options)?;
+        Ok((made, Some(reason)))
+    }
+
+    fn is_on_overlayfs(&self) -> Result<bool> {
+        const OVERLAYFS_SUPER_MAGIC: i64 = 0x794c_7630;
+        let found = rustix::fs::fstatfs(&self.directory);
+        let found = found.context(|| "cannot tell the file system of the store")?;
+        Ok(found.f_type == OVERLAYFS_SUPER_MAGIC)
     }
 
     /// Opens a snapshot; none if there is none. That it stays is promised by [`Lease::hold`] before,
@@ -227,13 +304,16 @@ impl Snapshots {
         let trash = self.store.directory("trash")?;
         let name = durable::temporary_name();
         match rustix::fs::renameat(&self.directory, id.as_str(), &trash, &name) {
-            Ok(()) => remove_tree(&trash, &name).context(context)?,
+            Ok(()) => {
+                self.store.settle(&trash).context(context)?;
+                remove_tree(&trash, &name).context(context)?;
+            }
             Err(Errno::NOENT) => return Ok(false),
             // The trash has no room for another name. Without a record it is no snapshot any more,
             // and should we be killed now, it is removed as what it is.
             Err(Errno::NOSPC | Errno::DQUOT) => {
                 let directory = open_directory(&self.directory, id.as_str()).context(context)?;
-                tree::unlink(&directory, RECORD).context(context)?;
+                durable::remove(&directory, RECORD).context(context)?;
                 remove_tree(&self.directory, id.as_str()).context(context)?;
             }
             Err(errno) => return Err(errno).context(context),
@@ -256,7 +336,7 @@ impl Snapshot {
     /// What it takes. While it is mounted that changes.
     pub fn usage(&self) -> Result<Used> {
         let mut meter = tree::Meter::default();
-        let name = CString::new(UPPER).map_err(std::io::Error::from)?;
+        let name = CString::new(self.files()).map_err(std::io::Error::from)?;
         meter
             .add_tree(&self.directory, &name)
             .context(|| format!("cannot measure snapshot {}", self.id))?;
@@ -268,9 +348,20 @@ impl Snapshot {
     /// once, it can never be mounted for writing again. Two mounts for writing at a time are the
     /// caller's to prevent: the kernel does not.
     ///
+    /// A copy is mounted for writing in any case, and has its ids on the disk already.
+    ///
     /// [`volatile`]: Mounting::volatile
     pub fn detached(&self, how: &Mounting<'_>) -> Result<OwnedFd> {
-        let mount = || self.stack()?.detached_above(&self.directory, UPPER, how);
+        let mount = || match self.record.form {
+            Form::Overlay => self.stack()?.detached_above(&self.directory, UPPER, how),
+            Form::Copy => {
+                let flags = OpenTreeFlags::OPEN_TREE_CLONE
+                    | OpenTreeFlags::OPEN_TREE_CLOEXEC
+                    | OpenTreeFlags::AT_EMPTY_PATH;
+                open_tree(open_directory(&self.directory, ROOT)?, c"", flags)
+                    .context(|| "cannot clone the mount of a copy")
+            }
+        };
         mount().context(|| format!("cannot mount snapshot {}", self.id))
     }
 
@@ -278,8 +369,12 @@ impl Snapshot {
     pub fn changes(&self) -> Result<Vec<Change>> {
         let find = || {
             let stack = self.stack()?;
-            let upper = open_directory(&self.directory, UPPER)?;
-            changes(upper.as_fd(), &stack.lowers(), self.record.marks)
+            let files = open_directory(&self.directory, self.files())?;
+            let (files, lowers, marks) = (files.as_fd(), stack.lowers(), self.record.marks);
+            match self.record.form {
+                Form::Overlay => changes(files, &lowers, marks),
+                Form::Copy => differences(files, &lowers, marks, &self.record.shift()),
+            }
         };
         find().context(|| format!("cannot tell the changes of snapshot {}", self.id))
     }
@@ -295,6 +390,17 @@ impl Snapshot {
     ) -> Result<(Packed, W)> {
         let overlay = self.record.marks;
         let options = diff::Options { overlay, ..options };
+        let refuse = |what| {
+            let text = format!("cannot make a layer of snapshot {}: {what}", self.id);
+            Err(Error::unsupported(text))
+        };
+        if self.record.form == Form::Copy {
+            return refuse("it is a copy of its layers, so what is different is not kept");
+        }
+        // Who owned what an image had is not known here, and would be lost.
+        if self.record.layers.iter().any(stack::has_one_owner) {
+            return refuse("its layers were unpacked with one user id only");
+        }
         let upper = open_directory(&self.directory, UPPER)?;
         diff::pack(upper.as_fd(), options, compression, threads, sink)
             .context(|| format!("cannot make a layer of snapshot {}", self.id))
@@ -307,6 +413,14 @@ impl Snapshot {
         idmap: Option<&MapIds<'_>>,
     ) -> Result<OwnedFd> {
         self.stack()?.apart(&self.directory, way, idmap)
+    }
+
+    /// What of it is files.
+    fn files(&self) -> &'static str {
+        match self.record.form {
+            Form::Overlay => UPPER,
+            Form::Copy => ROOT,
+        }
     }
 
     fn stack(&self) -> Result<Stack> {
@@ -329,6 +443,14 @@ pub(crate) fn like_the_root(upper: &OwnedFd, stack: &Stack) -> Result<()> {
     };
     complete_directory(upper.as_fd(), &attributes, fresh, &mut 0)
         .context(|| "cannot make the root directory like that of the top layer")
+}
+
+/// What kernels and file systems answer that do not let an ordinary user mount an overlay.
+fn may_be_copied(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::InvalidInput | ErrorKind::Unsupported | ErrorKind::PermissionDenied
+    )
 }
 
 fn remove_tree(directory: &OwnedFd, name: &str) -> Result<()> {

@@ -16,6 +16,7 @@ use crate::lease::{LayerId, SnapshotId};
 use crate::store::Store;
 use crate::{Context, Digest, ErrorKind, Result};
 
+mod copies;
 mod ids;
 
 /// Makes layers `first..=last`; each has a file of its own and one that all have.
@@ -45,6 +46,7 @@ fn layer(
         entries: 2,
         opaque,
         lifetime: None,
+        stand_ins: false,
     };
     fs::write(at.join("layer.json"), serde_json::to_vec(&record).unwrap()).unwrap();
     id

@@ -10,9 +10,12 @@ use std::os::unix::fs::FileExt;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+mod removed;
+
 /// A file system of its own. It goes with the test.
 struct Mounted {
     directory: tempfile::TempDir,
+    options: &'static str,
 }
 
 impl Mounted {
@@ -23,10 +26,16 @@ impl Mounted {
             &["-t", "tmpfs", "-o", options, "tmpfs", "DIR/fs"],
             &directory,
         );
-        mount.then_some(Self { directory })
+        let options = "";
+        mount.then_some(Self { directory, options })
     }
 
     fn ext4(megabytes: u64, inodes: &str) -> Option<Self> {
+        Self::ext4_with(megabytes, inodes, "")
+    }
+
+    /// With more options of mount.
+    fn ext4_with(megabytes: u64, inodes: &str, options: &'static str) -> Option<Self> {
         let directory = tempfile::tempdir().unwrap();
         let image = std::fs::File::create(directory.path().join("image")).unwrap();
         image.set_len(megabytes << 20).unwrap();
@@ -35,7 +44,7 @@ impl Mounted {
             &["-q", "-m", "0", "-N", inodes, "DIR/image"],
             &directory,
         );
-        let mounted = Self { directory };
+        let mounted = Self { directory, options };
         (made && mounted.mount()).then_some(mounted)
     }
 
@@ -43,7 +52,12 @@ impl Mounted {
     fn mount(&self) -> bool {
         run(
             "mount",
-            &["-o", "loop,commit=1000", "DIR/image", "DIR/fs"],
+            &[
+                "-o",
+                &format!("loop,commit=1000{}", self.options),
+                "DIR/image",
+                "DIR/fs",
+            ],
             &self.directory,
         )
     }
@@ -51,7 +65,13 @@ impl Mounted {
     /// Mounts what is on the disk after a power cut. From a copy: the dead file system may live on in
     /// mount namespaces that others made meanwhile, and would be mounted again.
     fn restart(&self) {
-        assert!(run("umount", &["DIR/fs"], &self.directory));
+        // What another test starts has our descriptors until it is another program.
+        let unmounted = (0..200).any(|_| {
+            std::thread::sleep(Duration::from_millis(20));
+            let umount = Command::new("umount").arg(self.path()).output();
+            umount.is_ok_and(|umount| umount.status.success())
+        });
+        assert!(unmounted, "the file system stays in use");
         let image = |name| self.directory.path().join(name);
         std::fs::copy(image("image"), image("copy")).unwrap();
         std::fs::rename(image("copy"), image("image")).unwrap();

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::SignalFd;
 use rustix::event::{PollFd, PollFlags};
-use rustix::fs::FileType;
+use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::termios::{OptionalActions, Termios};
@@ -17,6 +17,7 @@ use rustix::termios::{OptionalActions, Termios};
 use super::client::{AttachOptions, Client, Event};
 use super::exit::Exit;
 use super::launch::Size;
+use super::streams::reopen;
 use crate::error::{Context, Error, Result};
 use crate::operations::foreground;
 use crate::sys::process::borrow_inherited;
@@ -351,7 +352,7 @@ fn output_ends(number: i32) -> Result<(Option<OwnedFd>, Option<OwnedFd>), Errno>
     let Ok(own) = borrow_inherited(number) else {
         return Ok((None, None));
     };
-    if is_pipe(own) {
+    if is_open_pipe(own, OFlags::WRONLY) {
         return Ok((
             None,
             Some(own.try_clone_to_owned().map_err(|_| Errno::MFILE)?),
@@ -366,7 +367,7 @@ fn input_ends() -> Result<(Option<OwnedFd>, Option<OwnedFd>), Errno> {
     let Ok(own) = borrow_inherited(0) else {
         return Ok((None, None));
     };
-    if is_pipe(own) {
+    if is_open_pipe(own, OFlags::RDONLY) {
         return Ok((
             None,
             Some(own.try_clone_to_owned().map_err(|_| Errno::MFILE)?),
@@ -377,8 +378,10 @@ fn input_ends() -> Result<(Option<OwnedFd>, Option<OwnedFd>), Errno> {
     Ok((Some(ours), Some(theirs)))
 }
 
-fn is_pipe(fd: BorrowedFd<'_>) -> bool {
+/// Whether it is a pipe that the monitor can open anew, as it does: not one that another user made.
+fn is_open_pipe(fd: BorrowedFd<'_>, access: OFlags) -> bool {
     rustix::fs::fstat(fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo)
+        && reopen(fd, access | OFlags::NONBLOCK).is_ok()
 }
 
 /// Writes to a standard stream, which may be set not to block by somebody it is shared with.

@@ -15,6 +15,9 @@ pub(crate) fn pause(runtime: &Runtime, id: &str) -> Result<()> {
     let directory = Directory::open(&runtime.root, id)?;
     let _lock = directory.lock()?;
     let record = require(&directory, &[Status::Created, Status::Running], "pause")?;
+    if record.cgroup.rootless && !record.cgroup.exists() {
+        return Err(record.cgroup.missing("pause the container"));
+    }
     record.cgroup.freeze()
 }
 

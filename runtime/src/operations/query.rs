@@ -8,7 +8,6 @@ use rustix::fs::{Access, AtFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags};
 
-use crate::cgroup::Cgroup;
 use crate::container::{Runtime, StateReport, Status};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::state::{self, Directory, Record};
@@ -142,15 +141,34 @@ fn owner_name(uid: u32) -> String {
     name.unwrap_or_else(|| format!("#{uid}"))
 }
 
-/// The container's cgroup, if it still exists.
-pub(crate) fn cgroup_of(runtime: &Runtime, id: &str) -> Result<Cgroup> {
-    let directory = Directory::open(&runtime.root, id)?;
-    Ok(load(&directory)?.cgroup)
-}
-
 /// Pids of all processes of a container.
 pub(crate) fn processes(runtime: &Runtime, id: &str) -> Result<Vec<i32>> {
-    cgroup_of(runtime, id)?.processes()
+    let directory = Directory::open(&runtime.root, id)?;
+    let record = load(&directory)?;
+    if record.cgroup.rootless && !record.cgroup.exists() && is_alive(&record) {
+        return in_pid_namespace(record.pid);
+    }
+    record.cgroup.processes()
+}
+
+/// The processes of a container that has no cgroup, for lack of rights: those of its pid namespace.
+fn in_pid_namespace(init: i32) -> Result<Vec<i32>> {
+    let namespace = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/pid"));
+    let wanted = namespace(&init.to_string()).context(|| "cannot find the container's init")?;
+    if namespace("self").is_ok_and(|own| own == wanted) {
+        return Err(Error::new(
+            ErrorKind::FailedPrecondition,
+            "the container has neither a cgroup nor a pid namespace",
+        ));
+    }
+    let mut pids = Vec::new();
+    for entry in std::fs::read_dir("/proc").context(|| "cannot list processes")? {
+        let name = entry.context(|| "cannot list processes")?.file_name();
+        let pid = name.to_str().and_then(|name| name.parse::<i32>().ok());
+        pids.extend(pid.filter(|pid| namespace(&pid.to_string()).is_ok_and(|it| it == wanted)));
+    }
+    pids.sort_unstable();
+    Ok(pids)
 }
 
 /// The record of a container in one of the given states.

@@ -9,6 +9,7 @@ pub mod bpf;
 pub mod exec;
 pub mod keyring;
 pub mod mount;
+pub mod namespace;
 pub mod netlink;
 pub mod process;
 pub mod regex;

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use super::asked::{Asked, Join, Place};
 use super::seccomp::{self, Machine};
 use super::security::{MASKED, READ_ONLY, Seccomp, capabilities};
-use super::userns::Extent;
+use super::userns::{Extent, Userns};
 use super::{files, mounts};
 use crate::containers::short;
 use crate::verbs::signal_number;
@@ -49,6 +49,21 @@ pub(crate) struct Facts {
     pub(crate) joins: Join,
     /// Where `hosts`, `hostname` and `resolv.conf` are.
     pub(crate) directory: PathBuf,
+    /// What root of a user namespace may do.
+    pub(crate) rootless: Option<Rootless>,
+}
+
+/// What is true of root of a user namespace: an ordinary user, or root of a container.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Rootless {
+    /// Users that there are: the first one, and how many.
+    pub(crate) uids: Vec<(u32, u32)>,
+    /// Groups that there are.
+    pub(crate) gids: Vec<(u32, u32)>,
+    /// Supplementary groups can be set.
+    pub(crate) groups: bool,
+    /// How willingly the kernel kills this process; no child of it can have less.
+    pub(crate) oom_score: i32,
 }
 
 /// Contents of the files that are bound over the image's.
@@ -106,12 +121,21 @@ fn hostname(asked: &Asked, facts: &Facts) -> String {
 
 /// The configuration.
 pub(crate) fn config(asked: &Asked, facts: &Facts, image: &Config) -> Result<Value> {
-    let user = asked.user.as_deref().unwrap_or(&image.user);
+    let kept = match asked.userns {
+        // As podman: whose id is kept is who the program is.
+        Userns::Keep => kept(&facts.map),
+        _ => None,
+    };
+    let user = asked.user.clone().or(kept);
+    let user = user.as_deref().unwrap_or(&image.user);
     let mut identity = facts
         .accounts
         .identity(user, &asked.groups)
         .context(|| "cannot tell the user")?;
     identity.additional.extend(&asked.cdi.gids);
+    if let Some(rootless) = &facts.rootless {
+        rootless.restrict(&mut identity, &facts.map)?;
+    }
     let bounding = capabilities(
         &asked.cap_add,
         &asked.cap_drop,
@@ -159,7 +183,7 @@ fn process(
         "rlimits": asked.rlimits,
         "noNewPrivileges": asked.security.no_new_privileges,
         // Not the monitor's, which is spared.
-        "oomScoreAdj": asked.oom_score_adj.unwrap_or(0),
+        "oomScoreAdj": oom_score(asked, facts),
     });
     if let Some(profile) = &asked.security.apparmor {
         process["apparmorProfile"] = json!(profile);
@@ -168,6 +192,49 @@ fn process(
         process["selinuxLabel"] = json!(label);
     }
     Ok(process)
+}
+
+/// Less than its own takes a right that only root of the machine has.
+fn oom_score(asked: &Asked, facts: &Facts) -> i32 {
+    let least = facts.rootless.as_ref().map(|rootless| rootless.oom_score);
+    let score = asked.oom_score_adj.unwrap_or(0);
+    least.map_or(score, |least| score.max(least))
+}
+
+impl Rootless {
+    /// What the namespace does not have can be nobody's. Groups that an image's file gives to a user are
+    /// left out; a user that was asked for is not.
+    fn restrict(&self, identity: &mut Identity, map: &[Extent]) -> Result<()> {
+        let has = |ranges: &[(u32, u32)], id: u32| match map.is_empty() {
+            true => ranges
+                .iter()
+                .any(|(first, count)| id >= *first && id - first < *count),
+            false => map
+                .iter()
+                .any(|extent| id >= extent.inner && id - extent.inner < extent.size),
+        };
+        for (what, id, ranges) in [
+            ("user", identity.uid, &self.uids),
+            ("group", identity.gid, &self.gids),
+        ] {
+            if !has(ranges, id) {
+                let text = format!("cannot be {what} {id}: the user namespace has no such id");
+                let hint = "an ordinary user has the ids that /etc/subuid and /etc/subgid give, and else \
+                            root only: `-u 0`, or `usermod --add-subuids FIRST-LAST --add-subgids FIRST-LAST`";
+                return Err(Error::unsupported(text).with_hint(hint));
+            }
+        }
+        identity
+            .additional
+            .retain(|gid| self.groups && has(&self.gids, *gid));
+        Ok(())
+    }
+}
+
+/// The number that the caller has inside, where it has one of its own.
+fn kept(map: &[Extent]) -> Option<String> {
+    let own = map.iter().find(|extent| extent.outer == 0)?;
+    Some(format!("{0}:{0}", own.inner))
 }
 
 /// Program and arguments.
@@ -232,20 +299,26 @@ fn environment(asked: &Asked, facts: &Facts, image: &Config) -> Vec<String> {
 }
 
 fn all_mounts(asked: &Asked, facts: &Facts) -> Vec<Value> {
-    let mapped = |id: u32| {
-        facts.map.is_empty()
-            || facts
-                .map
-                .iter()
-                .any(|extent| id >= extent.inner && id - extent.inner < extent.size)
+    let mapped = |id: u32| match (facts.map.is_empty(), &facts.rootless) {
+        (true, None) => true,
+        (true, Some(rootless)) => rootless
+            .gids
+            .iter()
+            .any(|(first, count)| id >= *first && id - first < *count),
+        (false, _) => facts
+            .map
+            .iter()
+            .any(|extent| id >= extent.inner && id - extent.inner < extent.size),
     };
+    let namespaced = !facts.map.is_empty() || facts.rootless.is_some();
     let own_network = !matches!(asked.network, Place::Host | Place::Container(_));
     let base = mounts::Base {
         privileged: asked.privileged,
         shm: (asked.ipc != Place::Nothing).then_some(asked.shm),
         host_ipc: asked.ipc == Place::Host,
-        bind_sys: !facts.map.is_empty() && !own_network,
-        mapped: !facts.map.is_empty(),
+        bind_sys: namespaced && !own_network,
+        bind_proc: namespaced && asked.pid == Place::Host,
+        mapped: namespaced,
         terminal_group: mapped(5),
     };
     let names = [
@@ -263,10 +336,13 @@ fn linux(asked: &Asked, facts: &Facts, bounding: &BTreeSet<&'static str>) -> Res
     let mut linux = json!({
         "namespaces": namespaces(asked, facts),
         "resources": resources(asked),
-        "cgroupsPath": cgroup(asked, facts),
         "devices": asked.nodes.iter().chain(&asked.cdi.nodes).map(super::devices::Node::node).collect::<Vec<_>>(),
         "sysctl": asked.sysctls,
     });
+    // A path that was asked for has to be; without one, who has no rights goes without a cgroup.
+    if facts.rootless.is_none() || facts.systemd || asked.cgroup_parent.is_some() {
+        linux["cgroupsPath"] = json!(cgroup(asked, facts));
+    }
     if !facts.map.is_empty() {
         let extent = |extent: &Extent| json!({"containerID": extent.inner, "hostID": extent.outer, "size": extent.size});
         let map: Vec<Value> = facts.map.iter().map(extent).collect();
@@ -353,6 +429,7 @@ fn resources(asked: &Asked) -> Value {
 fn cgroup(asked: &Asked, facts: &Facts) -> String {
     match (&asked.cgroup_parent, facts.systemd) {
         (Some(slice), true) => format!("{slice}:rcrun:{}", facts.id),
+        (None, true) if facts.rootless.is_some() => format!("user.slice:rcrun:{}", facts.id),
         (None, true) => format!("system.slice:rcrun:{}", facts.id),
         (Some(parent), false) => format!("/{}/{}", parent.trim_matches('/'), facts.id),
         (None, false) => format!("/rcrun/{}", facts.id),

@@ -19,9 +19,9 @@ pub(crate) mod words;
 
 pub(crate) use asked::{Around, Asked, Join, Place};
 pub(crate) use cdi::DIRECTORIES as CDI_DIRECTORIES;
-pub(crate) use config::{Facts, Files, config, file_texts, labels, stop};
+pub(crate) use config::{Facts, Files, Rootless, config, file_texts, labels, stop};
 pub(crate) use security::of_mask;
-pub(crate) use userns::{Extent, Userns, pick};
+pub(crate) use userns::{Extent, Pool, Userns, pick};
 
 #[cfg(test)]
 mod tests;

@@ -339,6 +339,8 @@ pub(crate) struct Base {
     pub(crate) host_ipc: bool,
     /// There may be no new sysfs: a user namespace without a network namespace of its own.
     pub(crate) bind_sys: bool,
+    /// There may be no new proc: the same without a pid namespace.
+    pub(crate) bind_proc: bool,
     /// There is a user namespace, which has no rights over the host's objects.
     pub(crate) mapped: bool,
     /// The group of terminals is mapped.
@@ -403,8 +405,17 @@ fn defaults(base: &Base) -> Vec<Value> {
     if base.terminal_group {
         terminal.push("gid=5".into());
     }
+    let proc = match base.bind_proc {
+        true => entry(
+            "/proc",
+            "bind",
+            "/proc",
+            words(&format!("rbind,rslave,{safe}")),
+        ),
+        false => entry("/proc", "proc", "proc", words(safe)),
+    };
     let mut mounts = vec![
-        entry("/proc", "proc", "proc", words(safe)),
+        proc,
         entry(
             "/dev",
             "tmpfs",

@@ -279,6 +279,78 @@ fn user_namespaces_have_maps() {
     assert!(!terminals.contains(&json!("gid=5")));
 }
 
+/// What an ordinary user cannot have is not in the configuration.
+#[test]
+fn root_of_a_namespace_asks_for_what_there_is() {
+    let document = |line: &[&str], ids: &[(u32, u32)], systemd: bool| {
+        let facts = Facts {
+            rootless: Some(Rootless {
+                uids: ids.to_vec(),
+                gids: ids.to_vec(),
+                groups: ids.len() > 1,
+                oom_score: 200,
+            }),
+            systemd,
+            ..facts()
+        };
+        config(&asked(line).unwrap(), &facts, &image())
+    };
+    let many = [(0, 1), (1, 65_536)];
+    let kind = |document: &Value, path: &str| {
+        let all = document["mounts"].as_array().unwrap();
+        let mut found = all.iter().filter(|mount| mount["destination"] == path);
+        found.next().unwrap()["type"].as_str().unwrap().to_owned()
+    };
+    let plain = document(&["-u", "app"], &many, false).unwrap();
+    assert_eq!(
+        plain["process"]["user"],
+        json!({"uid": 1000, "gid": 1001, "additionalGids": [10]})
+    );
+    assert_eq!(plain["process"]["oomScoreAdj"], 200);
+    assert_eq!(plain["linux"].get("cgroupsPath"), None);
+    assert_eq!(
+        (kind(&plain, "/sys"), kind(&plain, "/proc")),
+        ("sysfs".into(), "proc".into())
+    );
+    let text = plain["mounts"].to_string();
+    assert!(text.contains("gid=5"), "{text}");
+    for (line, systemd, path) in [
+        (&[][..], true, "user.slice:rcrun:"),
+        (&["--cgroup-parent=/mine"], false, "/mine/"),
+    ] {
+        let document = document(line, &many, systemd).unwrap();
+        let found = document["linux"]["cgroupsPath"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        assert!(found.starts_with(path), "{found}");
+    }
+    let host = document(
+        &["--network=host", "--pid=host", "--oom-score-adj=500"],
+        &many,
+        false,
+    )
+    .unwrap();
+    assert_eq!(
+        (kind(&host, "/sys"), kind(&host, "/proc")),
+        ("bind".into(), "bind".into())
+    );
+    assert_eq!(host["process"]["oomScoreAdj"], 500);
+
+    // One id: root's groups of the image cannot be had, other users neither.
+    let one = document(&["--group-add", "wheel"], &[(0, 1)], false).unwrap();
+    assert_eq!(one["process"]["user"]["additionalGids"], json!([]));
+    let text = one["mounts"].to_string();
+    assert!(!text.contains("gid=5"), "{text}");
+    for user in ["app", "1:0", "0:1", "65537"] {
+        let error = document(&["-u", user], &[(0, 1)], false).unwrap_err();
+        assert!(error.to_string().contains("no such id"), "{user}: {error}");
+        assert!(error.hint().is_some());
+    }
+    document(&["-u", "65536"], &many, false).unwrap();
+    document(&["-u", "65537"], &many, false).unwrap_err();
+}
+
 #[test]
 fn labels_and_stopping() {
     let asked = asked(&[

@@ -15,6 +15,8 @@ pub(crate) enum Userns {
     Host,
     /// A range that no other container has.
     Auto(u32),
+    /// An ordinary user's own id, the same inside as outside.
+    Keep,
     /// These ids.
     Map(Vec<Extent>),
 }
@@ -30,15 +32,18 @@ pub(crate) struct Extent {
     pub(crate) size: u32,
 }
 
-/// `host`, `auto[:size=N]`, or `CONTAINER:HOST:SIZE[,...]`.
+/// `host`, `keep-id`, `auto[:size=N]`, or `CONTAINER:HOST:SIZE[,...]`.
 pub(crate) fn userns(text: &str) -> Result<Userns> {
     let wrong = || {
         Error::invalid(format!(
-            "{text:?} is none of host, auto, auto:size=N, CONTAINER:HOST:SIZE"
+            "{text:?} is none of host, keep-id, auto, auto:size=N, CONTAINER:HOST:SIZE"
         ))
     };
     if text == "host" {
         return Ok(Userns::Host);
+    }
+    if text == "keep-id" {
+        return Ok(Userns::Keep);
     }
     if text == "auto" {
         return Ok(Userns::Auto(SIZE));
@@ -74,19 +79,30 @@ pub(crate) fn userns(text: &str) -> Result<Userns> {
     Ok(Userns::Map(map))
 }
 
-/// A free range for a container: of what subuid(5) and subgid(5) give to one of these users, in this
-/// order, and what no other container has.
-pub(crate) fn pick(
-    size: u32,
-    users: &[&str],
-    subuid: &str,
-    subgid: &str,
-    taken: &[Extent],
-) -> Result<Extent> {
-    for user in users {
-        let groups = ranges(subgid, user);
-        for (first, count) in ranges(subuid, user) {
-            // The same numbers have to be the user's groups as well.
+/// Ids that containers may be given: first ones, and how many.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Pool {
+    pub(crate) uids: Vec<(u32, u32)>,
+    pub(crate) gids: Vec<(u32, u32)>,
+}
+
+impl Pool {
+    /// What subuid(5) and subgid(5) give to a user.
+    pub(crate) fn of(user: &str, subuid: &str, subgid: &str) -> Self {
+        Self {
+            uids: ranges(subuid, user),
+            gids: ranges(subgid, user),
+        }
+    }
+}
+
+/// A free range for a container: of one of these, in this order, that no other container has. `remedy`
+/// says how there could be more.
+pub(crate) fn pick(size: u32, pools: &[Pool], taken: &[Extent], remedy: &str) -> Result<Extent> {
+    for Pool { uids, gids } in pools {
+        for (first, count) in uids {
+            // The same numbers have to be groups as well.
+            let (first, count) = (*first, *count);
             let end = u64::from(first) + u64::from(count);
             let mut next = u64::from(first);
             while next + u64::from(size) <= end {
@@ -98,7 +114,7 @@ pub(crate) fn pick(
                     outer,
                     size,
                 };
-                let group = groups.iter().any(|(first, count)| {
+                let group = gids.iter().any(|(first, count)| {
                     outer >= *first
                         && next + u64::from(size) <= u64::from(*first) + u64::from(*count)
                 });
@@ -111,14 +127,9 @@ pub(crate) fn pick(
             }
         }
     }
-    Err(Error::new(
-        ErrorKind::Exhausted,
-        format!(
-            "cannot find {size} free user ids: give {} more in /etc/subuid and /etc/subgid, or say which \
-             with --userns 0:HOST:{size}",
-            users.join(" or ")
-        ),
-    ))
+    let text = format!("cannot find {size} free user ids");
+    let hint = format!("{remedy}, or say which with --userns 0:HOST:{size}");
+    Err(Error::new(ErrorKind::Exhausted, text).with_hint(hint))
 }
 
 fn overlaps(one: Extent, other: Extent) -> bool {
@@ -156,7 +167,8 @@ mod tests {
             ("auto:", None),
             ("auto:size=0", None),
             ("auto:uidmapping=0:1:2", None),
-            ("keep-id", None),
+            ("keep-id", Some(Userns::Keep)),
+            ("keep-id:uid=1", None),
             ("1:100000:65536", None),
             ("0:100000", None),
             ("0:4294967295:2", None),
@@ -178,9 +190,8 @@ mod tests {
                 size: 65_536,
             };
             let taken: Vec<_> = taken.iter().map(extent).collect();
-            pick(size, &["containers", "root"], ids, ids, &taken)
-                .ok()
-                .map(|found| found.outer)
+            let pools = ["containers", "root"].map(|user| Pool::of(user, ids, ids));
+            pick(size, &pools, &taken, "").ok().map(|found| found.outer)
         };
         assert_eq!(at(1000, &[]), Some(500_000));
         assert_eq!(at(65_536, &[]), Some(100_000));
@@ -190,6 +201,10 @@ mod tests {
         assert_eq!(at(65_536, &[130_000]), None);
         assert_eq!(at(200_000, &[]), None);
         // The groups are somebody else's.
-        pick(10, &["root"], ids, "root:1:5\n", &[]).unwrap_err();
+        let error = pick(10, &[Pool::of("root", ids, "root:1:5\n")], &[], "do it").unwrap_err();
+        assert_eq!(
+            error.hint(),
+            Some("do it, or say which with --userns 0:HOST:10")
+        );
     }
 }

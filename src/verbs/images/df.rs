@@ -157,24 +157,12 @@ fn rows(store: &Store, catalog: &Catalog, users: &[User], sizes: &Sizes) -> Resu
     let images = bytes(sizes, &named);
     let snapshots: u64 = sizes.snapshots.values().sum();
     let incoming = usage.incoming.bytes;
-    let cache = Cache::existing(store)?;
-    let mut cached = Reachable::default();
-    let mut steps = 0;
-    if let Some(cache) = &cache {
-        cached.layers.extend(cache.layers()?);
-        steps = cached.layers.len();
-    }
-    let is_image: HashSet<&LayerId> = named.layers.iter().map(|layer| sizes.real(layer)).collect();
-    // What an image has too is counted there.
-    cached.layers.retain(|layer| !is_image.contains(layer));
-    let mounts = match &cache {
-        Some(cache) => gc::measure(&cache.directory("mounts")?, c".")?,
-        None => 0,
-    };
-    let cached_layers = bytes(sizes, &cached);
-    let loose = all.saturating_sub(images).saturating_sub(cached_layers);
+    let cache = Cached::of(store, &named, sizes)?;
+    let loose = all
+        .saturating_sub(images)
+        .saturating_sub(cache.layers_bytes);
     // Layers that are being unpacked are neither images nor garbage.
-    let counted = all + incoming + usage.damaged.bytes + snapshots + mounts;
+    let counted = all + incoming + usage.damaged.bytes + snapshots + cache.mounts;
     let rest = usage.total().saturating_sub(counted);
     let count = |kind: usize| u64::try_from(kind).unwrap_or(u64::MAX);
     let loose_count = sizes
@@ -185,12 +173,7 @@ fn rows(store: &Store, catalog: &Catalog, users: &[User], sizes: &Sizes) -> Resu
         + sizes
             .layers
             .keys()
-            .filter(|one| {
-                let real = sizes.real(one);
-                !named.layers.contains(one)
-                    && !is_image.contains(real)
-                    && !cached.layers.contains(real)
-            })
+            .filter(|one| !named.layers.contains(one) && !cache.counts(sizes.real(one)))
             .count();
     Ok(vec![
         Row::new(
@@ -209,10 +192,10 @@ fn rows(store: &Store, catalog: &Catalog, users: &[User], sizes: &Sizes) -> Resu
         ),
         Row::new(
             "Build Cache",
-            count(steps),
+            count(cache.steps),
             0,
-            cached_layers + mounts,
-            cached_layers + mounts,
+            cache.layers_bytes + cache.mounts,
+            cache.layers_bytes + cache.mounts,
         ),
         Row::new("Downloads", usage.incoming.count, 0, incoming, incoming),
         Row::new(
@@ -227,6 +210,52 @@ fn rows(store: &Store, catalog: &Catalog, users: &[User], sizes: &Sizes) -> Resu
     ])
 }
 
+/// The build cache.
+struct Cached {
+    /// Layers that are counted with it or with images.
+    layers: HashSet<LayerId>,
+    /// Layers of steps.
+    steps: usize,
+    /// What those take that no image has.
+    layers_bytes: u64,
+    /// What the directories of cache mounts take.
+    mounts: u64,
+}
+
+impl Cached {
+    fn of(store: &Store, named: &Reachable, sizes: &Sizes) -> Result<Self> {
+        let images: HashSet<LayerId> = named
+            .layers
+            .iter()
+            .map(|layer| sizes.real(layer).clone())
+            .collect();
+        let Some(cache) = Cache::existing(store)? else {
+            return Ok(Self {
+                layers: images,
+                steps: 0,
+                layers_bytes: 0,
+                mounts: 0,
+            });
+        };
+        let all: HashSet<LayerId> = cache.layers()?.into_iter().collect();
+        let own = Reachable {
+            // What an image has too is counted there.
+            layers: all.difference(&images).cloned().collect(),
+            ..Reachable::default()
+        };
+        Ok(Self {
+            steps: all.len(),
+            layers_bytes: bytes(sizes, &own),
+            mounts: gc::measure(&cache.directory("mounts")?, c".")?,
+            layers: all.into_iter().chain(images).collect(),
+        })
+    }
+
+    fn counts(&self, layer: &LayerId) -> bool {
+        self.layers.contains(layer)
+    }
+}
+
 /// What an image needs on the disk.
 fn parts(listed: &Listed) -> Result<(HashSet<Digest>, HashSet<LayerId>)> {
     let image = &listed.image;
@@ -239,8 +268,10 @@ fn parts(listed: &Listed) -> Result<(HashSet<Digest>, HashSet<LayerId>)> {
     blobs.insert(image.id.clone());
     blobs.insert(image.manifest.digest.clone());
     blobs.extend(listed.names.iter().map(|name| name.target.digest.clone()));
-    let mut layers: HashSet<LayerId> = image.layers(Way::Privileged)?.into_iter().collect();
-    layers.extend(image.layers(Way::Rootless)?);
+    let mut layers: HashSet<LayerId> = HashSet::new();
+    for way in Way::ALL {
+        layers.extend(image.layers(way)?);
+    }
     Ok((blobs, layers))
 }
 

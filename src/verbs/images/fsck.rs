@@ -212,7 +212,7 @@ impl Fsck {
         platform: &Platform,
     ) -> Result<()> {
         let cancel = cancel.child();
-        let client = images::client(settings, self.authfile.as_deref(), &cancel)?;
+        let client = images::client(settings, self.authfile.as_deref(), &cancel, None)?;
         let name: Reference = record.reference()?;
         let reference = name.with_digest(record.target.digest.clone());
         if !self.quiet {
@@ -274,7 +274,7 @@ fn renew(store: &Store, names: &[Record], path: &str, cancel: &Cancel) -> Result
         let diff_ids = &config.rootfs.diff_ids;
         let layers = manifest.layers.iter().zip(diff_ids);
         for ((blob, diff_id), chain) in layers.zip(chain_ids(diff_ids)) {
-            for way in [Way::Privileged, Way::Rootless] {
+            for way in Way::ALL {
                 let id = pull::layer_id(&chain, way)?;
                 if id.as_str() == wanted {
                     pull::renew_layer(store, &id, &blob.digest, diff_id, way, cancel)?;

@@ -67,7 +67,10 @@ impl crate::verbs::Run for History {
         };
         let layers = Layers::new(&store)?;
         let mut sizes = Vec::new();
-        let ways = [image.layers(Way::Privileged)?, image.layers(Way::Rootless)?];
+        let ways: Vec<_> = Way::ALL
+            .iter()
+            .map(|way| image.layers(*way))
+            .collect::<Result<_>>()?;
         for (index, blob) in image.document.layers.iter().enumerate() {
             let mut size = blob.size;
             for way in &ways {

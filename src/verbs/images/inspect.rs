@@ -146,7 +146,7 @@ fn show(store: &Store, listed: &Listed) -> Result<Shown> {
     let layers = Layers::new(store)?;
     let size = image.size(&layers)?;
     let mut lower = Vec::new();
-    for way in [Way::Privileged, Way::Rootless] {
+    for way in Way::ALL {
         if !lower.is_empty() {
             break;
         }

@@ -11,7 +11,7 @@ use crate::containers::{Containers, short};
 use crate::format::{self, Column, Format};
 use crate::images::mounts;
 use crate::settings::Settings;
-use crate::{output, report};
+use crate::{output, report, rootless};
 
 pub(super) const USAGE: &str = "[IMAGE|CONTAINER DIRECTORY]
 
@@ -80,6 +80,12 @@ impl crate::verbs::Run for Mount {
 
 impl Mount {
     fn mount(&self, settings: &Settings, name: &str, at: &Path) -> Result<()> {
+        if rootless::has_entered() {
+            let text = "what an ordinary user mounts is seen in that user's namespaces only";
+            return Err(Error::new(ErrorKind::FailedPrecondition, text).with_hint(
+                "call `rcrun unshare` first: it is seen in that shell until that ends",
+            ));
+        }
         let store = settings.store()?;
         if self.r#type.as_deref() != Some("image")
             && let Some(containers) = Containers::existing(store.path())?

@@ -1,11 +1,13 @@
 //! `rcrun pull`.
 
+use std::sync::Arc;
+
 use rcrun_image::closure::Platforms;
 use rcrun_image::platform::Platform;
 use rcrun_image::progress::Event;
 use rcrun_image::pull::{self, DOWNLOADS, Pulled, Request, Way};
 use rcrun_image::reference::Reference;
-use rcrun_image::registry::Cancel;
+use rcrun_image::registry::{Cancel, Client};
 use rcrun_image::transport::{self, Imported, In, Location, Means, Naming};
 use rcrun_overlay::store::Store;
 use rcrun_runtime::error::{Error, Result};
@@ -29,14 +31,35 @@ pub(crate) struct Pull {
     /// take credentials from this file
     #[arg(long, value_name = "FILE")]
     authfile: Option<String>,
-    /// take the image for this platform: OS/ARCHITECTURE[/VARIANT]
+    /// download the images for all platforms; that for this machine is unpacked
+    #[arg(long, conflicts_with = "platform")]
+    all_platforms: bool,
+    /// take the image for this platform: OS/ARCHITECTURE[/VARIANT], or `all`
     #[arg(long, value_name = "PLATFORM")]
-    platform: Option<Platform>,
+    platform: Option<Wanted>,
     /// print nothing but the name
     #[arg(long, short)]
     quiet: bool,
     #[arg(required = true)]
     images: Vec<String>,
+}
+
+/// What `--platform` takes.
+#[derive(Debug, Clone)]
+enum Wanted {
+    All,
+    One(Platform),
+}
+
+impl std::str::FromStr for Wanted {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "all" => Ok(Self::All),
+            text => text.parse().map(Self::One),
+        }
+    }
 }
 
 const WORDS: Words = Words {
@@ -57,9 +80,9 @@ pub(crate) fn fetch(
         settings,
         authfile: None,
         store,
-        way: images::way()?,
-        platform: platform.clone(),
-        progress: Progress::new(quiet, WORDS),
+        way: images::way(),
+        platforms: Platforms::One(platform.clone()),
+        progress: Arc::new(Progress::new(quiet, WORDS)),
         cancel: Cancel::new(),
     };
     let tick = || job.progress.tick();
@@ -73,15 +96,19 @@ pub(crate) fn fetch(
 
 impl crate::verbs::Run for Pull {
     fn run(self, settings: &Settings) -> Result<u8> {
-        let way = images::way()?;
+        let way = images::way();
         let store = settings.store()?;
         let job = Job {
             settings,
             authfile: self.authfile.as_deref(),
             store: &store,
             way,
-            platform: self.platform.clone().unwrap_or_else(Platform::host),
-            progress: Progress::new(self.quiet, WORDS),
+            platforms: match (self.all_platforms, &self.platform) {
+                (true, _) | (_, Some(Wanted::All)) => Platforms::All,
+                (_, Some(Wanted::One(platform))) => Platforms::One(platform.clone()),
+                (_, None) => Platforms::One(Platform::host()),
+            },
+            progress: Arc::new(Progress::new(self.quiet, WORDS)),
             cancel: Cancel::new(),
         };
         let tick = || job.progress.tick();
@@ -98,14 +125,18 @@ impl crate::verbs::Run for Pull {
     }
 }
 
+/// What is to be known of images where there is one id only.
+const SINGLE: &str = "Note: you have no subordinate ids, so all files of the image belong to you, and \
+                      containers have no user but root (docs/rootless.md)";
+
 /// What is the same for all images of a call.
 struct Job<'a> {
     settings: &'a Settings,
     authfile: Option<&'a str>,
     store: &'a Store,
     way: Way,
-    platform: Platform,
-    progress: Progress,
+    platforms: Platforms,
+    progress: Arc<Progress>,
     /// Called off by a signal; a client of a pull that fails is of no use afterwards, and has its own.
     cancel: Cancel,
 }
@@ -130,7 +161,7 @@ impl Job<'_> {
             )));
         }
         let cancel = self.cancel.child();
-        let tags = images::client(self.settings, self.authfile, &cancel)?.tags(&reference)?;
+        let tags = self.client(&cancel)?.tags(&reference)?;
         report::each(&tags, |tag| {
             let reference = reference.with_tag(tag)?;
             self.tell(&reference, &self.one(&reference)?)
@@ -147,7 +178,7 @@ impl Job<'_> {
             cancel: &cancel,
         };
         let how = In {
-            platforms: &Platforms::One(self.platform.clone()),
+            platforms: &self.platforms,
             unpack: Some(self.way),
             downloads: DOWNLOADS,
             naming: &Naming::AsSaid,
@@ -155,23 +186,41 @@ impl Job<'_> {
         let mut input = std::io::stdin();
         let images = transport::copy_in(&means, from, &how, Some(&mut input));
         self.progress.end(images.is_ok());
-        tell_of(&images?)
+        let images = images?;
+        self.tell_of_owners();
+        tell_of(&images)
+    }
+
+    fn tell_of_owners(&self) {
+        if self.way == Way::Single {
+            self.progress.line(SINGLE);
+        }
     }
 
     fn one(&self, reference: &Reference) -> Result<Pulled> {
         let cancel = self.cancel.child();
-        let client = images::client(self.settings, self.authfile, &cancel)?;
+        let client = self.client(&cancel)?;
         let request = Request {
             reference,
-            platform: &self.platform,
+            platform: &self.platforms.machine(),
             unpack: Some(self.way),
             downloads: DOWNLOADS,
             watch: &|event| show(&self.progress, &reference.familiar(), event),
             cancel: &cancel,
         };
-        let pulled = pull::pull(self.store, &client, &request);
+        let pulled = match self.platforms {
+            Platforms::All => pull::pull_all(self.store, &client, &request),
+            Platforms::One(_) | Platforms::AllOr(_) => pull::pull(self.store, &client, &request),
+        };
         self.progress.end(pulled.is_ok());
+        if pulled.as_ref().is_ok_and(|pulled| !pulled.unchanged) {
+            self.tell_of_owners();
+        }
         pulled
+    }
+
+    fn client(&self, cancel: &Cancel) -> Result<Client> {
+        images::client(self.settings, self.authfile, cancel, Some(&self.progress))
     }
 
     fn tell(&self, reference: &Reference, pulled: &Pulled) -> Result<()> {

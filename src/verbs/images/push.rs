@@ -77,13 +77,19 @@ impl crate::verbs::Run for Push {
         };
         let platforms = platforms(self.platform.clone());
         let cancel = Cancel::new();
+        let progress = std::sync::Arc::new(Progress::new(self.quiet, SENT));
         let client = match to {
             Location::Registry(_) => {
-                Some(images::client(settings, self.authfile.as_deref(), &cancel)?)
+                let authfile = self.authfile.as_deref();
+                Some(images::client(
+                    settings,
+                    authfile,
+                    &cancel,
+                    Some(&progress),
+                )?)
             }
             _ => None,
         };
-        let progress = Progress::new(self.quiet, SENT);
         let means = Means {
             store: &store,
             client: client.as_ref(),
@@ -221,7 +227,7 @@ impl crate::verbs::Run for Load {
                     .with_hint("give --input FILE, or redirect standard input"),
             );
         }
-        let way = images::way()?;
+        let way = images::way();
         let store = settings.store()?;
         let progress = Progress::new(self.quiet, LOADED);
         let cancel = Cancel::new();

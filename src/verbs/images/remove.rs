@@ -176,8 +176,10 @@ fn tell(store: &Store, gone: &[Image], collected: &Collected) -> Result<()> {
             continue;
         }
         output::print(&format!("Deleted: {}\n", image.id))?;
-        let mut layers = image.layers(Way::Privileged)?;
-        layers.extend(image.layers(Way::Rootless)?);
+        let mut layers = Vec::new();
+        for way in Way::ALL {
+            layers.extend(image.layers(way)?);
+        }
         for layer in layers
             .iter()
             .rev()

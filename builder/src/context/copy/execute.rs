@@ -15,12 +15,11 @@ use rustix::fs::{AtFlags, FileType, Mode};
 use rcrun_overlay::archive::Time;
 use rcrun_overlay::archive::name::{show, split};
 use rcrun_overlay::compress::Limits;
-use rcrun_overlay::layer::attributes::{
-    Attributes, Fresh, complete_directory, complete_file, complete_other,
-};
+use rcrun_overlay::layer::attributes::{Attributes, Fresh, complete_directory, complete_file};
 
-use super::checksum::{full_path, unchanged, unchanged_name};
-use super::contents::{self, Buffer, Ways};
+use super::checksum::{full_path, unchanged};
+use super::contents::{Buffer, Ways};
+use super::copier::{Copier, attributes_of, modified};
 use super::files::{Files, Meta, Node};
 use super::root::{Making, Open, Place, Root, create, make_room, replacing};
 use super::unpack::fresh;
@@ -270,109 +269,6 @@ impl Copying<'_> {
             fd: Arc::new(fd),
             path: made,
         })
-    }
-}
-
-fn modified(meta: &Meta) -> Time {
-    Time {
-        seconds: meta.modified.0,
-        nanoseconds: meta.modified.1,
-    }
-}
-
-fn attributes_of(
-    selection: &Selection,
-    options: Options,
-    tree: &Tree,
-    meta: &Meta,
-    extended: Vec<rcrun_overlay::archive::Attribute>,
-) -> Attributes {
-    let (uid, gid) = selection.owner(tree, meta);
-    Attributes {
-        mode: selection.mode(meta),
-        uid,
-        gid,
-        mtime: options.times.of_copy(modified(meta)),
-        extended,
-    }
-}
-
-/// Copies files of one source; shared by threads.
-struct Copier<'a> {
-    selection: &'a Selection,
-    options: Options,
-    tree: &'a Tree,
-    fresh: Fresh,
-    ways: &'a Ways,
-    bytes: AtomicU64,
-    skipped: AtomicU64,
-}
-
-impl Copier<'_> {
-    fn count(&self, report: &mut Report) {
-        report.bytes += self.bytes.load(Ordering::Relaxed);
-        report.skipped += self.skipped.load(Ordering::Relaxed);
-    }
-
-    fn attributes(
-        &self,
-        meta: &Meta,
-        extended: Vec<rcrun_overlay::archive::Attribute>,
-    ) -> Attributes {
-        attributes_of(self.selection, self.options, self.tree, meta, extended)
-    }
-
-    /// Copies anything but a directory.
-    fn file(
-        &self,
-        from: BorrowedFd<'_>,
-        name: &[u8],
-        to: BorrowedFd<'_>,
-        new: &[u8],
-        meta: &Meta,
-        buffer: &mut Buffer,
-    ) -> Result<()> {
-        let kind = meta.kind();
-        let mut skipped = 0;
-        match kind {
-            FileType::RegularFile => {
-                let source = view::read(from, name)?;
-                unchanged(&source, meta)?;
-                let extended = attributes::of_open(source.as_fd())?;
-                let attributes = self.attributes(meta, extended);
-                let file = create(to, new, attributes.mode)?;
-                contents::copy(&source, &file, meta, self.ways, buffer)?;
-                unchanged(&source, meta)?;
-                self.bytes.fetch_add(meta.size, Ordering::Relaxed);
-                complete_file(file.as_fd(), &attributes, self.fresh, &mut skipped)?;
-            }
-            // A stub: the server behind it does not come along.
-            FileType::Socket => {
-                let attributes = self.attributes(meta, Vec::new());
-                let file = create(to, new, attributes.mode)?;
-                complete_file(file.as_fd(), &attributes, self.fresh, &mut skipped)?;
-            }
-            _ => {
-                let extended = attributes::of_other(from, name, kind)?;
-                let target = match kind {
-                    FileType::Symlink => open::link(from, name)?,
-                    _ => Vec::new(),
-                };
-                unchanged_name(from, name, meta)?;
-                let attributes = self.attributes(meta, extended);
-                let (link, mode) = (
-                    kind == FileType::Symlink,
-                    Mode::from(attributes.mode & 0o777),
-                );
-                replacing(to, new, || match link {
-                    true => rustix::fs::symlinkat(&*target, to, new),
-                    false => rustix::fs::mknodat(to, new, kind, mode, meta.number),
-                })?;
-                complete_other(to, new, &attributes, self.fresh, link, &mut skipped)?;
-            }
-        }
-        self.skipped.fetch_add(skipped, Ordering::Relaxed);
-        Ok(())
     }
 }
 

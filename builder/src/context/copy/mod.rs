@@ -15,6 +15,7 @@ mod cache;
 mod checksum;
 mod chmod;
 mod contents;
+mod copier;
 mod execute;
 mod files;
 mod root;

@@ -295,6 +295,11 @@ impl Registry {
         self.seen().into_iter().filter(matching).collect()
     }
 
+    /// The port that it listens on.
+    pub fn port(&self) -> u16 {
+        self.shared.address.port()
+    }
+
     /// The largest number of connections that were open at the same time.
     pub fn most_connections(&self) -> usize {
         self.shared.most_open.load(Ordering::SeqCst)
@@ -417,12 +422,20 @@ fn send(
         if promised.is_none() {
             write!(stream, "{:x}\r\n", bytes.len())?;
         }
-        stream.write_all(bytes)?;
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            // As much as the kernel takes: that is what has been sent should the client vanish now.
+            let taken = match stream.write(rest) {
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => 0,
+                taken => taken?,
+            };
+            count(taken as u64);
+            rest = &rest[taken..];
+        }
         if promised.is_none() {
             stream.write_all(b"\r\n")?;
         }
         stream.flush()?;
-        count(bytes.len() as u64);
         if !pause.is_zero() {
             std::thread::sleep(pause);
         }

@@ -52,6 +52,7 @@ fn options(settings: Settings) -> Options {
         resolver: Resolver::default(),
         policy: POLICY,
         cancel: Cancel::new(),
+        notice: crate::registry::Notice::default(),
     }
 }
 

@@ -16,6 +16,21 @@ fn push(
     client.push_blob(reference, &layer(bytes), other, &source)
 }
 
+/// Sends it to `a/b` of a registry that nothing else is said of.
+fn sent(registry: &Registry, bytes: &'static [u8]) {
+    sent_by(&client(plain(registry)), registry, bytes);
+}
+
+fn sent_by(client: &Client, registry: &Registry, bytes: &'static [u8]) {
+    push(client, &registry.reference("a/b:1"), bytes, None).unwrap();
+}
+
+/// Bytes of each request that came.
+fn received(registry: &Registry, method: &str, part: &str) -> Vec<u64> {
+    let seen = registry.seen_of(method, part);
+    seen.iter().map(|seen| seen.received).collect()
+}
+
 fn leaked(length: usize) -> &'static [u8] {
     noise(length).leak()
 }
@@ -64,17 +79,12 @@ fn a_reset_upload_goes_on_where_it_stopped() {
         let registry = Registry::open();
         registry.fault("PATCH", "/uploads/", 1, Fault::Cut(at));
         let bytes = leaked(size as usize);
-        let client = client(plain(&registry));
-        push(&client, &registry.reference("a/b:1"), bytes, None).unwrap();
+        sent(&registry, bytes);
         assert!(
             *registry.blob("a/b", &Digest::of(bytes)).unwrap() == bytes,
             "{at}"
         );
-        let received: u64 = registry
-            .seen_of("PATCH", "")
-            .iter()
-            .map(|seen| seen.received)
-            .sum();
+        let received: u64 = received(&registry, "PATCH", "").iter().sum();
         assert!(received <= size + (64 << 10), "cut at {at}: {received}");
     }
 }
@@ -89,22 +99,12 @@ fn lost_answers_do_no_harm() {
         let registry = Registry::open();
         registry.fault(method, part, 1, Fault::Silent);
         let bytes = leaked(2_000_000);
-        push(
-            &client(plain(&registry)),
-            &registry.reference("a/b:1"),
-            bytes,
-            None,
-        )
-        .unwrap();
+        sent(&registry, bytes);
         assert!(
             *registry.blob("a/b", &Digest::of(bytes)).unwrap() == bytes,
             "{method}"
         );
-        let received: u64 = registry
-            .seen_of("*", part)
-            .iter()
-            .map(|seen| seen.received)
-            .sum();
+        let received: u64 = received(&registry, "*", part).iter().sum();
         assert_eq!(received, 2_000_000, "{method}");
     }
 }
@@ -115,13 +115,7 @@ fn an_upload_that_the_registry_lost_begins_anew() {
     registry.fault("PATCH", "/uploads/", 1, answer(404, "X", "y"));
     registry.fault("GET", "/uploads/", 1, answer(404, "X", "y"));
     let bytes = leaked(2_000_000);
-    push(
-        &client(plain(&registry)),
-        &registry.reference("a/b:1"),
-        bytes,
-        None,
-    )
-    .unwrap();
+    sent(&registry, bytes);
     assert_eq!(registry.seen_of("POST", "/uploads/").len(), 2);
 }
 
@@ -132,33 +126,15 @@ fn chunks_as_the_registry_or_the_settings_say() {
         ..Setup::default()
     });
     let bytes = leaked(4_000_000);
-    push(
-        &client(plain(&registry)),
-        &registry.reference("a/b:1"),
-        bytes,
-        None,
-    )
-    .unwrap();
-    let sizes = |registry: &Registry| -> Vec<u64> {
-        registry
-            .seen_of("PATCH", "")
-            .iter()
-            .map(|seen| seen.received)
-            .collect()
-    };
+    sent(&registry, bytes);
+    let sizes = |registry: &Registry| received(registry, "PATCH", "");
     assert_eq!(sizes(&registry), [1_500_000, 1_500_000, 1_000_000]);
     let registry = Registry::open();
     let text = format!(
         r#"{{"{}":{{"plain_http":true,"upload_chunk":3000000}}}}"#,
         registry.host()
     );
-    push(
-        &client(settings(&text)),
-        &registry.reference("a/b:1"),
-        bytes,
-        None,
-    )
-    .unwrap();
+    sent_by(&client(settings(&text)), &registry, bytes);
     assert_eq!(sizes(&registry), [3_000_000, 1_000_000]);
     assert!(registry.blob("a/b", &Digest::of(bytes)).is_some());
 }
@@ -215,13 +191,7 @@ fn a_late_answer_to_an_upload_is_waited_for() {
     let text = format!(r#"{{"{host}":{{"plain_http":true,"stall_timeout":0.3}}}}"#);
     registry.fault("PUT", "/uploads/", 1, Fault::Late(Duration::from_secs(2)));
     let bytes = leaked(2_000_000);
-    push(
-        &client(settings(&text)),
-        &registry.reference("a/b:1"),
-        bytes,
-        None,
-    )
-    .unwrap();
+    sent_by(&client(settings(&text)), &registry, bytes);
     assert_eq!(registry.seen_of("PUT", "/uploads/").len(), 1);
 }
 

@@ -60,6 +60,7 @@ fn real_layer(store: &Store, number: u64) -> LayerId {
         entries: 0,
         opaque: false,
         lifetime: None,
+        stand_ins: false,
     };
     let layers = store.path().join("layers");
     let temporary = layers.join("incoming").join(durable::temporary_name());
