@@ -2,7 +2,7 @@
 //! one digest wherever and whenever something is built; a disk that is full.
 
 use crate::harness::builds::{Build, Builds, fill};
-use crate::harness::people::layer;
+use crate::harness::runtime::Running;
 use crate::harness::{Env, Need, Shelf, Test, full, process, test};
 use std::fs;
 use std::os::unix::fs::chown;
@@ -103,7 +103,7 @@ fn the_next_build_goes_on_at_the_last_finished_step(env: &Env) {
     );
     drop(ready);
     let mut running = env.rt.spawn(builds.command(&[], &context));
-    wait_for(|| running.read().1.contains("waiting"));
+    wait_for(|| said(&mut running));
     running.child.kill().unwrap();
     env.rt.finish(running).exits(137);
     // Its step is ended by the kernel's news that the builder is gone.
@@ -117,6 +117,11 @@ fn the_next_build_goes_on_at_the_last_finished_step(env: &Env) {
     assert_eq!(built.done().len(), 1);
     builds.shelf.ok(&["prune", "--force"]);
     builds.assert_settled();
+}
+
+/// Whether its step has said that it waits; the command in the title says so before.
+fn said(running: &mut Running) -> bool {
+    running.read().1.contains("\"data\":\"waiting")
 }
 
 #[track_caller]
@@ -136,7 +141,7 @@ fn ctrl_c_ends_a_step_at_once(env: &Env) {
     );
     for signal in ["INT", "TERM"] {
         let mut running = env.rt.spawn(builds.command(&[], &context));
-        wait_for(|| running.read().1.contains("waiting"));
+        wait_for(|| said(&mut running));
         let began = Instant::now();
         let pid = running.pid().to_string();
         assert!(
@@ -440,6 +445,5 @@ fn a_full_disk_is_named_and_the_store_goes_on(env: &Env) {
     let after = builds.build(&[], &small).ok();
     assert_eq!(after.digest(), before.digest());
     assert_eq!(after.files().line("a"), "f 644 0:0 1");
-    drop(layer(env, &[]));
     unmount(&at);
 }
