@@ -15,6 +15,10 @@ use rustix::fs::{CWD, Mode, OFlags};
 
 /// How IDs of such containers begin.
 const PREFIX: &str = "build-";
+/// How often it is tried to remove a directory into which somebody writes.
+const TRIES: usize = 200;
+/// Between two tries.
+const PAUSE: std::time::Duration = std::time::Duration::from_millis(10);
 
 /// A place. Dropped, it is removed.
 #[derive(Debug)]
@@ -94,7 +98,17 @@ fn open(path: &Path) -> Result<OwnedFd> {
         .context(|| format!("cannot open {}", path.display()))
 }
 
-/// Everything in it is ours; what a step wrote into a mount whose changes are thrown away may be odd.
+/// Everything in it is ours; what a step wrote into a mount whose changes are thrown away may be odd. The
+/// process of a step whose builder was killed may still write down how that ended.
 fn remove(path: &Path) -> std::io::Result<()> {
+    for _ in 0..TRIES {
+        match std::fs::remove_dir_all(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::DirectoryNotEmpty => {}
+            // It was removed by another build meanwhile.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            other => return other,
+        }
+        std::thread::sleep(PAUSE);
+    }
     std::fs::remove_dir_all(path)
 }

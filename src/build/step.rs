@@ -326,9 +326,15 @@ impl Worker<'_> {
             &of_host("/etc/hosts"),
             &of_host("/etc/resolv.conf"),
         );
+        let mut hosts = files.hosts;
+        let hostname = &step.limits.hostname;
+        if !hosts.split_whitespace().any(|word| word == hostname) {
+            // Programs look their machine's name up, also where it has the host's network.
+            hosts.push_str(&format!("127.0.0.1\t{hostname}\n"));
+        }
         for (name, text) in [
             ("hostname", files.hostname),
-            ("hosts", files.hosts),
+            ("hosts", hosts),
             ("resolv.conf", files.resolv_conf),
         ] {
             self.write(name, text.as_bytes())?;

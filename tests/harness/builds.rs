@@ -240,7 +240,7 @@ impl<'a> Builds<'a> {
     #[track_caller]
     pub(crate) fn assert_settled(&self) {
         let path = self.shelf.path();
-        for place in ["build/steps", "build/locks", "leases", "layers/incoming"] {
+        for place in ["build/steps", "build/locks", "layers/incoming"] {
             let left: Vec<PathBuf> = fs::read_dir(path.join(place))
                 .into_iter()
                 .flatten()

@@ -53,6 +53,8 @@ impl Snapshot {
         found.extend(
             self.mounts
                 .difference(&mounts())
+                // The kernel unmounts here what others mounted and then removed the place of.
+                .filter(|m| m.split(' ').nth(1).is_none_or(|at| Path::new(at).exists()))
                 .map(|m| format!("mount gone: {m}")),
         );
         let own = i32::try_from(std::process::id()).unwrap();
@@ -115,7 +117,8 @@ fn host() -> BTreeSet<String> {
     found
 }
 
-/// Mount points with type and source; ids and peer groups differ from run to run.
+/// Mount points with type and source; ids and peer groups differ from run to run, and options of file
+/// systems are not of a mount: others may change them.
 fn mounts() -> BTreeSet<String> {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
     table
@@ -128,7 +131,8 @@ fn mounts() -> BTreeSet<String> {
                 .take(3)
                 .collect::<Vec<_>>()
                 .join(" ");
-            format!("{left} {right}")
+            let right: Vec<&str> = right.split(' ').take(2).collect();
+            format!("{left} {}", right.join(" "))
         })
         .collect()
 }

@@ -189,6 +189,16 @@ impl<'a> Planner<'a> {
     }
 
     fn source(&mut self, name: &str, by_number: bool, span: Span) -> Result<Source, Problem> {
+        if name.contains('$') {
+            let error = Error::invalid(
+                "variable expansion is not supported for --from, define a new stage with FROM using ARG from \
+                 global scope as a workaround",
+            );
+            return Err(Problem::at(
+                span,
+                error.with_hint("FROM image:$VERSION AS NAME, and --from=NAME"),
+            ));
+        }
         if by_number && let Ok(number) = name.parse::<i64>() {
             let index = usize::try_from(number)
                 .ok()
@@ -245,9 +255,11 @@ impl<'a> Planner<'a> {
             let mut names: Vec<&str> = self.by_name.keys().map(String::as_str).collect();
             names.sort_unstable();
             let error = Error::invalid(format!("target stage {name:?} could not be found"));
-            Problem::from(match names.is_empty() {
-                true => error.with_hint("no stage of the Dockerfile has a name"),
-                false => error.with_hint(format!("there is {}", names.join(", "))),
+            let close = dockerfile::suggest::closest_in_any_case(name, names.iter().copied());
+            Problem::from(match (close, names.is_empty()) {
+                (Some(close), _) => error.with_hint(format!("did you mean {close}?")),
+                (None, true) => error.with_hint("no stage of the Dockerfile has a name"),
+                (None, false) => error.with_hint(format!("there is {}", names.join(", "))),
             })
         })
     }
@@ -262,9 +274,14 @@ impl<'a> Planner<'a> {
                 open.pop();
                 continue;
             }
-            if let Some(upon) = self.parts[index].upon
+            if let Some(upon) = self.parts[index].upon.or_else(|| self.named_stage(index))
                 && done[upon].is_none()
             {
+                if open.contains(&upon) {
+                    let name = &self.parts[upon].name;
+                    let text = format!("circular dependency detected on stage: {name}");
+                    return Err(Problem::at(self.parts[index].span, Error::invalid(text)));
+                }
                 open.push(upon);
                 continue;
             }
@@ -297,6 +314,19 @@ impl<'a> Planner<'a> {
         let labels = &self.wanted.labels;
         stages[target].image.config.labels.extend(labels.clone());
         Ok(Graph { stages, target })
+    }
+
+    /// The stage that `--build-context` gives under the name of what a part begins with.
+    fn named_stage(&self, index: usize) -> Option<usize> {
+        let part = &self.parts[index];
+        let named = part
+            .instead
+            .as_ref()
+            .or_else(|| self.named_context(&part.base));
+        match named {
+            Some(Named::Stage(name)) => self.by_name.get(&name.to_lowercase()).copied(),
+            _ => None,
+        }
     }
 
     fn used_too_early(&self, stage: &Stage, need: usize) -> Problem {

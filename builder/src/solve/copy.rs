@@ -91,6 +91,39 @@ impl Solver<'_> {
         Ok(Some(key.finish()))
     }
 
+    /// A digest of a part of a stage, for mounts: whoever mounts it depends on nothing else of the stage.
+    pub(super) fn part_of(&self, index: usize, source: &str) -> Result<Digest> {
+        let solved = self.wait(index)?;
+        let inner = source.trim_matches('/');
+        if inner.is_empty() || self.graph.stages[index].steps.is_empty() {
+            return Ok(solved.key.clone());
+        }
+        let names: Vec<&str> = solved.layers.iter().map(LayerId::as_str).collect();
+        let quick = Key::new("quick part")
+            .list("from", &names)
+            .text("path", inner)
+            .finish();
+        if let Some(known) = self.cache.noted::<Known>("quick", quick.hex()) {
+            return Ok(known.key);
+        }
+        let request = Request {
+            sources: vec![Source::Path {
+                tree: self.tree(index)?.0,
+                path: inner.to_owned(),
+            }],
+            dest: "/".to_owned(),
+            owner: None,
+            chmod: None,
+            parents: false,
+            exclude: Vec::new(),
+            unpack: Unpack::No,
+        };
+        let key = select(&request)?.checksum(threads(), Some(&self.stats))?;
+        let known = Known { key: key.clone() };
+        self.cache.note("quick", quick.hex(), &known)?;
+        Ok(key)
+    }
+
     fn prepare_files(&self, state: &Solved, op: &CopyOp) -> Result<Prepared<'_>> {
         let (tree, of_host) = match op.from {
             graph::Source::Context => (self.context.clone(), true),
@@ -228,16 +261,18 @@ impl Solver<'_> {
                     inner.to_owned()
                 },
             }],
-            dest: "/".to_owned(),
+            // Links that are named are followed, so what they lead to is there by the name that is mounted.
+            dest: format!("/{inner}"),
             owner: None,
             chmod: None,
-            parents: !inner.is_empty(),
+            parents: false,
             exclude: Vec::new(),
             unpack: Unpack::No,
         };
         let selection = select(&request)?;
         let checksum = selection.checksum(threads(), Some(&self.stats))?;
         let key = Key::new("files")
+            .text("path", inner)
             .digest("files", &checksum)
             .number("epoch", epoch.cast_unsigned());
         let key = key.finish();

@@ -219,6 +219,7 @@ impl Solver<'_> {
         let record = Record {
             version: VERSION,
             diff_id: Some(unpacked.diff_id.clone()),
+            allocated: None,
             size: unpacked.size,
             entries: unpacked.entries,
             opaque: unpacked.opaque_root,

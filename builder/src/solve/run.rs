@@ -11,7 +11,7 @@ use super::{Prepared, Solved, Solver};
 use crate::dockerfile::{Network, Security, Sharing};
 use crate::events::{Event, StepId};
 use crate::graph::{RunMount, RunOp, SCRIPTS, Source};
-use crate::runner::{RunStep, StepMount};
+use crate::runner::{Limits, RunStep, StepMount};
 use crate::{Digest, Error, ErrorKind, Result};
 
 /// What was found out about a step.
@@ -45,16 +45,27 @@ impl Solver<'_> {
         if let Some((name, text)) = &op.script {
             key = key.text("script", name).text("text", text);
         }
+        let rights = rights(&self.settings.limits);
+        key = key
+            .number("closed", self.closed(op).into())
+            .list("rights", &rights);
         let mut inputs = vec![
             ("the previous step".to_owned(), state.key.to_string()),
             ("the command".to_owned(), op.args.join("\n")),
             ("the working directory".to_owned(), op.directory.clone()),
             ("the user".to_owned(), op.user.clone()),
+            (
+                "the network".to_owned(),
+                format!("{:?} {}", op.network, self.closed(op)),
+            ),
+            ("the rights".to_owned(), rights.join("\n")),
         ];
         for line in &op.env {
             let (name, value) = line.split_once('=').unwrap_or((line, ""));
             inputs.push((format!("variable {name}"), hidden(value)));
         }
+        let words: Vec<String> = op.mounts.iter().map(describe).collect();
+        inputs.push(("the mounts".to_owned(), words.join("\n")));
         for (index, mount) in op.mounts.iter().enumerate() {
             let (layers, digest) = self.source_of(mount, state)?;
             if let RunMount::Secret { id, required, .. } = mount {
@@ -71,8 +82,9 @@ impl Solver<'_> {
                 }
             }
             let digest = digest.map(|digest| digest.to_string());
-            let words = describe(mount);
-            key = key.text("mount", &words).option("files", digest.as_deref());
+            key = key
+                .text("mount", &words[index])
+                .option("files", digest.as_deref());
             if let (Some(digest), Some(target)) = (digest, mount.target()) {
                 inputs.push((format!("what is mounted at {target}"), digest));
             }
@@ -108,13 +120,19 @@ impl Solver<'_> {
                 Ok((Some(vec![layer]), Some(key).filter(|_| !is_cache)))
             }
             Source::Stage(index) => {
-                let solved = self.wait(*index)?;
-                Ok((
-                    Some(solved.layers.clone()),
-                    Some(solved.key.clone()).filter(|_| !is_cache),
-                ))
+                let layers = self.wait(*index)?.layers.clone();
+                let digest = match is_cache {
+                    true => None,
+                    false => Some(self.part_of(*index, source)?),
+                };
+                Ok((Some(layers), digest))
             }
         }
+    }
+
+    /// Whether `--network none` takes the network from it.
+    fn closed(&self, op: &RunOp) -> bool {
+        op.network == Network::Default && self.settings.no_network
     }
 
     fn allowed(&self, op: &RunOp) -> Result<()> {
@@ -262,6 +280,24 @@ impl Solver<'_> {
             )),
         }
     }
+}
+
+/// What flags of a build change that a program can see, but for amounts of memory and time and name
+/// servers: those do not decide what comes out.
+fn rights(limits: &Limits) -> Vec<String> {
+    let lists = [
+        ("host", &limits.hosts),
+        ("ulimit", &limits.ulimits),
+        ("cap-add", &limits.cap_add),
+        ("cap-drop", &limits.cap_drop),
+        ("security-opt", &limits.security_opt),
+    ];
+    let mut all = vec![format!("hostname={}", limits.hostname)];
+    all.extend(limits.shm_size.iter().map(|size| format!("shm={size}")));
+    for (name, values) in lists {
+        all.extend(values.iter().map(|value| format!("{name}={value}")));
+    }
+    all
 }
 
 fn network(network: Network) -> Option<&'static str> {

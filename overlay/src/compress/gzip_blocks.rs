@@ -184,8 +184,9 @@ fn deflate(before: &[u8], block: &[u8], last: bool, level: u32) -> io::Result<Ve
     } else {
         FlushCompress::Sync
     };
-    // Deflate adds five bytes to each 16 KiB at worst: always enough for one call.
-    let mut out = Vec::with_capacity(block.len() + block.len() / 64 + 1024);
+    // Level 1 has one fixed code, in which a byte takes nine bits at worst; others add five bytes to each
+    // 16 KiB: always enough for one call.
+    let mut out = Vec::with_capacity(block.len() + block.len() / 8 + block.len() / 64 + 1024);
     let status = state
         .compress_vec(block, &mut out, flush)
         .map_err(io::Error::other)?;
@@ -257,6 +258,27 @@ mod tests {
                 .read_to_end(&mut back)
                 .unwrap();
             assert!(back == bytes);
+        }
+    }
+
+    #[test]
+    fn what_does_not_compress_has_room_on_every_level() {
+        let mut state = 1_u64;
+        let mut next = |least: u8| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            state.to_be_bytes()[0] | least
+        };
+        // Bytes from 144 on have the longest words of the fixed code.
+        let noise: [Vec<u8>; 2] = [0, 0x90].map(|least| (0..BLOCK).map(|_| next(least)).collect());
+        for level in 0..=9 {
+            for bytes in &noise {
+                for last in [false, true] {
+                    let out = deflate(&[], bytes, last, level).unwrap();
+                    assert!(out.len() >= bytes.len() / 2, "level {level}");
+                }
+            }
         }
     }
 
