@@ -8,6 +8,7 @@
 mod access;
 mod copy;
 mod directory;
+mod done;
 mod explain;
 pub(crate) mod import;
 mod key;
@@ -16,7 +17,7 @@ mod run;
 mod squash;
 mod wait;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -39,6 +40,7 @@ use crate::graph::{Base, Graph, Op, Problem, Source, Stage, Step};
 use crate::runner::{Limits, Runner};
 use crate::{Context, Digest, Error, ErrorKind, Result};
 pub(crate) use access::way;
+pub use done::{Done, DoneStep, Material};
 pub use import::Imports;
 use key::Key;
 use wait::Cell;
@@ -99,70 +101,6 @@ pub struct Solved {
     pub epoch: i64,
     /// Its files, once somebody asked for them.
     mounted: OnceLock<Arc<OwnedFd>>,
-}
-
-/// What was done or found done, for other machines.
-#[derive(Debug, Clone, Default)]
-pub struct Done {
-    /// Steps, in no particular order.
-    pub steps: Vec<DoneStep>,
-    /// Names of cache mounts that are the same on every machine.
-    pub mounts: BTreeSet<Digest>,
-    /// What was fetched for copies.
-    pub materials: BTreeSet<Material>,
-}
-
-/// Something that an image was made from.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Material {
-    /// What it is, without passwords.
-    pub uri: String,
-    /// How it is hashed.
-    pub algorithm: String,
-    /// Its hash, hexadecimal.
-    pub digest: String,
-}
-
-impl Material {
-    /// With a digest.
-    pub fn new(uri: &str, digest: &Digest) -> Self {
-        Self {
-            uri: crate::attest::public_url_of(uri),
-            algorithm: digest.algorithm().name().to_owned(),
-            digest: digest.hex().to_owned(),
-        }
-    }
-
-    /// A commit of a git repository.
-    pub fn commit(url: &str, commit: &str) -> Self {
-        let algorithm = match commit.len() {
-            64 => "sha256",
-            _ => "sha1",
-        };
-        Self {
-            uri: crate::attest::public_url(url),
-            algorithm: algorithm.to_owned(),
-            digest: commit.to_owned(),
-        }
-    }
-}
-
-/// A step that was done or found done.
-#[derive(Debug, Clone)]
-pub struct DoneStep {
-    /// Its key.
-    pub key: Digest,
-    /// The layers below it, lowest first.
-    pub below: Vec<LayerId>,
-    /// What it made.
-    pub layer: LayerId,
-    /// The instruction.
-    pub text: String,
-    /// The latest time of its files, seconds since 1970.
-    pub epoch: i64,
-    /// Of a copy from another stage: what does not depend on that stage's files, its layers and their latest
-    /// time.
-    pub from: Option<(Digest, Vec<LayerId>, i64)>,
 }
 
 /// Builds a graph.
