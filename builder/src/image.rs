@@ -37,6 +37,12 @@ pub struct Draft {
     pub rootfs: RootFs,
     /// How it was made.
     pub history: Vec<History>,
+    /// For builds on other machines.
+    #[serde(
+        rename = "rcrun.buildcache.v1",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub cache: Option<crate::remote::Records>,
 }
 
 /// What the layers unpack to.
@@ -196,6 +202,7 @@ impl Draft {
                 ..RootFs::default()
             },
             history: base.history.iter().map(History::of).collect(),
+            cache: None,
         }
     }
 
@@ -215,6 +222,23 @@ impl Draft {
             empty_layer: !layer,
             own: true,
         });
+    }
+
+    /// Says that the layers of this build were made one, as docker does: its steps stay, without layers,
+    /// and one more has it.
+    pub fn squash(&mut self) {
+        let mut count = 0_usize;
+        for one in self.history.iter_mut().filter(|one| one.own) {
+            count += usize::from(!one.empty_layer);
+            one.empty_layer = true;
+        }
+        if count > 0 {
+            self.history.push(History {
+                comment: Some(format!("{count} layers squashed into one")),
+                own: true,
+                ..History::default()
+            });
+        }
     }
 
     /// The document.

@@ -5,18 +5,24 @@
 //! - [`graph`], [`image`]: what is to be done, and what the image says in the end; pure.
 //! - [`solve`]: does it, unless it was done before ([`cache`]).
 //! - [`runner`]: what whoever runs the steps is told.
+//! - [`foreign`]: whether programs of another platform run here.
 //! - [`export`]: layers and documents of the result.
+//! - [`remote`]: caches of other machines.
+//! - [`attest`]: statements about the result.
 //! - [`events`]: what people hear meanwhile.
 
 #![forbid(unsafe_code)]
 
+pub mod attest;
 pub mod cache;
 pub mod context;
 pub mod dockerfile;
 pub mod events;
 pub mod export;
+pub mod foreign;
 pub mod graph;
 pub mod image;
+pub mod remote;
 pub mod runner;
 pub mod shrink;
 pub mod solve;

@@ -53,7 +53,7 @@ pub fn shrink(store: &Store, cache: &Cache, limit: Option<u64>) -> Result<Shrunk
         match layers.get(&entry.layer)? {
             Some(layer) => {
                 let bytes = if seen.insert(entry.layer) {
-                    layer.record.size
+                    layer.record.allocated.unwrap_or(layer.record.size)
                 } else {
                     0
                 };

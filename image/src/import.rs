@@ -191,7 +191,7 @@ impl Import<'_> {
     }
 
     /// Takes a blob from a layout.
-    fn fetch(&self, layout: &Layout, blob: &Descriptor) -> Result<()> {
+    pub(crate) fn fetch(&self, layout: &Layout, blob: &Descriptor) -> Result<()> {
         let digest = &blob.digest;
         let expected = Expected {
             digest: digest.clone(),

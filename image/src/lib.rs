@@ -9,12 +9,14 @@
 //! - [`names`], [`roots`]: what images in a store are called, and what they refer to.
 //! - [`pull`], [`push`]: between a registry and a store.
 //! - [`layout`], [`docker_archive`]: images in directories and files.
+//! - [`artifact`]: one manifest anywhere, with blobs on demand.
 //! - [`transport`]: all of these places by one name, and copies from and to them.
 
 #![forbid(unsafe_code)]
 
 pub mod accounts;
 mod archive;
+pub mod artifact;
 pub mod catalog;
 pub mod closure;
 mod crew;

@@ -76,6 +76,8 @@ pub(crate) fn unlink(directory: impl AsFd, name: impl rustix::path::Arg + Copy) 
 pub(crate) struct Meter {
     pub(crate) bytes: u64,
     pub(crate) entries: u64,
+    /// Bytes of regular files, as they are read.
+    pub(crate) contents: u64,
     linked: HashSet<(u64, u64)>,
 }
 
@@ -89,6 +91,9 @@ impl Meter {
             }
         }
         self.bytes += allocated(stat);
+        if is_regular(stat) {
+            self.contents += u64::try_from(stat.st_size).unwrap_or(0);
+        }
         self.entries += 1;
     }
 

@@ -157,133 +157,18 @@ pub(super) fn agent(text: &str) -> Result<(String, PathBuf)> {
     Ok((id.to_owned(), path))
 }
 
-/// Where a result goes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Output {
-    /// The store; to a registry too with the second.
-    Image { names: Vec<String>, push: bool },
-    /// An OCI layout in a directory, or in an archive; none is standard output.
-    Oci {
-        dest: Option<PathBuf>,
-        archive: bool,
-    },
-    /// An archive as `docker save` writes it.
-    Docker { dest: Option<PathBuf> },
-    /// An archive of the files.
-    Tar { dest: Option<PathBuf> },
-    /// The files.
-    Local { dest: PathBuf },
-    /// Nothing is kept but what the cache has.
-    Nothing,
+/// A field that is there or not, or says so.
+pub(super) fn truth(name: &str, value: Option<&str>) -> Result<bool> {
+    match value {
+        None | Some("true" | "1") => Ok(true),
+        Some("false" | "0") => Ok(false),
+        Some(other) => Err(Error::invalid(format!(
+            "{name}={other} is neither true nor false"
+        ))),
+    }
 }
 
-/// How layers and documents are written.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct How {
-    pub(super) compression: Option<Compression>,
-    pub(super) level: Option<i32>,
-    pub(super) docker: Option<bool>,
-    pub(super) annotations: BTreeMap<String, String>,
-}
-
-/// `--output`.
-pub(super) fn output(text: &str) -> Result<(Output, How)> {
-    let mut how = How::default();
-    if text == "-" {
-        return Ok((Output::Tar { dest: None }, how));
-    }
-    let fields = fields(text);
-    if let [(_, None)] = fields.as_slice() {
-        return Ok((
-            Output::Local {
-                dest: PathBuf::from(text),
-            },
-            how,
-        ));
-    }
-    let (mut kind, mut dest, mut names) = (None, None, Vec::new());
-    let (mut push, mut archive) = (false, true);
-    for (name, value) in fields {
-        let truth = || match value.as_deref() {
-            None | Some("true" | "1") => Ok(true),
-            Some("false" | "0") => Ok(false),
-            Some(other) => Err(Error::invalid(format!(
-                "{name}={other} is neither true nor false"
-            ))),
-        };
-        let text = || {
-            value
-                .clone()
-                .ok_or_else(|| Error::invalid(format!("{name:?} is not NAME=VALUE")))
-        };
-        match name.as_str() {
-            "type" => kind = Some(text()?),
-            "dest" | "output" => dest = Some(text()?),
-            "name" => names.extend(text()?.split(',').map(str::to_owned)),
-            "push" => push = truth()?,
-            "tar" => archive = truth()?,
-            "oci-mediatypes" => how.docker = Some(!truth()?),
-            "compression" => how.compression = Some(compression(&text()?)?),
-            "compression-level" => {
-                let level = text()?;
-                let wrong = || Error::invalid(format!("{level:?} is no compression level"));
-                how.level = Some(level.parse().map_err(|_| wrong())?);
-            }
-            // What they ask for is so in any case.
-            "store"
-            | "unpack"
-            | "force-compression"
-            | "rewrite-timestamp"
-            | "mode"
-            | "platform-split"
-            | "registry.insecure"
-            | "push-by-digest"
-            | "name-canonical"
-            | "dangling-name-prefix"
-            | "prefer-nondist-layers" => {}
-            other => match other.strip_prefix("annotation.") {
-                Some(key) => drop(how.annotations.insert(key.to_owned(), text()?)),
-                None => {
-                    return Err(Error::invalid(format!(
-                        "{other:?} is no field of an output"
-                    )));
-                }
-            },
-        }
-    }
-    rcrun_overlay::compress::check_level(how.compression.unwrap_or(Compression::Gzip), how.level)?;
-    let file = |dest: Option<String>| dest.filter(|dest| dest != "-").map(PathBuf::from);
-    let output = match kind.as_deref() {
-        Some("image") => Output::Image { names, push },
-        Some("registry") => Output::Image { names, push: true },
-        Some("oci") => Output::Oci {
-            dest: file(dest),
-            archive,
-        },
-        Some("docker") => Output::Docker { dest: file(dest) },
-        Some("tar") => Output::Tar { dest: file(dest) },
-        Some("local") => {
-            let missing = || Error::invalid("type=local needs dest=DIRECTORY");
-            Output::Local {
-                dest: dest.map(PathBuf::from).ok_or_else(missing)?,
-            }
-        }
-        Some("cacheonly") => Output::Nothing,
-        Some(other) => {
-            let text = format!("unknown type {other:?} of an output");
-            return Err(Error::invalid(text)
-                .with_hint("use image, registry, oci, docker, tar, local or cacheonly"));
-        }
-        None => {
-            return Err(
-                Error::invalid("an output needs a type").with_hint("such as type=local,dest=DIR")
-            );
-        }
-    };
-    Ok((output, how))
-}
-
-fn compression(text: &str) -> Result<Compression> {
+pub(super) fn compression(text: &str) -> Result<Compression> {
     Ok(match text {
         "uncompressed" => Compression::None,
         "gzip" => Compression::Gzip,
@@ -298,68 +183,6 @@ fn compression(text: &str) -> Result<Compression> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn outputs() {
-        let path = |text: &str| Some(PathBuf::from(text));
-        for (text, expected) in [
-            ("-", Output::Tar { dest: None }),
-            ("out", Output::Local { dest: "out".into() }),
-            ("type=local,dest=out", Output::Local { dest: "out".into() }),
-            (
-                "type=tar,dest=a.tar",
-                Output::Tar {
-                    dest: path("a.tar"),
-                },
-            ),
-            ("type=tar", Output::Tar { dest: None }),
-            (
-                "type=oci,dest=d,tar=false",
-                Output::Oci {
-                    dest: path("d"),
-                    archive: false,
-                },
-            ),
-            ("type=docker,dest=-", Output::Docker { dest: None }),
-            (
-                "type=image,\"name=a,b\",push=true",
-                Output::Image {
-                    names: vec!["a".into(), "b".into()],
-                    push: true,
-                },
-            ),
-            (
-                "type=registry,name=a",
-                Output::Image {
-                    names: vec!["a".into()],
-                    push: true,
-                },
-            ),
-            ("type=cacheonly", Output::Nothing),
-        ] {
-            assert_eq!(output(text).unwrap().0, expected, "{text}");
-        }
-        for text in [
-            "type=",
-            "type=x",
-            "dest=a",
-            "type=local",
-            "type=image,unknown=1",
-            "type=oci,tar=maybe",
-            "type=image,compression=lzma",
-            "type=image,compression-level=99",
-        ] {
-            output(text).unwrap_err();
-        }
-        let how = output(
-            "type=image,compression=zstd,compression-level=9,annotation.a=b,oci-mediatypes=false",
-        )
-        .unwrap()
-        .1;
-        assert_eq!(how.compression, Some(Compression::Zstd));
-        assert_eq!((how.level, how.docker), (Some(9), Some(true)));
-        assert_eq!(how.annotations["a"], "b");
-    }
 
     #[test]
     fn secrets_are_files_or_variables() {

@@ -68,3 +68,54 @@ pub(super) fn show(wrong: &Diagnostic, text: &str, name: &str) -> String {
 pub(super) fn line(wrong: &Diagnostic) -> String {
     format!("line {}: {}", wrong.span.first_line, wrong.message)
 }
+
+/// A Dockerfile as errors quote it: passwords of addresses become as many other letters.
+pub(super) fn shown(text: &str) -> String {
+    let mut all = String::with_capacity(text.len());
+    for word in text.split_inclusive(char::is_whitespace) {
+        let user = word.find("://").and_then(|at| {
+            let start = at + 3;
+            let end = word[start..].find(['/', '?', '#']);
+            let end = end.map_or(word.len(), |end| start + end);
+            Some(start..start + word[start..end].rfind('@')?)
+        });
+        match user {
+            Some(user) => {
+                all.push_str(&word[..user.start]);
+                all.extend(std::iter::repeat_n('x', user.len()));
+                all.push_str(&word[user.end..]);
+            }
+            None => all.push_str(word),
+        }
+    }
+    all
+}
+
+/// A Dockerfile as statements call it: where it lies on this machine is nobody's business.
+pub(super) fn file_name(path: &str) -> String {
+    let name = path.rsplit('/').next().unwrap_or_default();
+    name.split(['?', '#']).next().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_are_not_quoted_and_places_stay() {
+        for (text, expected) in [
+            ("FROM a\n", "FROM a\n"),
+            (
+                "ADD https://u:p@h/a@b /x\nRUN y",
+                "ADD https://xxx@h/a@b /x\nRUN y",
+            ),
+            ("ADD [\"ssh://\u{e4}@h\"]", "ADD [\"ssh://xx@h\"]"),
+            ("a://b?c@d", "a://b?c@d"),
+        ] {
+            assert_eq!(shown(text), expected);
+            assert_eq!(shown(text).len(), text.len());
+        }
+        assert_eq!(file_name("/a/b/Dockerfile.x"), "Dockerfile.x");
+        assert_eq!(file_name("https://u:p@h/Dockerfile?token=x"), "Dockerfile");
+    }
+}

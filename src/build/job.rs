@@ -4,45 +4,39 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use rcrun_builder::cache::Cache;
-use rcrun_builder::context::source::{self, Context as Files};
+use rcrun_builder::context::source::{self, Context as Files, Location};
 use rcrun_builder::context::tree::Tree;
 use rcrun_builder::dockerfile::{self, Diagnostic, Dockerfile};
-use rcrun_builder::events::Event;
+use rcrun_builder::events::{Event, Watch};
 use rcrun_builder::export::{self, Target, Written};
 use rcrun_builder::graph::{self, Graph, Named, Problem, Wanted};
-use rcrun_builder::runner::Limits;
 use rcrun_builder::shrink::shrink;
-use rcrun_builder::solve::{self, Solved, Solver, Tools};
+use rcrun_builder::solve::{self, Done, Imports, Solved, Solver, Tools};
+use rcrun_image::document::Descriptor;
 use rcrun_image::platform::Platform;
 use rcrun_image::progress;
 use rcrun_image::pull::Way;
-use rcrun_image::reference::Reference;
 use rcrun_image::registry::Cancel;
+use rcrun_image::transport;
 use rcrun_overlay::layer::Overlay;
 use rcrun_overlay::layer::store::Layers;
-use rcrun_overlay::lease::Lease;
+use rcrun_overlay::lease::{LayerId, Lease};
 use rcrun_overlay::store::Store;
 use rcrun_runtime::error::{Context, Error, ErrorKind, Result};
 
-use super::arguments::{self, How, Output};
+use super::asked::Asked;
 use super::bases::Images;
 use super::places::{self, Place};
 use super::progress::{Progress, Style};
+use super::result::{self, Variant};
 use super::runner::Processes;
-use super::{check, failure, outputs};
+use super::{attest, caches, check, failure, outputs};
 use crate::settings::Settings;
 use crate::verbs::build::Build;
 use crate::{images, interrupt, output};
-
-/// The name of the machine that steps see. BuildKit's, for Dockerfiles that depend on it.
-const HOSTNAME: &str = "buildkitsandbox";
-/// The build argument that says another.
-const SANDBOX: &str = "BUILDKIT_SANDBOX_HOSTNAME";
-/// What `RUN --mount=type=cache` is counted in, unless the build says otherwise.
-const NAMESPACE: &str = "BUILDKIT_CACHE_MOUNT_NS";
 
 /// Builds, and returns the exit code.
 pub(crate) fn build(flags: &Build, settings: &Settings) -> Result<u8> {
@@ -69,6 +63,7 @@ pub(crate) fn build(flags: &Build, settings: &Settings) -> Result<u8> {
     let lease = store.lease()?;
     // What is fetched goes where steps work: it is removed with it.
     let place = Place::new(&store)?;
+    let (variants, which) = result::variants(&asked.outputs, asked.docker, &asked.annotations);
     let job = Job {
         flags,
         asked: &asked,
@@ -80,6 +75,8 @@ pub(crate) fn build(flags: &Build, settings: &Settings) -> Result<u8> {
         progress: &progress,
         cancel: &cancel,
         scratch: place.path(),
+        variants,
+        which,
     };
     let tick = || progress.tick();
     let tick: Option<&(dyn Fn() + Sync)> = progress.ticks().then_some(&tick);
@@ -95,152 +92,6 @@ pub(crate) fn build(flags: &Build, settings: &Settings) -> Result<u8> {
     match ended.result {
         Ok(code) => Ok(code),
         Err(failed) => Err(failure::report(failed, &progress)),
-    }
-}
-
-/// The flags, understood.
-pub(super) struct Asked {
-    wanted: Wanted,
-    contexts: BTreeMap<String, String>,
-    settings: solve::Settings,
-    pub(super) outputs: Vec<(Output, How)>,
-    pub(super) names: Vec<Reference>,
-    docker: bool,
-    annotations: BTreeMap<String, String>,
-    platforms: Vec<Platform>,
-    /// An index is wanted, also of one platform.
-    pub(super) several: bool,
-}
-
-impl Asked {
-    fn read(flags: &Build) -> Result<Self> {
-        let variable = |name: &str| std::env::var(name).ok();
-        let mut arguments =
-            arguments::pairs(&flags.build_arg, &variable).context(|| "--build-arg")?;
-        let epoch = epoch(flags, &mut arguments)?;
-        let mut settings = solve::Settings {
-            epoch,
-            explain: flags.explain,
-            debug: flags.debug,
-            limits: limits(flags, arguments.get(SANDBOX)),
-            ..solve::Settings::default()
-        };
-        if let Some(name) = arguments.get("BUILDKIT_SANDBOX_HOSTNAME") {
-            settings.limits.hostname.clone_from(name);
-        }
-        let truth = |name: &str| {
-            let value = arguments.get(name).map(String::as_str);
-            matches!(value, Some("1" | "t" | "T" | "true" | "TRUE" | "True"))
-        };
-        settings.git.keep_git_dir = truth("BUILDKIT_CONTEXT_KEEP_GIT_DIR");
-        let several = truth("BUILDKIT_MULTI_PLATFORM");
-        for text in &flags.secret {
-            let (id, secret) = arguments::secret(text).context(|| format!("--secret {text}"))?;
-            settings.secrets.insert(id, secret);
-        }
-        for text in &flags.ssh {
-            let (id, path) = arguments::agent(text).context(|| format!("--ssh {text}"))?;
-            settings.agents.insert(id, path);
-        }
-        for text in &flags.allow {
-            match text.split_once('=').unwrap_or((text, "")) {
-                ("network.host", "") => settings.allow_network = true,
-                ("security.insecure", "") => settings.allow_insecure = true,
-                ("device", name) => settings.allow_devices.push(name.to_owned()),
-                _ => {
-                    let text = format!("unknown entitlement {text:?} for --allow");
-                    return Err(Error::invalid(text)
-                        .with_hint("use network.host, security.insecure or device"));
-                }
-            }
-        }
-        match flags.network.as_deref() {
-            None | Some("default" | "host") => {}
-            Some("none") => settings.no_network = true,
-            Some(other) => {
-                let text = format!("invalid value {other:?} for --network");
-                return Err(Error::invalid(text).with_hint("use host or none"));
-            }
-        }
-        let mut outputs = Vec::new();
-        for text in &flags.output {
-            outputs.push(arguments::output(text).context(|| format!("--output {text}"))?);
-        }
-        let names = flags.tag.iter().map(|tag| tag.parse::<Reference>());
-        let names = names.collect::<Result<Vec<_>>>().context(|| "--tag")?;
-        if flags.push && names.is_empty() {
-            return Err(Error::invalid("--push needs a name").with_hint("give --tag NAME"));
-        }
-        let none = |_: &str| None;
-        let mut platforms = flags.platform.clone();
-        platforms.dedup();
-        Ok(Self {
-            wanted: Wanted {
-                target: flags.target.clone(),
-                cache_namespace: arguments.get(NAMESPACE).cloned().unwrap_or_default(),
-                arguments,
-                labels: arguments::pairs(&flags.label, &none).context(|| "--label")?,
-                no_cache: flags.no_cache,
-                no_cache_filter: flags.no_cache_filter.clone(),
-                ..Wanted::default()
-            },
-            contexts: arguments::pairs(&flags.build_context, &none)
-                .context(|| "--build-context")?,
-            settings,
-            outputs,
-            names,
-            docker: flags.format.as_deref() == Some("docker"),
-            annotations: arguments::pairs(&flags.annotation, &none).context(|| "--annotation")?,
-            platforms,
-            several,
-        })
-    }
-}
-
-/// `--timestamp`, or SOURCE_DATE_EPOCH as an argument or in our environment.
-fn epoch(flags: &Build, arguments: &mut BTreeMap<String, String>) -> Result<Option<i64>> {
-    const NAME: &str = "SOURCE_DATE_EPOCH";
-    if let Some(seconds) = flags.timestamp {
-        return Ok(Some(seconds));
-    }
-    let own = || std::env::var(NAME).ok();
-    let Some(text) = arguments
-        .get(NAME)
-        .cloned()
-        .or_else(own)
-        .filter(|text| !text.is_empty())
-    else {
-        return Ok(None);
-    };
-    let wrong = || Error::invalid(format!("{NAME} is {text:?}, and not a number of seconds"));
-    let seconds = text.parse().map_err(|_| wrong())?;
-    arguments.insert(NAME.to_owned(), text);
-    Ok(Some(seconds))
-}
-
-fn limits(flags: &Build, hostname: Option<&String>) -> Limits {
-    Limits {
-        hosts: flags
-            .add_host
-            .iter()
-            .map(|line| line.replacen('=', ":", 1))
-            .collect(),
-        shm_size: flags.shm_size.clone(),
-        ulimits: flags.ulimit.clone(),
-        memory: flags.memory.clone(),
-        memory_swap: flags.memory_swap.clone(),
-        cpus: flags.cpus.clone(),
-        cpu_shares: flags.cpu_shares,
-        cpu_period: flags.cpu_period,
-        cpu_quota: flags.cpu_quota,
-        cpuset_cpus: flags.cpuset_cpus.clone(),
-        cpuset_mems: flags.cpuset_mems.clone(),
-        cgroup_parent: flags.cgroup_parent.clone(),
-        hostname: hostname.map_or(HOSTNAME, String::as_str).to_owned(),
-        dns: flags.dns.clone(),
-        cap_add: flags.cap_add.clone(),
-        cap_drop: flags.cap_drop.clone(),
-        security_opt: flags.security_opt.clone(),
     }
 }
 
@@ -293,22 +144,31 @@ pub(super) struct Job<'a> {
     pub(super) progress: &'a Progress,
     pub(super) cancel: &'a Cancel,
     scratch: &'a Path,
+    /// The ways in which the image is written, and which one each output means.
+    pub(super) variants: Vec<Variant>,
+    which: Vec<usize>,
 }
 
 /// A platform's image.
 pub(super) struct Built {
     pub(super) graph: Graph,
-    pub(super) solved: std::sync::Arc<Solved>,
-    pub(super) written: Option<Written>,
+    pub(super) solved: Arc<Solved>,
+    /// One for each way in which outputs want it.
+    pub(super) written: Vec<Written>,
+    /// Its layers before they were made one.
+    pub(super) layers: Vec<LayerId>,
+    /// For other machines.
+    pub(super) done: Done,
 }
 
 impl Job<'_> {
     fn run(&self) -> Result<u8, Failed> {
+        let began = std::time::SystemTime::now();
         let files = self.files()?;
         if let Some(code) = self.told(&files)? {
             return Ok(code);
         }
-        let text = String::from_utf8_lossy(&files.dockerfile.text).into_owned();
+        let text = failure::shown(&String::from_utf8_lossy(&files.dockerfile.text));
         let name = files.dockerfile.name.clone();
         let file = dockerfile::parse(&files.dockerfile.text);
         let file = file.map_err(|wrong| Failed::File(name.clone(), text.clone(), wrong))?;
@@ -334,13 +194,28 @@ impl Job<'_> {
         if let Some(refusal) = report.refusal() {
             return Err(Error::invalid(refusal).into());
         }
-        outputs::write(self, &built)?;
+        let facts = attest::Facts {
+            dockerfile: (failure::file_name(&name), files.dockerfile.text.clone()),
+            context: self.address(&files)?,
+            began,
+        };
+        outputs::write(self, &built, &facts)?;
+        caches::write(self, &built)?;
         for warning in &report.warnings {
             self.progress
                 .line(&format!("WARNING: {}", check::line(warning)));
         }
         self.limit()?;
         Ok(0)
+    }
+
+    /// Where the context is from, if that has an address, and its commit.
+    fn address(&self, files: &Files) -> Result<Option<(String, Option<String>)>> {
+        Ok(match source::locate(&self.flags.context)? {
+            Location::Git(address) => Some((address.remote, files.commit.clone())),
+            Location::Http(url) => Some((url, None)),
+            Location::Directory(_) | Location::Input => None,
+        })
     }
 
     /// What is only asked about the Dockerfile; the exit code.
@@ -427,6 +302,13 @@ impl Job<'_> {
             runtime: &self.settings.runtime,
         };
         let watch = |event: &Event<'_>| self.progress.event(event);
+        let platform = &graph.stages[graph.target].platform;
+        let caches = caches::open(self, platform)?;
+        let bring = |place: usize, blob: &Descriptor| caches.bring(place, blob);
+        let imports = Imports {
+            known: &caches.known,
+            bring: &bring,
+        };
         let tools = Tools {
             store: self.store,
             lease: self.lease,
@@ -435,6 +317,7 @@ impl Job<'_> {
             watch: &watch,
             cancel: self.cancel,
             marks: self.marks(),
+            imports: Some(&imports),
         };
         let settings = solve::Settings {
             scratch: self.scratch.to_owned(),
@@ -445,8 +328,16 @@ impl Job<'_> {
             .flat_map(|one| &one.graph.stages)
             .map(|stage| stage.steps.len());
         let solver = Solver::new(&tools, &graph, context, &settings, steps.sum())?;
-        let solved = solver.solve();
-        let made = solver.made();
+        let mut layers = Vec::new();
+        let solved = solver.solve().and_then(|solved| {
+            self.complete(&solver, &solved)?;
+            layers.clone_from(&solved.layers);
+            Ok(match self.flags.squash {
+                true => Arc::new(solver.squash(&solved)?),
+                false => solved,
+            })
+        });
+        let (made, done) = (solver.made(), solver.done());
         drop(solver);
         // What was made is written out while layers are archived.
         std::thread::scope(|scope| {
@@ -455,10 +346,12 @@ impl Job<'_> {
                 let mut built = Built {
                     graph,
                     solved,
-                    written: None,
+                    written: Vec::new(),
+                    layers,
+                    done,
                 };
-                if outputs::needs_image(&self.asked.outputs) {
-                    built.written = Some(self.image(&built)?);
+                for variant in &self.variants {
+                    built.written.push(self.image(&built, variant)?);
                 }
                 Ok(built)
             });
@@ -469,26 +362,46 @@ impl Job<'_> {
         })
     }
 
-    fn image(&self, built: &Built) -> Result<Written> {
-        let watch = |event: &Event<'_>| self.progress.event(event);
-        let target = Target {
+    /// Fetches layers of imported caches that the results are made of.
+    fn complete(&self, solver: &Solver<'_>, solved: &Solved) -> Result<()> {
+        let asked = self.asked;
+        if outputs::needs_files(&asked.outputs) || caches::needs_layers(&asked.cache_to) {
+            solver.complete(&solved.layers)?;
+        }
+        if caches::needs_all(&asked.cache_to) {
+            for step in solver.done().steps {
+                solver.complete(&[step.layer])?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where results are written first.
+    pub(super) fn target<'a>(&'a self, watch: &'a Watch<'a>) -> Target<'a> {
+        Target {
             store: self.store,
             lease: self.lease,
             cache: self.cache,
             marks: self.marks(),
-            watch: &watch,
-        };
-        let mut options = export::Options {
-            docker: self.asked.docker,
-            annotations: self.asked.annotations.clone(),
-            ..export::Options::default()
-        };
-        for (_, how) in &self.asked.outputs {
-            options.compression = how.compression.unwrap_or(options.compression);
-            options.level = how.level.or(options.level);
-            options.docker = how.docker.unwrap_or(options.docker);
-            options.annotations.extend(how.annotations.clone());
+            watch,
         }
+    }
+
+    /// Which way of writing the image an output means.
+    pub(super) fn variant(&self, output: usize) -> usize {
+        self.which.get(output).copied().unwrap_or_default()
+    }
+
+    fn image(&self, built: &Built, variant: &Variant) -> Result<Written> {
+        let watch = |event: &Event<'_>| self.progress.event(event);
+        let target = self.target(&watch);
+        let stage = &built.graph.stages[built.graph.target];
+        let options = export::Options {
+            annotations: variant.annotations.manifest(&stage.image.platform()),
+            inline: caches::inline(&self.asked.cache_to).then_some(&built.done),
+            squash: self.flags.squash,
+            ..variant.options()
+        };
         export::image(&target, &built.graph, &built.solved, &options)
     }
 
@@ -546,7 +459,7 @@ impl Job<'_> {
     /// An image of a layout, by the name that it gets here.
     fn layout(&self, text: &str) -> Result<String> {
         use rcrun_image::closure::Platforms;
-        use rcrun_image::transport::{self, In, Means, Naming};
+        use rcrun_image::transport::{In, Means, Naming};
         let location = format!("oci:{text}").parse()?;
         let means = Means {
             store: self.store,

@@ -2,14 +2,20 @@
 //! verbs, steps are run by a process of their own (`rcrun build-step`), and people see what happens.
 
 mod agents;
+mod annotations;
 mod arguments;
+mod asked;
+mod attest;
 mod bases;
+mod caches;
 mod check;
+mod destination;
 mod failure;
 pub(crate) mod job;
 mod outputs;
 mod places;
 mod progress;
+mod result;
 mod runner;
 pub(crate) mod step;
 mod stubs;

@@ -8,56 +8,53 @@ use std::path::Path;
 use rcrun_builder::context::copy::{Options, Request, Source, Times, Unpack, select};
 use rcrun_builder::context::tree::{Owners, Tree};
 use rcrun_image::closure::Platforms;
-use rcrun_image::document::{Descriptor, media};
+use rcrun_image::document::Descriptor;
 use rcrun_image::names::Names;
 use rcrun_image::push::UPLOADS;
 use rcrun_image::recompress::Layers;
 use rcrun_image::reference::Reference;
 use rcrun_image::stored::Subject;
 use rcrun_image::transport::{self, Location, Means, Out};
-use rcrun_overlay::digest::Algorithm;
 use rcrun_overlay::layer::diff;
 use rcrun_overlay::snapshot::{Mounting, Stack};
 use rcrun_runtime::error::{Context, Error, ErrorKind, Result};
 use serde_json::{Value, json};
 
-use super::arguments::{How, Output};
+use super::destination::{How, Output};
 use super::job::{Built, Job, open_directory};
+use super::{attest, result};
 use crate::images;
 
-/// Whether any of these is made of an image. Nothing said means the store.
-pub(super) fn needs_image(outputs: &[(Output, How)]) -> bool {
-    let image = |(output, _): &(Output, How)| {
-        matches!(
-            output,
-            Output::Image { .. } | Output::Oci { .. } | Output::Docker { .. }
-        )
-    };
-    outputs.is_empty() || outputs.iter().any(image)
+/// Whether this is made of an image.
+pub(super) fn is_image(output: &Output) -> bool {
+    matches!(
+        output,
+        Output::Image { .. } | Output::Oci { .. } | Output::Docker { .. }
+    )
+}
+
+/// Whether any of these is made of files at all.
+pub(super) fn needs_files(outputs: &[(Output, How)]) -> bool {
+    !outputs.iter().all(|(output, _)| *output == Output::Nothing)
 }
 
 /// Writes everything.
-pub(super) fn write(job: &Job<'_>, built: &[Built]) -> Result<()> {
-    let top = top(job, built)?;
-    let mut kept = job.asked.names.clone();
-    let mut pushed: Vec<Reference> = Vec::new();
-    let mut store = job.asked.outputs.is_empty() || job.flags.load || job.flags.push;
-    for (output, _) in &job.asked.outputs {
+pub(super) fn write(job: &Job<'_>, built: &[Built], facts: &attest::Facts) -> Result<()> {
+    let tops: Vec<Descriptor> = (0..job.variants.len())
+        .map(|index| result::top(job, built, index, facts))
+        .collect::<Result<_>>()?;
+    let mut kept: Vec<Reference> = Vec::new();
+    // First all that is only here: a push may fail.
+    for (index, (output, how)) in job.asked.outputs.iter().enumerate() {
         match output {
-            Output::Image { names, push } => {
-                let names: Vec<Reference> = names
-                    .iter()
-                    .map(|name| name.parse())
-                    .collect::<Result<_>>()?;
-                if *push {
-                    pushed.extend(if names.is_empty() {
-                        kept.clone()
-                    } else {
-                        names.clone()
-                    });
-                }
+            Output::Image { by_digest, .. } => {
+                let names = if *by_digest {
+                    Vec::new()
+                } else {
+                    named(job, output)?
+                };
+                keep(job, &tops[job.variant(index)], &names)?;
                 kept.extend(names);
-                store = true;
             }
             Output::Nothing => {}
             Output::Tar { dest } => {
@@ -65,25 +62,36 @@ pub(super) fn write(job: &Job<'_>, built: &[Built]) -> Result<()> {
                 let mut sink = sink(dest.as_deref())?;
                 archive(job, &built[0], &mut sink)?;
             }
-            Output::Local { dest } => local(job, built, dest)?,
-            Output::Oci { .. } | Output::Docker { .. } => {}
+            Output::Local { dest, split } => local(job, built, dest, *split)?,
+            Output::Oci { .. } | Output::Docker { .. } => {
+                save(job, &tops[job.variant(index)], output, how)?;
+            }
         }
     }
-    if let Some(top) = &top {
-        if store {
-            keep(job, top, &kept)?;
-        }
-        for (output, _) in &job.asked.outputs {
-            save(job, top, output)?;
-        }
-        if job.flags.push {
-            pushed.extend(job.asked.names.iter().cloned());
-        }
-        for name in &pushed {
-            push(job, name)?;
+    for (index, (output, _)) in job.asked.outputs.iter().enumerate() {
+        if let Output::Image {
+            push: true,
+            by_digest,
+            ..
+        } = output
+        {
+            let top = &tops[job.variant(index)];
+            for name in named(job, output)? {
+                push(job, top, &name, *by_digest)?;
+            }
         }
     }
-    tell(job, built, top.as_ref(), &kept)
+    tell(job, built, tops.first(), &kept)
+}
+
+/// What an image is called: what its output says, or else what the build says.
+pub(super) fn named(job: &Job<'_>, output: &Output) -> Result<Vec<Reference>> {
+    match output {
+        Output::Image { names, .. } if !names.is_empty() => {
+            names.iter().map(|name| name.parse()).collect()
+        }
+        _ => Ok(job.asked.names.clone()),
+    }
 }
 
 fn one(built: &[Built]) -> Result<()> {
@@ -92,45 +100,6 @@ fn one(built: &[Built]) -> Result<()> {
         _ => Err(Error::unsupported(
             "an archive of files is of one platform only",
         )),
-    }
-}
-
-/// The image's manifest, or an index of several.
-fn top(job: &Job<'_>, built: &[Built]) -> Result<Option<Descriptor>> {
-    let written: Vec<&Descriptor> = built
-        .iter()
-        .filter_map(|one| one.written.as_ref().map(|written| &written.manifest))
-        .collect();
-    match written.as_slice() {
-        [] => Ok(None),
-        [only] if !job.asked.several => Ok(Some(Descriptor {
-            platform: None,
-            ..(*only).clone()
-        })),
-        several => {
-            let docker = several[0].media_type == media::DOCKER_MANIFEST;
-            let kind = if docker {
-                media::DOCKER_LIST
-            } else {
-                media::OCI_INDEX
-            };
-            let index = json!({"schemaVersion": 2, "mediaType": kind, "manifests": several});
-            let bytes = serde_json::to_vec(&index)
-                .map_err(|e| Error::new(ErrorKind::Internal, format!("cannot encode JSON: {e}")))?;
-            let content = job.store.content();
-            let digest = content
-                .prepare(job.lease, Algorithm::Sha256, &bytes)?
-                .commit()?
-                .digest()
-                .clone();
-            Ok(Some(Descriptor {
-                media_type: kind.to_owned(),
-                digest,
-                size: bytes.len() as u64,
-                platform: None,
-                ..several[0].clone()
-            }))
-        }
     }
 }
 
@@ -158,8 +127,9 @@ fn keep(job: &Job<'_>, top: &Descriptor, names: &[Reference]) -> Result<()> {
 }
 
 /// Layouts and archives of images.
-fn save(job: &Job<'_>, top: &Descriptor, output: &Output) -> Result<()> {
-    let name = job.asked.names.first();
+fn save(job: &Job<'_>, top: &Descriptor, output: &Output, how: &How) -> Result<()> {
+    let own = how.names.first().map(|name| name.parse()).transpose()?;
+    let name = own.as_ref().or(job.asked.names.first());
     let to = match output {
         Output::Oci {
             dest: Some(dest),
@@ -184,16 +154,18 @@ fn save(job: &Job<'_>, top: &Descriptor, output: &Output) -> Result<()> {
     copy(job, Subject::Digest(top.digest.clone()), &to)
 }
 
-fn push(job: &Job<'_>, name: &Reference) -> Result<()> {
-    job.progress.line(&format!("pushing {name}"));
-    copy(
-        job,
-        Subject::Name(name.clone()),
-        &Location::Registry(name.clone()),
-    )
+fn push(job: &Job<'_>, top: &Descriptor, name: &Reference, by_digest: bool) -> Result<()> {
+    let digest = &top.digest;
+    let to = match by_digest {
+        true => name.with_digest(digest.clone()),
+        false => name.clone(),
+    };
+    job.progress.line(&format!("pushing {to}"));
+    let subject = Subject::Digest(digest.clone());
+    copy(job, subject, &Location::Registry(to))
 }
 
-fn copy(job: &Job<'_>, subject: Subject, to: &Location) -> Result<()> {
+pub(super) fn copy(job: &Job<'_>, subject: Subject, to: &Location) -> Result<()> {
     let cancel = job.cancel.child();
     let client = match to {
         Location::Registry(_) => Some(images::client(
@@ -222,7 +194,7 @@ fn copy(job: &Job<'_>, subject: Subject, to: &Location) -> Result<()> {
 }
 
 /// All files of a result, mounted nowhere.
-fn files(job: &Job<'_>, built: &Built) -> Result<OwnedFd> {
+pub(super) fn files(job: &Job<'_>, built: &Built) -> Result<OwnedFd> {
     let stack = Stack::open(job.store, &built.solved.layers, job.marks())?;
     let mounted = stack.detached(&Mounting::default())?;
     use rustix::fs::{Mode, OFlags};
@@ -250,10 +222,10 @@ fn archive(job: &Job<'_>, built: &Built, sink: &mut dyn Write) -> Result<()> {
         .context(|| "cannot write an archive of the files")
 }
 
-fn local(job: &Job<'_>, built: &[Built], dest: &Path) -> Result<()> {
+fn local(job: &Job<'_>, built: &[Built], dest: &Path, split: bool) -> Result<()> {
     for one in built {
         let mut dest = dest.to_owned();
-        if built.len() > 1 {
+        if built.len() > 1 || split {
             let stage = &one.graph.stages[one.graph.target];
             dest.push(stage.platform.to_string().replace('/', "_"));
         }
@@ -294,7 +266,7 @@ fn tell(
     let config = match built {
         [one] => one
             .written
-            .as_ref()
+            .first()
             .map(|written| written.config.to_string()),
         _ => None,
     };

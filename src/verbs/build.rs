@@ -46,8 +46,8 @@ pub(crate) struct Build {
     /// label of the image
     #[arg(long, value_name = "NAME=VALUE")]
     pub(crate) label: Vec<String>,
-    /// annotation of the manifest
-    #[arg(long, value_name = "NAME=VALUE")]
+    /// annotation: of each manifest, or of what is said: manifest[PLATFORM]:, manifest-descriptor:, index:
+    #[arg(long, value_name = "[PLACE:]NAME=VALUE")]
     pub(crate) annotation: Vec<String>,
 
     /// secret for RUN --mount=type=secret: id=ID[,src=FILE|,env=NAME]
@@ -120,6 +120,12 @@ pub(crate) struct Build {
     /// ask registries for newer base images
     #[arg(long)]
     pub(crate) pull: bool,
+    /// take steps from the cache of another machine: REFERENCE, or type=registry|local,ref=...|src=...
+    #[arg(long, value_name = "CACHE")]
+    pub(crate) cache_from: Vec<String>,
+    /// keep steps for other machines: type=registry|local|inline,ref=...|dest=...[,mode=min|max][,cache-mounts=true]
+    #[arg(long, value_name = "CACHE")]
+    pub(crate) cache_to: Vec<String>,
     /// afterwards the cache has no more than this: what was not used for longest goes
     #[arg(long, value_name = "SIZE")]
     pub(crate) cache_limit: Option<String>,
@@ -139,6 +145,18 @@ pub(crate) struct Build {
     /// keep the image in the store (the default)
     #[arg(long)]
     pub(crate) load: bool,
+    /// attest what the image was made from: true, or mode=min|max,builder-id=...,times=true (default: not)
+    #[arg(long, value_name = "FIELDS")]
+    pub(crate) provenance: Option<String>,
+    /// attest which packages the image has
+    #[arg(long, value_name = "BOOL")]
+    pub(crate) sbom: Option<String>,
+    /// the same in other words: type=provenance,... or type=sbom
+    #[arg(long, value_name = "type=TYPE,...")]
+    pub(crate) attest: Vec<String>,
+    /// make one layer of all that this build adds to its base
+    #[arg(long)]
+    pub(crate) squash: bool,
     /// media types of the image: oci (the default) or docker
     #[arg(long, value_name = "FORMAT", value_parser = ["oci", "docker"])]
     pub(crate) format: Option<String>,

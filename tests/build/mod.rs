@@ -1,12 +1,16 @@
 //! `rcrun build`, one module per area that a user can name.
 
 mod attacks;
+mod attest;
 mod basics;
 mod cache;
+mod cache_io;
 mod contexts;
 mod copy;
 mod endurance;
 mod run;
+mod secrets;
+mod squash;
 mod stages;
 
 use crate::harness::modules::{Module, check, of_images};
@@ -15,12 +19,16 @@ use crate::harness::{Env, Test, test};
 /// Modules and their tests. `no_file_of_builds_is_forgotten` compares this list with the directory.
 const MODULES: &[Module] = &[
     ("attacks", attacks::tests),
+    ("attest", attest::tests),
     ("basics", basics::tests),
     ("cache", cache::tests),
+    ("cache_io", cache_io::tests),
     ("contexts", contexts::tests),
     ("copy", copy::tests),
     ("endurance", endurance::tests),
     ("run", run::tests),
+    ("secrets", secrets::tests),
+    ("squash", squash::tests),
     ("stages", stages::tests),
 ];
 

@@ -5,6 +5,7 @@
 //! cache (`build/exports/`), so the next export finds the blob. Those of the base stay what they are, bit
 //! for bit. The image's chains become aliases of the layers, so nothing has to be unpacked to run it.
 
+pub mod cache;
 pub mod time;
 
 use std::io::{self, Write};
@@ -35,7 +36,7 @@ const GZIP: i32 = 1;
 
 /// How an image is written.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct Options<'a> {
     /// Of layers that are made here.
     pub compression: Compression,
     /// None: the usual one.
@@ -46,9 +47,23 @@ pub struct Options {
     pub annotations: std::collections::BTreeMap<String, String>,
     /// When it was made, seconds since 1970; none: the time of its files.
     pub created: Option<i64>,
+    /// What the configuration tells builds on other machines.
+    pub inline: Option<&'a crate::solve::Done>,
+    /// All layers that are made here were made one.
+    pub squash: bool,
 }
 
-impl Default for Options {
+impl Options<'_> {
+    /// The level, also where nobody said one.
+    fn level(&self) -> Option<i32> {
+        self.level.or(match self.compression {
+            Compression::Gzip => Some(GZIP),
+            _ => None,
+        })
+    }
+}
+
+impl Default for Options<'_> {
     fn default() -> Self {
         Self {
             compression: Compression::Gzip,
@@ -56,6 +71,8 @@ impl Default for Options {
             docker: false,
             annotations: std::collections::BTreeMap::new(),
             created: None,
+            inline: None,
+            squash: false,
         }
     }
 }
@@ -89,11 +106,10 @@ pub struct Written {
     pub config: Digest,
 }
 
-/// What became of a layer as an archive.
+/// What became of a layer as an archive, compressed.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Archived {
     diff_id: Digest,
-    size: u64,
     digest: Digest,
     compressed: u64,
 }
@@ -103,7 +119,7 @@ pub fn image(
     target: &Target<'_>,
     graph: &Graph,
     solved: &Solved,
-    options: &Options,
+    options: &Options<'_>,
 ) -> Result<Written> {
     let stage = &graph.stages[graph.target];
     let mut draft: Draft = stage.image.clone();
@@ -122,15 +138,19 @@ pub fn image(
     )?;
     for one in &archived {
         draft.rootfs.diff_ids.push(one.diff_id.clone());
-        layers.push(Descriptor {
-            media_type: media_type(options).to_owned(),
-            digest: one.digest.clone(),
-            size: one.compressed,
-            urls: Vec::new(),
-            annotations: std::collections::BTreeMap::new(),
-            platform: None,
-            artifact_type: None,
-        });
+        layers.push(descriptor(one, options));
+    }
+    if let Some(done) = options.inline {
+        draft.cache = Some(cache::inline(
+            target,
+            done,
+            &solved.layers,
+            solved.inherited,
+            options.level(),
+        ));
+    }
+    if options.squash {
+        draft.squash();
     }
     let created = time::rfc3339(options.created.unwrap_or(solved.epoch));
     for one in draft.history.iter_mut().filter(|one| one.own) {
@@ -154,7 +174,7 @@ fn documents(
     target: &Target<'_>,
     draft: &Draft,
     layers: &[Descriptor],
-    options: &Options,
+    options: &Options<'_>,
     mut blobs: Vec<Verified>,
 ) -> Result<Written> {
     let content = target.store.content();
@@ -204,7 +224,7 @@ fn documents(
 }
 
 /// The layers of the image that the target is built upon, however many stages are in between.
-fn base_layers(graph: &Graph, options: &Options) -> Result<Vec<Descriptor>> {
+fn base_layers(graph: &Graph, options: &Options<'_>) -> Result<Vec<Descriptor>> {
     let mut stage = &graph.stages[graph.target];
     loop {
         match &stage.base {
@@ -242,7 +262,19 @@ fn retyped(layer: &Descriptor, docker: bool) -> Descriptor {
     }
 }
 
-fn media_type(options: &Options) -> &'static str {
+fn descriptor(archived: &Archived, options: &Options<'_>) -> Descriptor {
+    Descriptor {
+        media_type: media_type(options).to_owned(),
+        digest: archived.digest.clone(),
+        size: archived.compressed,
+        urls: Vec::new(),
+        annotations: std::collections::BTreeMap::new(),
+        platform: None,
+        artifact_type: None,
+    }
+}
+
+fn media_type(options: &Options<'_>) -> &'static str {
     match (options.docker, options.compression) {
         (false, Compression::None) => media::OCI_LAYER,
         (false, Compression::Gzip) => media::OCI_LAYER_GZIP,
@@ -259,7 +291,7 @@ fn archive(
     target: &Target<'_>,
     layers: &[LayerId],
     epoch: i64,
-    options: &Options,
+    options: &Options<'_>,
 ) -> Result<(Vec<Verified>, Vec<Archived>)> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let mut blobs: Vec<Verified> = Vec::new();
@@ -279,7 +311,7 @@ fn one(
     target: &Target<'_>,
     layer: &LayerId,
     epoch: i64,
-    options: &Options,
+    options: &Options<'_>,
     threads: usize,
 ) -> Result<(Option<Verified>, Archived)> {
     let note = note_name(layer, epoch, options);
@@ -303,11 +335,7 @@ fn one(
     let open = Layers::new(target.store)?.get(layer)?.ok_or_else(gone)?;
     let ingest = content.receive(target.lease)?;
     let mut packing = diff::Options::new(target.marks);
-    let level = options.level.or(match options.compression {
-        Compression::Gzip => Some(GZIP),
-        _ => None,
-    });
-    (packing.latest, packing.level) = (Some(epoch), level);
+    (packing.latest, packing.level) = (Some(epoch), options.level());
     let sink = Sink(whole(&ingest)?);
     let (packed, sink): (Packed, Sink) =
         diff::pack(open.diff(), packing, options.compression, threads, sink)
@@ -322,19 +350,45 @@ fn one(
     }
     let archived = Archived {
         diff_id: packed.diff_id,
-        size: packed.size,
         digest: packed.digest,
         compressed: packed.compressed,
     };
     target.cache.note("exports", &note, &archived)?;
+    note_diff_id(target.cache, layer, epoch, &archived.diff_id)?;
     Ok((Some(verified), archived))
 }
 
 /// The name of a note: of everything that the bytes depend on.
-fn note_name(layer: &LayerId, epoch: i64, options: &Options) -> String {
+fn note_name(layer: &LayerId, epoch: i64, options: &Options<'_>) -> String {
     let compression: compress::Compression = options.compression;
-    let text = format!("{layer} {epoch} {compression:?} {:?}", options.level);
+    let text = format!("{layer} {epoch} {compression:?} {:?}", options.level());
     Digest::of(text.as_bytes()).hex().to_owned()
+}
+
+/// What is known of a layer, however it is compressed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Known {
+    diff_id: Digest,
+}
+
+/// The name of a note of what a layer is, however it is compressed.
+fn diff_name(layer: &LayerId, epoch: i64) -> String {
+    Digest::of(format!("{layer} {epoch}").as_bytes())
+        .hex()
+        .to_owned()
+}
+
+fn note_diff_id(cache: &Cache, layer: &LayerId, epoch: i64, diff_id: &Digest) -> Result<()> {
+    let known = Known {
+        diff_id: diff_id.clone(),
+    };
+    cache.note("exports", &diff_name(layer, epoch), &known)
+}
+
+/// The DiffID of a layer that was archived before.
+pub(crate) fn diff_id(cache: &Cache, layer: &LayerId, epoch: i64) -> Option<Digest> {
+    let known: Option<Known> = cache.noted("exports", &diff_name(layer, epoch));
+    known.map(|known| known.diff_id)
 }
 
 fn whole(ingest: &Ingest) -> Result<Piece> {

@@ -5,6 +5,7 @@ use super::{Op, Problem, Source, path};
 use crate::context::copy::Unpack;
 use crate::context::git;
 use crate::dockerfile::{Add, Copy, Sources};
+use rcrun_image::registry::url::concealed;
 
 /// What is copied, and where to.
 #[derive(Debug, Clone)]
@@ -146,11 +147,16 @@ impl Walk<'_> {
         if let Some(chmod) = &op.chmod {
             add(&format!("--chmod={chmod}"));
         }
-        sources.paths.iter().for_each(|path| add(path));
+        // Addresses may have passwords, which are nobody's business who has the image.
+        sources.paths.iter().for_each(|path| add(&concealed(path)));
         for document in &sources.documents {
             add(&format!("<<{}", document.name));
         }
         add(&sources.dest);
+        if verb == "ADD" {
+            let words: Vec<String> = self.text.split(' ').map(concealed).collect();
+            self.text = words.join(" ");
+        }
         self.step(Op::Copy(Box::new(op)));
         self.image.record(&text, true, true);
         Ok(())

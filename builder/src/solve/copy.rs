@@ -1,6 +1,7 @@
 //! `COPY` and `ADD`, and files of a context as layers.
 
 use std::os::fd::AsFd;
+use std::sync::PoisonError;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rcrun_overlay::layer::merged::{Found, Merged};
@@ -10,7 +11,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::access::{accounts_of, owner};
 use super::key::Key;
-use super::{Prepared, Solved, Solver, below};
+use super::{Material, Prepared, Solved, Solver, below};
 use crate::cache::Entry;
 use crate::context::copy::{
     Chmod, Options, Owner, Request, Selection, Source, Times, Unpack, select,
@@ -144,6 +145,9 @@ impl Solver<'_> {
                 CopySource::Http(url) => {
                     let directory = self.scratch()?;
                     let source = fetch(url, op.checksum.as_deref(), &directory.0)?;
+                    if let Source::Download(download) = &source {
+                        self.used(Material::new(url, &download.digest));
+                    }
                     scratch.push(directory);
                     source
                 }
@@ -293,8 +297,14 @@ impl Solver<'_> {
     }
 
     fn owner_of(&self, state: &Solved, text: &str) -> Result<Owner> {
+        self.complete(&state.layers)?;
         let accounts = accounts_of(self.store, &state.layers, self.marks)?;
         owner(&accounts, text)
+    }
+
+    fn used(&self, material: Material) {
+        let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        done.materials.insert(material);
     }
 
     pub(super) fn scratch(&self) -> Result<Scratch> {
@@ -337,6 +347,7 @@ impl Solver<'_> {
             ..self.settings.git.clone()
         };
         let resolved = git::resolve(&address, &settings)?;
+        self.used(Material::commit(&address.remote, &resolved.commit));
         let tree = git::checkout(&address, &resolved, &settings, scratch)?;
         Ok((Source::Checkout(tree), resolved.commit))
     }

@@ -9,12 +9,14 @@ mod access;
 mod copy;
 mod directory;
 mod explain;
+pub(crate) mod import;
 mod key;
-mod mounts;
+pub(crate) mod mounts;
 mod run;
+mod squash;
 mod wait;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -33,10 +35,11 @@ use crate::cache::{Cache, Entry, Turn};
 use crate::context::copy::StatCache;
 use crate::context::tree::{Owners, Tree};
 use crate::events::{Event, StepId, Watch};
-use crate::graph::{Base, Graph, Op, Problem, Stage, Step};
+use crate::graph::{Base, Graph, Op, Problem, Source, Stage, Step};
 use crate::runner::{Limits, Runner};
 use crate::{Context, Digest, Error, ErrorKind, Result};
 pub(crate) use access::way;
+pub use import::Imports;
 use key::Key;
 use wait::Cell;
 
@@ -98,6 +101,70 @@ pub struct Solved {
     mounted: OnceLock<Arc<OwnedFd>>,
 }
 
+/// What was done or found done, for other machines.
+#[derive(Debug, Clone, Default)]
+pub struct Done {
+    /// Steps, in no particular order.
+    pub steps: Vec<DoneStep>,
+    /// Names of cache mounts that are the same on every machine.
+    pub mounts: BTreeSet<Digest>,
+    /// What was fetched for copies.
+    pub materials: BTreeSet<Material>,
+}
+
+/// Something that an image was made from.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Material {
+    /// What it is, without passwords.
+    pub uri: String,
+    /// How it is hashed.
+    pub algorithm: String,
+    /// Its hash, hexadecimal.
+    pub digest: String,
+}
+
+impl Material {
+    /// With a digest.
+    pub fn new(uri: &str, digest: &Digest) -> Self {
+        Self {
+            uri: crate::attest::public_url_of(uri),
+            algorithm: digest.algorithm().name().to_owned(),
+            digest: digest.hex().to_owned(),
+        }
+    }
+
+    /// A commit of a git repository.
+    pub fn commit(url: &str, commit: &str) -> Self {
+        let algorithm = match commit.len() {
+            64 => "sha256",
+            _ => "sha1",
+        };
+        Self {
+            uri: crate::attest::public_url(url),
+            algorithm: algorithm.to_owned(),
+            digest: commit.to_owned(),
+        }
+    }
+}
+
+/// A step that was done or found done.
+#[derive(Debug, Clone)]
+pub struct DoneStep {
+    /// Its key.
+    pub key: Digest,
+    /// The layers below it, lowest first.
+    pub below: Vec<LayerId>,
+    /// What it made.
+    pub layer: LayerId,
+    /// The instruction.
+    pub text: String,
+    /// The latest time of its files, seconds since 1970.
+    pub epoch: i64,
+    /// Of a copy from another stage: what does not depend on that stage's files, its layers and their latest
+    /// time.
+    pub from: Option<(Digest, Vec<LayerId>, i64)>,
+}
+
 /// Builds a graph.
 pub struct Solver<'a> {
     pub(crate) store: &'a Store,
@@ -111,11 +178,14 @@ pub struct Solver<'a> {
     pub(crate) cancel: Cancel,
     pub(crate) marks: Overlay,
     pub(crate) stats: StatCache,
+    imports: Option<&'a Imports<'a>>,
+    pending: import::Pending,
     layers: Layers,
     /// Those that were made.
     made: Mutex<Vec<LayerId>>,
     cells: Vec<Cell<Arc<Solved>>>,
     failed: Mutex<Option<Problem>>,
+    done: Mutex<Done>,
     /// Whose step a person looked into: the others were called off for that.
     blamed: Mutex<Option<ThreadId>>,
     /// Of each stage, the number of its first step.
@@ -144,6 +214,8 @@ pub struct Tools<'a> {
     pub cancel: &'a Cancel,
     /// Which marks layers have.
     pub marks: Overlay,
+    /// What other machines did.
+    pub imports: Option<&'a Imports<'a>>,
 }
 
 impl std::fmt::Debug for Tools<'_> {
@@ -183,10 +255,13 @@ impl<'a> Solver<'a> {
             cancel: tools.cancel.child(),
             marks: tools.marks,
             stats,
+            imports: tools.imports.filter(|imports| !imports.known.is_empty()),
+            pending: Mutex::default(),
             layers: Layers::new(tools.store)?,
             made: Mutex::default(),
             cells: graph.stages.iter().map(|_| Cell::new()).collect(),
             failed: Mutex::default(),
+            done: Mutex::default(),
             blamed: Mutex::default(),
             numbers,
         })
@@ -238,6 +313,12 @@ impl<'a> Solver<'a> {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+
+    /// What was done or found done, for other machines; complete once [`Solver::solve`] has returned.
+    pub fn done(&self) -> Done {
+        let done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        done.clone()
     }
 
     fn one(&self, index: usize) {
@@ -292,7 +373,7 @@ impl<'a> Solver<'a> {
             let done = self
                 .cancel
                 .check()
-                .and_then(|()| self.step(id, &mut state, step, &slot));
+                .and_then(|()| self.step(id, &mut state, step, stage, &slot));
             match done {
                 Ok(cached) => (self.watch)(&Event::Done {
                     id,
@@ -354,13 +435,33 @@ impl<'a> Solver<'a> {
     }
 
     /// Does a step, or finds it done.
-    fn step(&self, id: StepId, state: &mut Solved, step: &Step, slot: &str) -> Result<bool> {
+    fn step(
+        &self,
+        id: StepId,
+        state: &mut Solved,
+        step: &Step,
+        stage: &Stage,
+        slot: &str,
+    ) -> Result<bool> {
+        if !step.anew
+            && let Op::Copy(op) = &step.op
+            && let Some((layer, key)) = self.shortcut(state, op)?
+        {
+            self.advance(state, step, layer, key)?;
+            return Ok(true);
+        }
         let prepared = self.prepare(state, step)?;
         let below = below(&state.layers);
         if !step.anew
             && let Some(layer) = self.hit(&prepared.key, &below)?
         {
-            state.advance(layer, prepared.key);
+            self.advance(state, step, layer, prepared.key)?;
+            return Ok(true);
+        }
+        if !step.anew
+            && let Some((layer, _)) = self.imported(&prepared.key, state)?
+        {
+            self.advance(state, step, layer, prepared.key)?;
             return Ok(true);
         }
         let turn = self.turn(&prepared.key)?;
@@ -368,7 +469,7 @@ impl<'a> Solver<'a> {
         if !step.anew
             && let Some(layer) = self.hit(&prepared.key, &below)?
         {
-            state.advance(layer, prepared.key);
+            self.advance(state, step, layer, prepared.key)?;
             return Ok(true);
         }
         if self.settings.explain {
@@ -378,14 +479,44 @@ impl<'a> Solver<'a> {
             };
             (self.watch)(&Event::Explained { id, why: &why });
         }
+        if matches!(step.op, Op::Run(_)) {
+            crate::foreign::check(&stage.platform)?;
+        }
         let since = Instant::now();
         let layer = self.perform(id, state, step, &prepared)?;
         let entry = Entry::new(layer.clone(), below, &step.text, since.elapsed());
         self.cache.put(&prepared.key, &entry)?;
         self.remember(slot, &prepared);
         drop(turn);
-        state.advance(layer, prepared.key);
+        self.advance(state, step, layer, prepared.key)?;
         Ok(false)
+    }
+
+    /// The stage is one step further.
+    fn advance(&self, state: &mut Solved, step: &Step, layer: LayerId, key: Digest) -> Result<()> {
+        let from = match &step.op {
+            Op::Copy(op) => match (op.from, import::outline(state, op)) {
+                (Source::Stage(index), Some(outline)) => {
+                    let from = self.wait(index)?;
+                    Some((outline, from.layers.clone(), from.epoch))
+                }
+                _ => None,
+            },
+            _ => None,
+        };
+        let step = DoneStep {
+            key: key.clone(),
+            below: state.layers.clone(),
+            layer: layer.clone(),
+            text: step.text.clone(),
+            epoch: state.epoch,
+            from,
+        };
+        let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        done.steps.push(step);
+        drop(done);
+        state.advance(layer, key);
+        Ok(())
     }
 
     /// A layer that was made under a key, above the same layers, and is still there.
@@ -487,6 +618,7 @@ impl<'a> Solver<'a> {
     pub(crate) fn tree(&self, index: usize) -> Result<(Tree, Arc<Solved>)> {
         let solved = self.wait(index)?;
         let name = format!("stage {:?}", self.graph.stages[index].name);
+        self.complete(&solved.layers)?;
         let root = match solved.mounted.get() {
             Some(root) => Arc::clone(root),
             None => {
@@ -527,6 +659,7 @@ impl<'a> Solver<'a> {
         step: &Step,
         prepared: &Prepared<'_>,
     ) -> Result<LayerId> {
+        self.complete(&state.layers)?;
         match (&step.op, &prepared.work) {
             (Op::Copy(op), Work::Copy(selection)) => {
                 self.perform_copy(state, op, selection, &prepared.key)

@@ -1,6 +1,7 @@
 //! `RUN --mount`: cache directories, secrets, agents.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::PoisonError;
 
 use rcrun_overlay::durable::{self, open_directory};
 use rcrun_overlay::lease::LayerId;
@@ -21,7 +22,7 @@ use crate::{Context, Digest, Error, ErrorKind, Result};
 /// How many private copies of a cache directory there may be.
 const COPIES: usize = 1000;
 /// The files of a cache directory.
-const DATA: &str = "data";
+pub(crate) const DATA: &str = "data";
 
 impl Solver<'_> {
     /// What the step's process is told; none for what is not there and need not be.
@@ -122,7 +123,13 @@ impl Solver<'_> {
         for layer in from.into_iter().flatten() {
             identity.push_str(&format!("\n{layer}"));
         }
-        let name = Digest::of(identity.as_bytes()).hex().to_owned();
+        let name = Digest::of(identity.as_bytes());
+        if from.is_none() {
+            // Layers have other names elsewhere.
+            let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+            done.mounts.insert(name.clone());
+        }
+        let name = name.hex().to_owned();
         let all = self.cache.directory("mounts")?;
         let context = || format!("cannot use the cache directory {id}");
         for number in 0..COPIES {
@@ -167,8 +174,13 @@ impl Solver<'_> {
         let directory = open_directory(all, &temporary)?;
         rustix::fs::mkdirat(&directory, DATA, Mode::from(0o700))?;
         let data = open_directory(&directory, DATA)?;
-        if let Some(layers) = from {
-            self.fill(&data, layers)?;
+        match from {
+            Some(layers) => self.fill(&data, layers)?,
+            None => {
+                if let Ok(digest) = format!("sha256:{name}").parse() {
+                    self.imported_mount(&digest, &data)?;
+                }
+            }
         }
         rustix::fs::fchown(&data, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
             .context(|| "cannot set its owner")?;

@@ -168,6 +168,9 @@ impl Solver<'_> {
         work: &Work<'_>,
         key: &Digest,
     ) -> Result<LayerId> {
+        for layers in work.sources.iter().flatten() {
+            self.complete(layers)?;
+        }
         let mut held = Vec::new();
         let mut agents = Vec::new();
         let mut env = op.env.clone();

@@ -104,6 +104,31 @@ pub fn complete(store: &Store, client: &Client, request: &Request<'_>) -> Result
         .context(|| format!("cannot complete {reference}"))
 }
 
+/// Brings one blob of a manifest into the store; false if it was there. The caller's lease holds it.
+pub(crate) fn bring(
+    store: &Store,
+    client: &Client,
+    request: &Request<'_>,
+    manifest: &Manifest,
+    blob: &Descriptor,
+) -> Result<bool> {
+    let lease = store.lease()?;
+    lease.hold(&[Root::Blob(blob.digest.clone())])?;
+    let pull = Pull {
+        content: store.content(),
+        store,
+        client,
+        request,
+        lease,
+        documents: Vec::new(),
+        manifest: Box::new(manifest.clone()),
+        config: Vec::new(),
+        diff_ids: Vec::new(),
+    };
+    pull.fetch(blob, &blob::Source::default())
+        .context(|| format!("cannot fetch {}@{}", request.reference.name(), blob.digest))
+}
+
 /// The name of a layer in the store.
 pub fn layer_id(chain: &Digest, way: Way) -> Result<LayerId> {
     let variant = match way {

@@ -138,6 +138,7 @@ pub(super) fn record(unpacked: &Unpacked) -> Record {
         version: VERSION,
         diff_id: Some(unpacked.diff_id.clone()),
         size: unpacked.size,
+        allocated: None,
         entries: unpacked.entries,
         opaque: unpacked.opaque_root,
         lifetime: None,

@@ -49,7 +49,7 @@ impl Url {
     /// Reads an absolute address.
     pub fn parse(text: &str) -> Result<Self> {
         let wrong = |why: &str| {
-            let shown: String = text.chars().take(200).collect();
+            let shown: String = concealed(text).chars().take(200).collect();
             Error::invalid(format!("invalid address {shown:?}: {why}"))
         };
         if text.len() > MAX_URL {
@@ -206,9 +206,35 @@ pub fn escape(text: &str) -> String {
     escaped
 }
 
+/// A text whose address has no user and no password, to be shown.
+pub fn concealed(text: &str) -> String {
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return text.to_owned();
+    };
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    match rest[..end].rfind('@') {
+        Some(at) => format!("{scheme}://xxxxx{}", &rest[at..]),
+        None => text.to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_shown_has_no_password() {
+        for (text, shown) in [
+            ("https://u:p@h/a@b", "https://xxxxx@h/a@b"),
+            ("https://h/a@b", "https://h/a@b"),
+            ("https://h?a@b", "https://h?a@b"),
+            ("git@h:a", "git@h:a"),
+        ] {
+            assert_eq!(concealed(text), shown);
+        }
+        let error = Url::parse("http://u:canary@h/").unwrap_err();
+        assert!(!error.to_string().contains("canary"), "{error}");
+    }
 
     #[test]
     fn joins() {

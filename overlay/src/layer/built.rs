@@ -157,7 +157,8 @@ impl Layers {
             let record = Record {
                 version: super::store::VERSION,
                 diff_id: None,
-                size: meter.bytes,
+                size: meter.contents,
+                allocated: Some(meter.bytes),
                 entries: meter.entries,
                 opaque: false,
                 stand_ins: false,

@@ -22,6 +22,7 @@ pub mod merged;
 pub mod options;
 #[cfg(test)]
 mod roundtrip;
+pub mod squash;
 #[cfg(test)]
 mod stacked;
 pub mod store;

@@ -41,8 +41,11 @@ pub struct Record {
     /// Digest of the archive, not compressed; none of a layer that was made here and never archived.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub diff_id: Option<Digest>,
-    /// Bytes of the archive, or of the files.
+    /// Bytes of the archive, or of the files' contents.
     pub size: u64,
+    /// Bytes on the disk, where they were counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allocated: Option<u64>,
     /// Entries of the archive, or files.
     pub entries: u64,
     /// Nothing of the layers below remains: they must not be mounted.
@@ -326,6 +329,7 @@ mod tests {
             version: VERSION,
             diff_id: Some(Digest::of(b"archive")),
             size: 7,
+            allocated: None,
             entries: 1,
             opaque: false,
             lifetime: None,

@@ -43,6 +43,7 @@ fn layer(
         version: 1,
         diff_id: Some(Digest::of(id.as_str().as_bytes())),
         size: 0,
+        allocated: None,
         entries: 2,
         opaque,
         lifetime: None,

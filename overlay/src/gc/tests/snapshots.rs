@@ -57,6 +57,7 @@ fn real_layer(store: &Store, number: u64) -> LayerId {
         version: 1,
         diff_id: Some(Digest::of(b"x")),
         size: 0,
+        allocated: None,
         entries: 0,
         opaque: false,
         lifetime: None,

@@ -1,0 +1,292 @@
+//! Which packages an image has: its databases are found and read. Everything stays inside the image's root;
+//! files that are too large, or of which there are too many, are said to be unread.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{Dir, FileType, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+
+use super::sbom::{Found, Package, apk, dpkg, node, os_release, python};
+use crate::{Context, Result};
+
+/// The longest database.
+const DATABASE: u64 = 256 << 20;
+/// The longest description of one package.
+const DESCRIPTION: u64 = 4 << 20;
+/// Entries of the image that are looked at.
+const ENTRIES: usize = 4_000_000;
+/// How deep directories may be inside one another.
+const DEPTH: usize = 128;
+/// Where dpkg keeps what is installed.
+const DPKG: &str = "var/lib/dpkg/status";
+/// Where images without dpkg have one file for each package.
+const DPKG_PARTS: &str = "var/lib/dpkg/status.d";
+/// Where apk keeps what is installed.
+const APK: [&str; 2] = ["lib/apk/db/installed", "usr/lib/apk/db/installed"];
+/// Databases that are not read.
+const OTHERS: [(&str, &str); 4] = [
+    ("var/lib/rpm", "a database of rpm"),
+    ("usr/lib/sysimage/rpm", "a database of rpm"),
+    ("usr/share/rpm", "a database of rpm"),
+    ("var/lib/pacman/local", "a database of pacman"),
+];
+/// Directories of the kernel, which are no part of an image.
+const KERNEL: [&str; 3] = ["dev", "proc", "sys"];
+
+/// Reads an image's databases.
+pub fn find(root: BorrowedFd<'_>) -> Result<Found> {
+    let mut search = Search {
+        root,
+        found: Found::default(),
+        left: ENTRIES,
+    };
+    search
+        .databases()
+        .and_then(|()| search.walk("", DEPTH))
+        .context(|| "cannot look for packages in the image")?;
+    Ok(search.found)
+}
+
+struct Search<'a> {
+    root: BorrowedFd<'a>,
+    found: Found,
+    left: usize,
+}
+
+impl Search<'_> {
+    fn databases(&mut self) -> Result<()> {
+        for name in ["etc/os-release", "usr/lib/os-release"] {
+            if let Some(text) = self.text(name, DESCRIPTION)? {
+                self.found.distribution = os_release(&text, "ID");
+                self.found.version = os_release(&text, "VERSION_ID");
+                break;
+            }
+        }
+        if let Some(text) = self.text(DPKG, DATABASE)? {
+            self.found.packages.extend(dpkg(&text, DPKG));
+        }
+        if let Some(directory) = self.open(DPKG_PARTS, OFlags::DIRECTORY)? {
+            for (name, _) in entries(&directory)? {
+                if name.ends_with(".md5sums") {
+                    continue;
+                }
+                let path = format!("{DPKG_PARTS}/{name}");
+                if let Some(text) = self.text(&path, DESCRIPTION)? {
+                    self.found.packages.extend(dpkg(&text, &path));
+                }
+            }
+        }
+        let before = self.found.packages.len();
+        for name in APK {
+            if self.found.packages.len() == before
+                && let Some(text) = self.text(name, DATABASE)?
+            {
+                self.found.packages.extend(apk(&text, name));
+            }
+        }
+        for (name, what) in OTHERS {
+            if self.open(name, OFlags::DIRECTORY)?.is_some() {
+                self.found.unread.push(format!("/{name}: {what}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks for what Python and Node.js install.
+    fn walk(&mut self, path: &str, depth: usize) -> Result<()> {
+        let Some(directory) =
+            self.open(if path.is_empty() { "." } else { path }, OFlags::DIRECTORY)?
+        else {
+            return Ok(());
+        };
+        let is_modules = path.rsplit('/').next() == Some("node_modules");
+        let is_scope = path
+            .rsplit_once('/')
+            .is_some_and(|(above, name)| name.starts_with('@') && above.ends_with("node_modules"));
+        for (name, kind) in entries(&directory)? {
+            if self.left == 0 {
+                let text = format!("more than {ENTRIES} files");
+                if !self.found.unread.contains(&text) {
+                    self.found.unread.push(text);
+                }
+                return Ok(());
+            }
+            self.left -= 1;
+            if kind != FileType::Directory || (path.is_empty() && KERNEL.contains(&name.as_str())) {
+                continue;
+            }
+            let inner = match path {
+                "" => name.clone(),
+                path => format!("{path}/{name}"),
+            };
+            if name.ends_with(".dist-info") {
+                self.package(&format!("{inner}/METADATA"), python)?;
+                continue;
+            }
+            if is_modules || is_scope {
+                self.package(&format!("{inner}/package.json"), node)?;
+            }
+            if depth > 0 {
+                self.walk(&inner, depth - 1)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn package(&mut self, path: &str, read: fn(&str, &str) -> Option<Package>) -> Result<()> {
+        if let Some(text) = self.text(path, DESCRIPTION)? {
+            self.found.packages.extend(read(&text, path));
+        }
+        Ok(())
+    }
+
+    /// Opens something of the image, links included; none if there is none of that kind.
+    fn open(&self, path: &str, kind: OFlags) -> Result<Option<OwnedFd>> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | kind;
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        for _ in 0..16 {
+            return match rustix::fs::openat2(self.root, path, flags, Mode::empty(), resolve) {
+                Ok(opened) => Ok(Some(opened)),
+                Err(Errno::AGAIN | Errno::INTR) => continue,
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NXIO | Errno::ACCESS) => {
+                    Ok(None)
+                }
+                Err(errno) => Err(errno).context(|| format!("cannot open /{path}")),
+            };
+        }
+        Ok(None)
+    }
+
+    fn text(&mut self, path: &str, limit: u64) -> Result<Option<String>> {
+        let Some(opened) = self.open(path, OFlags::empty())? else {
+            return Ok(None);
+        };
+        let stat = rustix::fs::fstat(&opened).context(|| format!("cannot examine /{path}"))?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Ok(None);
+        }
+        let mut bytes = Vec::new();
+        File::from(opened)
+            .take(limit + 1)
+            .read_to_end(&mut bytes)
+            .context(|| format!("cannot read /{path}"))?;
+        if bytes.len() as u64 > limit {
+            let text = format!("/{path}: longer than {limit} bytes");
+            self.found.unread.push(text);
+            return Ok(None);
+        }
+        Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+    }
+}
+
+/// Names and kinds, sorted; names that are no text belong to no package.
+fn entries(directory: impl AsFd) -> Result<Vec<(String, FileType)>> {
+    let mut all = Vec::new();
+    for entry in Dir::read_from(directory).context(|| "cannot list a directory")? {
+        let entry = entry.context(|| "cannot list a directory")?;
+        match entry.file_name().to_str() {
+            Ok("." | "..") | Err(_) => {}
+            Ok(name) => all.push((name.to_owned(), entry.file_type())),
+        }
+    }
+    all.sort_by(|a, b| a.0.cmp(&b.0));
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+    use std::path::Path;
+
+    fn write(root: &Path, name: &str, text: &str) {
+        let path = root.join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+
+    fn names(root: &Path) -> (Vec<String>, Found) {
+        let found = find(File::open(root).unwrap().as_fd()).unwrap();
+        let mut names: Vec<String> = found.packages.iter().map(|one| one.name.clone()).collect();
+        names.sort();
+        (names, found)
+    }
+
+    #[test]
+    fn all_databases_of_an_image() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path();
+        write(root, "etc/os-release", "ID=x\nVERSION_ID=3\n");
+        write(
+            root,
+            "var/lib/dpkg/status",
+            "Package: a\nVersion: 1\nStatus: install ok installed\n",
+        );
+        write(root, "var/lib/dpkg/status.d/b", "Package: b\nVersion: 1\n");
+        write(
+            root,
+            "var/lib/dpkg/status.d/b.md5sums",
+            "Package: c\nVersion: 1\n",
+        );
+        write(root, "lib/apk/db/installed", "P:d\nV:1\n");
+        let python = "usr/lib/python3/dist-packages";
+        write(
+            root,
+            &format!("{python}/e-1.dist-info/METADATA"),
+            "Name: e\nVersion: 1\n",
+        );
+        write(
+            root,
+            "app/node_modules/f/package.json",
+            r#"{"name":"f","version":"1"}"#,
+        );
+        write(
+            root,
+            "app/node_modules/@s/g/package.json",
+            r#"{"name":"@s/g","version":"1"}"#,
+        );
+        write(
+            root,
+            "app/node_modules/f/node_modules/h/package.json",
+            r#"{"name":"h","version":"1"}"#,
+        );
+        write(root, "app/package.json", r#"{"name":"own","version":"1"}"#);
+        write(
+            root,
+            "proc/node_modules/i/package.json",
+            r#"{"name":"i","version":"1"}"#,
+        );
+        write(root, "var/lib/rpm/rpmdb.sqlite", "");
+        let (names, found) = names(root);
+        assert_eq!(names, ["@s/g", "a", "b", "d", "e", "f", "h"]);
+        assert_eq!(found.distribution.as_deref(), Some("x"));
+        assert_eq!(found.unread.len(), 1, "{:?}", found.unread);
+    }
+
+    #[test]
+    fn links_stay_inside_and_odd_files_are_none() {
+        let directory = tempfile::tempdir().unwrap();
+        let (root, outside) = (
+            directory.path().join("root"),
+            directory.path().join("outside"),
+        );
+        write(&outside, "status", "Package: secret\nVersion: 1\n");
+        std::fs::create_dir_all(root.join("var/lib/dpkg")).unwrap();
+        symlink(outside.join("status"), root.join("var/lib/dpkg/status")).unwrap();
+        symlink("../../../../../outside", root.join("var/lib/dpkg/status.d")).unwrap();
+        std::fs::create_dir_all(root.join("lib/apk/db")).unwrap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            root.join("lib/apk/db/installed"),
+            FileType::Fifo,
+            Mode::from(0o600),
+            0,
+        )
+        .unwrap();
+        symlink("loop", root.join("loop")).unwrap();
+        symlink("/var", root.join("usr")).unwrap();
+        assert_eq!(names(&root).0, Vec::<String>::new());
+    }
+}

@@ -1,0 +1,339 @@
+//! `--attest`, `--provenance`, `--sbom`: which statements are asked for, and how they are attached to an image
+//! (BuildKit's docs/attestations/attestation-storage.md): each platform's image gets a manifest beside it
+//! in the index, whose layers are the statements.
+
+use std::time::SystemTime;
+
+use rcrun_builder::attest::provenance::{self, Mode};
+use rcrun_builder::attest::{PROVENANCE, SPDX, STATEMENT, image_url, packages, sbom, statement};
+use rcrun_builder::graph;
+use rcrun_image::document::{Descriptor, media};
+use rcrun_image::platform::Platform;
+use rcrun_image::reference::Reference;
+use rcrun_runtime::error::{Error, ErrorKind, Result};
+use serde_json::{Value, json};
+
+use super::arguments::{fields, truth};
+use super::job::{Built, Job};
+use super::{outputs, result};
+
+/// What is asked for. Nothing is attested unless it is, so that a single image is a single manifest.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Wanted {
+    provenance: Option<Provenance>,
+    sbom: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Provenance {
+    mode: Mode,
+    builder: String,
+    reproducible: bool,
+    times: bool,
+}
+
+/// What is known of a build beside its graph.
+pub(super) struct Facts {
+    /// The Dockerfile's name and text.
+    pub(super) dockerfile: (String, Vec<u8>),
+    /// Where the context is from, if that has an address, and its commit.
+    pub(super) context: Option<(String, Option<String>)>,
+    /// When it began.
+    pub(super) began: SystemTime,
+}
+
+impl Wanted {
+    /// Whether there is anything.
+    pub(super) fn any(&self) -> bool {
+        self.sbom || self.provenance.is_some()
+    }
+
+    /// `--attest type=...`.
+    pub(super) fn flag(&mut self, text: &str) -> Result<()> {
+        let mut rest = fields(text);
+        let at = rest.iter().position(|(name, _)| name == "type");
+        let kind = at.and_then(|at| rest.remove(at).1);
+        match kind.as_deref() {
+            Some("provenance") => self.set_provenance(&rest),
+            Some("sbom") => self.set_sbom(&rest),
+            Some(other) => Err(Error::unsupported(format!(
+                "unknown type {other:?} of an attestation"
+            ))
+            .with_hint("use provenance or sbom")),
+            None => Err(Error::invalid("an attestation needs a type")
+                .with_hint("such as type=provenance,mode=max")),
+        }
+    }
+
+    /// `--provenance`: true, false, or fields.
+    pub(super) fn provenance(&mut self, text: &str) -> Result<()> {
+        match truth("--provenance", Some(text)) {
+            Ok(true) => self.set_provenance(&[]),
+            Ok(false) => {
+                self.provenance = None;
+                Ok(())
+            }
+            Err(_) => self.set_provenance(&fields(text)),
+        }
+    }
+
+    /// `--sbom`: true, false, or fields.
+    pub(super) fn sbom(&mut self, text: &str) -> Result<()> {
+        match truth("--sbom", Some(text)) {
+            Ok(wanted) => {
+                self.sbom = wanted;
+                Ok(())
+            }
+            Err(_) => self.set_sbom(&fields(text)),
+        }
+    }
+
+    fn set_provenance(&mut self, fields: &[(String, Option<String>)]) -> Result<()> {
+        let mut wanted = Provenance {
+            mode: Mode::Max,
+            builder: String::new(),
+            reproducible: false,
+            times: false,
+        };
+        let mut disabled = false;
+        for (name, value) in fields {
+            let value = value.as_deref();
+            let is = || truth(name, value);
+            match (name.as_str(), value) {
+                ("mode", Some("min")) => wanted.mode = Mode::Min,
+                ("mode", Some("max")) => wanted.mode = Mode::Max,
+                ("builder-id", Some(id)) => id.clone_into(&mut wanted.builder),
+                ("reproducible", _) => wanted.reproducible = is()?,
+                ("times", _) => wanted.times = is()?,
+                ("disabled", _) => disabled = is()?,
+                // Statements are parts of images only.
+                ("inline-only", _) => drop(is()?),
+                ("version", Some("v1")) => {}
+                ("version", Some(other)) => {
+                    return Err(Error::unsupported(format!(
+                        "provenance {other}: only v1 is written"
+                    )));
+                }
+                (name, value) => {
+                    let value = value.unwrap_or_default();
+                    return Err(Error::invalid(format!(
+                        "{name}={value} is no field of provenance"
+                    )));
+                }
+            }
+        }
+        self.provenance = (!disabled).then_some(wanted);
+        Ok(())
+    }
+
+    fn set_sbom(&mut self, fields: &[(String, Option<String>)]) -> Result<()> {
+        let mut wanted = true;
+        for (name, value) in fields {
+            match name.as_str() {
+                "disabled" => wanted = !truth(name, value.as_deref())?,
+                "generator" => {
+                    return Err(Error::unsupported(
+                        "generator: packages are read by rcrun itself, and no other program is run",
+                    ));
+                }
+                other => {
+                    return Err(Error::invalid(format!("{other:?} is no field of an SBOM")));
+                }
+            }
+        }
+        self.sbom = wanted;
+        Ok(())
+    }
+}
+
+/// Writes what is attested of one platform's image, and returns its entry for the index.
+pub(super) fn attach(
+    job: &Job<'_>,
+    built: &Built,
+    index: usize,
+    facts: &Facts,
+) -> Result<Option<Descriptor>> {
+    let wanted = &job.asked.attest;
+    if !wanted.any() {
+        return Ok(None);
+    }
+    let none = || Error::new(ErrorKind::Internal, "an image was not written");
+    let image = &built.written.get(index).ok_or_else(none)?.manifest;
+    let stage = &built.graph.stages[built.graph.target];
+    let platform = stage.image.platform().to_string();
+    let names = named(job, index)?;
+    let urls: Vec<String> = names
+        .iter()
+        .map(|name| image_url(&name.familiar_name(), name.tag(), None, &platform))
+        .collect();
+    let mut layers = Vec::new();
+    let mut add = |kind: &str, predicate: &Value| -> Result<()> {
+        let text = statement(&urls, &image.digest, kind, predicate);
+        let mut layer = result::document(job, STATEMENT, &text)?;
+        layer
+            .annotations
+            .insert("in-toto.io/predicate-type".into(), kind.into());
+        layers.push(layer);
+        Ok(())
+    };
+    if wanted.sbom {
+        let found = packages::find(std::os::fd::AsFd::as_fd(&outputs::files(job, built)?))?;
+        let name = names
+            .first()
+            .map_or_else(|| image.digest.to_string(), Reference::familiar);
+        let document = sbom::document(&found, &name, &image.digest, built.solved.epoch);
+        add(SPDX, &document)?;
+    }
+    if let Some(provenance) = &wanted.provenance {
+        add(PROVENANCE, &predicate(job, built, provenance, facts))?;
+    }
+    manifest(job, image, &layers).map(Some)
+}
+
+fn predicate(job: &Job<'_>, built: &Built, wanted: &Provenance, facts: &Facts) -> Value {
+    let seconds = |at: SystemTime| {
+        let since = at.duration_since(SystemTime::UNIX_EPOCH);
+        since.map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(0))
+    };
+    let (name, text) = &facts.dockerfile;
+    let request = &job.asked.wanted;
+    let asked = provenance::Asked {
+        mode: wanted.mode,
+        builder: &wanted.builder,
+        reproducible: wanted.reproducible,
+        dockerfile: (name, text),
+        context: facts
+            .context
+            .as_ref()
+            .map(|(url, commit)| (url.as_str(), commit.as_deref())),
+        target: request.target.as_deref(),
+        arguments: &request.arguments,
+        labels: &request.labels,
+        secrets: job.asked.secrets(),
+        agents: job.asked.agents(),
+        platform: graph::machine().to_string(),
+        times: wanted
+            .times
+            .then(|| (seconds(facts.began), seconds(SystemTime::now()))),
+    };
+    provenance::predicate(&asked, &built.graph, &built.done.materials)
+}
+
+/// All names that outputs give this image.
+fn named(job: &Job<'_>, index: usize) -> Result<Vec<Reference>> {
+    let mut names: Vec<Reference> = Vec::new();
+    for (number, (output, _)) in job.asked.outputs.iter().enumerate() {
+        if job.variant(number) == index && outputs::is_image(output) {
+            names.extend(outputs::named(job, output)?);
+        }
+    }
+    names.sort_by_key(ToString::to_string);
+    names.dedup();
+    Ok(names)
+}
+
+/// The manifest that is about an image, and its entry for the index.
+fn manifest(job: &Job<'_>, image: &Descriptor, layers: &[Descriptor]) -> Result<Descriptor> {
+    let digests: Vec<String> = layers.iter().map(|one| one.digest.to_string()).collect();
+    let config = json!({
+        "architecture": "unknown",
+        "os": "unknown",
+        "config": {},
+        "rootfs": {"type": "layers", "diff_ids": digests},
+    });
+    let config = result::document(job, media::OCI_CONFIG, &config)?;
+    let manifest = json!({
+        "schemaVersion": 2,
+        "mediaType": media::OCI_MANIFEST,
+        "config": config,
+        "layers": layers,
+    });
+    let mut entry = result::document(job, media::OCI_MANIFEST, &manifest)?;
+    entry.platform = Some(Platform::new("unknown", "unknown", ""));
+    for (name, value) in [
+        ("vnd.docker.reference.type", "attestation-manifest"),
+        ("vnd.docker.reference.digest", &image.digest.to_string()),
+    ] {
+        entry.annotations.insert(name.into(), value.into());
+    }
+    Ok(entry)
+}
+
+/// That there is an image for them.
+pub(super) fn check(wanted: &Wanted, images: bool, docker: bool) -> Result<()> {
+    match (wanted.any(), images, docker) {
+        (true, false, _) => Err(Error::invalid(
+            "attestations are parts of images, and no output is one",
+        )
+        .with_hint("use type=image, type=registry or type=oci")),
+        (true, true, true) => Err(Error::invalid(
+            "attestations need OCI's media types, and an output has docker's",
+        )),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags() {
+        let read = |flags: &[(&str, &str)]| -> Result<Wanted> {
+            let mut wanted = Wanted::default();
+            for (name, value) in flags {
+                match *name {
+                    "attest" => wanted.flag(value)?,
+                    "sbom" => wanted.sbom(value)?,
+                    _ => wanted.provenance(value)?,
+                }
+            }
+            Ok(wanted)
+        };
+        let provenance = |mode| Provenance {
+            mode,
+            builder: String::new(),
+            reproducible: false,
+            times: false,
+        };
+        for (flags, mode, sbom) in [
+            (&[][..], None, false),
+            (&[("provenance", "true")], Some(Mode::Max), false),
+            (&[("provenance", "mode=min")], Some(Mode::Min), false),
+            (
+                &[("attest", "type=provenance,mode=min")],
+                Some(Mode::Min),
+                false,
+            ),
+            (
+                &[("attest", "type=provenance"), ("provenance", "false")],
+                None,
+                false,
+            ),
+            (&[("attest", "type=provenance,disabled=true")], None, false),
+            (&[("sbom", "true")], None, true),
+            (&[("attest", "type=sbom")], None, true),
+            (&[("attest", "type=sbom"), ("sbom", "false")], None, false),
+        ] {
+            let expected = Wanted {
+                provenance: mode.map(provenance),
+                sbom,
+            };
+            assert_eq!(read(flags).unwrap(), expected, "{flags:?}");
+        }
+        for flags in [
+            ("attest", "mode=max"),
+            ("attest", "type=x"),
+            ("attest", "type=sbom,generator=image"),
+            ("attest", "type=provenance,version=v0.2"),
+            ("provenance", "mode=all"),
+            ("provenance", "unknown=1"),
+            ("sbom", "maybe"),
+        ] {
+            read(&[flags]).unwrap_err();
+        }
+        let more = read(&[("provenance", "builder-id=me,reproducible=true,times=true")]);
+        let more = more.unwrap().provenance.unwrap();
+        assert!(more.times && more.reproducible && more.builder == "me");
+    }
+}

@@ -1,0 +1,231 @@
+//! What is attested of an image, and how it is attached.
+
+use crate::harness::builds::{Build, Builds};
+use crate::harness::people::layer;
+use crate::harness::{Env, Test, test};
+use serde_json::{Value, json};
+
+pub(super) fn tests() -> Vec<Test> {
+    vec![
+        test!(nothing_is_attested_unless_asked),
+        test!(provenance_is_beside_the_image),
+        test!(the_least_mode_tells_no_arguments),
+        test!(statements_are_the_same_every_time),
+        test!(an_sbom_lists_packages),
+        test!(each_platform_has_its_own),
+        test!(attested_images_travel),
+        test!(attestations_need_an_image),
+    ]
+}
+
+const DOCKERFILE: &str = "FROM base\nARG A\nCOPY file /file\n";
+
+/// The index's entries: images, and what is attested.
+fn entries(build: &Build) -> (Vec<Value>, Vec<Value>) {
+    let all = build.manifest()["manifests"].as_array().unwrap().clone();
+    let is_about = |one: &Value| {
+        one["annotations"]["vnd.docker.reference.type"] == json!("attestation-manifest")
+    };
+    all.into_iter().partition(|one| !is_about(one))
+}
+
+fn document(build: &Build, digest: &Value) -> Value {
+    serde_json::from_slice(&build.blob(digest.as_str().unwrap())).unwrap()
+}
+
+/// The statement of a kind about the first image.
+fn statement(build: &Build, kind: &str) -> Value {
+    let (_, about) = entries(build);
+    let manifest = document(build, &about[0]["digest"]);
+    let layers = manifest["layers"].as_array().unwrap();
+    let layer = layers
+        .iter()
+        .find(|one| one["annotations"]["in-toto.io/predicate-type"] == json!(kind));
+    document(build, &layer.unwrap()["digest"])
+}
+
+const PROVENANCE: &str = "https://slsa.dev/provenance/v1";
+const SPDX: &str = "https://spdx.dev/Document";
+
+fn nothing_is_attested_unless_asked(env: &Env) {
+    let builds = Builds::new(env);
+    let plain = builds.of(&[], DOCKERFILE, &[("file", "x")]);
+    assert!(plain.manifest().get("layers").is_some());
+    let refused = ["--attest=type=provenance", "--provenance=false"];
+    let same = builds.of(&refused, DOCKERFILE, &[("file", "x")]);
+    assert_eq!(plain.digest(), same.digest());
+}
+
+fn provenance_is_beside_the_image(env: &Env) {
+    let builds = Builds::new(env);
+    let secret = env.path("secret");
+    std::fs::write(&secret, "canary-in-a-file").unwrap();
+    let flags = [
+        "--provenance=mode=max,builder-id=urn:here",
+        "--build-arg=A=1",
+        "--label=l=m",
+        "--build-arg=HTTP_PROXY=http://u:canary-of-a-proxy@127.0.0.1:1",
+        &format!("--secret=id=s,src={}", secret.display()),
+        "-t=example.org/app:1",
+    ];
+    let plain = builds.of(
+        &["--label=l=m", "--build-arg=A=1"],
+        DOCKERFILE,
+        &[("file", "x")],
+    );
+    let build = builds.of(&flags, DOCKERFILE, &[("file", "x")]);
+    let (images, about) = entries(&build);
+    assert_eq!((images.len(), about.len()), (1, 1));
+    assert_eq!(
+        images[0]["digest"],
+        json!(plain.digest()),
+        "the image stays"
+    );
+    assert_eq!(
+        about[0]["platform"],
+        json!({"architecture": "unknown", "os": "unknown"})
+    );
+    let reference = &about[0]["annotations"]["vnd.docker.reference.digest"];
+    assert_eq!(*reference, images[0]["digest"]);
+    let manifest = document(&build, &about[0]["digest"]);
+    assert_eq!(
+        manifest["layers"][0]["mediaType"],
+        "application/vnd.in-toto+json"
+    );
+    let config = document(&build, &manifest["config"]["digest"]);
+    assert_eq!(
+        config["rootfs"]["diff_ids"],
+        json!([manifest["layers"][0]["digest"]])
+    );
+
+    let statement = statement(&build, PROVENANCE);
+    assert_eq!(statement["_type"], "https://in-toto.io/Statement/v1");
+    let name = statement["subject"][0]["name"].as_str().unwrap();
+    assert!(
+        name.starts_with("pkg:docker/example.org/app@1?platform=linux%2F"),
+        "{name}"
+    );
+    let hex = plain.digest().split_off("sha256:".len());
+    assert_eq!(statement["subject"][0]["digest"], json!({"sha256": hex}));
+    let definition = &statement["predicate"]["buildDefinition"];
+    let base = &definition["resolvedDependencies"][0];
+    assert!(
+        base["uri"]
+            .as_str()
+            .unwrap()
+            .starts_with("pkg:docker/base@latest?"),
+        "{base}"
+    );
+    assert_eq!(base["digest"]["sha256"].as_str().map(str::len), Some(64));
+    let request = &definition["externalParameters"]["request"];
+    assert_eq!(request["args"], json!({"build-arg:A": "1", "label:l": "m"}));
+    assert_eq!(request["secrets"], json!([{"id": "s"}]));
+    let run = &statement["predicate"]["runDetails"];
+    assert_eq!(run["builder"]["id"], "urn:here");
+    assert!(run["metadata"].get("startedOn").is_none());
+    assert!(!statement.to_string().contains("canary"));
+    let timed = builds.of(&["--provenance=times=true"], DOCKERFILE, &[("file", "x")]);
+    let timed = self::statement(&timed, PROVENANCE);
+    assert!(timed["predicate"]["runDetails"]["metadata"]["startedOn"].is_string());
+}
+
+fn the_least_mode_tells_no_arguments(env: &Env) {
+    let builds = Builds::new(env);
+    let flags = ["--attest=type=provenance,mode=min", "--build-arg=A=canary"];
+    let build = builds.of(&flags, DOCKERFILE, &[("file", "x")]);
+    let statement = statement(&build, PROVENANCE).to_string();
+    assert!(!statement.contains("canary") && !statement.contains("buildkit_metadata"));
+}
+
+fn statements_are_the_same_every_time(env: &Env) {
+    let builds = Builds::new(env);
+    let build = || {
+        builds.of(
+            &["--provenance=true", "--sbom=true", "--no-cache"],
+            DOCKERFILE,
+            &[("file", "x")],
+        )
+    };
+    assert_eq!(build().digest(), build().digest());
+}
+
+fn an_sbom_lists_packages(env: &Env) {
+    let builds = Builds::new(env);
+    let status =
+        b"Package: libx\nStatus: install ok installed\nVersion: 1:2-3\nArchitecture: amd64\n";
+    let files: &[(&str, u32, &[u8])] = &[
+        ("dpkg", 0o644, status),
+        ("etc/os-release", 0o644, b"ID=debian\nVERSION_ID=12\n"),
+    ];
+    builds.publish("packages", &[layer(env, files)], json!({}));
+    let text = "FROM packages\nRUN mkdir -p /var/lib/dpkg && mv /dpkg /var/lib/dpkg/status\n\
+        COPY package.json /app/node_modules/y/\n";
+    let context = [("package.json", r#"{"name":"y","version":"9"}"#)];
+    let build = builds.of(&["--sbom=true"], text, &context);
+    let statement = statement(&build, SPDX);
+    let document = &statement["predicate"];
+    assert_eq!(document["spdxVersion"], "SPDX-2.3");
+    let packages = document["packages"].as_array().unwrap();
+    let urls: Vec<&str> = packages
+        .iter()
+        .filter_map(|one| one["externalRefs"][0]["referenceLocator"].as_str())
+        .collect();
+    assert_eq!(
+        urls,
+        [
+            "pkg:deb/debian/libx@1:2-3?arch=amd64&distro=debian-12",
+            "pkg:npm/y@9"
+        ]
+    );
+}
+
+fn each_platform_has_its_own(env: &Env) {
+    let builds = Builds::new(env);
+    let flags = [
+        "--platform=linux/amd64,linux/arm64",
+        "--provenance=true",
+        "--sbom=true",
+    ];
+    let build = builds.of(&flags, "FROM scratch\nCOPY file /\n", &[("file", "x")]);
+    let (images, about) = entries(&build);
+    assert_eq!((images.len(), about.len()), (2, 2));
+    for (image, about) in images.iter().zip(&about) {
+        let reference = &about["annotations"]["vnd.docker.reference.digest"];
+        assert_eq!(*reference, image["digest"]);
+        let manifest = document(&build, &about["digest"]);
+        assert_eq!(manifest["layers"].as_array().unwrap().len(), 2);
+    }
+}
+
+fn attested_images_travel(env: &Env) {
+    let builds = Builds::new(env);
+    let name = builds.shelf.name("attested:1");
+    let flags = ["--provenance=true", "--sbom=true", "--push", "-t", &name];
+    let build = builds.of(&flags, DOCKERFILE, &[("file", "x")]);
+    builds.shelf.ok(&["rmi", &name]);
+    builds.shelf.ok(&["pull", "--quiet", &name]);
+    let upon = builds.of(&[], &format!("FROM {name}\nRUN cat /file >/other\n"), &[]);
+    assert_eq!(upon.files().text("other"), "x");
+    let dest = env.path("layout");
+    let flag = format!("--output=type=oci,tar=false,dest={}", dest.display());
+    builds.of(
+        &["--provenance=true", "--sbom=true", &flag, "-t", &name],
+        DOCKERFILE,
+        &[("file", "x")],
+    );
+    let index: Value =
+        serde_json::from_slice(&std::fs::read(dest.join("index.json")).unwrap()).unwrap();
+    assert_eq!(index["manifests"][0]["digest"], json!(build.digest()));
+}
+
+fn attestations_need_an_image(env: &Env) {
+    let builds = Builds::new(env);
+    let context = builds.dockerfile("FROM scratch\n");
+    let dest = format!("--output=type=local,dest={}", env.path("out").display());
+    builds
+        .build(&["--sbom=true", &dest], &context)
+        .fails("no output is one");
+    builds
+        .build(&["--sbom=true", "--format=docker"], &context)
+        .fails("OCI's media types");
+}
