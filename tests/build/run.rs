@@ -322,7 +322,7 @@ fn agents(env: &Env) {
         Case {
             name: "the agent of the builder answers, at a socket with owner and mode",
             flags: &[&flag],
-            dockerfile: "FROM base\nRUN --mount=type=ssh,mode=741,uid=100,gid=102 stat -c '%u %g %a %F' $SSH_AUTH_SOCK > /a\nRUN --mount=type=ssh,target=/dev/log busybox logger heard && test $SSH_AUTH_SOCK = /dev/log\nRUN test -z \"$SSH_AUTH_SOCK\"\n",
+            dockerfile: "FROM base\nRUN --mount=type=ssh,mode=741,uid=100,gid=102 stat -c '%u %g %a %F' $SSH_AUTH_SOCK > /a\nRUN --mount=type=ssh,target=/dev/log busybox logger heard && sleep 1 && test $SSH_AUTH_SOCK = /dev/log\nRUN test -z \"$SSH_AUTH_SOCK\"\n",
             expected: &[("a", "f 644 0:0 100 102 741 socket")],
             ..CASE
         },
