@@ -293,8 +293,11 @@ fn e6_malformed_input_is_refused(env: &Env) {
         ("nothing", b""),
         ("zeros", &[0; 4096]),
         ("no text", &[0xff, 0xfe, 0x00, 0x80, b'\n']),
-        ("a cycle", b"FROM two AS one\nFROM one AS two\n"),
-        ("itself", b"FROM me AS me\n"),
+        (
+            "a cycle",
+            b"FROM scratch AS one\nCOPY --from=two / /\nFROM scratch AS two\nCOPY --from=one / /\n",
+        ),
+        ("itself", b"FROM scratch AS me\nCOPY --from=me / /\n"),
         ("a negative index", b"FROM scratch\nCOPY --from=-1 / /\n"),
         (
             "a huge index",

@@ -61,7 +61,7 @@ fn files_of_the_context(env: &Env) {
             },
         ),
         ("content", false, |context| {
-            fs::write(context.join("f"), "2").unwrap()
+            fs::write(context.join("f"), "2").unwrap();
         }),
         (
             "content of the same length at the same time",
@@ -97,10 +97,10 @@ fn files_of_the_context(env: &Env) {
             fs::rename(context.join("d/g"), context.join("d/h")).unwrap();
         }),
         ("a file more", false, |context| {
-            fs::write(context.join("d/more"), "").unwrap()
+            fs::write(context.join("d/more"), "").unwrap();
         }),
         ("a file less", false, |context| {
-            fs::remove_file(context.join("d/more")).unwrap()
+            fs::remove_file(context.join("d/more")).unwrap();
         }),
     ];
     for (name, hit, change) in table {
