@@ -39,6 +39,9 @@ pub struct Entry {
     pub layer: LayerId,
     /// A digest of the layers below it.
     pub below: Digest,
+    /// A digest of these and its own: what is below whatever comes next. None in records of before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub above: Option<Digest>,
     /// The instruction.
     pub text: String,
     /// Seconds since 1970.
@@ -54,10 +57,20 @@ impl Entry {
             version: VERSION,
             layer,
             below,
+            above: None,
             text: text.to_owned(),
             created: now(),
             took: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
         }
+    }
+}
+
+impl Entry {
+    /// With the layers that are below whatever comes next.
+    #[must_use]
+    pub fn under(mut self, above: Digest) -> Self {
+        self.above = Some(above);
+        self
     }
 }
 

@@ -5,7 +5,7 @@
 //! it holds whatever happens to images. Forgetting a step removes its record; the sweep that follows
 //! frees its layer.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use rcrun_overlay::lock;
 use rcrun_overlay::store::Store;
 use rustix::fs::AtFlags;
 
-use crate::cache::Cache;
+use crate::cache::{Cache, Entry};
 use crate::{Context, Digest, Result};
 
 /// How long notes are kept that only save time.
@@ -49,7 +49,7 @@ pub fn shrink(store: &Store, cache: &Cache, limit: Option<u64>) -> Result<Shrunk
     let mut shrunk = Shrunk::default();
     let mut seen = HashSet::new();
     let mut items: Vec<(u64, u64, Item)> = Vec::new();
-    for (key, entry, used) in cache.list()? {
+    for (key, entry, used) in in_use(cache.list()?) {
         match layers.get(&entry.layer)? {
             Some(layer) => {
                 let bytes = if seen.insert(entry.layer) {
@@ -104,6 +104,52 @@ pub fn shrink(store: &Store, cache: &Cache, limit: Option<u64>) -> Result<Shrunk
     Ok(shrunk)
 }
 
+/// A step is in use as long as one above it is: without it that one is no hit. Steps above others come
+/// first, so that they go first among those that were used at the same time.
+fn in_use(mut steps: Vec<(Digest, Entry, u64)>) -> Vec<(Digest, Entry, u64)> {
+    // The latest use of what is directly above some layers.
+    let mut latest: HashMap<Digest, u64> = HashMap::new();
+    loop {
+        let mut changed = false;
+        for (_, entry, used) in &mut steps {
+            let by_others = entry.above.as_ref().and_then(|above| latest.get(above));
+            *used = by_others.map_or(*used, |other| (*used).max(*other));
+            let known = latest.entry(entry.below.clone()).or_insert(0);
+            changed |= *known < *used;
+            *known = (*known).max(*used);
+        }
+        if !changed {
+            break;
+        }
+    }
+    let depth = depths(&steps);
+    steps.sort_by_key(|(_, entry, _)| {
+        std::cmp::Reverse(depth.get(&entry.below).copied().unwrap_or(0))
+    });
+    steps
+}
+
+/// How many steps are below what is directly above some layers.
+fn depths(steps: &[(Digest, Entry, u64)]) -> HashMap<Digest, usize> {
+    let mut depths: HashMap<Digest, usize> = HashMap::new();
+    for _ in 0..steps.len() {
+        let mut changed = false;
+        for (_, entry, _) in steps {
+            let Some(above) = &entry.above else {
+                continue;
+            };
+            let own = depths.get(&entry.below).copied().unwrap_or(0) + 1;
+            let known = depths.entry(above.clone()).or_insert(0);
+            changed |= *known < own;
+            *known = (*known).max(own);
+        }
+        if !changed {
+            break;
+        }
+    }
+    depths
+}
+
 /// Removes a cache mount that nobody uses; whether it went.
 fn remove_mount(store: &Store, mounts: &OwnedFd, name: &CString) -> Result<bool> {
     let text = name.to_string_lossy();
@@ -126,4 +172,46 @@ fn names(directory: &OwnedFd) -> Result<Vec<CString>> {
         }
     }
     Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcrun_overlay::layer::{Overlay, built};
+
+    /// Steps by name: what they are above, and when they were used.
+    fn steps(list: &[(&str, &str, u64)]) -> Vec<(Digest, Entry, u64)> {
+        let digest = |name: &str| Digest::of(name.as_bytes());
+        let step = |(name, below, used): &(&str, &str, u64)| {
+            let layer = built::layer_id(&digest(name), Overlay::Trusted).unwrap();
+            let took = Duration::ZERO;
+            let entry = Entry::new(layer, digest(below), name, took).under(digest(name));
+            (digest(name), entry, *used)
+        };
+        list.iter().map(step).collect()
+    }
+
+    #[test]
+    fn a_step_goes_after_those_above_it() {
+        let listed = steps(&[
+            ("old base", "", 1),
+            ("copy", "old base", 2),
+            ("run", "copy", 9),
+            ("lone", "", 5),
+            ("abandoned", "copy", 3),
+        ]);
+        let mut items = in_use(listed);
+        items.sort_by_key(|(_, _, used)| *used);
+        let order: Vec<&str> = items
+            .iter()
+            .map(|(_, entry, _)| entry.text.as_str())
+            .collect();
+        assert_eq!(order, ["abandoned", "lone", "run", "copy", "old base"]);
+    }
+
+    #[test]
+    fn circles_of_damaged_records_end() {
+        let listed = steps(&[("a", "b", 1), ("b", "a", 2)]);
+        assert_eq!(in_use(listed).len(), 2);
+    }
 }

@@ -421,7 +421,10 @@ impl<'a> Solver<'a> {
         }
         let since = Instant::now();
         let layer = self.perform(id, state, step, &prepared)?;
+        let mut above = state.layers.clone();
+        above.push(layer.clone());
         let entry = Entry::new(layer.clone(), below, &step.text, since.elapsed());
+        let entry = entry.under(self::below(&above));
         self.cache.put(&prepared.key, &entry)?;
         self.remember(slot, &prepared);
         drop(turn);

@@ -55,10 +55,23 @@ pub(crate) struct RunImage {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
           default_value = "true", value_parser = ["true", "false"])]
     sig_proxy: String,
-    #[arg(required = true)]
-    image: String,
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    command: Vec<String>,
+    /// The image, then the command: whatever stands behind the image is the container's.
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        value_name = "IMAGE [COMMAND]"
+    )]
+    words: Vec<String>,
+}
+
+impl RunImage {
+    fn image(&self) -> &str {
+        self.words.first().map_or("", String::as_str)
+    }
+
+    fn command(&self) -> &[String] {
+        self.words.get(1..).unwrap_or_default()
+    }
 }
 
 impl crate::verbs::Run for RunImage {
@@ -74,8 +87,8 @@ impl crate::verbs::Run for RunImage {
             return Err(Error::new(ErrorKind::Exists, text));
         }
         let wanted = Wanted {
-            image: &self.image,
-            command: &self.command,
+            image: self.image(),
+            command: self.command(),
             flags: &self.container,
             pull: &self.pull,
             quiet: self.quiet,
@@ -234,4 +247,28 @@ fn write_id(path: &Path, id: &str) -> Result<()> {
         .open(path)
         .and_then(|mut file| file.write_all(id.as_bytes()));
     written.context(|| format!("--cidfile: cannot write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[test]
+    fn what_stands_behind_the_image_is_the_containers() {
+        for (line, memory, words) in [
+            ("-m 1g app", Some("1g"), &["app"][..]),
+            ("app -m 1g", None, &["app", "-m", "1g"]),
+            ("app --help -c x", None, &["app", "--help", "-c", "x"]),
+            ("--rm app -- a", None, &["app", "--", "a"]),
+            ("-- app -h", None, &["app", "-h"]),
+        ] {
+            let parsed =
+                RunImage::try_parse_from(["run"].into_iter().chain(line.split(' '))).unwrap();
+            assert_eq!(parsed.container.memory.as_deref(), memory, "{line}");
+            assert_eq!(parsed.words, words, "{line}");
+        }
+        RunImage::try_parse_from(["run", "--no-such-flag", "app"]).unwrap_err();
+        RunImage::try_parse_from(["run", "--rm"]).unwrap_err();
+    }
 }

@@ -33,9 +33,12 @@ pub(crate) struct Prune {
     /// only images for which KEY=VALUE holds: until=TIME (24h, 2026-11-22), label=NAME[=VALUE], label!=NAME[=VALUE]
     #[arg(long, value_name = "KEY=VALUE")]
     filter: Vec<Filter>,
-    /// also the build cache: all of it, or what was not used for longest until it has no more than SIZE
-    #[arg(long, value_name = "SIZE", num_args = 0..=1, require_equals = true, default_missing_value = "0")]
-    build_cache: Option<String>,
+    /// also the build cache
+    #[arg(long)]
+    build_cache: bool,
+    /// of the build cache, keep what was used last, up to SIZE
+    #[arg(long, value_name = "SIZE", requires = "build_cache")]
+    keep_storage: Option<String>,
     /// do not ask
     #[arg(long, short)]
     force: bool,
@@ -94,12 +97,10 @@ impl crate::verbs::Run for Prune {
                 .map(|id| format!("Deleted container: {id}\n"));
             output::print(&lines.collect::<String>())?;
         }
-        if let (Some(limit), Some(cache)) = (&self.build_cache, Cache::existing(&store)?) {
-            shrink(
-                &store,
-                &cache,
-                Some(units::bytes(limit).context(|| "--build-cache")?),
-            )?;
+        if let Some(cache) = Cache::existing(&store)?.filter(|_| self.build_cache) {
+            let keep = self.keep_storage.as_deref().map(units::bytes);
+            let keep = keep.transpose().context(|| "--keep-storage")?;
+            shrink(&store, &cache, Some(keep.unwrap_or(0)))?;
         }
         self.untag(&store)?;
         let mut policy = Policy::default();
