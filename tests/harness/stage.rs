@@ -46,11 +46,27 @@ fn isolate() -> ExitCode {
     // A session of its own: a signal to the process group, by whatever mistake, ends at this test.
     nix::unistd::setsid().unwrap();
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).unwrap();
+    default_signals();
     unshare(F::CLONE_NEWNS | F::CLONE_NEWNET | F::CLONE_NEWPID | F::CLONE_NEWUTS | F::CLONE_NEWIPC)
         .unwrap();
     let none: Option<&str> = None;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
     spawn(INIT)
+}
+
+/// What the caller of the tests ignores (`nohup`, a job in the background) would be ignored by the
+/// programs in the containers too, and a shell cannot trap what it was started to ignore.
+#[allow(unsafe_code, reason = "nix calls every change of a disposition unsafe")]
+fn default_signals() {
+    for signal in [
+        Signal::SIGHUP,
+        Signal::SIGINT,
+        Signal::SIGQUIT,
+        Signal::SIGTERM,
+    ] {
+        // SAFETY: the default disposition runs no code of ours.
+        unsafe { nix::sys::signal::signal(signal, nix::sys::signal::SigHandler::SigDfl) }.unwrap();
+    }
 }
 
 fn init() -> ExitCode {

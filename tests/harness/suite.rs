@@ -121,10 +121,11 @@ impl Suite {
         };
         let status = process::wait_for(&mut child, limit)?;
         let timed_out = status.is_none();
+        let mut processes = String::new();
         let status = match status {
             Some(status) => status,
             None => {
-                let _ = fs::write(dir.join("processes"), process::table());
+                processes = process::table();
                 cgroup::thaw(&tag);
                 child.kill()?;
                 child.wait()?
@@ -135,7 +136,7 @@ impl Suite {
         let _ = fs::remove_file(&log_path);
         let removed = fs::remove_dir_all(&dir);
         if timed_out {
-            return Err(format!("no end after {limit:?}\n{text}").into());
+            return Err(format!("no end after {limit:?}\n{text}\n{processes}").into());
         }
         match status.code() {
             Some(0) => {}
