@@ -108,7 +108,9 @@ fn killed_again_and_again(env: &Env) {
     }
     shelf.ok(&["pull", &name]);
     let sent = shelf.sent(&image.layers[0]);
-    assert!(sent <= size + 3 * UNRECORDED, "{sent} bytes of {size}");
+    // Of 3 PARTs sent, at least 3 * (PART - UNRECORDED) were in the file at the last kill, and of these
+    // the last UNRECORDED may not have been recorded: each kill comes while it still writes.
+    assert!(sent <= size + 4 * UNRECORDED, "{sent} bytes of {size}");
     shelf.ok(&["fsck"]);
     shelf.ok(&["prune", "-f"]);
     shelf.ok(&["rmi", &name]);
