@@ -22,6 +22,7 @@ pub mod export;
 pub mod foreign;
 pub mod graph;
 pub mod image;
+mod path;
 pub mod remote;
 pub mod runner;
 pub mod shrink;

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rcrun_builder::context::copy::{Options, Request, Source, Times, Unpack, select};
+use rcrun_builder::context::copy::{Options, Request, Times, select};
 use rcrun_builder::context::tree::{Owners, Tree};
 use rcrun_image::closure::Platforms;
 use rcrun_image::document::Descriptor;
@@ -231,18 +231,7 @@ fn local(job: &Job<'_>, built: &[Built], dest: &Path, split: bool) -> Result<()>
         }
         std::fs::create_dir_all(&dest).context(|| format!("cannot make {}", dest.display()))?;
         let tree = Tree::new(files(job, one)?, Owners::Kept, "the result");
-        let request = Request {
-            sources: vec![Source::Path {
-                tree,
-                path: ".".to_owned(),
-            }],
-            dest: "/".to_owned(),
-            owner: None,
-            chmod: None,
-            parents: false,
-            exclude: Vec::new(),
-            unpack: Unpack::No,
-        };
+        let request = Request::whole(tree);
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let options = Options {
             times: Times::Keep,

@@ -3,6 +3,7 @@
 use super::people::layer;
 use super::runtime::Running;
 use super::store::{Image, Published, Shelf};
+use super::tree::attributes;
 use super::{Env, Output};
 use rcrun_image::catalog;
 use rcrun_image::pull::Way;
@@ -60,7 +61,7 @@ pub(crate) struct File {
     pub(crate) modified: (i64, i64),
     /// Of a file, or a link's target.
     pub(crate) content: Vec<u8>,
-    pub(crate) attributes: BTreeMap<String, Vec<u8>>,
+    pub(crate) attributes: BTreeMap<Vec<u8>, Vec<u8>>,
     pub(crate) links: u64,
 }
 
@@ -487,21 +488,4 @@ impl File {
             links: stat.nlink(),
         }
     }
-}
-
-fn attributes(path: &Path) -> BTreeMap<String, Vec<u8>> {
-    let mut names = vec![0; 64 << 10];
-    let length = rustix::fs::llistxattr(path, &mut names[..]).unwrap();
-    let mut found = BTreeMap::new();
-    for name in names[..length].split(|byte| *byte == 0) {
-        let private = [&b"trusted.overlay."[..], b"security.selinux"];
-        if name.is_empty() || private.iter().any(|one| name.starts_with(one)) {
-            continue;
-        }
-        let mut value = vec![0; 64 << 10];
-        let length = rustix::fs::lgetxattr(path, name, &mut value[..]).unwrap();
-        value.truncate(length);
-        found.insert(String::from_utf8_lossy(name).into_owned(), value);
-    }
-    found
 }

@@ -23,6 +23,14 @@ fn hierarchies() -> Vec<(PathBuf, String, String)> {
     found
 }
 
+/// Removes what holds the cgroups of containers that asked for no parent, where it is empty; one that
+/// still holds some is kept by the kernel.
+pub(crate) fn remove_default_parent() {
+    for (point, ..) in hierarchies() {
+        let _ = fs::remove_dir(point.join("rcrun"));
+    }
+}
+
 /// Some mounted hierarchy.
 pub(crate) fn any() -> Option<PathBuf> {
     hierarchies().into_iter().next().map(|(point, ..)| point)

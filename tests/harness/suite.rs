@@ -191,6 +191,7 @@ impl Suite {
         if let Err(e) = fs::remove_dir_all(&self.dir) {
             eprintln!("cannot remove {}: {e}", self.dir.display());
         }
+        cgroup::remove_default_parent();
     }
 }
 

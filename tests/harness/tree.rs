@@ -73,7 +73,8 @@ pub(crate) fn read(root: &Path) -> Files {
     tree
 }
 
-fn attributes(path: &Path) -> BTreeMap<Vec<u8>, Vec<u8>> {
+/// The extended attributes of a file, without those that containers and storage keep for themselves.
+pub(crate) fn attributes(path: &Path) -> BTreeMap<Vec<u8>, Vec<u8>> {
     let mut names = vec![0; 64 << 10];
     let length = rustix::fs::llistxattr(path, &mut names[..]).unwrap();
     let mut found = BTreeMap::new();

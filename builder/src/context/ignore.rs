@@ -3,7 +3,8 @@
 //! Read as docker and BuildKit read it: a byte order mark and lines that begin with `#` do not count,
 //! nor does white space around a pattern; a leading `/` means nothing; `!` takes back.
 
-use super::pattern::{Matched, Patterns, clean, is_space};
+use super::pattern::{Matched, Patterns, is_space};
+use crate::path::clean;
 use crate::{Context, Error, Result};
 
 /// Largest ignore file.

@@ -10,6 +10,7 @@
 //! Which file of a walk is matched depends on what its directories matched ([`Matched`]), so that
 //! the answer is the same as BuildKit's walk gives.
 
+use crate::path::clean;
 use crate::{Error, Result};
 
 /// Longest pattern.
@@ -458,27 +459,6 @@ pub(super) fn is_space(character: char) -> bool {
         '\t'..='\r' | ' ' | '\u{85}' | '\u{a0}' | '\u{1680}' | '\u{2000}'..='\u{200a}'
             | '\u{2028}' | '\u{2029}' | '\u{202f}' | '\u{205f}' | '\u{3000}'
     )
-}
-
-/// The shortest path that means the same, as Go's `filepath.Clean`.
-pub(super) fn clean(path: &str) -> String {
-    let rooted = path.starts_with('/');
-    let mut parts: Vec<&str> = Vec::new();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." if parts.last().is_some_and(|last| *last != "..") => {
-                parts.pop();
-            }
-            ".." if rooted => {}
-            part => parts.push(part),
-        }
-    }
-    match (rooted, parts.is_empty()) {
-        (true, _) => format!("/{}", parts.join("/")),
-        (false, true) => ".".to_owned(),
-        (false, false) => parts.join("/"),
-    }
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@
 mod copy;
 mod instruction;
 mod order;
-mod path;
+use crate::path;
 mod run;
 mod stage;
 

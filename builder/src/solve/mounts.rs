@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use super::Solver;
 use super::copy::threads;
-use crate::context::copy::{Options, Request, Source, Times, Unpack, select};
+use crate::context::copy::{Options, Request, Times, select};
 use crate::context::tree::{Owners, Tree};
 use crate::dockerfile::Sharing;
 use crate::graph::RunMount;
@@ -211,18 +211,7 @@ impl Solver<'_> {
         )
         .context(|| "cannot open what a cache directory has at first")?;
         let tree = Tree::new(root, Owners::Kept, "what a cache directory has at first");
-        let request = Request {
-            sources: vec![Source::Path {
-                tree,
-                path: ".".to_owned(),
-            }],
-            dest: "/".to_owned(),
-            owner: None,
-            chmod: None,
-            parents: false,
-            exclude: Vec::new(),
-            unpack: Unpack::No,
-        };
+        let request = Request::whole(tree);
         let options = Options {
             times: Times::Keep,
             threads: threads(),

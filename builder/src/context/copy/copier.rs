@@ -53,7 +53,25 @@ pub(super) struct Copier<'a> {
     pub(super) skipped: AtomicU64,
 }
 
-impl Copier<'_> {
+impl<'a> Copier<'a> {
+    pub(super) fn new(
+        selection: &'a Selection,
+        options: Options,
+        tree: &'a Tree,
+        fresh: Fresh,
+        ways: &'a Ways,
+    ) -> Self {
+        Self {
+            selection,
+            options,
+            tree,
+            fresh,
+            ways,
+            bytes: AtomicU64::new(0),
+            skipped: AtomicU64::new(0),
+        }
+    }
+
     pub(super) fn count(&self, report: &mut Report) {
         report.bytes += self.bytes.load(Ordering::Relaxed);
         report.skipped += self.skipped.load(Ordering::Relaxed);

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -185,15 +185,7 @@ impl Copying<'_> {
         let target = self.target(name)?;
         let (above, last) = split(path);
         let from = open::directory(tree.root(), above)?;
-        let copier = Copier {
-            selection: self.selection,
-            options: self.options,
-            tree,
-            fresh: self.fresh,
-            ways: &self.ways,
-            bytes: AtomicU64::new(0),
-            skipped: AtomicU64::new(0),
-        };
+        let copier = Copier::new(self.selection, self.options, tree, self.fresh, &self.ways);
         let to = target.above.fd.as_fd();
         let meta = &files.top().meta;
         copier.file(from.as_fd(), last, to, &target.name, meta, &mut self.buffer)?;
@@ -215,15 +207,7 @@ impl Copying<'_> {
             }
             Place::Name { above, name, .. } => self.make_top(&above, &name, tree, path, top)?,
         };
-        let copier = Copier {
-            selection: self.selection,
-            options: self.options,
-            tree,
-            fresh: self.fresh,
-            ways: &self.ways,
-            bytes: AtomicU64::new(0),
-            skipped: AtomicU64::new(0),
-        };
+        let copier = Copier::new(self.selection, self.options, tree, self.fresh, &self.ways);
         let mut walk = Walk {
             copier: &copier,
             path,

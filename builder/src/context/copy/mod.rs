@@ -58,6 +58,24 @@ pub struct Request {
     pub unpack: Unpack,
 }
 
+impl Request {
+    /// All that is in a tree, as it is, into the root itself.
+    pub fn whole(tree: Tree) -> Self {
+        Self {
+            sources: vec![Source::Path {
+                tree,
+                path: ".".to_owned(),
+            }],
+            dest: "/".to_owned(),
+            owner: None,
+            chmod: None,
+            parents: false,
+            exclude: Vec::new(),
+            unpack: Unpack::No,
+        }
+    }
+}
+
 /// One source.
 #[derive(Debug, Clone)]
 pub enum Source {

@@ -16,6 +16,7 @@ use super::super::stages::FromWords;
 use super::super::suggest::closest;
 use super::super::word::{Expanded, Lookup};
 use super::{Ignored, Place};
+use crate::path::clean;
 
 /// Parts of a name, between underscores, that make it sound secret.
 const SECRET: &[&str] = &[
@@ -429,7 +430,7 @@ fn ports(place: &Place<'_>, span: Span, words: &[String]) -> Result<(), Diagnost
 
 fn excluded(place: &Place<'_>, verb: &str, source: &str, ignored: Option<&dyn Ignored>) {
     let Some(ignored) = ignored else { return };
-    let path = cleaned(source);
+    let path = clean(source);
     let is_root = path == "." || path == "/";
     if (!is_root || ignored.excludes_all()) && ignored.excludes(&path) {
         let message = format!(
@@ -440,34 +441,13 @@ fn excluded(place: &Place<'_>, verb: &str, source: &str, ignored: Option<&dyn Ig
     }
 }
 
-/// The path without `.`, `..` and double slashes, by its text alone.
-fn cleaned(path: &str) -> String {
-    let absolute = path.starts_with('/');
-    let mut parts: Vec<&str> = Vec::new();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." if parts.last().is_some_and(|last| *last != "..") => {
-                parts.pop();
-            }
-            ".." if absolute => {}
-            part => parts.push(part),
-        }
-    }
-    match (absolute, parts.is_empty()) {
-        (true, _) => format!("/{}", parts.join("/")),
-        (false, true) => ".".to_owned(),
-        (false, false) => parts.join("/"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn paths() {
-        for (path, clean) in [
+        for (path, expected) in [
             ("", "."),
             ("./a//b/", "a/b"),
             ("a/../b", "b"),
@@ -476,7 +456,7 @@ mod tests {
             ("/", "/"),
             ("a/..", "."),
         ] {
-            assert_eq!(cleaned(path), clean, "{path}");
+            assert_eq!(clean(path), expected, "{path}");
         }
     }
 }
