@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::content::Content;
 use crate::durable::{self, open_directory};
+use crate::layer::lifetime::Lifetime;
 use crate::lease::Lease;
 use crate::removal::{self, Reuse};
 use crate::{Context, Error, ErrorKind, Result, lock, tree};
@@ -143,6 +144,12 @@ impl Store {
 
     pub(crate) fn trusts_unsynced(&self) -> bool {
         self.0.trusting.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// How long layers count that are not synced before they are there; none if they have to be: all
+    /// processes must agree on it.
+    pub fn lifetime(&self) -> Result<Option<Lifetime>> {
+        Ok(Lifetime::of(self)?.filter(Lifetime::is_shared))
     }
 
     /// Brings everything to the disk that was written so far.
