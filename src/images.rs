@@ -22,6 +22,7 @@ use rcrun_runtime::error::Result;
 
 pub(crate) use containers::{User, users};
 
+use crate::containers::volumes::Volumes;
 use crate::containers::{Containers, is_id};
 use crate::progress::Progress;
 use crate::settings::{Settings, in_user_namespace};
@@ -119,6 +120,9 @@ pub(crate) fn sweep(store: &Store, policy: &gc::Policy) -> Result<Collected> {
     let made = Containers::existing(store.path())?;
     if let Some(containers) = made.as_ref().filter(|_| !policy.dry_run) {
         containers.sweep()?;
+        if let Some(volumes) = Volumes::existing(store)? {
+            volumes.sweep()?;
+        }
     }
     let cache = Cache::existing(store)?;
     let mark = &mut |held: &HashSet<Root>| {

@@ -16,7 +16,7 @@ use rcrun_image::registry::Cancel;
 use rcrun_image::transport::Location;
 use rcrun_overlay::layer::Overlay;
 use rcrun_overlay::lease::{Lease, Root, SnapshotId};
-use rcrun_overlay::snapshot::{self, Idmap, Snapshots};
+use rcrun_overlay::snapshot::{self, Form, Idmap, Snapshots};
 use rcrun_overlay::store::Store;
 use rcrun_overlay::{durable, snapshot::Stack};
 use rcrun_runtime::container::CgroupDriver;
@@ -26,8 +26,12 @@ use rustix::fs::{AtFlags, Mode};
 use serde_json::Value;
 
 use super::flags::ContainerFlags;
-use super::spec::{self, Around, Asked, Extent, Facts, Files};
-use super::{Container, Containers, ImageFacts, Record, RuntimeFacts, Status, Stdin, ids, now};
+use super::spec::{self, Around, Asked, Extent, Facts, Files, VolumePlace};
+use super::volumes::{self, Attached, Attaching};
+use super::{
+    Container, Containers, ImageFacts, Record, RootDirectory, RuntimeFacts, Status, Stdin,
+};
+use super::{ids, now};
 use crate::settings::Settings;
 use crate::verbs::fetch;
 use crate::{images, report, rootless};
@@ -77,12 +81,13 @@ pub(crate) fn make(
     wanted: &Wanted<'_>,
 ) -> Result<Result<Made, u8>> {
     let way = images::way();
-    let asked = ask(wanted)?;
+    let mut asked = ask(wanted)?;
     let store = settings.store()?;
     let found = match find(settings, &store, wanted, way)? {
         Ok(found) => found,
         Err(code) => return Ok(Err(code)),
     };
+    asked.complete_volumes(&found.image.config.config.volumes, &mut super::random_id)?;
     let maker = Maker {
         settings,
         containers,
@@ -237,11 +242,32 @@ impl Maker<'_> {
                 .map(|()| name.clone())?,
             None => self.containers.reserve_any(container)?,
         };
-        let facts = self.facts(container, &name)?;
+        let mut facts = self.facts(container, &name)?;
         let image = &self.found.image.config.config;
-        let config = spec::config(&self.asked, &facts, image)?;
-        let snapshot = self.snapshot(container, &facts.map)?;
-        self.files(container, &facts, &config)?;
+        // Told of before anything is made; the snapshot says how volumes are mounted.
+        spec::config(&self.asked, &facts, image)?;
+        let (snapshot, form) = self.snapshot(container, &facts.map)?;
+        facts.volumes.mapped = form == Form::Overlay && !facts.map.is_empty();
+        let attached = self.volumes(&snapshot, &facts)?;
+        let filled = self.complete(container, name, &facts, snapshot, &attached);
+        if filled.is_err() {
+            attached.give_up(&self.store);
+        }
+        filled
+    }
+
+    /// Whatever is used is there and held: files and record.
+    fn complete(
+        &self,
+        container: &Container,
+        name: String,
+        facts: &Facts,
+        snapshot: SnapshotId,
+        attached: &Attached,
+    ) -> Result<Record> {
+        let image = &self.found.image.config.config;
+        let config = spec::config(&self.asked, facts, image)?;
+        self.files(container, facts, &config)?;
         let (stop_signal, stop_timeout) = spec::stop(&self.asked, image)?;
         let words = |value: &Value| serde_json::from_value(value.clone()).unwrap_or_default();
         let record = Record {
@@ -254,7 +280,7 @@ impl Maker<'_> {
                 manifest: self.found.image.manifest.digest.to_string(),
                 config: self.found.image.id.to_string(),
             },
-            snapshot: snapshot.to_string(),
+            snapshot: snapshot.into(),
             created: now(),
             command: words(&config["process"]["args"]),
             labels: spec::labels(&self.asked, image),
@@ -265,7 +291,8 @@ impl Maker<'_> {
             stop_timeout,
             log: self.asked.log().cloned(),
             detach_keys: self.wanted.detach_keys.unwrap_or(DETACH_KEYS).to_owned(),
-            map: facts.map,
+            map: facts.map.clone(),
+            volumes: attached.uses.clone(),
             runtime: RuntimeFacts::of(&self.settings.runtime),
         };
         container.write(&record)?;
@@ -291,8 +318,32 @@ impl Maker<'_> {
             map: self.map(rootless.as_ref())?,
             joins: self.joins()?,
             directory: container.path().to_owned(),
+            volumes: VolumePlace {
+                directory: volumes::place(self.store.path()),
+                mapped: false,
+            },
             rootless,
         })
+    }
+
+    /// Volumes, with what the image has where they are mounted.
+    fn volumes(&self, snapshot: &SnapshotId, facts: &Facts) -> Result<Attached> {
+        let wanted = self.asked.volumes();
+        if wanted.is_empty() {
+            return Ok(Attached::default());
+        }
+        let root = RootDirectory::of_snapshot(&self.store, snapshot, &facts.map, false)?;
+        let attaching = Attaching {
+            store: &self.store,
+            containers: self.containers,
+            root: &root,
+            map: match facts.volumes.mapped {
+                true => &[],
+                false => &facts.map,
+            },
+            lasting: !self.wanted.flags.rm,
+        };
+        attaching.all(&wanted)
     }
 
     fn marks(&self) -> Overlay {
@@ -330,7 +381,7 @@ impl Maker<'_> {
         Ok(pids)
     }
 
-    fn snapshot(&self, container: &Container, map: &[Extent]) -> Result<SnapshotId> {
+    fn snapshot(&self, container: &Container, map: &[Extent]) -> Result<(SnapshotId, Form)> {
         let id: SnapshotId = container.id().parse()?;
         let layers = self.found.image.layers(self.way)?;
         let extent = |extent: &Extent| snapshot::Extent {
@@ -349,14 +400,14 @@ impl Maker<'_> {
             ..snapshot::Options::default()
         };
         let snapshots = Snapshots::new(&self.store)?;
-        let (_, copied) = snapshots.create_usable(&self.found.lease, &id, &layers, &options)?;
+        let (made, copied) = snapshots.create_usable(&self.found.lease, &id, &layers, &options)?;
         if let Some(why) = copied {
             let why = why.chain();
             report::warn(&format!(
                 "the container has a copy of its image's files: {why}"
             ));
         }
-        Ok(id)
+        Ok((id, made.record().form))
     }
 
     fn files(&self, container: &Container, facts: &Facts, config: &Value) -> Result<()> {

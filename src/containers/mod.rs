@@ -25,6 +25,7 @@ mod remove;
 mod rename;
 mod root;
 pub(crate) mod spec;
+pub(crate) mod volumes;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -39,7 +40,7 @@ pub(crate) use end::{Init, drain, wait_for};
 pub(crate) use exit::{Exit, Status};
 pub(crate) use log::{Line, Log as LogReader};
 pub(crate) use names::is_name;
-pub(crate) use record::{ImageFacts, Log, Record, RuntimeFacts, Stdin};
+pub(crate) use record::{ImageFacts, Log, Record, RuntimeFacts, Stdin, VolumeUse};
 pub(crate) use root::Root as RootDirectory;
 
 /// Below the store's directory.

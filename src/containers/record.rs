@@ -57,8 +57,22 @@ pub(crate) struct Record {
     /// User ids of the host that its own ones are; empty: the same.
     #[serde(default)]
     pub(crate) map: Vec<Extent>,
+    /// Volumes that it uses.
+    #[serde(default)]
+    pub(crate) volumes: Vec<VolumeUse>,
     /// Where its runtime's and monitor's state are.
     pub(crate) runtime: RuntimeFacts,
+}
+
+/// A volume of a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct VolumeUse {
+    /// Its name.
+    pub(crate) name: String,
+    /// Where it is mounted.
+    pub(crate) destination: String,
+    /// It was made for this container, without a name.
+    pub(crate) anonymous: bool,
 }
 
 /// The image.

@@ -38,6 +38,15 @@ impl Containers {
         }
     }
 
+    /// The same, with the volumes that were made for it and have no name of a person's.
+    pub(crate) fn remove_with_volumes(&self, container: &Container, lock: &Lock<'_>) -> Result<()> {
+        if let Some(record) = container.record()? {
+            forget(&record.runtime(), container.id())?;
+            self.remove_anonymous(container, &record)?;
+        }
+        self.remove(container, lock)
+    }
+
     /// The same for a container whose record is damaged: it is looked for in this runtime.
     pub(crate) fn remove_damaged(&self, container: &Container, runtime: &Runtime) -> Result<()> {
         let lock = container.lock()?;

@@ -18,6 +18,7 @@ mod start;
 mod stats;
 mod stop;
 mod top;
+pub(super) mod volume;
 mod wait;
 
 use rcrun_runtime::error::{Error, ErrorKind, Result};
@@ -45,6 +46,7 @@ pub(super) const VERBS: &[Verb] = &[
     Verb::people::<stop::Stop>("stop", Count::AtLeast(1), NAMES),
     Verb::people::<top::Top>("top", Count::AtLeast(1), "CONTAINER [ps options]"),
     Verb::people::<pause::Unpause>("unpause", Count::AtLeast(1), NAMES),
+    Verb::people::<volume::Group>("volume", Count::AtLeast(1), volume::USAGE),
     Verb::people::<wait::Wait>("wait", Count::AtLeast(1), NAMES),
 ];
 

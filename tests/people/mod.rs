@@ -9,6 +9,7 @@ mod namespaces;
 mod rootless;
 mod users;
 mod verbs;
+mod volumes;
 
 use crate::harness::modules::{Module, check, of_images};
 use crate::harness::{Env, Test, test};
@@ -24,6 +25,7 @@ const MODULES: &[Module] = &[
     ("rootless", rootless::tests),
     ("users", users::tests),
     ("verbs", verbs::tests),
+    ("volumes", volumes::tests),
 ];
 
 pub(crate) fn all() -> Vec<Test> {

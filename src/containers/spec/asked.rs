@@ -1,6 +1,6 @@
 //! What a person asked for, understood and looked up on the host.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::net::IpAddr;
 use std::path::Path;
@@ -12,7 +12,7 @@ use super::cdi::{self, Applied, Registry};
 use super::devices::{self, Node, Wanted};
 use super::files::{self, Resolver};
 use super::limits;
-use super::mounts::{self, Mount};
+use super::mounts::{self, Mount, Source, VolumeMount};
 use super::security::{self, Capability, Seccomp, Security};
 use super::userns::{self, Userns};
 use super::words::{self, Problems};
@@ -27,6 +27,8 @@ const SHM: i64 = 64 << 20;
 /// A log file is followed by a new one at this size, and so many are kept.
 const LOG_SIZE: i64 = 10 << 20;
 const LOG_FILES: u32 = 3;
+/// The most directories that an image may declare as volumes.
+const MOST_VOLUMES: usize = 256;
 /// The most files of a log.
 const MOST_LOG_FILES: u32 = 100;
 
@@ -66,6 +68,8 @@ pub(crate) struct Asked {
     pub(super) stop_timeout: Option<Option<u64>>,
 
     pub(super) mounts: Vec<Mount>,
+    /// Names of volumes that nobody gave one.
+    pub(super) anonymous: BTreeSet<String>,
     pub(super) shm: i64,
     pub(super) read_only: bool,
 
@@ -149,6 +153,57 @@ impl Asked {
     /// The user namespace.
     pub(crate) fn userns(&self) -> &Userns {
         &self.userns
+    }
+
+    /// Adds the volumes that an image declares where nothing else is mounted, and gives names to those
+    /// that have none.
+    pub(crate) fn complete_volumes(
+        &mut self,
+        of_image: &[String],
+        name: &mut dyn FnMut() -> Result<String>,
+    ) -> Result<()> {
+        if of_image.len() > MOST_VOLUMES {
+            let text = format!("the image has more than {MOST_VOLUMES} volumes");
+            return Err(Error::invalid(text));
+        }
+        for path in of_image {
+            let mount =
+                mounts::of_image(path).context(|| format!("the image's volume {path:?}"))?;
+            let taken = |other: &Mount| other.destination == mount.destination;
+            if !self.mounts.iter().any(taken) {
+                self.mounts.push(mount);
+            }
+        }
+        self.anonymous.clear();
+        for mount in &mut self.mounts {
+            if let Source::Volume(volume) = &mut mount.source
+                && volume.name.is_none()
+            {
+                let name = name()?;
+                self.anonymous.insert(name.clone());
+                volume.name = Some(name);
+            }
+        }
+        Ok(())
+    }
+
+    /// The volumes, which have names by now.
+    pub(crate) fn volumes(&self) -> Vec<VolumeMount<'_>> {
+        let mut found = Vec::new();
+        for mount in &self.mounts {
+            if let Source::Volume(volume) = &mount.source
+                && let Some(name) = &volume.name
+            {
+                found.push(VolumeMount {
+                    name,
+                    destination: &mount.destination,
+                    anonymous: self.anonymous.contains(name),
+                    copy: volume.copy,
+                    labels: &volume.labels,
+                });
+            }
+        }
+        found
     }
 
     /// Containers whose namespaces are to be shared: kind, name.
@@ -446,7 +501,7 @@ fn file_variable(line: &str) -> Result<String> {
 }
 
 fn present(mount: Mount) -> Result<Mount> {
-    let Some(source) = &mount.source else {
+    let Source::Host(source) = &mount.source else {
         return Ok(mount);
     };
     match std::fs::metadata(source) {

@@ -1,26 +1,68 @@
 //! `-v`, `--mount`, `--tmpfs` and the mounts that every container has.
 //!
 //! What is bound has to exist, for `-v` as for `--mount`: a directory that appears because a path was
-//! misspelt helps nobody. There are no named volumes.
+//! misspelt helps nobody. Volumes are only named here; `containers::volumes` makes and fills them.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use rcrun_runtime::error::{Error, Result};
 use serde_json::{Value, json};
 
-use super::words::{inside, size};
+use super::words::{self, inside, size};
+use crate::containers::volumes;
 
 /// A mount that was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Mount {
     /// Absolute, in the container.
     pub(crate) destination: String,
-    /// Of the host; none for a file system in memory.
-    pub(crate) source: Option<PathBuf>,
+    pub(crate) source: Source,
     /// As the configuration has them.
     pub(crate) options: Vec<String>,
     /// Was asked to be read-only with all that is mounted below it.
     pub(crate) read_only: bool,
+}
+
+/// What is mounted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// A file or directory of the host.
+    Host(PathBuf),
+    /// A volume.
+    Volume(Volume),
+    /// A file system in memory.
+    Memory,
+}
+
+/// A volume that is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Volume {
+    /// None that nobody gave a name: it gets one when the container does.
+    pub(crate) name: Option<String>,
+    /// It is to get what the image has there.
+    pub(crate) copy: bool,
+    /// Of one that is made for this.
+    pub(crate) labels: BTreeMap<String, String>,
+}
+
+/// The same, with a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct VolumeMount<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) destination: &'a str,
+    pub(crate) anonymous: bool,
+    pub(crate) copy: bool,
+    pub(crate) labels: &'a BTreeMap<String, String>,
+}
+
+/// Where volumes are, and how they are mounted.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct VolumePlace {
+    /// `STORE/volumes`.
+    pub(crate) directory: PathBuf,
+    /// Files have the ids that they have inside of the container, and the mount maps them.
+    pub(crate) mapped: bool,
 }
 
 const PROPAGATION: [&str; 6] = [
@@ -39,40 +81,42 @@ const BIND_WORDS: [&str; 8] = [
     "nosymfollow",
 ];
 
-/// `HOST:CONTAINER[:OPTIONS]`.
+/// `HOST:CONTAINER[:OPTIONS]`, `VOLUME:CONTAINER[:OPTIONS]`, or `CONTAINER`.
 pub(crate) fn volume(text: &str, cwd: &Path) -> Result<Mount> {
     let parts: Vec<&str> = text.split(':').collect();
     let (host, inner, words) = match parts[..] {
-        [host, inner] => (host, inner, ""),
-        [host, inner, words] => (host, inner, words),
-        [_] => {
-            return Err(Error::unsupported(format!(
-                "{text:?} would be a volume without a name, which there are none of: use --tmpfs {text}, \
-                 or bind a directory with HOST:CONTAINER"
-            )));
-        }
+        [inner] => (None, inner, ""),
+        [host, inner] => (Some(host), inner, ""),
+        [host, inner, words] => (Some(host), inner, words),
         _ => {
             return Err(Error::invalid(format!(
-                "{text:?} is not HOST:CONTAINER[:OPTIONS]; for paths with a colon use --mount"
+                "{text:?} is not SOURCE:CONTAINER[:OPTIONS]; for paths with a colon use --mount"
             )));
         }
     };
-    if host.is_empty() {
-        return Err(Error::invalid(format!(
-            "{text:?} names nothing of the host"
-        )));
-    }
-    if !host.starts_with(['/', '.']) {
-        return Err(Error::unsupported(format!(
-            "{host:?} would be a named volume, which there are none of: make a directory, and write its \
-             path (./{host} for one here)"
-        )));
-    }
-    let mut bind = Bind::new(host, inner, cwd)?;
+    let mut bind = match host {
+        Some("") => {
+            return Err(Error::invalid(format!("{text:?} names no source")));
+        }
+        Some(host) if host.starts_with(['/', '.']) => Bind::new(host, inner, cwd)?,
+        Some(name) if !volumes::is_name(name) => {
+            return Err(Error::invalid(format!(
+                "{name:?} is neither an absolute path nor a name of a volume: write ./{name} for a file \
+                 here"
+            )));
+        }
+        name => Bind::of_volume(name, inner)?,
+    };
     for word in words.split(',').filter(|word| !word.is_empty()) {
         bind.word(word)?;
     }
     Ok(bind.finish())
+}
+
+/// A volume without a name, for a directory that an image declares as one.
+pub(crate) fn of_image(path: &str) -> Result<Mount> {
+    let path = crate::settings::clean(&Path::new("/").join(path));
+    Ok(Bind::of_volume(None, &path.to_string_lossy())?.finish())
 }
 
 /// `type=bind,source=PATH,target=PATH,...`.
@@ -118,11 +162,17 @@ pub(crate) fn mount(text: &str, cwd: &Path) -> Result<Mount> {
         }
         "tmpfs" if source.is_some() => Err(Error::invalid("a tmpfs has no source")),
         "tmpfs" => memory(target, rest),
-        "volume" => Err(Error::unsupported(
-            "there are no named volumes: bind a directory with type=bind,source=PATH,target=PATH",
-        )),
+        "volume" => {
+            let name = source.filter(|name| !name.is_empty());
+            name.map_or(Ok(()), volumes::check_name)?;
+            let mut bind = Bind::of_volume(name, target)?;
+            for (name, value) in rest {
+                bind.volume_field(name, value)?;
+            }
+            Ok(bind.finish())
+        }
         other => Err(Error::unsupported(format!(
-            "mounts of type {other:?} are not supported: use bind or tmpfs"
+            "mounts of type {other:?} are not supported: use bind, volume or tmpfs"
         ))),
     }
 }
@@ -136,7 +186,7 @@ pub(crate) fn tmpfs(text: &str) -> Result<Mount> {
     }
     Ok(Mount {
         destination: inside(target)?,
-        source: None,
+        source: Source::Memory,
         options,
         read_only: false,
     })
@@ -206,16 +256,29 @@ struct Bind {
 
 impl Bind {
     fn new(source: &str, target: &str, cwd: &Path) -> Result<Self> {
+        let source = crate::settings::clean(&cwd.join(source));
+        Self::of(Source::Host(source), target)
+    }
+
+    fn of_volume(name: Option<&str>, target: &str) -> Result<Self> {
+        let volume = Volume {
+            name: name.map(str::to_owned),
+            copy: true,
+            labels: BTreeMap::new(),
+        };
+        Self::of(Source::Volume(volume), target)
+    }
+
+    fn of(source: Source, target: &str) -> Result<Self> {
         let destination = inside(target)?;
         if destination == "/" {
             return Err(Error::invalid(
                 "nothing can be mounted at the container's /",
             ));
         }
-        let source = crate::settings::clean(&cwd.join(source));
         let mount = Mount {
             destination,
-            source: Some(source),
+            source,
             options: Vec::new(),
             read_only: false,
         };
@@ -238,8 +301,18 @@ impl Bind {
                     "files are not labelled anew: use chcon, or --security-opt label=disable",
                 ));
             }
-            // Docker's, for volumes and for a Mac.
-            "nocopy" | "cached" | "delegated" | "consistent" => {}
+            "nocopy" => match &mut self.mount.source {
+                Source::Volume(volume) => volume.copy = false,
+                _ => return Err(Error::invalid("\"nocopy\" is for volumes with a name")),
+            },
+            // Docker's, for a Mac.
+            "cached" | "delegated" | "consistent" => {}
+            // A volume is one directory of ours, in which nothing is mounted.
+            word if PROPAGATION.contains(&word) && self.is_volume() => {
+                return Err(Error::invalid(format!(
+                    "{word:?} means nothing for a volume"
+                )));
+            }
             "bind" => self.recursive = false,
             "rbind" => self.recursive = true,
             word if PROPAGATION.contains(&word) => self.propagation = word.to_owned(),
@@ -247,6 +320,38 @@ impl Bind {
             other => {
                 return Err(Error::invalid(format!(
                     "{other:?} is no option of a volume"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn is_volume(&self) -> bool {
+        matches!(self.mount.source, Source::Volume(_))
+    }
+
+    fn volume_field(&mut self, name: &str, value: &str) -> Result<()> {
+        let Source::Volume(volume) = &mut self.mount.source else {
+            return Ok(());
+        };
+        match (name, value) {
+            ("readonly" | "ro", value) => self.mount.read_only = truth(value)?,
+            ("volume-nocopy", value) => volume.copy = !truth(value)?,
+            ("volume-label", text) => volume.labels.extend([words::label(text)?]),
+            ("volume-driver", "" | "local") => {}
+            ("volume-driver", other) => {
+                return Err(Error::unsupported(format!(
+                    "there is no volume driver {other:?}: use local, or mount it on the host and bind it"
+                )));
+            }
+            ("volume-opt" | "volume-subpath", _) => {
+                return Err(Error::unsupported(format!(
+                    "{name} is not supported: bind a directory of the host instead"
+                )));
+            }
+            _ => {
+                return Err(Error::invalid(format!(
+                    "{name}={value} means nothing for a volume"
                 )));
             }
         }
@@ -354,6 +459,7 @@ pub(crate) fn all(
     files: &[(&str, PathBuf)],
     asked: &[Mount],
     deep: bool,
+    place: &VolumePlace,
 ) -> Vec<Value> {
     let taken = |destination: &str| asked.iter().any(|mount| mount.destination == destination);
     let mut mounts = defaults(base);
@@ -373,9 +479,19 @@ pub(crate) fn all(
             options.push("rro".into());
         }
         let value = match &mount.source {
-            Some(source) => bind(&mount.destination, source, &options),
-            None => json!({"destination": mount.destination, "type": "tmpfs", "source": "tmpfs",
-                           "options": options}),
+            Source::Host(source) => bind(&mount.destination, source, &options),
+            Source::Volume(volume) => {
+                if place.mapped {
+                    options.push("idmap".into());
+                }
+                let name = volume.name.as_deref().unwrap_or_default();
+                let source = volumes::data(&place.directory, name);
+                bind(&mount.destination, &source, &options)
+            }
+            Source::Memory => {
+                json!({"destination": mount.destination, "type": "tmpfs", "source": "tmpfs",
+                           "options": options})
+            }
         };
         more.push((depth(&mount.destination), value));
     }
@@ -456,8 +572,16 @@ mod tests {
 
     fn shown(mount: Result<Mount>) -> Option<String> {
         let mount = mount.ok()?;
-        let source = mount.source.map(|path| path.display().to_string());
-        let source = source.unwrap_or_else(|| "tmpfs".into());
+        let source = match mount.source {
+            Source::Host(path) => path.display().to_string(),
+            Source::Memory => "tmpfs".into(),
+            Source::Volume(volume) => {
+                let name = volume.name.unwrap_or_else(|| "new".into());
+                let copy = if volume.copy { "" } else { "-" };
+                let labels: String = volume.labels.into_keys().collect();
+                format!("({name}{copy}{labels})")
+            }
+        };
         let deep = if mount.read_only { " deep" } else { "" };
         Some(format!(
             "{source} {} {}{deep}",
@@ -479,8 +603,20 @@ mod tests {
             ),
             ("/a:/b:ro,rw", Some("/a /b rbind,rprivate")),
             ("/a:/b:bind,ro", Some("/a /b bind,rprivate,ro")),
-            ("data:/b", None),
-            ("/a", None),
+            ("data:/b", Some("(data) /b rbind,rprivate")),
+            (
+                "data:/b:ro,nocopy",
+                Some("(data-) /b rbind,rprivate,ro deep"),
+            ),
+            ("/a", Some("(new) /a rbind,rprivate")),
+            ("data:/b:rshared", None),
+            ("/a:/b:nocopy", None),
+            ("a:/b", None),
+            ("a/b:/b", None),
+            ("-a:/b", None),
+            ("data", None),
+            ("data:/", None),
+            ("/", None),
             ("/a:b", None),
             ("/a:/", None),
             ("/a:/..", None),
@@ -491,8 +627,8 @@ mod tests {
             let found = shown(volume(text, Path::new("/here")));
             assert_eq!(found.as_deref(), expected, "{text}");
         }
-        let error = volume("data:/b", Path::new("/")).unwrap_err().to_string();
-        assert!(error.contains("./data"), "{error}");
+        let error = volume("da/ta:/b", Path::new("/")).unwrap_err().to_string();
+        assert!(error.contains("./da/ta"), "{error}");
     }
 
     #[test]
@@ -535,7 +671,23 @@ mod tests {
             ("type=bind,source=/a", None),
             ("type=bind,source=/a,target=/b,shiny", None),
             ("source=/a,target=/b", None),
+            ("source=data,target=/b", Some("(data) /b rbind,rprivate")),
+            ("type=volume,dst=/b", Some("(new) /b rbind,rprivate")),
+            (
+                "type=volume,src=data,dst=/b,ro,volume-nocopy,volume-label=x=y,volume-driver=local",
+                Some("(data-x) /b rbind,rprivate,ro deep"),
+            ),
             ("type=volume,source=a,target=/b", None),
+            ("type=volume,source=../a,target=/b", None),
+            (
+                "type=volume,source=data,target=/b,volume-subpath=../..",
+                None,
+            ),
+            ("type=volume,source=data,target=/b,volume-driver=nfs", None),
+            (
+                "type=volume,source=data,target=/b,bind-propagation=rshared",
+                None,
+            ),
             ("type=bind,\"source=/a", None),
         ] {
             let found = shown(mount(text, Path::new("/here")));
@@ -573,12 +725,17 @@ mod tests {
             volume("/x:/a:ro", here).unwrap(),
             tmpfs("/dev/shm:size=1m").unwrap(),
             volume("/h:/etc/hosts", here).unwrap(),
+            volume("data:/d/e/f/g", here).unwrap(),
         ];
+        let place = VolumePlace {
+            directory: "/s/volumes".into(),
+            mapped: true,
+        };
         let files = [
             ("/etc/hosts", PathBuf::from("/s/hosts")),
             ("/etc/hostname", "/s/name".into()),
         ];
-        let mounts = all(&base, &files, &asked, true);
+        let mounts = all(&base, &files, &asked, true, &place);
         let order: Vec<_> = mounts
             .iter()
             .map(|mount| mount["destination"].as_str().unwrap())
@@ -596,7 +753,8 @@ mod tests {
                 "/etc/hostname",
                 "/dev/shm",
                 "/etc/hosts",
-                "/a/b/c"
+                "/a/b/c",
+                "/d/e/f/g"
             ]
         );
         assert_eq!(
@@ -604,5 +762,7 @@ mod tests {
             json!(["rbind", "rprivate", "ro", "rro"])
         );
         assert_eq!(mounts[9]["source"], "/h");
+        assert_eq!(mounts[11]["source"], "/s/volumes/data/data");
+        assert_eq!(mounts[11]["options"], json!(["rbind", "rprivate", "idmap"]));
     }
 }

@@ -7,7 +7,6 @@ use rcrun_overlay::archive::Reader;
 use rcrun_runtime::error::{Context, Error, ErrorKind, Result};
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
-use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::get_with_record;
 use crate::containers::copy::{
@@ -309,42 +308,15 @@ fn own_ids() -> (u32, u32) {
     (user.as_raw(), group.as_raw())
 }
 
-/// Packs and unpacks at the same time. When both fail, what was unpacked says why.
+/// Packs and unpacks at the same time, and tells what was left out.
 fn transfer(
     pack: impl FnOnce(&mut dyn Write) -> Result<()> + Send,
     unpack: impl FnOnce(&mut Reader<BufReader<Box<dyn Read>>>) -> Result<Vec<String>>,
 ) -> Result<()> {
-    let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).context(|| "cannot make a pipe")?;
-    let (packed, unpacked) = std::thread::scope(|scope| {
-        let packer = scope.spawn(move || {
-            let mut sink = std::io::BufWriter::with_capacity(1 << 20, std::fs::File::from(writer));
-            pack(&mut sink)?;
-            sink.flush().context(|| "cannot pass an archive on")
-        });
-        let source: Box<dyn Read> = Box::new(std::fs::File::from(reader));
-        let mut reader = Reader::new(BufReader::with_capacity(1 << 20, source));
-        let unpacked = unpack(&mut reader);
-        // The packer notices.
-        drop(reader);
-        let packed = packer.join().unwrap_or_else(|_| {
-            Err(Error::new(
-                ErrorKind::Internal,
-                "the thread that packs panicked",
-            ))
-        });
-        (packed, unpacked)
-    });
-    match (packed, unpacked) {
-        // The archive ended because it could not be made.
-        (Err(error), Err(other)) if other.kind() == ErrorKind::InvalidInput => Err(error),
-        (_, Err(error)) | (Err(error), Ok(_)) => Err(error),
-        (Ok(()), Ok(left_out)) => {
-            for one in left_out {
-                report::warn(&format!("{one} was left out: it takes --archive"));
-            }
-            Ok(())
-        }
+    for one in copy::through(pack, unpack)? {
+        report::warn(&format!("{one} was left out: it takes --archive"));
     }
+    Ok(())
 }
 
 #[cfg(test)]

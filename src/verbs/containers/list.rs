@@ -17,7 +17,8 @@ pub(crate) struct List {
     /// also those that do not run
     #[arg(long, short)]
     all: bool,
-    /// only those for which KEY=VALUE holds: name, id, status, label, ancestor, exited, before, since
+    /// only those for which KEY=VALUE holds: name, id, status, label, ancestor, exited, before, since, volume,
+    /// network, health, publish, expose, is-task
     #[arg(long, short, value_name = "KEY=VALUE")]
     filter: Vec<Filter>,
     #[arg(long, value_name = "FORMAT", help = format::HELP, default_value = "table")]
