@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::Permissions;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -16,13 +17,13 @@ use rcrun_image::registry::Cancel;
 use rcrun_image::transport::Location;
 use rcrun_overlay::layer::Overlay;
 use rcrun_overlay::lease::{Lease, Root, SnapshotId};
+use rcrun_overlay::snapshot::Stack;
 use rcrun_overlay::snapshot::{self, Form, Idmap, Snapshots};
 use rcrun_overlay::store::Store;
-use rcrun_overlay::{durable, snapshot::Stack};
 use rcrun_runtime::container::CgroupDriver;
 use rcrun_runtime::error::{Context, Error, ErrorKind, Result};
 use rcrun_runtime::monitor::{self, Launch, When};
-use rustix::fs::{AtFlags, Mode};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use serde_json::Value;
 
 use super::flags::ContainerFlags;
@@ -238,9 +239,9 @@ impl Maker<'_> {
         let name = match &self.wanted.flags.name {
             Some(name) => self
                 .containers
-                .reserve(name, container)
+                .reserve(name, container, self.lasting())
                 .map(|()| name.clone())?,
-            None => self.containers.reserve_any(container)?,
+            None => self.containers.reserve_any(container, self.lasting())?,
         };
         let mut facts = self.facts(container, &name)?;
         let image = &self.found.image.config.config;
@@ -341,9 +342,14 @@ impl Maker<'_> {
                 true => &[],
                 false => &facts.map,
             },
-            lasting: !self.wanted.flags.rm,
+            lasting: self.lasting(),
         };
         attaching.all(&wanted)
+    }
+
+    /// Whether anybody wants it after a power cut.
+    fn lasting(&self) -> bool {
+        !self.wanted.flags.rm
     }
 
     fn marks(&self) -> Overlay {
@@ -397,6 +403,7 @@ impl Maker<'_> {
         let options = snapshot::Options {
             marks: self.marks(),
             idmap,
+            unsynced: !self.lasting(),
             ..snapshot::Options::default()
         };
         let snapshots = Snapshots::new(&self.store)?;
@@ -441,7 +448,23 @@ impl Maker<'_> {
             .context(|| format!("cannot make {}/rootfs", container.path().display()))?;
         let text = serde_json::to_vec(config)
             .map_err(|e| Error::new(ErrorKind::Internal, format!("cannot encode JSON: {e}")))?;
-        durable::replace(container.fd(), "config.json", &text, Mode::from(0o600))
+        self.config_file(container, &text)
+            .context(|| format!("cannot write {}/config.json", container.path().display()))
+    }
+}
+
+impl Maker<'_> {
+    /// The name becomes durable with the record's, which comes later.
+    fn config_file(&self, container: &Container, text: &[u8]) -> Result<()> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let mode = Mode::from(0o600);
+        let file = rustix::fs::openat(container.fd(), "config.json", flags, mode)?;
+        let mut file = std::fs::File::from(file);
+        file.write_all(text)?;
+        if self.lasting() {
+            file.sync_data()?;
+        }
+        Ok(())
     }
 }
 
@@ -493,6 +516,7 @@ pub(crate) fn launch(
         },
         log,
         exit: container.path().join("exit"),
+        passing: record.auto_remove,
         start,
         on_exit: record
             .auto_remove

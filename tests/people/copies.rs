@@ -118,7 +118,7 @@ fn rules(people: &People<'_>, read: &dyn Fn(&str) -> String) {
         "a directory cannot be copied to a file",
     );
     refused(&host_path("none"), "web:/", "does not exist");
-    refused(&host_path("file"), "web:/at/round", "Too many levels");
+    refused(&host_path("file"), "web:/at/round", "too many levels");
     refused("web:/none", &to(""), "web: /none does not exist");
     refused("web:/new/", &to(""), "not a directory");
     refused(

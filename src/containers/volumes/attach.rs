@@ -52,12 +52,11 @@ impl Attaching<'_> {
 
     fn one(&self, volumes: &Volumes, one: &VolumeMount<'_>, attached: &mut Attached) -> Result<()> {
         if !attached.held.iter().any(|held| held.name() == one.name) {
-            let lasting = self.lasting || !one.anonymous;
             let volume = loop {
                 if let Some(volume) = volumes.take(one.name)? {
                     break volume;
                 }
-                if let Some(volume) = volumes.make(one.name, one.labels, one.anonymous, lasting)? {
+                if let Some(volume) = volumes.make(one.name, one.labels, one.anonymous)? {
                     break volume;
                 }
             };

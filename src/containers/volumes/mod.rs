@@ -174,22 +174,18 @@ impl Volumes {
         }
     }
 
-    /// Makes a volume, and takes it; none if there is one of that name. `lasting`: also after a power
-    /// cut.
+    /// Makes a volume, and takes it; none if there is one of that name.
     pub(crate) fn make(
         &self,
         name: &str,
         labels: &BTreeMap<String, String>,
         anonymous: bool,
-        lasting: bool,
     ) -> Result<Option<Volume>> {
         check_name(name)?;
         let failed = || format!("cannot make volume {name}");
         let bytes = Record::new(name, labels, anonymous).encode()?;
         let temporary = durable::temporary_name();
-        let made = self
-            .begin(&temporary)
-            .and_then(|fd| assemble(fd, &bytes, lasting));
+        let made = self.begin(&temporary).and_then(|fd| assemble(fd, &bytes));
         let renamed = made.and_then(|fd| {
             let flags = RenameFlags::NOREPLACE;
             let (from, to) = (&self.directory, &self.directory);
@@ -204,9 +200,7 @@ impl Volumes {
             let _ = tree::remove(self.directory.as_fd(), temporary.as_bytes());
             return renamed.context(failed).map(|_| None);
         };
-        if lasting {
-            durable::sync_directory(&self.directory).context(failed)?;
-        }
+        durable::sync_directory(&self.directory).context(failed)?;
         let path = place(self.store.path()).join(name);
         let name = name.to_owned();
         Ok(Some(Volume { name, path, fd }))
@@ -306,16 +300,12 @@ impl Volumes {
 }
 
 /// All of a volume, in a directory that has no name yet.
-fn assemble(fd: OwnedFd, record: &[u8], lasting: bool) -> Result<OwnedFd> {
+fn assemble(fd: OwnedFd, record: &[u8]) -> Result<OwnedFd> {
     rustix::fs::mkdirat(&fd, DATA, Mode::from(0o755))?;
     // Whatever our umask is.
     let data = durable::open_directory(&fd, DATA)?;
     rustix::fs::fchmod(&data, Mode::from(0o755))?;
-    let mode = Mode::from(0o600);
-    match lasting {
-        true => durable::replace(&fd, record::FILE, record, mode)?,
-        false => durable::replace_unsynced(&fd, record::FILE, record, mode)?,
-    }
+    durable::replace(&fd, record::FILE, record, Mode::from(0o600))?;
     Ok(fd)
 }
 

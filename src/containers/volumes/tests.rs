@@ -7,7 +7,7 @@ fn store() -> (tempfile::TempDir, Store) {
 }
 
 fn make(volumes: &Volumes, name: &str) -> Option<Volume> {
-    volumes.make(name, &BTreeMap::new(), false, true).unwrap()
+    volumes.make(name, &BTreeMap::new(), false).unwrap()
 }
 
 #[test]

@@ -89,7 +89,7 @@ impl crate::verbs::Run for Create {
         let anonymous = self.name.is_none();
         let name = self.name.map_or_else(random_id, Ok)?;
         volumes::check_name(&name)?;
-        Volumes::open(&settings.store()?)?.make(&name, &labels, anonymous, true)?;
+        Volumes::open(&settings.store()?)?.make(&name, &labels, anonymous)?;
         output::print(&format!("{name}\n"))?;
         Ok(0)
     }

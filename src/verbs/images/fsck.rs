@@ -273,6 +273,18 @@ fn records(store: &Store, problems: &mut Vec<Problem>) -> Result<Vec<Record>> {
         wrong: Wrong::Damaged(error.chain().to_string()),
     };
     if let Some(containers) = Containers::existing(store.path())? {
+        // Of a container that is none any more: swept whatever it is like.
+        let whole = |id: &str| {
+            let found = containers.open_id(id);
+            found.is_ok_and(|container| container.has_record())
+        };
+        problems.retain(|problem| match problem.path.strip_prefix("snapshots/") {
+            Some(rest) => {
+                let id = rest.split('/').next().unwrap_or_default();
+                !is_id(id) || whole(id)
+            }
+            None => true,
+        });
         containers.list(&mut |id, error| {
             problems.push(damaged(format!("containers/{id}/container.json"), &error));
         })?;
