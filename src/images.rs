@@ -1,6 +1,7 @@
 //! What the verbs on images share: the store with what uses its images, the registry's client, and the
 //! sweep.
 
+pub(crate) mod compare;
 mod containers;
 pub(crate) mod mounts;
 

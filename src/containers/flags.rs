@@ -173,7 +173,7 @@ pub(crate) struct ContainerFlags {
     #[arg(long, value_name = "MODE")]
     pub(crate) cgroupns: Option<String>,
 
-    /// option of the log: max-size=SIZE, max-file=NUMBER
+    /// option of the log: max-size=SIZE, max-file=NUMBER; for `logs --details`: labels=NAME,... env=NAME,...
     #[arg(long, value_name = "NAME=VALUE")]
     pub(crate) log_opt: Vec<String>,
     /// json-file is what there is; none keeps nothing

@@ -270,7 +270,11 @@ impl Maker<'_> {
         let config = spec::config(&self.asked, facts, image)?;
         self.files(container, facts, &config)?;
         let (stop_signal, stop_timeout) = spec::stop(&self.asked, image)?;
-        let words = |value: &Value| serde_json::from_value(value.clone()).unwrap_or_default();
+        let words = |value: &Value| -> Vec<String> {
+            serde_json::from_value(value.clone()).unwrap_or_default()
+        };
+        let labels = spec::labels(&self.asked, image);
+        let log = self.asked.log(&labels, &words(&config["process"]["env"]));
         let record = Record {
             version: Record::VERSION,
             id: container.id().to_owned(),
@@ -284,13 +288,13 @@ impl Maker<'_> {
             snapshot: snapshot.into(),
             created: now(),
             command: words(&config["process"]["args"]),
-            labels: spec::labels(&self.asked, image),
+            labels,
             auto_remove: self.wanted.flags.rm,
             terminal: self.wanted.flags.tty,
             stdin: self.wanted.stdin,
             stop_signal,
             stop_timeout,
-            log: self.asked.log().cloned(),
+            log,
             detach_keys: self.wanted.detach_keys.unwrap_or(DETACH_KEYS).to_owned(),
             map: facts.map.clone(),
             volumes: attached.uses.clone(),

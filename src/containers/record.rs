@@ -113,6 +113,9 @@ pub(crate) struct Log {
     pub(crate) max_size: Option<u64>,
     /// So many files are kept.
     pub(crate) max_files: u32,
+    /// What `logs --details` shows.
+    #[serde(default)]
+    pub(crate) attributes: BTreeMap<String, String>,
 }
 
 /// The global flags that the container was made with.

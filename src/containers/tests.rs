@@ -30,6 +30,7 @@ fn record(container: &Container, name: &str, root: &Path) -> Record {
         log: Some(Log {
             max_size: None,
             max_files: 1,
+            attributes: Default::default(),
         }),
         detach_keys: String::new(),
         map: Vec::new(),

@@ -36,7 +36,7 @@ pub(super) const VERBS: &[Verb] = &[
     Verb::people::<attach::Attach>("attach", Count::Exactly(1), "CONTAINER"),
     Verb::people::<group::Group>("container", Count::AtLeast(1), "VERB ...").enters_container(),
     Verb::people::<cp::Copy>("cp", Count::Exactly(2), cp::USAGE),
-    Verb::people::<diff::Diff>("diff", Count::Exactly(1), "CONTAINER"),
+    Verb::people::<diff::Diff>("diff", Count::Between(1, 2), "CONTAINER  ||  IMAGE IMAGE"),
     Verb::people::<logs::Logs>("logs", Count::Exactly(1), "CONTAINER"),
     Verb::people::<start::Restart>("restart", Count::AtLeast(1), NAMES),
     Verb::people::<remove::Remove>("rm", Count::AtLeast(1), NAMES),

@@ -102,6 +102,8 @@ pub(crate) struct Asked {
     pub(super) cgroupns: Option<Place>,
 
     pub(super) log: Option<Log>,
+    /// Labels and variables that its lines are shown with.
+    pub(super) log_attributes: [Vec<String>; 2],
 }
 
 /// What of the host the flags may mean.
@@ -145,7 +147,8 @@ impl Asked {
         asked.confinement(flags, &mut problems);
         asked.devices(flags, around, &mut problems);
         asked.namespaces(flags, &mut problems);
-        asked.log = log(flags, &mut problems);
+        let (log, chosen) = log(flags, &mut problems);
+        (asked.log, asked.log_attributes) = (log, chosen);
         problems.finish()?;
         Ok(asked)
     }
@@ -222,9 +225,22 @@ impl Asked {
         found
     }
 
-    /// Where output is kept.
-    pub(crate) fn log(&self) -> Option<&Log> {
-        self.log.as_ref()
+    /// Where output is kept; labels and environment are the container's.
+    pub(crate) fn log(&self, labels: &BTreeMap<String, String>, env: &[String]) -> Option<Log> {
+        let mut log = self.log.clone()?;
+        let [of_labels, of_env] = &self.log_attributes;
+        for name in of_labels {
+            let value = labels.get(name);
+            log.attributes
+                .extend(value.map(|value| (name.clone(), value.clone())));
+        }
+        for name in of_env {
+            let mut pairs = env.iter().filter_map(|pair| pair.split_once('='));
+            let value = pairs.find(|(other, _)| other == name);
+            log.attributes
+                .extend(value.map(|(_, value)| (name.clone(), value.to_owned())));
+        }
+        Some(log)
     }
 
     /// Whether a tiny init was asked for.
@@ -517,7 +533,12 @@ fn present(mount: Mount) -> Result<Mount> {
     }
 }
 
-fn log(flags: &ContainerFlags, problems: &mut Problems) -> Option<Log> {
+fn log(flags: &ContainerFlags, problems: &mut Problems) -> (Option<Log>, [Vec<String>; 2]) {
+    let mut chosen = [Vec::new(), Vec::new()];
+    let words = |text: &str| -> Vec<String> {
+        let words = text.split(',').filter(|word| !word.is_empty());
+        words.map(str::to_owned).collect()
+    };
     let (mut max_size, mut max_files) = (LOG_SIZE, LOG_FILES);
     for (name, value) in problems.all("--log-opt", &flags.log_opt, words::pair) {
         let number = || {
@@ -540,23 +561,27 @@ fn log(flags: &ContainerFlags, problems: &mut Problems) -> Option<Log> {
                     .take("--log-opt", count.ok_or_else(number))
                     .unwrap_or(1);
             }
+            "labels" => chosen[0] = words(&value),
+            "env" => chosen[1] = words(&value),
             _ => problems.tell(format!(
-                "--log-opt: {name:?} is neither max-size nor max-file"
+                "--log-opt: {name:?} is none of max-size, max-file, labels, env"
             )),
         }
     }
     match flags.log_driver.as_deref() {
-        Some("none") => return None,
+        Some("none") => return (None, chosen),
         None | Some("json-file" | "local" | "k8s-file") => {}
         Some(other) => problems.tell(format!(
             "--log-driver: {other:?} is not supported: output is kept for `rcrun logs`, or not at all (none)"
         )),
     }
     let max_size = u64::try_from(max_size).ok().filter(|size| *size > 0);
-    Some(Log {
+    let log = Log {
         max_size,
         max_files,
-    })
+        attributes: BTreeMap::new(),
+    };
+    (Some(log), chosen)
 }
 
 fn bytes(path: &Path) -> Result<Vec<u8>> {

@@ -195,7 +195,7 @@ fn uses(value: &str, one: &Found) -> bool {
 }
 
 /// `none` or `host`, as it was asked for; of another container's there is no word.
-fn network(one: &Found) -> Option<String> {
+pub(super) fn network(one: &Found) -> Option<String> {
     let config = one.container.config().ok()?;
     let all = config["linux"]["namespaces"].as_array()?;
     match all.iter().find(|kind| kind["type"] == "network") {
