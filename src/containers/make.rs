@@ -2,6 +2,8 @@
 //! record, in this order. Killed anywhere, what is left has no record, and is swept; from the record
 //! on it is a container like any other.
 
+mod find;
+
 use std::collections::BTreeMap;
 use std::fs::Permissions;
 use std::io::Write;
@@ -37,8 +39,6 @@ use crate::settings::Settings;
 use crate::verbs::fetch;
 use crate::{images, report, rootless};
 
-/// How often an image is fetched that others remove before it can be used.
-const FETCHES: usize = 10;
 /// The default of `--detach-keys`, as people write it.
 const DETACH_KEYS: &str = "ctrl-p,ctrl-q";
 /// The first kernel that makes a mount read-only with all below it.
@@ -84,7 +84,7 @@ pub(crate) fn make(
     let way = images::way();
     let mut asked = ask(wanted)?;
     let store = settings.store()?;
-    let found = match find(settings, &store, wanted, way)? {
+    let found = match find::find(settings, &store, wanted, way)? {
         Ok(found) => found,
         Err(code) => return Ok(Err(code)),
     };
@@ -124,103 +124,6 @@ fn ask(wanted: &Wanted<'_>) -> Result<Asked> {
         cdi: &cdi,
     };
     Asked::read(wanted.flags, wanted.command, &around)
-}
-
-/// The image, which a lease holds from here on.
-fn find(
-    settings: &Settings,
-    store: &Store,
-    wanted: &Wanted<'_>,
-    way: Way,
-) -> Result<Result<Found, u8>> {
-    let host = Platform::host();
-    let platform = wanted.platform.unwrap_or(&host);
-    let here = || here(store, wanted, platform, way);
-    if wanted.pull != "always"
-        && let Some(found) = here()?
-    {
-        return Ok(Ok(found));
-    }
-    let missing = || catalog::no_such_image(wanted.image);
-    let reference = match wanted.image.parse()? {
-        Location::Registry(reference) => reference,
-        other => {
-            let text = format!("cannot run {other} as it is");
-            return Err(Error::unsupported(text).with_hint("`rcrun load` or `rcrun pull` it first"));
-        }
-    };
-    if wanted.pull == "never" {
-        return Err(missing().with_hint(format!("`rcrun pull {}` fetches it", wanted.image)));
-    }
-    // In the moment since it was pulled it may have been removed again.
-    for _ in 0..FETCHES {
-        if let Some(code) = fetch(settings, store, &reference, platform, wanted.quiet)? {
-            return Ok(Err(code));
-        }
-        if let Some(found) = here()? {
-            return Ok(Ok(found));
-        }
-    }
-    Err(missing())
-}
-
-/// What is in the store by that name or identifier, complete.
-fn here(
-    store: &Store,
-    wanted: &Wanted<'_>,
-    platform: &Platform,
-    way: Way,
-) -> Result<Option<Found>> {
-    let Some((image, reference)) = looked_up(store, wanted, platform)? else {
-        return Ok(None);
-    };
-    let lease = store.lease()?;
-    lease.hold(&[Root::Image(image.manifest.digest.clone())])?;
-    // Only a name that still says the same vouches for what is held.
-    match looked_up(store, wanted, platform)? {
-        Some((again, _)) if again.manifest.digest == image.manifest.digest => {}
-        _ => return Ok(None),
-    }
-    if !images::unpacked(store, &lease, &image, way, &Cancel::new())? {
-        return Ok(None);
-    }
-    Ok(Some(Found {
-        image,
-        reference,
-        lease,
-    }))
-}
-
-fn looked_up(
-    store: &Store,
-    wanted: &Wanted<'_>,
-    platform: &Platform,
-) -> Result<Option<(Image, String)>> {
-    let name: Option<Reference> = match wanted.image.parse() {
-        Ok(Location::Registry(reference)) => Some(reference),
-        _ => None,
-    };
-    if let Some(name) = &name {
-        match catalog::named(store, name, platform) {
-            Ok(Some((record, image))) => return Ok(Some((image, record.name))),
-            Ok(None) => {}
-            // Here for another platform: as good as missing.
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
-        }
-    }
-    let users = images::users(store)?;
-    let all: Catalog = images::catalog(store, &users)?;
-    match all.find(wanted.image) {
-        Ok(Meant::Image(listed)) => {
-            let reference = listed.names.first().map(|record| record.name.clone());
-            let id = listed.image.id.to_string();
-            Ok(Some((listed.image.clone(), reference.unwrap_or(id))))
-        }
-        Ok(Meant::Name(..)) => Ok(None),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
 }
 
 /// Everything that it takes.

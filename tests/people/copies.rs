@@ -64,33 +64,9 @@ fn rules(people: &People<'_>, read: &dyn Fn(&str) -> String) {
         .shelf
         .ok(&["cp", "-L", &host_path("dir/link"), "web:/followed"]);
     assert_eq!(read("readlink /followed; cat /followed"), "a\n");
-    // A destination that is a link stands for what it leads to: a file, nothing yet, a directory.
-    read(
-        "mkdir -p /at/deep; echo old >/at/real; ln -s ../at/real /at/link; ln -s /at/fresh /at/none; \
-          ln -s link /at/chain; ln -s deep /at/into; ln -s round /at/round; ln /at/real /at/second",
-    );
-    into("file", "/at/chain");
-    into("file", "/at/none");
-    into("file", "/at/into");
-    into("dir", "/at/into");
-    into("file", "/at/into/named");
-    assert_eq!(
-        read(
-            "cat /at/real /at/fresh /at/deep/file /at/deep/dir/a /at/deep/named; for l in chain link none; do readlink /at/$l; done"
-        ),
-        "f\nf\nf\na\nf\nlink\n../at/real\n/at/fresh\n"
-    );
+    links_at_the_destination(people, read, &into);
     // And back.
     let out = env.directory("out");
-    fs::write(out.join("real"), "old").unwrap();
-    symlink("real", out.join("through")).unwrap();
-    symlink("to-be", out.join("dangling")).unwrap();
-    for (to, written) in [("through", "real"), ("dangling", "to-be")] {
-        let to = text(&out.join(to)).to_owned();
-        people.shelf.ok(&["cp", "web:/new", &to]);
-        assert_eq!(fs::read_to_string(out.join(written)).unwrap(), "f\n");
-        assert!(fs::symlink_metadata(&to).unwrap().is_symlink());
-    }
     let to = |name: &str| text(&out.join(name)).to_owned();
     people.shelf.ok(&["cp", "web:/new", &to("")]);
     people.shelf.ok(&["cp", "web:/new", &to("other")]);
@@ -126,6 +102,39 @@ fn rules(people: &People<'_>, read: &dyn Fn(&str) -> String) {
         &to("new"),
         "a directory cannot be copied to a file",
     );
+}
+
+/// A destination that is a link stands for what it leads to: a file, nothing yet, a directory.
+fn links_at_the_destination(
+    people: &People<'_>,
+    read: &dyn Fn(&str) -> String,
+    into: &dyn Fn(&str, &str),
+) {
+    read(
+        "mkdir -p /at/deep; echo old >/at/real; ln -s ../at/real /at/link; ln -s /at/fresh /at/none; \
+          ln -s link /at/chain; ln -s deep /at/into; ln -s round /at/round; ln /at/real /at/second",
+    );
+    into("file", "/at/chain");
+    into("file", "/at/none");
+    into("file", "/at/into");
+    into("dir", "/at/into");
+    into("file", "/at/into/named");
+    assert_eq!(
+        read(
+            "cat /at/real /at/fresh /at/deep/file /at/deep/dir/a /at/deep/named; for l in chain link none; do readlink /at/$l; done"
+        ),
+        "f\nf\nf\na\nf\nlink\n../at/real\n/at/fresh\n"
+    );
+    let out = people.env.directory("links");
+    fs::write(out.join("real"), "old").unwrap();
+    symlink("real", out.join("through")).unwrap();
+    symlink("to-be", out.join("dangling")).unwrap();
+    for (to, written) in [("through", "real"), ("dangling", "to-be")] {
+        let to = text(&out.join(to)).to_owned();
+        people.shelf.ok(&["cp", "web:/new", &to]);
+        assert_eq!(fs::read_to_string(out.join(written)).unwrap(), "f\n");
+        assert!(fs::symlink_metadata(&to).unwrap().is_symlink());
+    }
 }
 
 fn into_and_out_of_a_running_container(env: &Env) {

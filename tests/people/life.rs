@@ -209,9 +209,10 @@ fn what_goes_at_its_end_is_not_synced(env: &Env) {
 /// way.
 fn what_was_to_go_is_swept_after_a_power_cut(env: &Env) {
     let people = People::new(env);
-    let torn = |path: &std::path::Path, content: Option<&[u8]>| match content {
-        Some(content) => std::fs::write(path, content).unwrap(),
-        None => {}
+    let torn = |path: &std::path::Path, content: Option<&[u8]>| {
+        if let Some(content) = content {
+            std::fs::write(path, content).unwrap();
+        }
     };
     for (round, content) in [
         None,

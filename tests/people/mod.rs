@@ -7,6 +7,7 @@ mod life;
 mod logs;
 mod namespaces;
 mod rootless;
+mod terminals;
 mod users;
 mod verbs;
 mod volumes;
@@ -23,6 +24,7 @@ const MODULES: &[Module] = &[
     ("logs", logs::tests),
     ("namespaces", namespaces::tests),
     ("rootless", rootless::tests),
+    ("terminals", terminals::tests),
     ("users", users::tests),
     ("verbs", verbs::tests),
     ("volumes", volumes::tests),

@@ -243,34 +243,35 @@ fn what_it_says_of_damaged_records_helps(env: &Env) {
         made();
         let place = damage();
         tear(&place);
-        let found = shelf.call(&["fsck"]).exits(4);
-        assert!(found.stdout.starts_with(&place), "{what}: {found}");
-        let output = shelf.call(&["fsck", "--repair"]);
-        if repaired {
-            output.exits(1);
-        } else {
-            let line = output
-                .stdout
-                .lines()
-                .find(|line| line.contains("left alone: "));
-            match line {
-                Some(line) => {
-                    assert!(line.starts_with(&place), "{what}: {output}");
-                    let command = line.split('`').nth(1).expect("a remedy");
-                    let words: Vec<&str> = command.split(' ').skip(1).collect();
-                    // A volume that a container uses stays as long as that does.
-                    if what == "volume" {
-                        shelf.ok(&["rm", "web"]);
-                    }
-                    shelf.ok(&words);
-                }
-                None => assert!(output.stdout.contains("pull it"), "{what}: {output}"),
-            }
-        }
+        repair_as_told(&shelf, what, &place, repaired);
         shelf.call(&["fsck", "-q"]).exits(0);
         shelf.call(&["rm", "-f", "web"]);
         shelf.ok(&["volume", "rm", "-f", "vol"]);
         shelf.ok(&["prune", "--all", "--force"]);
         assert_eq!(only("layers"), Vec::<String>::new(), "{what}");
     }
+}
+
+/// Calls what `fsck --repair` names, where it could not help itself.
+fn repair_as_told(shelf: &Shelf<'_>, what: &str, place: &str, repaired: bool) {
+    let found = shelf.call(&["fsck"]).exits(4);
+    assert!(found.stdout.starts_with(place), "{what}: {found}");
+    let output = shelf.call(&["fsck", "--repair"]);
+    if repaired {
+        output.exits(1);
+        return;
+    }
+    let mut lines = output.stdout.lines();
+    let Some(line) = lines.find(|line| line.contains("left alone: ")) else {
+        assert!(output.stdout.contains("pull it"), "{what}: {output}");
+        return;
+    };
+    assert!(line.starts_with(place), "{what}: {output}");
+    let command = line.split('`').nth(1).expect("a remedy");
+    let words: Vec<&str> = command.split(' ').skip(1).collect();
+    // A volume that a container uses stays as long as that does.
+    if what == "volume" {
+        shelf.ok(&["rm", "web"]);
+    }
+    shelf.ok(&words);
 }
