@@ -1,5 +1,8 @@
 //! What a person asked for, understood and looked up on the host.
 
+mod log;
+mod volumes;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::net::IpAddr;
@@ -12,7 +15,7 @@ use super::cdi::{self, Applied, Registry};
 use super::devices::{self, Node, Wanted};
 use super::files::{self, Resolver};
 use super::limits;
-use super::mounts::{self, Mount, Source, VolumeMount};
+use super::mounts::{self, Mount, Source};
 use super::security::{self, Capability, Seccomp, Security};
 use super::userns::{self, Userns};
 use super::words::{self, Problems};
@@ -24,13 +27,6 @@ use crate::verbs::signal_number;
 const FILE: u64 = 4 << 20;
 /// Bytes of /dev/shm.
 const SHM: i64 = 64 << 20;
-/// A log file is followed by a new one at this size, and so many are kept.
-const LOG_SIZE: i64 = 10 << 20;
-const LOG_FILES: u32 = 3;
-/// The most directories that an image may declare as volumes.
-const MOST_VOLUMES: usize = 256;
-/// The most files of a log.
-const MOST_LOG_FILES: u32 = 100;
 
 /// Where a namespace comes from.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -147,7 +143,7 @@ impl Asked {
         asked.confinement(flags, &mut problems);
         asked.devices(flags, around, &mut problems);
         asked.namespaces(flags, &mut problems);
-        let (log, chosen) = log(flags, &mut problems);
+        let (log, chosen) = log::read(flags, &mut problems);
         (asked.log, asked.log_attributes) = (log, chosen);
         problems.finish()?;
         Ok(asked)
@@ -156,57 +152,6 @@ impl Asked {
     /// The user namespace.
     pub(crate) fn userns(&self) -> &Userns {
         &self.userns
-    }
-
-    /// Adds the volumes that an image declares where nothing else is mounted, and gives names to those
-    /// that have none.
-    pub(crate) fn complete_volumes(
-        &mut self,
-        of_image: &[String],
-        name: &mut dyn FnMut() -> Result<String>,
-    ) -> Result<()> {
-        if of_image.len() > MOST_VOLUMES {
-            let text = format!("the image has more than {MOST_VOLUMES} volumes");
-            return Err(Error::invalid(text));
-        }
-        for path in of_image {
-            let mount =
-                mounts::of_image(path).context(|| format!("the image's volume {path:?}"))?;
-            let taken = |other: &Mount| other.destination == mount.destination;
-            if !self.mounts.iter().any(taken) {
-                self.mounts.push(mount);
-            }
-        }
-        self.anonymous.clear();
-        for mount in &mut self.mounts {
-            if let Source::Volume(volume) = &mut mount.source
-                && volume.name.is_none()
-            {
-                let name = name()?;
-                self.anonymous.insert(name.clone());
-                volume.name = Some(name);
-            }
-        }
-        Ok(())
-    }
-
-    /// The volumes, which have names by now.
-    pub(crate) fn volumes(&self) -> Vec<VolumeMount<'_>> {
-        let mut found = Vec::new();
-        for mount in &self.mounts {
-            if let Source::Volume(volume) = &mount.source
-                && let Some(name) = &volume.name
-            {
-                found.push(VolumeMount {
-                    name,
-                    destination: &mount.destination,
-                    anonymous: self.anonymous.contains(name),
-                    copy: volume.copy,
-                    labels: &volume.labels,
-                });
-            }
-        }
-        found
     }
 
     /// Containers whose namespaces are to be shared: kind, name.
@@ -223,24 +168,6 @@ impl Asked {
             }
         }
         found
-    }
-
-    /// Where output is kept; labels and environment are the container's.
-    pub(crate) fn log(&self, labels: &BTreeMap<String, String>, env: &[String]) -> Option<Log> {
-        let mut log = self.log.clone()?;
-        let [of_labels, of_env] = &self.log_attributes;
-        for name in of_labels {
-            let value = labels.get(name);
-            log.attributes
-                .extend(value.map(|value| (name.clone(), value.clone())));
-        }
-        for name in of_env {
-            let mut pairs = env.iter().filter_map(|pair| pair.split_once('='));
-            let value = pairs.find(|(other, _)| other == name);
-            log.attributes
-                .extend(value.map(|(_, value)| (name.clone(), value.to_owned())));
-        }
-        Some(log)
     }
 
     /// Whether a tiny init was asked for.
@@ -531,57 +458,6 @@ fn present(mount: Mount) -> Result<Mount> {
         )),
         Err(error) => Err(error).context(|| format!("cannot look at {}", source.display())),
     }
-}
-
-fn log(flags: &ContainerFlags, problems: &mut Problems) -> (Option<Log>, [Vec<String>; 2]) {
-    let mut chosen = [Vec::new(), Vec::new()];
-    let words = |text: &str| -> Vec<String> {
-        let words = text.split(',').filter(|word| !word.is_empty());
-        words.map(str::to_owned).collect()
-    };
-    let (mut max_size, mut max_files) = (LOG_SIZE, LOG_FILES);
-    for (name, value) in problems.all("--log-opt", &flags.log_opt, words::pair) {
-        let number = || {
-            Error::invalid(format!(
-                "max-file={value} is no number of 1 to {MOST_LOG_FILES}"
-            ))
-        };
-        match name.as_str() {
-            "max-size" => {
-                max_size = problems
-                    .take("--log-opt", words::size_or_unlimited(&value))
-                    .unwrap_or(-1);
-            }
-            "max-file" => {
-                let count = value
-                    .parse()
-                    .ok()
-                    .filter(|count| (1..=MOST_LOG_FILES).contains(count));
-                max_files = problems
-                    .take("--log-opt", count.ok_or_else(number))
-                    .unwrap_or(1);
-            }
-            "labels" => chosen[0] = words(&value),
-            "env" => chosen[1] = words(&value),
-            _ => problems.tell(format!(
-                "--log-opt: {name:?} is none of max-size, max-file, labels, env"
-            )),
-        }
-    }
-    match flags.log_driver.as_deref() {
-        Some("none") => return (None, chosen),
-        None | Some("json-file" | "local" | "k8s-file") => {}
-        Some(other) => problems.tell(format!(
-            "--log-driver: {other:?} is not supported: output is kept for `rcrun logs`, or not at all (none)"
-        )),
-    }
-    let max_size = u64::try_from(max_size).ok().filter(|size| *size > 0);
-    let log = Log {
-        max_size,
-        max_files,
-        attributes: BTreeMap::new(),
-    };
-    (Some(log), chosen)
 }
 
 fn bytes(path: &Path) -> Result<Vec<u8>> {
