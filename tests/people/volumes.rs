@@ -502,9 +502,25 @@ fn damaged_records_stop_nobody_else(env: &Env) {
     refused(&people, &["volume", "inspect", "torn"], "torn");
     // Its files are as they were: it can be used, and removed.
     people.sh(&["-v", "torn:/v"], "echo 1 >/v/x");
-    people.shelf.ok(&["prune", "--all", "--volumes", "--force"]);
+    people.shelf.ok(&["prune", "--volumes", "--force"]);
     assert!(data(&people, "torn").join("x").exists());
-    people.shelf.ok(&["volume", "rm", "torn", "good"]);
+    people.shelf.ok(&["volume", "rm", "torn"]);
+    // Nobody knows what a container uses whose record cannot be read: nothing goes until that has gone.
+    people.run(&["--name=web", "-v", "good:/v"], &["true"]).ok();
+    let directory = people.containers().remove(0);
+    fs::write(directory.join("container.json"), "{").unwrap();
+    let output = people.shelf.call(&["volume", "ls", "-q"]).ok();
+    assert_eq!(output.stdout, "good\n");
+    for words in [
+        &["volume", "rm", "good"][..],
+        &["volume", "prune", "--all", "--force"],
+        &["volume", "ls", "--filter", "dangling=true"],
+    ] {
+        refused(&people, words, "cannot tell which volumes are in use");
+    }
+    let id = directory.file_name().unwrap().to_str().unwrap();
+    people.shelf.ok(&["rm", "--force", id]);
+    people.shelf.ok(&["volume", "rm", "good"]);
     assert_eq!(volumes(&people), Vec::<String>::new());
 }
 

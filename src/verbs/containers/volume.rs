@@ -104,10 +104,26 @@ struct Found {
 
 /// All volumes, by name. One whose record cannot be read is told of, not shown.
 fn found(store: &Store, volumes: &Volumes) -> Result<Vec<Found>> {
-    let mut users = match Containers::existing(store.path())? {
+    let users = match Containers::existing(store.path())? {
         Some(containers) => containers.volume_users()?,
         None => BTreeMap::new(),
     };
+    found_with(volumes, users)
+}
+
+/// The same, to look at only: a container whose record cannot be read is told of.
+fn found_to_show(store: &Store, volumes: &Volumes) -> Result<Vec<Found>> {
+    let users = match Containers::existing(store.path())? {
+        Some(containers) => containers.volume_users().unwrap_or_else(|error| {
+            report::warn(&error.chain().to_string());
+            BTreeMap::new()
+        }),
+        None => BTreeMap::new(),
+    };
+    found_with(volumes, users)
+}
+
+fn found_with(volumes: &Volumes, mut users: BTreeMap<String, Vec<User>>) -> Result<Vec<Found>> {
     let all = volumes.list(&mut |_, error| report::warn(&error.chain().to_string()))?;
     let all = all.into_iter().map(|(volume, record)| Found {
         users: users.remove(volume.name()).unwrap_or_default(),
@@ -212,8 +228,10 @@ const COLUMNS: [Column; 2] = [("DRIVER", "Driver"), ("VOLUME NAME", "Name")];
 impl crate::verbs::Run for List {
     fn run(self, settings: &Settings) -> Result<u8> {
         let store = settings.store()?;
+        let about_use = |filter: &Filter| matches!(filter, Filter::Dangling(_));
         let mut all = match Volumes::existing(&store)? {
-            Some(volumes) => found(&store, &volumes)?,
+            Some(volumes) if self.filter.iter().any(about_use) => found(&store, &volumes)?,
+            Some(volumes) => found_to_show(&store, &volumes)?,
             None => Vec::new(),
         };
         all.retain(|one| Filter::all_hold(&self.filter, &one.record, !one.users.is_empty()));
