@@ -12,6 +12,7 @@ use rustix::termios::{OptionalActions, Termios};
 
 use super::keys::Keys;
 use crate::error::{Context, Result};
+use crate::sys::process::dup_onto;
 
 /// Connects to a stream socket; works for paths longer than sun_path.
 pub(crate) fn connect(path: &Path, kind: SocketType) -> Result<OwnedFd> {
@@ -190,9 +191,9 @@ impl Terminal {
     pub(crate) fn hold(&mut self, pidfd: BorrowedFd<'_>) -> Result<(), Errno> {
         use rustix::event::{PollFd, PollFlags};
         let null = rustix::fs::open(c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
-        rustix::stdio::dup2_stdin(&null)?;
-        rustix::stdio::dup2_stdout(&null)?;
-        rustix::stdio::dup2_stderr(&null)?;
+        for number in 0..3 {
+            dup_onto(null.as_fd(), number)?;
+        }
         self.write_input();
         while self.output_open {
             let mut fds = [
