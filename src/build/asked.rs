@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use rcrun_builder::graph::Wanted;
+use rcrun_builder::graph::{SOURCE_DATE_EPOCH, Wanted};
 use rcrun_builder::runner::Limits;
 use rcrun_builder::solve;
 use rcrun_image::platform::Platform;
@@ -42,9 +42,13 @@ impl Asked {
         let variable = |name: &str| std::env::var(name).ok();
         let mut arguments =
             arguments::pairs(&flags.build_arg, &variable).context(|| "--build-arg")?;
-        let epoch = epoch(flags, &mut arguments)?;
+        if !arguments.contains_key(SOURCE_DATE_EPOCH)
+            && let Some(text) = variable(SOURCE_DATE_EPOCH).filter(|text| !text.is_empty())
+        {
+            arguments.insert(SOURCE_DATE_EPOCH.to_owned(), text);
+        }
         let mut settings = solve::Settings {
-            epoch,
+            epoch: flags.timestamp,
             explain: flags.explain,
             debug: flags.debug,
             limits: limits(flags),
@@ -233,27 +237,6 @@ fn adjust(flags: &Build, names: &[Reference], outputs: &mut Vec<(Output, How)>) 
 fn each<T>(flag: &str, all: &[String], read: fn(&str) -> Result<T>) -> Result<Vec<T>> {
     let one = |text: &String| read(text).context(|| format!("{flag} {text}"));
     all.iter().map(one).collect()
-}
-
-/// `--timestamp`, or SOURCE_DATE_EPOCH as an argument or in our environment.
-fn epoch(flags: &Build, arguments: &mut BTreeMap<String, String>) -> Result<Option<i64>> {
-    const NAME: &str = "SOURCE_DATE_EPOCH";
-    if let Some(seconds) = flags.timestamp {
-        return Ok(Some(seconds));
-    }
-    let own = || std::env::var(NAME).ok();
-    let Some(text) = arguments
-        .get(NAME)
-        .cloned()
-        .or_else(own)
-        .filter(|text| !text.is_empty())
-    else {
-        return Ok(None);
-    };
-    let wrong = || Error::invalid(format!("{NAME} is {text:?}, and not a number of seconds"));
-    let seconds = text.parse().map_err(|_| wrong())?;
-    arguments.insert(NAME.to_owned(), text);
-    Ok(Some(seconds))
 }
 
 fn limits(flags: &Build) -> Limits {

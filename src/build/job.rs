@@ -12,7 +12,7 @@ use rcrun_builder::context::tree::Tree;
 use rcrun_builder::dockerfile::{self, Diagnostic, Dockerfile};
 use rcrun_builder::events::{Event, Watch};
 use rcrun_builder::export::{self, Target, Written};
-use rcrun_builder::graph::{self, Graph, Named, Problem, Wanted};
+use rcrun_builder::graph::{self, Graph, Problem, Wanted};
 use rcrun_builder::shrink::shrink;
 use rcrun_builder::solve::{self, Done, Imports, Solved, Solver, Tools};
 use rcrun_image::document::Descriptor;
@@ -20,7 +20,6 @@ use rcrun_image::platform::Platform;
 use rcrun_image::progress;
 use rcrun_image::pull::Way;
 use rcrun_image::registry::Cancel;
-use rcrun_image::transport;
 use rcrun_overlay::layer::Overlay;
 use rcrun_overlay::layer::store::Layers;
 use rcrun_overlay::lease::{LayerId, Lease};
@@ -29,11 +28,12 @@ use rcrun_runtime::error::{Context, Error, ErrorKind, Result};
 
 use super::asked::Asked;
 use super::bases::Images;
+use super::contexts::Contexts;
 use super::places::{self, Place};
 use super::progress::{Progress, Style};
 use super::result::{self, Variant};
 use super::runner::Processes;
-use super::{attest, caches, check, failure, outputs};
+use super::{attest, caches, check, epoch, failure, outputs};
 use crate::settings::Settings;
 use crate::verbs::build::Build;
 use crate::{images, interrupt, output};
@@ -143,7 +143,7 @@ pub(super) struct Job<'a> {
     pub(super) way: Way,
     pub(super) progress: &'a Progress,
     pub(super) cancel: &'a Cancel,
-    scratch: &'a Path,
+    pub(super) scratch: &'a Path,
     /// The ways in which the image is written, and which one each output means.
     pub(super) variants: Vec<Variant>,
     which: Vec<usize>,
@@ -173,7 +173,7 @@ impl Job<'_> {
         let file = dockerfile::parse(&files.dockerfile.text);
         let file = file.map_err(|wrong| Failed::File(name.clone(), text.clone(), wrong))?;
         frontend(&file, &self.asked.wanted.arguments)?;
-        let contexts = self.contexts()?;
+        let contexts = Contexts::new(self)?;
         let mut built = Vec::new();
         let platforms: Vec<Option<Platform>> = match self.asked.platforms.as_slice() {
             [] => vec![None],
@@ -183,11 +183,14 @@ impl Job<'_> {
             let wanted = Wanted {
                 platform,
                 several: self.asked.platforms.len() > 1,
-                contexts: contexts.clone(),
+                contexts: contexts.named(),
                 ..self.asked.wanted.clone()
             };
-            let one = self.one(&file, &files.tree, &wanted, &built);
             let problem = |problem| Failed::Problem(name.clone(), text.clone(), problem);
+            let time = epoch::resolve(self, &files.dated, &contexts, &file, &wanted);
+            let time = time.map_err(problem)?;
+            let (file, wanted) = graph::settle(&file, &wanted, time);
+            let one = self.one(&file, &files.tree, &wanted, time, &built);
             built.push(one.map_err(problem)?);
         }
         let report = check::report(self.store, &files, &self.request(), false);
@@ -283,6 +286,7 @@ impl Job<'_> {
         file: &Dockerfile,
         context: &Tree,
         wanted: &Wanted,
+        time: Option<i64>,
         before: &[Built],
     ) -> Result<Built, Problem> {
         let pulls = |name: &str, event: progress::Event| self.pulled(name, &event);
@@ -321,6 +325,7 @@ impl Job<'_> {
         };
         let settings = solve::Settings {
             scratch: self.scratch.to_owned(),
+            epoch: self.asked.settings.epoch.or(time),
             ..self.asked.settings.clone()
         };
         let steps = before
@@ -426,63 +431,11 @@ impl Job<'_> {
         source::open(&arguments, &mut *input)
     }
 
-    fn fresh(&self, name: &str) -> Result<PathBuf> {
+    /// A directory for something that is fetched.
+    pub(super) fn fresh(&self, name: &str) -> Result<PathBuf> {
         let path = self.scratch.join(name);
         std::fs::create_dir(&path).context(|| format!("cannot make {}", path.display()))?;
         Ok(path)
-    }
-
-    /// `--build-context`.
-    fn contexts(&self) -> Result<BTreeMap<String, Named>> {
-        let mut all = BTreeMap::new();
-        for (index, (name, value)) in self.asked.contexts.iter().enumerate() {
-            let failed = || format!("--build-context {name}={value}");
-            let named = match value.split_once("://") {
-                Some(("docker-image", image)) => Named::Image(image.to_owned()),
-                Some(("oci-layout", layout)) => Named::Image(self.layout(layout).context(failed)?),
-                _ => match value.strip_prefix("target:") {
-                    Some(stage) => Named::Stage(stage.to_owned()),
-                    None => {
-                        let location = source::locate(value).context(failed)?;
-                        let scratch = self.fresh(&format!("context-{index}"))?;
-                        let git = &self.asked.settings.git;
-                        let tree = source::open_named(name, &location, git, &scratch);
-                        Named::Tree(tree.context(failed)?)
-                    }
-                },
-            };
-            all.insert(name.to_lowercase(), named);
-        }
-        Ok(all)
-    }
-
-    /// An image of a layout, by the name that it gets here.
-    fn layout(&self, text: &str) -> Result<String> {
-        use rcrun_image::closure::Platforms;
-        use rcrun_image::transport::{In, Means, Naming};
-        let location = format!("oci:{text}").parse()?;
-        let means = Means {
-            store: self.store,
-            client: None,
-            watch: &|event| self.pulled(text, &event),
-            cancel: self.cancel,
-        };
-        let platform = self
-            .asked
-            .platforms
-            .first()
-            .cloned()
-            .unwrap_or_else(graph::machine);
-        let how = In {
-            platforms: &Platforms::One(platform),
-            unpack: Some(self.way),
-            downloads: 1,
-            naming: &Naming::As(format!("localhost/build-context:{}", std::process::id()).parse()?),
-        };
-        let images = transport::copy_in(&means, &location, &how, None)?;
-        let name = images.iter().flat_map(|image| &image.names).next();
-        let missing = || Error::new(ErrorKind::NotFound, format!("{text} has no image"));
-        name.map(|record| record.name.clone()).ok_or_else(missing)
     }
 
     /// A base image comes.

@@ -221,6 +221,8 @@ fn named_contexts(env: &Env) {
     let layout_name = format!("oci:{}:tag", layout.display());
     builds.shelf.ok(&["push", "-q", "special", &layout_name]);
     let layout = format!("--build-context=base=oci-layout://{}:tag", layout.display());
+    let machine = rcrun_builder::graph::machine();
+    let for_this = format!("--build-context=base::{machine}=docker-image://special");
     builds.table(&[
         Case {
             name: "a directory to copy from and to mount, with its ignore file",
@@ -286,6 +288,44 @@ fn named_contexts(env: &Env) {
             ..CASE
         },
         Case {
+            name: "an image instead of a stage that is built upon another one",
+            flags: &["--build-context=two=docker-image://special"],
+            dockerfile: "FROM scratch AS one\nFROM one AS two\nRUN false\nFROM two\nRUN test $MADE = special && test ! -e /out && echo 1 > /a\n",
+            expected: &[("which", "f 644 0:0 special"), ("a", "f 644 0:0 1")],
+            ..CASE
+        },
+        Case {
+            name: "one for this platform comes before one for all",
+            flags: &[&for_this, "--build-context=base=docker-image://127.0.0.1:1/x"],
+            dockerfile: "FROM base\n",
+            expected: &[("which", "f 644 0:0 special")],
+            ..CASE
+        },
+        Case {
+            name: "one for another platform is for nobody here",
+            flags: &["--build-context=base::linux/s390x=docker-image://127.0.0.1:1/x"],
+            dockerfile: "FROM base\n",
+            expected: &[("which", "-")],
+            ..CASE
+        },
+        Case {
+            name: "files and layouts that nobody asks for may be missing, too",
+            flags: &[
+                "--build-context=a=http://127.0.0.1:1/x.tar",
+                "--build-context=b=http://127.0.0.1:1/x.git",
+                "--build-context=c=oci-layout:///no/such",
+            ],
+            dockerfile: "FROM a AS unused\nFROM b AS b\nFROM c AS c\nFROM base\n",
+            ..CASE
+        },
+        Case {
+            name: "a file of a server that somebody asks for",
+            flags: &["--build-context=a=http://127.0.0.1:1/x.tar"],
+            dockerfile: "FROM base\nCOPY --from=a context /\n",
+            fails: "--build-context a=http://127.0.0.1:1/x.tar",
+            ..CASE
+        },
+        Case {
             name: "one that nobody asks for may be missing",
             flags: &["--build-context=nobody=docker-image://127.0.0.1:1/x"],
             dockerfile: "FROM base\n",
@@ -302,7 +342,7 @@ fn named_contexts(env: &Env) {
 }
 
 /// A server with one file; what was asked for.
-fn serve(last_modified: &str, body: &[u8]) -> (String, Arc<Mutex<Vec<String>>>) {
+pub(super) fn serve(last_modified: &str, body: &[u8]) -> (String, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let asked = Arc::new(Mutex::new(Vec::new()));

@@ -9,6 +9,8 @@ mod cache_io;
 mod contexts;
 mod copy;
 mod endurance;
+mod epoch;
+mod git;
 mod run;
 mod secrets;
 mod squash;
@@ -27,6 +29,8 @@ const MODULES: &[Module] = &[
     ("contexts", contexts::tests),
     ("copy", copy::tests),
     ("endurance", endurance::tests),
+    ("epoch", epoch::tests),
+    ("git", git::tests),
     ("run", run::tests),
     ("secrets", secrets::tests),
     ("squash", squash::tests),

@@ -154,6 +154,18 @@ fn without_password(value: &str) -> String {
 }
 
 fn base_image(reference: &str, digest: &crate::Digest, platform: &str) -> Material {
+    if let Some(layout) = reference.strip_prefix("oci-layout://") {
+        // What it is called, and not where it lies on this machine.
+        let name = layout.trim_end_matches('/').rsplit('/').next();
+        let name = name.and_then(|name| name.split(':').next());
+        let name = super::escaped(name.unwrap_or_default());
+        let (version, platform) = (
+            super::escaped(&digest.to_string()),
+            super::escaped(platform),
+        );
+        let uri = format!("pkg:oci/{name}@{version}?platform={platform}");
+        return Material::new(&uri, digest);
+    }
     let uri = match reference.parse::<rcrun_image::reference::Reference>() {
         Ok(name) => image_url(&name.familiar_name(), name.tag(), name.digest(), platform),
         Err(_) => image_url(reference, None, None, platform),

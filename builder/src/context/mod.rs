@@ -6,6 +6,7 @@
 //! a cache or a store; scratch directories are given by the caller, who removes them.
 
 pub mod copy;
+pub mod dated;
 pub mod git;
 pub mod http;
 pub mod ignore;

@@ -169,7 +169,7 @@ fn said(flag: Option<&String>) -> Option<String> {
 }
 
 /// What is fetched rather than looked up. What could as well be a path is one.
-fn remote(source: &str) -> Option<CopySource> {
+pub(super) fn remote(source: &str) -> Option<CopySource> {
     if git::parse(source).is_ok_and(|address| address.is_some_and(|one| !one.ambiguous)) {
         return Some(CopySource::Git(source.to_owned()));
     }

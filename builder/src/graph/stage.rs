@@ -14,19 +14,13 @@ use crate::dockerfile::{self, Dockerfile, Instruction, Kind, Span, Words};
 use crate::image::{Draft, PATH};
 
 /// The base that is nothing.
-const SCRATCH: &str = "scratch";
+pub(super) const SCRATCH: &str = "scratch";
 
 /// Decides what is done for a target. What base images say is asked of `bases`, only for stages that are
 /// needed.
 pub fn plan(file: &Dockerfile, wanted: &Wanted, bases: &dyn Bases) -> Result<Graph, Problem> {
-    let host = machine();
-    let target = wanted.platform.clone().unwrap_or_else(|| host.clone());
-    let request = scope::Request {
-        build_args: wanted.arguments.clone(),
-        build_platform: host,
-        target_platform: target.clone(),
-        target: wanted.target.clone(),
-    };
+    let request = request_of(wanted);
+    let target = request.target_platform.clone();
     let globals = Globals::new(file, &request)?;
     let mut planner = Planner {
         file,
@@ -43,6 +37,17 @@ pub fn plan(file: &Dockerfile, wanted: &Wanted, bases: &dyn Bases) -> Result<Gra
     planner.sources()?;
     let target = planner.find_target()?;
     planner.finish(target)
+}
+
+/// What variables depend on.
+pub(super) fn request_of(wanted: &Wanted) -> scope::Request {
+    let host = machine();
+    scope::Request {
+        build_args: wanted.arguments.clone(),
+        target_platform: wanted.platform.clone().unwrap_or_else(|| host.clone()),
+        build_platform: host,
+        target: wanted.target.clone(),
+    }
 }
 
 /// This machine, as builds know it: generations of amd64 are no variants of it.
@@ -114,10 +119,11 @@ impl<'a> Planner<'a> {
                     Some(text.parse::<Platform>().at(stage.span)?)
                 }
             };
+            let built_for = platform.as_ref().unwrap_or(&self.target);
             let named = stage
                 .name
                 .as_ref()
-                .and_then(|name| self.wanted.contexts.get(name));
+                .and_then(|name| self.context_of(name, built_for));
             let part = Part {
                 name: stage
                     .name
@@ -319,10 +325,7 @@ impl<'a> Planner<'a> {
     /// The stage that `--build-context` gives under the name of what a part begins with.
     fn named_stage(&self, index: usize) -> Option<usize> {
         let part = &self.parts[index];
-        let named = part
-            .instead
-            .as_ref()
-            .or_else(|| self.named_context(&part.base));
+        let named = part.instead.as_ref().or_else(|| self.named_context(part));
         match named {
             Some(Named::Stage(name)) => self.by_name.get(&name.to_lowercase()).copied(),
             _ => None,
@@ -476,15 +479,13 @@ impl<'a> Planner<'a> {
                 Some(inherited.clone()),
             ));
         }
-        let instead = part
-            .instead
-            .as_ref()
-            .or_else(|| self.named_context(&part.base));
+        let instead = part.instead.as_ref().or_else(|| self.named_context(part));
         let base = match instead {
-            Some(Named::Tree(tree)) => {
+            Some(Named::Tree(files)) => {
+                let tree = files.open().at(part.span)?;
                 let mut image = Draft::empty(&platform);
                 image.record(&format!("FROM {}", part.base), true, true);
-                return Ok((Base::Tree(tree.clone()), platform.clone(), image, None));
+                return Ok((Base::Tree(tree), platform.clone(), image, None));
             }
             Some(Named::Stage(name)) => {
                 let found = self.by_name.get(&name.to_lowercase());
@@ -526,18 +527,28 @@ impl<'a> Planner<'a> {
     }
 
     /// A context that was given under an image's name, however that is written.
-    fn named_context(&self, name: &str) -> Option<&Named> {
-        let contexts = &self.wanted.contexts;
-        if let Some(found) = contexts.get(name) {
+    fn named_context(&self, part: &Part) -> Option<&Named> {
+        let platform = part.platform.as_ref().unwrap_or(&self.target);
+        if let Some(found) = self.context_of(&part.base, platform) {
             return Some(found);
         }
-        let wanted: Reference = name.parse().ok()?;
+        let wanted: Reference = part.base.parse().ok()?;
         let same = |other: &&String| {
+            let other = other.split("::").next().unwrap_or(other);
             other
                 .parse::<Reference>()
                 .is_ok_and(|other| other == wanted)
         };
-        contexts.keys().find(same).and_then(|key| contexts.get(key))
+        let key = self.wanted.contexts.keys().find(same)?;
+        let name = key.split("::").next().unwrap_or(key);
+        self.context_of(name, platform)
+    }
+
+    /// A context of this name, for this platform or for all.
+    fn context_of(&self, name: &str, platform: &Platform) -> Option<&Named> {
+        let contexts = &self.wanted.contexts;
+        let special = contexts.get(&format!("{name}::{platform}"));
+        special.or_else(|| contexts.get(name))
     }
 }
 

@@ -11,7 +11,7 @@ mod program;
 
 pub(super) use address::percent_decoded;
 pub use address::{Address, parse};
-pub use fetch::{Resolved, checkout, resolve};
+pub use fetch::{Resolved, checkout, resolve, time};
 
 use std::path::PathBuf;
 
