@@ -1,7 +1,9 @@
 //! The flags of `build`, understood.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
+use rcrun_builder::context::credentials::Credentials;
 use rcrun_builder::graph::{SOURCE_DATE_EPOCH, Wanted};
 use rcrun_builder::runner::Limits;
 use rcrun_builder::solve;
@@ -12,7 +14,7 @@ use rcrun_runtime::error::{Context, Error, Result};
 
 use super::annotations::Annotations;
 use super::destination::{self, How, Output};
-use super::{arguments, attest, caches, outputs};
+use super::{agents, arguments, attest, caches, outputs};
 use crate::verbs::build::Build;
 
 /// The name of the machine that steps see. BuildKit's, for Dockerfiles that depend on it.
@@ -25,6 +27,8 @@ pub(super) struct Asked {
     pub(super) wanted: Wanted,
     pub(super) contexts: BTreeMap<String, String>,
     pub(super) settings: solve::Settings,
+    /// What answers steps that want an SSH agent.
+    pub(super) agents: agents::Known,
     pub(super) outputs: Vec<(Output, How)>,
     pub(super) names: Vec<Reference>,
     pub(super) docker: bool,
@@ -63,7 +67,11 @@ impl Asked {
         };
         settings.git.keep_git_dir = truth("BUILDKIT_CONTEXT_KEEP_GIT_DIR");
         let several = truth("BUILDKIT_MULTI_PLATFORM");
-        grant(flags, &mut settings)?;
+        let mut known = agents::Known::new();
+        grant(flags, &mut settings, &mut known)?;
+        let secrets = settings.secrets.iter();
+        settings.git.credentials =
+            Credentials::among(secrets.map(|(name, secret)| (name.as_str(), secret.0.as_slice())));
         let mut outputs = Vec::new();
         for text in &flags.output {
             outputs.push(destination::output(text).context(|| format!("--output {text}"))?);
@@ -78,7 +86,10 @@ impl Asked {
             .filter(|(output, _)| outputs::is_image(output))
             .map(|(_, how)| how.docker.unwrap_or(docker))
             .collect();
-        attest::check(&attest, !images.is_empty(), images.contains(&true))?;
+        let places = outputs
+            .iter()
+            .any(|(output, _)| outputs::has_statements(output));
+        attest::check(&attest, places, images.contains(&true))?;
         let cache_to = each("--cache-to", &flags.cache_to, caches::to)?;
         if flags.squash && caches::inline(&cache_to) {
             return Err(Error::invalid(
@@ -102,6 +113,7 @@ impl Asked {
             contexts: arguments::pairs(&flags.build_context, &none)
                 .context(|| "--build-context")?,
             settings,
+            agents: known,
             outputs,
             names,
             docker,
@@ -116,25 +128,42 @@ impl Asked {
 }
 
 impl Asked {
+    /// The agent that git asks, at a socket in this directory: the one that is called `default`.
+    pub(super) fn agent_of_git(
+        &self,
+        directory: &Path,
+    ) -> Result<(agents::Agents, Option<PathBuf>)> {
+        match self.agents.get(Path::new(agents::DEFAULT)) {
+            Some(agent) => agents::Agents::of_git(agent, directory),
+            None => Ok((agents::Agents::default(), None)),
+        }
+    }
+
     /// Identifiers of secrets.
     pub(super) fn secrets(&self) -> Vec<&str> {
         self.settings.secrets.keys().map(String::as_str).collect()
     }
 
     /// Identifiers of SSH agents.
-    pub(super) fn agents(&self) -> Vec<&str> {
+    pub(super) fn agent_ids(&self) -> Vec<&str> {
         self.settings.agents.keys().map(String::as_str).collect()
     }
 }
 
 /// What steps get that is not for all: secrets, agents, entitlements, the network.
-fn grant(flags: &Build, settings: &mut solve::Settings) -> Result<()> {
+fn grant(flags: &Build, settings: &mut solve::Settings, known: &mut agents::Known) -> Result<()> {
     for text in &flags.secret {
         let (id, secret) = arguments::secret(text).context(|| format!("--secret {text}"))?;
         settings.secrets.insert(id, secret);
     }
     for text in &flags.ssh {
-        let (id, path) = arguments::agent(text).context(|| format!("--ssh {text}"))?;
+        let (id, agent) = agents::asked(text).context(|| format!("--ssh {text}"))?;
+        let path = PathBuf::from(&id);
+        if known.insert(path.clone(), agent).is_some() {
+            return Err(Error::invalid(format!(
+                "--ssh {text}: there is another {id:?}"
+            )));
+        }
         settings.agents.insert(id, path);
     }
     for text in &flags.allow {

@@ -30,8 +30,8 @@ pub(super) enum Output {
     /// The files.
     Local {
         dest: PathBuf,
-        /// In a directory of its platform, even if there is but one.
-        split: bool,
+        /// Each platform in a directory of its own; where nothing is said, if there are several.
+        split: Option<bool>,
     },
     /// Nothing is kept but what the cache has.
     Nothing,
@@ -46,6 +46,8 @@ pub(super) struct How {
     pub(super) annotations: Annotations,
     /// What it is called in an archive or layout.
     pub(super) names: Vec<String>,
+    /// In front of names of statements that stand beside files.
+    pub(super) prefix: String,
 }
 
 /// `--output`.
@@ -55,7 +57,7 @@ pub(super) fn output(text: &str) -> Result<(Output, How)> {
     }
     let fields = fields(text);
     if let [(_, None)] = fields.as_slice() {
-        let (dest, split) = (PathBuf::from(text), false);
+        let (dest, split) = (PathBuf::from(text), None);
         return Ok((Output::Local { dest, split }, How::default()));
     }
     let mut said = Said::default();
@@ -102,6 +104,7 @@ impl Said {
             }
             "push-by-digest" => self.by_digest = truth()?,
             "platform-split" => self.split = Some(truth()?),
+            "attestation-prefix" => self.how.prefix = text()?,
             other => {
                 let annotations = &mut self.how.annotations;
                 if !annotations.field(other, value.unwrap_or_default())? {
@@ -129,9 +132,17 @@ impl Said {
                 "push-by-digest needs type=registry, or type=image with push=true",
             ));
         }
-        if self.split == Some(false) {
+        let is_files = matches!(kind, "local" | "tar");
+        if !is_files && (self.split.is_some() || !self.how.prefix.is_empty()) {
+            let text = "platform-split and attestation-prefix are for type=local and type=tar";
+            return Err(Error::invalid(text));
+        }
+        if self.how.prefix.contains('/') {
+            return Err(Error::invalid("an attestation-prefix is no directory"));
+        }
+        if kind == "tar" && self.split == Some(true) {
             return Err(Error::unsupported(
-                "platform-split=false: files of several platforms go to directories of their own",
+                "platform-split=true: an archive of files is of one platform only",
             ));
         }
         let file = |dest: Option<String>| dest.filter(|dest| dest != "-").map(PathBuf::from);
@@ -155,7 +166,7 @@ impl Said {
                 let missing = || Error::invalid("type=local needs dest=DIRECTORY");
                 Output::Local {
                     dest: self.dest.map(PathBuf::from).ok_or_else(missing)?,
-                    split: self.split == Some(true),
+                    split: self.split,
                 }
             }
             "cacheonly" => Output::Nothing,
@@ -221,14 +232,14 @@ mod tests {
                 "out",
                 Output::Local {
                     dest: "out".into(),
-                    split: false,
+                    split: None,
                 },
             ),
             (
                 "type=local,dest=out,mode=copy,platform-split=true",
                 Output::Local {
                     dest: "out".into(),
-                    split: true,
+                    split: Some(true),
                 },
             ),
             (
@@ -293,7 +304,10 @@ mod tests {
             "type=image,dangling-name-prefix=x",
             "type=image,annotation-nowhere.a=b",
             "type=local,dest=d,mode=delete",
-            "type=local,dest=d,platform-split=false",
+            "type=image,platform-split=false",
+            "type=oci,attestation-prefix=x",
+            "type=local,dest=d,attestation-prefix=a/b",
+            "type=tar,platform-split=true",
         ] {
             output(text).unwrap_err();
         }

@@ -28,6 +28,7 @@ use rcrun_runtime::error::{Context, Error, ErrorKind, Result};
 
 use super::asked::Asked;
 use super::bases::Images;
+use super::call::Call;
 use super::contexts::Contexts;
 use super::places::{self, Place};
 use super::progress::{Progress, Style};
@@ -40,7 +41,7 @@ use crate::{images, interrupt, output};
 
 /// Builds, and returns the exit code.
 pub(crate) fn build(flags: &Build, settings: &Settings) -> Result<u8> {
-    let asked = Asked::read(flags)?;
+    let mut asked = Asked::read(flags)?;
     let way = images::way();
     if way == Way::Single {
         return Err(Error::unsupported(
@@ -63,6 +64,8 @@ pub(crate) fn build(flags: &Build, settings: &Settings) -> Result<u8> {
     let lease = store.lease()?;
     // What is fetched goes where steps work: it is removed with it.
     let place = Place::new(&store)?;
+    let (_for_git, agent) = asked.agent_of_git(place.path())?;
+    asked.settings.git.ssh_agent = agent;
     let (variants, which) = result::variants(&asked.outputs, asked.docker, &asked.annotations);
     let job = Job {
         flags,
@@ -223,29 +226,10 @@ impl Job<'_> {
 
     /// What is only asked about the Dockerfile; the exit code.
     fn told(&self, files: &Files) -> Result<Option<u8>> {
-        let what = match (
-            self.flags.check,
-            self.flags.call.as_deref(),
-            self.flags.print.as_deref(),
-        ) {
-            (true, None, None) => "check",
-            (false, Some(call), None) => call.split(',').next().unwrap_or(call),
-            (false, None, Some(print)) => print,
-            (false, None, None) => return Ok(None),
-            _ => {
-                return Err(Error::invalid(
-                    "--check, --call and --print exclude each other",
-                ));
-            }
+        let Some(call) = Call::asked(self.flags)? else {
+            return Ok(None);
         };
-        let request = self.request();
-        Ok(match what {
-            "build" => None,
-            "check" | "lint" if self.flags.print.is_none() => {
-                Some(check::check(self.store, files, &request)?)
-            }
-            what => Some(check::print(self.store, files, &request, what)?),
-        })
+        check::answer(self.store, files, &self.request(), &call).map(Some)
     }
 
     /// What variables depend on.
@@ -304,6 +288,7 @@ impl Job<'_> {
         let runner = Processes {
             store: self.store,
             runtime: &self.settings.runtime,
+            agents: &self.asked.agents,
         };
         let watch = |event: &Event<'_>| self.progress.event(event);
         let platform = &graph.stages[graph.target].platform;

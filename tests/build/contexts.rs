@@ -605,15 +605,40 @@ fn outputs(env: &Env) {
     let index: serde_json::Value =
         serde_json::from_slice(&fs::read(layout.join("index.json")).unwrap()).unwrap();
     assert_eq!(index["manifests"][0]["digest"], stored.digest());
+    let named = |tag: &str| {
+        serde_json::json!({
+            "io.containerd.image.name": format!("docker.io/library/mine:{tag}"),
+            "org.opencontainers.image.ref.name": tag,
+        })
+    };
+    assert_eq!(index["manifests"][0]["annotations"], named("1"));
+    // Each name is an entry, beside what is there; without one it is the latest.
+    builds
+        .build(&[&oci, "-t", "mine:2", "-t", "mine:3"], &context)
+        .ok();
+    builds.build(&[&oci], &context).ok();
+    builds.build(&[&oci], &context).ok();
+    let index: serde_json::Value =
+        serde_json::from_slice(&fs::read(layout.join("index.json")).unwrap()).unwrap();
+    let annotations: Vec<_> = index["manifests"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| entry["annotations"].clone())
+        .collect();
+    let latest = serde_json::json!({"org.opencontainers.image.ref.name": "latest"});
+    assert_eq!(annotations, [named("1"), named("2"), named("3"), latest]);
     for kind in ["oci", "docker"] {
         let dest = env.path(&format!("{kind}.tar"));
         let flag = format!("--output=type={kind},dest={}", dest.display());
-        builds.build(&[&flag, "-t", "mine:2"], &context).ok();
+        let names = ["-t", "mine:2", "-t", "other:3"];
+        builds
+            .build(&[&[flag.as_str()], &names[..]].concat(), &context)
+            .ok();
         let said = builds.shelf.ok(&["load", "-i", dest.to_str().unwrap()]);
-        // A layout names no repository, only a tag.
-        let known = [stored.digest(), "mine:2".to_owned()];
-        let found = known.iter().any(|name| said.contains(name));
-        assert!(found, "{kind}: {said}, not {known:?} or {}", stored.id());
+        for name in ["mine:2", "other:3"] {
+            assert!(said.contains(name), "{kind}: {said}, not {name}");
+        }
     }
     let name = builds.shelf.name("pushed:1");
     let pushed = builds.build(&["-t", &name, "--push"], &context).ok();

@@ -20,8 +20,7 @@ const SAID: &str = "Last-Modified: Wed, 21 Oct 2015 07:28:00 GMT\r\n";
 const SAID_SECONDS: i64 = 1_445_412_480;
 const IN_ARCHIVE: i64 = 1_700_000_302;
 /// What a step sees goes to `/epoch`.
-const SHOW: &str =
-    "FROM base\nARG SOURCE_DATE_EPOCH\nRUN echo \"${SOURCE_DATE_EPOCH-unset}\" >/epoch\n";
+const SHOW: &str = "FROM base\nARG SOURCE_DATE_EPOCH\nCOPY Dockerfile /copied\nRUN echo \"${SOURCE_DATE_EPOCH-unset}\" >/epoch\n";
 
 /// The time that an image and its files have.
 #[track_caller]
@@ -59,7 +58,7 @@ fn a_default_of_the_dockerfile(env: &Env) {
     let built = builds.of(&[], &text, &[]);
     assert_eq!(time(&built), "2015-10-21T07:28:00Z");
     assert_eq!(seen(&built), "1445412480");
-    assert_eq!(built.files().get("epoch").modified, (SAID_SECONDS, 0));
+    assert_eq!(built.files().get("copied").modified, (SAID_SECONDS, 0));
     // What the build is given comes first: also nothing, and what the caller's environment has.
     let built = builds.of(&["--build-arg=SOURCE_DATE_EPOCH=1700000002"], &text, &[]);
     assert_eq!(time(&built), "2023-11-14T22:13:22Z");
@@ -68,7 +67,7 @@ fn a_default_of_the_dockerfile(env: &Env) {
     assert_eq!(seen(&built), "unset");
     let of_base = builds.of(&[], "FROM base\nRUN echo >/a\n", &[]);
     assert_eq!(time(&built), time(&of_base));
-    assert_eq!(of_base.files().get("a").modified, (BASE_TIME, 0));
+    assert_eq!(built.files().get("copied").modified, (BASE_TIME, 0));
     builds.shelf.set("SOURCE_DATE_EPOCH", "1700000003");
     assert_eq!(seen(&builds.of(&[], &text, &[])), "1700000003");
     // The time of the image is one thing, the variable another.
@@ -94,7 +93,7 @@ fn the_time_of_downloads(env: &Env) {
         let url = format!("{web}/context.tar");
         let built = builds.build(&[CONTEXT], Path::new(&url)).ok();
         assert_eq!(seen(&built), expected.to_string());
-        assert_eq!(built.files().get("epoch").modified, (expected, 0));
+        assert_eq!(built.files().get("copied").modified, (expected, 0));
         // A named context, which may be the default of the argument.
         let flag = format!("--build-context=MySource={web}/f.tar");
         let text = format!("ARG SOURCE_DATE_EPOCH=mysource\n{SHOW}");
@@ -145,7 +144,7 @@ fn what_has_no_time_says_nothing(env: &Env) {
         let argument = format!("--build-arg=SOURCE_DATE_EPOCH={name}");
         let built = builds.of(&[&named, &argument], SHOW, &[]);
         assert_eq!(seen(&built), "unset");
-        assert_eq!(built.files().get("epoch").modified, (BASE_TIME, 0));
+        assert_eq!(built.files().get("copied").modified, (BASE_TIME, 0));
         assert!(
             built.output.stderr.contains("has no time"),
             "{}",

@@ -51,9 +51,13 @@ fn addresses(env: &Env) {
     let root = builds.context(&[("Dockerfile", STAGES), ("foo", "base")]);
     let module = format!("{}/.git", files_of(&module));
     git(&root, &["init"]);
-    git(&root, &["submodule", "add", &module, "module"]);
     git(&root, &["add", "."]);
     git(&root, &["commit", "-m", "base"]);
+    git(&root, &["checkout", "-b", "modules"]);
+    git(&root, &["submodule", "add", &module, "module"]);
+    git(&root, &["commit", "-m", "module"]);
+    git(&root, &["checkout", "main"]);
+    fs::remove_dir_all(root.join("module")).unwrap();
     git(&root, &["branch", "base"]);
     git(&root, &["checkout", "-b", "feature"]);
     fs::create_dir(root.join("sub")).unwrap();
@@ -107,10 +111,10 @@ fn addresses(env: &Env) {
         case("?tag=v2&keep-git-dir=true", "withgit", Ok(&two)),
         case("", "withgit", Err(".git")),
         case("?keep-git-dir=false", "withgit", Err(".git")),
-        case("", "withmodule", Ok("123")),
-        case("?submodules=true", "withmodule", Ok("123")),
-        case("?submodules", "withmodule", Ok("123")),
-        case("?submodules=false", "withmodule", Err("module")),
+        case("#modules", "withmodule", Ok("123")),
+        case("?submodules=true#modules", "withmodule", Ok("123")),
+        case("?submodules#modules", "withmodule", Ok("123")),
+        case("?submodules=false#modules", "withmodule", Err("module")),
         case("?unknown=1", "", Err("unknown")),
     ];
     for one in &cases {

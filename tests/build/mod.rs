@@ -6,6 +6,7 @@ mod attest;
 mod basics;
 mod cache;
 mod cache_io;
+mod call;
 mod contexts;
 mod copy;
 mod endurance;
@@ -26,6 +27,7 @@ const MODULES: &[Module] = &[
     ("basics", basics::tests),
     ("cache", cache::tests),
     ("cache_io", cache_io::tests),
+    ("call", call::tests),
     ("contexts", contexts::tests),
     ("copy", copy::tests),
     ("endurance", endurance::tests),

@@ -11,6 +11,7 @@ pub mod sbom;
 use serde_json::{Value, json};
 
 use crate::Digest;
+use crate::context::listing::Listed;
 
 /// The media type of a statement.
 pub const STATEMENT: &str = "application/vnd.in-toto+json";
@@ -36,6 +37,22 @@ pub fn statement(names: &[String], manifest: &Digest, kind: &str, predicate: &Va
         "_type": "https://in-toto.io/Statement/v1",
         "predicateType": kind,
         "subject": subject,
+        "predicate": predicate,
+    })
+}
+
+/// A statement about files: a subject for each.
+pub fn statement_of_files(files: &[Listed], kind: &str, predicate: &Value) -> Value {
+    let subject = files.iter().filter_map(|file| {
+        let digest = file.digest.as_ref()?;
+        let digest = json!({digest.algorithm().name(): digest.hex()});
+        let name = String::from_utf8_lossy(&file.path);
+        Some(json!({"name": name, "digest": digest}))
+    });
+    json!({
+        "_type": "https://in-toto.io/Statement/v1",
+        "predicateType": kind,
+        "subject": subject.collect::<Vec<_>>(),
         "predicate": predicate,
     })
 }

@@ -36,15 +36,27 @@ pub struct Found {
     pub unread: Vec<String>,
 }
 
-/// The document about an image that was made at a time.
-pub fn document(found: &Found, name: &str, manifest: &Digest, created: i64) -> Value {
+/// What a document is about.
+#[derive(Debug, Clone, Copy)]
+pub struct Subject<'a> {
+    /// What it is called.
+    pub name: &'a str,
+    /// What it is.
+    pub digest: &'a Digest,
+    /// An image, and not some files.
+    pub image: bool,
+}
+
+/// The document about something that was made at a time.
+pub fn document(found: &Found, subject: &Subject<'_>, created: i64) -> Value {
+    let (name, manifest) = (subject.name, subject.digest);
     let mut packages = vec![json!({
         "SPDXID": "SPDXRef-Image",
         "name": name,
         "versionInfo": manifest,
         "downloadLocation": "NOASSERTION",
         "filesAnalyzed": false,
-        "primaryPackagePurpose": "CONTAINER",
+        "primaryPackagePurpose": if subject.image { "CONTAINER" } else { "OTHER" },
         "licenseConcluded": "NOASSERTION",
         "licenseDeclared": "NOASSERTION",
         "copyrightText": "NOASSERTION",

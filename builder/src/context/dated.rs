@@ -13,6 +13,7 @@ use rcrun_overlay::compress::Limits;
 use rustix::fs::{CWD, Mode, OFlags};
 
 use super::copy::{detect_archive, open_archive, rewind};
+use super::credentials::Credentials;
 use super::{git, http};
 use crate::{Context, Digest, Error, Result};
 
@@ -81,7 +82,12 @@ impl Dated {
     }
 
     /// A file of a server that is fetched for nothing else.
-    pub fn download(url: &str, checksum: Option<&str>, scratch: &Path) -> Result<Self> {
+    pub fn download(
+        url: &str,
+        checksum: Option<&str>,
+        credentials: &Credentials,
+        scratch: &Path,
+    ) -> Result<Self> {
         let checksum: Option<Digest> = checksum.map(str::parse).transpose()?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = rustix::fs::openat(CWD, scratch, flags, Mode::empty())
@@ -91,6 +97,7 @@ impl Dated {
             name: Some("file"),
             checksum: checksum.as_ref(),
             etag: None,
+            credentials,
         };
         match http::fetch(&http::client(), &request, directory.as_fd())? {
             http::Fetched::New(download) => Ok(Self::File {
@@ -151,6 +158,7 @@ mod tests {
             ("/empty.tar", 200, "", tar(&[(Directory, 9)])),
             ("/text", 200, "", b"text".to_vec()),
         ]);
+        let none = Credentials::default();
         for (path, expected) in [
             ("/said.tar", Some(1_445_412_480)),
             ("/quiet.tar", Some(1_700_000_302)),
@@ -158,14 +166,14 @@ mod tests {
             ("/text", None),
         ] {
             let scratch = tempfile::tempdir().unwrap();
-            let dated = Dated::download(&server.url(path), None, scratch.path()).unwrap();
+            let dated = Dated::download(&server.url(path), None, &none, scratch.path()).unwrap();
             assert_eq!(dated.time().unwrap(), expected, "{path}");
             // Whoever asks twice hears the same.
             assert_eq!(dated.time().unwrap(), expected, "{path}");
         }
         let scratch = tempfile::tempdir().unwrap();
         let other = Digest::of(b"other").to_string();
-        let wrong = Dated::download(&server.url("/text"), Some(&other), scratch.path());
+        let wrong = Dated::download(&server.url("/text"), Some(&other), &none, scratch.path());
         assert!(wrong.unwrap_err().chain().to_string().contains("mismatch"));
         assert_eq!(Dated::No.time().unwrap(), None);
     }

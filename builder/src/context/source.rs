@@ -14,6 +14,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::copy::{Times, detect_archive, open_archive, rewind, unpack_into};
+use super::credentials::Credentials;
 use super::dated::Dated;
 use super::git;
 use super::http;
@@ -100,7 +101,7 @@ pub struct Arguments<'a> {
 
 /// Opens the main context with its Dockerfile and ignore file.
 pub fn open(arguments: &Arguments<'_>, input: &mut dyn Read) -> Result<Context> {
-    let scratch = Scratch::new(arguments.scratch)?;
+    let scratch = Scratch::new(arguments.scratch, arguments.git)?;
     let file = arguments.file.filter(|file| !file.is_empty());
     match arguments.location {
         Location::Directory(path) => directory(path, file, &scratch, input),
@@ -151,7 +152,7 @@ pub fn open_named(
     git: &git::Settings,
     scratch: &Path,
 ) -> Result<(Tree, Dated)> {
-    let scratch = Scratch::new(scratch)?;
+    let scratch = Scratch::new(scratch, git)?;
     match location {
         Location::Directory(path) => {
             let tree = Tree::open(path, &format!("context {name:?}"))?;
@@ -276,14 +277,19 @@ fn with_ignore(tree: Tree, paths: &[PathBuf]) -> Result<Tree> {
 struct Scratch<'a> {
     path: &'a Path,
     fd: OwnedFd,
+    credentials: &'a Credentials,
 }
 
 impl<'a> Scratch<'a> {
-    fn new(path: &'a Path) -> Result<Self> {
+    fn new(path: &'a Path, git: &'a git::Settings) -> Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(CWD, path, flags, Mode::empty())
             .context(|| format!("cannot open {}", path.display()))?;
-        Ok(Self { path, fd })
+        Ok(Self {
+            path,
+            fd,
+            credentials: &git.credentials,
+        })
     }
 
     fn make(&self, name: &str) -> Result<PathBuf> {
@@ -328,6 +334,7 @@ impl<'a> Scratch<'a> {
             name: Some(name),
             checksum: None,
             etag: None,
+            credentials: self.credentials,
         };
         match http::fetch(&http::client(), &request, directory.as_fd())? {
             http::Fetched::New(download) => {

@@ -7,7 +7,7 @@
 
 use super::copy::{CopySource, remote};
 use super::stage::{SCRATCH, request_of};
-use super::{Problem, Wanted};
+use super::{At, Problem, Wanted};
 use crate::Error;
 use crate::dockerfile::scope::Globals;
 use crate::dockerfile::{
@@ -159,7 +159,7 @@ fn source(
     if !add.sources.documents.is_empty() {
         return Ok(None);
     }
-    let Some(source) = remote(&expanded(words, path, variables, span)?) else {
+    let Some(source) = remote(&expanded(words, path, variables, span)?).at(span)? else {
         return Ok(None);
     };
     let checksum = match &add.checksum {

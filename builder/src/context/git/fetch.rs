@@ -169,15 +169,7 @@ pub fn checkout(
         .context(|| format!("cannot open {}", tree.display()))?;
     let modules = open::stat(&root, b".gitmodules")?.is_some();
     if modules && address.submodules != Some(false) {
-        let update = [
-            "submodule",
-            "--quiet",
-            "update",
-            "--init",
-            "--recursive",
-            "--depth=1",
-        ];
-        git.run(&update)?;
+        submodules(&git)?;
     }
     if keep {
         git.run(&["remote", "add", "origin", &address.remote])?;
@@ -204,6 +196,25 @@ pub fn checkout(
         None => root,
     };
     Ok(Tree::new(root, Owners::Root, &address.remote))
+}
+
+/// All submodules, and theirs: shallow where their servers can.
+fn submodules(git: &Git<'_>) -> Result<()> {
+    let update = [
+        "submodule",
+        "--quiet",
+        "update",
+        "--init",
+        "--recursive",
+        "--depth=1",
+    ];
+    let shallow = git.run(&update);
+    match shallow {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => Err(error),
+        // A server that only knows files, such as any web server, has no shallow history.
+        Err(_) => git.run(&update[..update.len() - 1]).map(drop),
+    }
 }
 
 /// When a commit was made, seconds since 1970: one that [`checkout`] fetched into this directory.

@@ -1,0 +1,340 @@
+//! SSH agents for steps: a socket of our own for each, with the mode and owner that the step asks for.
+//! Behind it is the agent of whoever builds, asked for nothing but keys and signatures ([`protocol`]), or
+//! keys that were given as files ([`keys`]). The agent's own socket is never in a container.
+
+mod keys;
+mod number;
+mod protocol;
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use rcrun_builder::runner::{RunStep, StepMount};
+use rcrun_runtime::error::{Context, Error, ErrorKind, Result};
+
+use self::keys::Key;
+use super::arguments::{home, truth};
+
+/// Connections that one step may have open at a time.
+const CONNECTIONS: usize = 64;
+/// Bytes that are passed on at once.
+const CHUNK: usize = 16 << 10;
+/// How often it is looked whether the step is over.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// What an agent is called without a name; it is also the one that git asks.
+pub(super) const DEFAULT: &str = "default";
+
+/// What answers steps.
+#[derive(Debug, Clone)]
+pub(crate) enum Agent {
+    /// The socket of an agent; with `raw`, of any program, to which everything is passed on.
+    Socket {
+        /// Where it is.
+        path: PathBuf,
+        /// Nothing is read that goes there.
+        raw: bool,
+    },
+    /// Keys of files.
+    Keys(Arc<Keys>),
+}
+
+/// Keys of files.
+#[derive(Debug)]
+pub(crate) struct Keys(Vec<Key>);
+
+/// All agents, by the path that stands for them in [`RunStep`].
+pub(crate) type Known = BTreeMap<PathBuf, Agent>;
+
+/// `--ssh ID[=SOCKET|KEY,...][,raw=true]`: the identifier, and what answers.
+pub(super) fn asked(text: &str) -> Result<(String, Agent)> {
+    let (id, value) = match text.split_once('=') {
+        Some((id, value)) => (id, Some(value)),
+        None => (text, None),
+    };
+    let (mut raw, mut paths) = (false, Vec::new());
+    for part in value.into_iter().flat_map(|value| value.split(',')) {
+        match part.split_once('=') {
+            Some(("raw", value)) => raw = truth("raw", Some(value))?,
+            _ => paths.push(home(part)),
+        }
+    }
+    if paths.is_empty() {
+        let missing = || {
+            let text = "no SSH agent: SSH_AUTH_SOCK is not set";
+            Error::new(ErrorKind::NotFound, text).with_hint(
+                "start one with `eval $(ssh-agent)` and `ssh-add`, or give --ssh ID=SOCKET or ID=KEY",
+            )
+        };
+        let own = std::env::var_os("SSH_AUTH_SOCK").filter(|path| !path.is_empty());
+        paths.push(own.map(PathBuf::from).ok_or_else(missing)?);
+    }
+    let mut found: Vec<Key> = Vec::new();
+    for path in &paths {
+        let context = || format!("cannot use {}", path.display());
+        let kind = std::fs::metadata(path).context(context)?.file_type();
+        if kind.is_socket() && paths.len() == 1 {
+            let path = path.clone();
+            return Ok((named(id), Agent::Socket { path, raw }));
+        }
+        if kind.is_socket() {
+            let text = "it is a socket: an agent stands alone, without others and without keys";
+            return Err(Error::invalid(text)).context(context);
+        }
+        if raw {
+            return Err(Error::invalid("raw=true is for a socket")).context(context);
+        }
+        let text = contents(path).context(context)?;
+        found.extend(keys::read(&text, path).context(context)?);
+    }
+    Ok((named(id), Agent::Keys(Arc::new(Keys(found)))))
+}
+
+fn named(id: &str) -> String {
+    match id {
+        "" => DEFAULT.to_owned(),
+        id => id.to_owned(),
+    }
+}
+
+fn contents(path: &Path) -> Result<Vec<u8>> {
+    let file = std::fs::File::open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(Error::invalid("it is neither a socket nor a file"));
+    }
+    let mut text = Vec::new();
+    file.take(keys::FILE + 1).read_to_end(&mut text)?;
+    match text.len() as u64 > keys::FILE {
+        true => Err(Error::invalid("it is too long for a private key")),
+        false => Ok(text),
+    }
+}
+
+/// Sockets that are served as long as this lives.
+#[derive(Debug, Default)]
+pub(super) struct Agents {
+    over: Arc<AtomicBool>,
+    servers: Vec<std::thread::JoinHandle<()>>,
+}
+
+impl Agents {
+    /// Serves the agents of a step in its directory; the step's mounts name our sockets from here on.
+    pub(super) fn serve(step: &mut RunStep, directory: &Path, known: &Known) -> Result<Self> {
+        let mut agents = Self::default();
+        for (index, mount) in step.mounts.iter_mut().enumerate() {
+            let StepMount::Socket {
+                path, attributes, ..
+            } = mount
+            else {
+                continue;
+            };
+            let own = directory.join(format!("agent-{index}"));
+            let failed = || format!("cannot serve the SSH agent {}", path.display());
+            let listener = listen(&own, *attributes).context(failed)?;
+            let unknown = || Error::new(ErrorKind::Internal, "nobody knows it").context(failed());
+            let agent = known.get(path).cloned().ok_or_else(unknown)?;
+            let over = Arc::clone(&agents.over);
+            agents
+                .servers
+                .push(std::thread::spawn(move || accept(&listener, &agent, &over)));
+            *path = own;
+        }
+        Ok(agents)
+    }
+}
+
+impl Agents {
+    /// Serves one for git, which runs on the host, at a socket in this directory; and the path of that.
+    pub(super) fn of_git(agent: &Agent, directory: &Path) -> Result<(Self, Option<PathBuf>)> {
+        let own = directory.join("agent");
+        let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+        let attributes = (0o600, uid.as_raw(), gid.as_raw());
+        let listener = listen(&own, attributes).context(|| "cannot serve an SSH agent for git")?;
+        let mut agents = Self::default();
+        let (agent, over) = (agent.clone(), Arc::clone(&agents.over));
+        agents
+            .servers
+            .push(std::thread::spawn(move || accept(&listener, &agent, &over)));
+        Ok((agents, Some(own)))
+    }
+}
+
+impl Drop for Agents {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        for server in self.servers.drain(..) {
+            // It only ends.
+            let _ = server.join();
+        }
+    }
+}
+
+fn listen(path: &Path, (mode, uid, gid): (u32, u32, u32)) -> std::io::Result<UnixListener> {
+    // By a descriptor of the directory, so that its length does not matter.
+    let directory = std::fs::File::open(path.parent().unwrap_or(Path::new("/")))?;
+    let name = path.file_name().unwrap_or_default();
+    let fd = std::os::fd::AsRawFd::as_raw_fd(&directory);
+    let listener = UnixListener::bind(Path::new(&format!("/proc/self/fd/{fd}")).join(name))?;
+    listener.set_nonblocking(true)?;
+    std::os::unix::fs::chown(path, Some(uid), Some(gid))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode & 0o777))?;
+    Ok(listener)
+}
+
+fn accept(listener: &UnixListener, agent: &Agent, over: &Arc<AtomicBool>) {
+    let open = Arc::new(AtomicUsize::new(0));
+    while !over.load(Ordering::Relaxed) {
+        let Ok((stream, _)) = listener.accept() else {
+            std::thread::sleep(PAUSE);
+            continue;
+        };
+        if open.fetch_add(1, Ordering::Relaxed) >= CONNECTIONS {
+            open.fetch_sub(1, Ordering::Relaxed);
+            continue;
+        }
+        let (agent, open) = (agent.clone(), Arc::clone(&open));
+        std::thread::spawn(move || {
+            // Whoever is refused sees that the connection ends.
+            let _ = converse(stream, &agent);
+            open.fetch_sub(1, Ordering::Relaxed);
+        });
+    }
+}
+
+/// Answers one connection until it ends.
+fn converse(mut client: UnixStream, agent: &Agent) -> std::io::Result<()> {
+    client.set_nonblocking(false)?;
+    match agent {
+        Agent::Keys(keys) => {
+            while let Some(message) = protocol::receive(&mut client)? {
+                protocol::send(&mut client, &protocol::answer(&message, &keys.0))?;
+            }
+        }
+        Agent::Socket { path, raw: true } => pass_all(client, connected(path)?)?,
+        Agent::Socket { path, raw: false } => {
+            let mut server = connected(path)?;
+            while let Some(message) = protocol::receive(&mut client)? {
+                let answer = match protocol::is_allowed(&message) {
+                    true => {
+                        protocol::send(&mut server, &message)?;
+                        protocol::receive(&mut server)?.unwrap_or_else(protocol::refusal)
+                    }
+                    false => protocol::refusal(),
+                };
+                protocol::send(&mut client, &answer)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Connects to a socket, however long its path is.
+fn connected(path: &Path) -> std::io::Result<UnixStream> {
+    let parent = path.parent().filter(|parent| *parent != Path::new(""));
+    let directory = std::fs::File::open(parent.unwrap_or(Path::new(".")))?;
+    let fd = std::os::fd::AsRawFd::as_raw_fd(&directory);
+    let name = path.file_name().unwrap_or_default();
+    UnixStream::connect(Path::new(&format!("/proc/self/fd/{fd}")).join(name))
+}
+
+/// Passes on everything, both ways.
+fn pass_all(client: UnixStream, server: UnixStream) -> std::io::Result<()> {
+    let (mut from, mut to) = (client.try_clone()?, server.try_clone()?);
+    let there = std::thread::spawn(move || pass(&mut from, &mut to));
+    let (mut from, mut to) = (server, client);
+    pass(&mut from, &mut to);
+    // The other half ends too: both streams are shut down.
+    let _ = from.shutdown(Shutdown::Both);
+    let _ = to.shutdown(Shutdown::Both);
+    let _ = there.join();
+    Ok(())
+}
+
+fn pass(from: &mut UnixStream, to: &mut UnixStream) {
+    let mut buffer = [0; CHUNK];
+    loop {
+        match from.read(&mut buffer) {
+            Ok(0) | Err(_) => break,
+            Ok(count) if to.write_all(&buffer[..count]).is_err() => break,
+            Ok(_) => {}
+        }
+    }
+    let _ = to.shutdown(Shutdown::Write);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_answers() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("socket");
+        let _listener = UnixListener::bind(&socket).unwrap();
+        let (socket, file) = (socket.display(), directory.path().join("file"));
+        std::fs::write(&file, "no key").unwrap();
+        let file = file.display();
+        let of = |text: String| asked(&text);
+        let (id, agent) = of(format!("={socket}")).unwrap();
+        assert_eq!(id, "default");
+        assert!(matches!(agent, Agent::Socket { raw: false, .. }));
+        let (id, agent) = of(format!("x={socket},raw=true")).unwrap();
+        assert_eq!(id, "x");
+        assert!(matches!(agent, Agent::Socket { raw: true, .. }));
+        for (text, says) in [
+            (format!("x={socket},{socket}"), "stands alone"),
+            (format!("x={file},raw=true"), "for a socket"),
+            (format!("x={file}"), "neither a socket nor a private key"),
+            (format!("x={}", directory.path().display()), "nor a file"),
+            ("x=/no/such".to_owned(), "/no/such"),
+            (format!("x={socket},raw=perhaps"), "perhaps"),
+        ] {
+            let error = of(text).unwrap_err().chain().to_string();
+            assert!(error.contains(says), "{error}");
+        }
+    }
+
+    /// An agent of whoever builds sees nothing but questions for keys and signatures, also behind a path
+    /// that is too long for a socket.
+    #[test]
+    fn e12_the_agent_of_the_user_is_not_changed() {
+        let directory = tempfile::tempdir().unwrap();
+        let long = directory.path().join("d".repeat(120));
+        std::fs::create_dir(&long).unwrap();
+        let place = std::fs::File::open(&long).unwrap();
+        let fd = std::os::fd::AsRawFd::as_raw_fd(&place);
+        let listener = UnixListener::bind(format!("/proc/self/fd/{fd}/agent")).unwrap();
+        let (sender, heard) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            while let Ok(Some(message)) = protocol::receive(&mut stream) {
+                sender.send(message[0]).unwrap();
+                protocol::send(&mut stream, &[12, 0, 0, 0, 0]).unwrap();
+            }
+        });
+        let agent = Agent::Socket {
+            path: long.join("agent"),
+            raw: false,
+        };
+        let (mut step, ours) = UnixStream::pair().unwrap();
+        let served = std::thread::spawn(move || converse(ours, &agent));
+        // Remove all, add, lock, an extension; then what is allowed.
+        for kind in [19, 17, 22, 27, 11] {
+            protocol::send(&mut step, &[kind]).unwrap();
+            let answer = protocol::receive(&mut step).unwrap().unwrap();
+            let expected: &[u8] = if kind == 11 { &[12, 0, 0, 0, 0] } else { &[5] };
+            assert_eq!(answer, expected, "{kind}");
+        }
+        // Whoever sends garbage is not listened to any more.
+        step.write_all(&[0xff; 8]).unwrap();
+        served.join().unwrap().unwrap_err();
+        assert_eq!(heard.iter().collect::<Vec<_>>(), [11]);
+    }
+}
