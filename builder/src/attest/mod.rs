@@ -4,6 +4,7 @@
 //! Nothing in them is of the moment: no times, no random names, unless the user asks for times. So the same
 //! build gives the same statements.
 
+pub mod golang;
 pub mod packages;
 pub mod provenance;
 pub mod sbom;
