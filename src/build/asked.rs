@@ -43,14 +43,7 @@ pub(super) struct Asked {
 
 impl Asked {
     pub(super) fn read(flags: &Build) -> Result<Self> {
-        let variable = |name: &str| std::env::var(name).ok();
-        let mut arguments =
-            arguments::pairs(&flags.build_arg, &variable).context(|| "--build-arg")?;
-        if !arguments.contains_key(SOURCE_DATE_EPOCH)
-            && let Some(text) = variable(SOURCE_DATE_EPOCH).filter(|text| !text.is_empty())
-        {
-            arguments.insert(SOURCE_DATE_EPOCH.to_owned(), text);
-        }
+        let arguments = given(flags)?;
         let mut settings = solve::Settings {
             epoch: flags.timestamp,
             explain: flags.explain,
@@ -61,17 +54,10 @@ impl Asked {
         if let Some(name) = arguments.get("BUILDKIT_SANDBOX_HOSTNAME") {
             settings.limits.hostname.clone_from(name);
         }
-        let truth = |name: &str| {
-            let value = arguments.get(name).map(String::as_str);
-            matches!(value, Some("1" | "t" | "T" | "true" | "TRUE" | "True"))
-        };
-        settings.git.keep_git_dir = truth("BUILDKIT_CONTEXT_KEEP_GIT_DIR");
-        let several = truth("BUILDKIT_MULTI_PLATFORM");
+        settings.git.keep_git_dir = is_set(&arguments, "BUILDKIT_CONTEXT_KEEP_GIT_DIR");
+        let several = is_set(&arguments, "BUILDKIT_MULTI_PLATFORM");
         let mut known = agents::Known::new();
         grant(flags, &mut settings, &mut known)?;
-        let secrets = settings.secrets.iter();
-        settings.git.credentials =
-            Credentials::among(secrets.map(|(name, secret)| (name.as_str(), secret.0.as_slice())));
         let mut outputs = Vec::new();
         for text in &flags.output {
             outputs.push(destination::output(text).context(|| format!("--output {text}"))?);
@@ -98,8 +84,12 @@ impl Asked {
             .with_hint("use type=registry or type=local"));
         }
         let none = |_: &str| None;
-        let mut platforms = flags.platform.clone();
-        platforms.dedup();
+        let mut platforms: Vec<Platform> = Vec::new();
+        for platform in &flags.platform {
+            if !platforms.contains(platform) {
+                platforms.push(platform.clone());
+            }
+        }
         Ok(Self {
             wanted: Wanted {
                 target: flags.target.clone(),
@@ -150,12 +140,32 @@ impl Asked {
     }
 }
 
+/// `--build-arg`, and what a variable of ours says for one that everybody means the same by.
+fn given(flags: &Build) -> Result<BTreeMap<String, String>> {
+    let variable = |name: &str| std::env::var(name).ok();
+    let mut all = arguments::pairs(&flags.build_arg, &variable).context(|| "--build-arg")?;
+    let own = variable(SOURCE_DATE_EPOCH).filter(|text| !text.is_empty());
+    if let Some(text) = own {
+        all.entry(SOURCE_DATE_EPOCH.to_owned()).or_insert(text);
+    }
+    Ok(all)
+}
+
+/// Whether an argument says yes, in one of the ways that Go takes for that.
+fn is_set(arguments: &BTreeMap<String, String>, name: &str) -> bool {
+    let value = arguments.get(name).map(String::as_str);
+    matches!(value, Some("1" | "t" | "T" | "true" | "TRUE" | "True"))
+}
+
 /// What steps get that is not for all: secrets, agents, entitlements, the network.
 fn grant(flags: &Build, settings: &mut solve::Settings, known: &mut agents::Known) -> Result<()> {
     for text in &flags.secret {
         let (id, secret) = arguments::secret(text).context(|| format!("--secret {text}"))?;
         settings.secrets.insert(id, secret);
     }
+    let secrets = settings.secrets.iter();
+    let credentials = secrets.map(|(id, secret)| (id.as_str(), secret.0.as_slice()));
+    settings.git.credentials = Credentials::among(credentials);
     for text in &flags.ssh {
         let (id, agent) = agents::asked(text).context(|| format!("--ssh {text}"))?;
         let path = PathBuf::from(&id);

@@ -42,7 +42,7 @@ impl Call {
         match (flags.check, flags.call.as_deref(), flags.print.as_deref()) {
             (false, None, None) => Ok(None),
             (true, None, None) => Ok(Some(Self::new(Method::Check))),
-            (false, Some(call), None) => Self::call(call),
+            (false, Some(call), None) => Self::read(call),
             (false, None, Some(print)) => Self::print(print).map(Some),
             _ => Err(Error::invalid(
                 "--check, --call and --print exclude each other",
@@ -59,7 +59,7 @@ impl Call {
         }
     }
 
-    fn call(text: &str) -> Result<Option<Self>> {
+    fn read(text: &str) -> Result<Option<Self>> {
         let mut parts = text.split(',');
         let method = match parts.next().unwrap_or_default() {
             "build" => None,
@@ -186,29 +186,32 @@ pub(super) fn outline(outline: &Outline) -> String {
     parts.join("\n")
 }
 
-/// Questions that can be asked: name, what it gives, the option it has.
-const METHODS: [(&str, &str, Option<(&str, &str)>); 4] = [
+/// Questions that can be asked: name, and what it gives.
+const METHODS: [(&str, &str); 4] = [
     (
         "outline",
         "what the target takes: arguments, secrets, agents",
-        Some(("target", "the stage")),
     ),
-    ("targets", "which stages can be built", None),
-    ("lint", "what is odd about the Dockerfile", None),
-    ("subrequests.describe", "which questions there are", None),
+    ("targets", "which stages can be built"),
+    ("lint", "what is odd about the Dockerfile"),
+    ("subrequests.describe", "which questions there are"),
 ];
 
 /// Which questions there are, for people.
 pub(super) fn describe() -> String {
     let mut rows = vec![row(&["NAME", "VERSION", "DESCRIPTION"])];
-    rows.extend(METHODS.map(|(name, text, _)| row(&[name, "1.0.0", text])));
+    rows.extend(METHODS.map(|(name, text)| row(&[name, "1.0.0", text])));
     table(&rows, 1)
 }
 
 /// The same for programs.
 pub(super) fn describe_json() -> Value {
-    let one = |(name, text, option): (&str, &str, Option<(&str, &str)>)| {
-        let option = option.map(|(name, text)| json!({"name": name, "description": text}));
+    let one = |(name, text): (&str, &str)| {
+        let target = json!({"name": "target", "description": "the stage"});
+        let options = match name {
+            "outline" => vec![target],
+            _ => Vec::new(),
+        };
         let named = |name: &str| json!({"name": name, "description": ""});
         let mut results = vec![named("result.json"), named("result.txt")];
         if name == "lint" {
@@ -219,7 +222,7 @@ pub(super) fn describe_json() -> Value {
             "version": "1.0.0",
             "type": "rpc",
             "description": text,
-            "opts": Vec::from_iter(option),
+            "opts": options,
             "inputs": null,
             "metadata": results,
             "refs": null,

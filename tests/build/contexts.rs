@@ -221,6 +221,10 @@ fn named_contexts(env: &Env) {
     let layout_name = format!("oci:{}:tag", layout.display());
     builds.shelf.ok(&["push", "-q", "special", &layout_name]);
     let layout = format!("--build-context=base=oci-layout://{}:tag", layout.display());
+    let trigger = env.path("trigger");
+    let to = format!("--output=type=oci,tar=false,dest={}", trigger.display());
+    builds.of(&[&to], "FROM base\nONBUILD COPY --from=other /x /y\n", &[]);
+    let onbuild = format!("--build-context=input=oci-layout://{}", trigger.display());
     let machine = rcrun_builder::graph::machine();
     let for_this = format!("--build-context=base::{machine}=docker-image://special");
     builds.table(&[
@@ -292,6 +296,13 @@ fn named_contexts(env: &Env) {
             flags: &["--build-context=two=docker-image://special"],
             dockerfile: "FROM scratch AS one\nFROM one AS two\nRUN false\nFROM two\nRUN test $MADE = special && test ! -e /out && echo 1 > /a\n",
             expected: &[("which", "f 644 0:0 special"), ("a", "f 644 0:0 1")],
+            ..CASE
+        },
+        Case {
+            name: "an image of a layout brings its triggers, and what they need",
+            flags: &[&onbuild],
+            dockerfile: "FROM base AS other\nRUN echo 1 > /x\nFROM input AS one\nFROM base\nCOPY --from=one /y /z\n",
+            expected: &[("z", "f 644 0:0 1")],
             ..CASE
         },
         Case {

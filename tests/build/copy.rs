@@ -115,13 +115,17 @@ fn paths(env: &Env) {
         },
         Case {
             name: "heredocs are files",
-            dockerfile: "FROM scratch\nARG who=you\nWORKDIR /d\nCOPY <<E one\nfor $who\nE\nCOPY <<'E' <<F two/\nfor $who\nE\nand '${who}'\nF\nADD --chmod=700 --chown=3:4 <<-E /three\n\t\ttabs\n\tE\nCOPY <<E four\n\\$ \"q\"\nE\n",
+            dockerfile: "FROM scratch\nARG who=you\nWORKDIR /d\nCOPY <<E one\nfor $who\nE\nCOPY <<'E' <<F two/\nfor $who\nE\nand '${who}'\nF\nADD --chmod=700 --chown=3:4 <<-E /three\n\t\ttabs\n\tE\nCOPY <<E four\n\\$ \"q\"\nE\nCOPY <<E s1\n\\\nE\nCOPY <<E s2\n\\\\\nE\nCOPY <<\"E\" r1\n\\\nE\nCOPY <<\"E\" r2\n\\\\ \\$ '${who}'\nE\n",
             expected: &[
                 ("d/one", "f 644 0:0 for you"),
                 ("d/two/E", "f 644 0:0 for $who"),
                 ("d/two/F", "f 644 0:0 and 'you'"),
                 ("three", "f 700 3:4 tabs"),
                 ("d/four", "f 644 0:0 $ \"q\""),
+                ("d/s1", "f 644 0:0 "),
+                ("d/s2", "f 644 0:0 \\"),
+                ("d/r1", "f 644 0:0 \\"),
+                ("d/r2", "f 644 0:0 \\\\ \\$ '${who}'"),
             ],
             ..CASE
         },
