@@ -4,7 +4,7 @@
 
 use std::time::SystemTime;
 
-use rcrun_builder::attest::provenance::{self, Mode};
+use rcrun_builder::attest::provenance::{self, Mode, Origin};
 use rcrun_builder::attest::sbom::Subject;
 use rcrun_builder::attest::{
     PROVENANCE, SPDX, STATEMENT, image_url, packages, sbom, statement, statement_of_files,
@@ -42,8 +42,8 @@ struct Provenance {
 pub(super) struct Facts {
     /// The Dockerfile's name and text.
     pub(super) dockerfile: (String, Vec<u8>),
-    /// Where the context is from, if that has an address, and its commit.
-    pub(super) context: Option<(String, Option<String>)>,
+    /// Where the context is from, if that has an address.
+    pub(super) context: Option<Origin>,
     /// When it began.
     pub(super) began: SystemTime,
 }
@@ -260,10 +260,7 @@ fn predicate(job: &Job<'_>, built: &Built, wanted: &Provenance, facts: &Facts) -
         builder: &wanted.builder,
         reproducible: wanted.reproducible,
         dockerfile: (name, text),
-        context: facts
-            .context
-            .as_ref()
-            .map(|(url, commit)| (url.as_str(), commit.as_deref())),
+        context: facts.context.as_ref(),
         target: request.target.as_deref(),
         arguments: &request.arguments,
         labels: &request.labels,

@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use rcrun_builder::attest::provenance::Origin;
 use rcrun_builder::cache::Cache;
 use rcrun_builder::context::source::{self, Context as Files, Location};
 use rcrun_builder::context::tree::Tree;
@@ -215,12 +216,18 @@ impl Job<'_> {
         Ok(0)
     }
 
-    /// Where the context is from, if that has an address, and its commit.
-    fn address(&self, files: &Files) -> Result<Option<(String, Option<String>)>> {
-        Ok(match source::locate(&self.flags.context)? {
-            Location::Git(address) => Some((address.remote, files.commit.clone())),
-            Location::Http(url) => Some((url, None)),
-            Location::Directory(_) | Location::Input => None,
+    /// Where the context is from, if that has an address.
+    fn address(&self, files: &Files) -> Result<Option<Origin>> {
+        let location = source::locate(&self.flags.context)?;
+        Ok(match (location, &files.commit) {
+            (Location::Git(address), Some(commit)) => Some(Origin::Commit {
+                remote: address.remote,
+                reference: address.reference,
+                subdir: address.subdir,
+                commit: commit.clone(),
+            }),
+            (Location::Http(url), _) => Some(Origin::File(url)),
+            _ => None,
         })
     }
 

@@ -17,6 +17,7 @@ pub(super) fn tests() -> Vec<Test> {
         test!(dockerfiles_elsewhere),
         test!(standard_input),
         test!(named_contexts),
+        test!(layouts_of_several_platforms),
         test!(downloads),
         test!(repositories).needs(Need::Program("git")),
         test!(outputs),
@@ -350,6 +351,41 @@ fn named_contexts(env: &Env) {
             ..CASE
         },
     ]);
+}
+
+fn layouts_of_several_platforms(env: &Env) {
+    let builds = Builds::new(env);
+    let both = "--platform=linux/amd64,linux/arm64";
+    let (layout, out) = (env.path("layout"), env.path("out"));
+    let to = format!("--output=type=oci,tar=false,dest={}", layout.display());
+    let text = "FROM scratch\nARG TARGETARCH\nCOPY f /of_$TARGETARCH\n";
+    builds.of(&[both, &to], text, &[("f", "1")]);
+    let flags = [
+        both,
+        "--provenance=true",
+        &format!("--build-context=input=oci-layout://{}", layout.display()),
+        &format!("--output={}", out.display()),
+    ];
+    let text = "FROM input\nCOPY f /own\n";
+    builds.of(&flags, text, &[("f", "2")]);
+    for architecture in ["amd64", "arm64"] {
+        let directory = out.join(format!("linux_{architecture}"));
+        let of = directory.join(format!("of_{architecture}"));
+        assert_eq!(fs::read_to_string(of).unwrap(), "1");
+        let text = fs::read(directory.join("provenance.json")).unwrap();
+        let statement: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        let base = &statement["predicate"]["buildDefinition"]["resolvedDependencies"][0];
+        let uri = base["uri"].as_str().unwrap();
+        assert!(uri.starts_with("pkg:oci/layout@sha256:"), "{uri}");
+        assert!(
+            uri.ends_with(&format!("platform=linux%2F{architecture}")),
+            "{uri}"
+        );
+    }
+    // What came in has no name here.
+    let listed = builds.shelf.ok(&["images"]);
+    assert!(!listed.contains("build-context"), "{listed}");
+    builds.assert_settled();
 }
 
 /// A server with one file; what was asked for.

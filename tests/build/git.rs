@@ -11,6 +11,7 @@ pub(super) fn tests() -> Vec<Test> {
         test!(addresses).needs(Need::Program("git")),
         test!(what_is_kept_of_a_repository).needs(Need::Program("git")),
         test!(a_checksum_that_is_right_changes_nothing).needs(Need::Program("git")),
+        test!(provenance_names_repository_and_commit).needs(Need::Program("git")),
     ]
 }
 
@@ -202,4 +203,56 @@ fn a_checksum_that_is_right_changes_nothing(env: &Env) {
     let second = builds.of(&[], &text, &[]);
     assert_eq!(second.done(), Vec::<&str>::new());
     assert_eq!(first.files(), second.files());
+}
+
+fn provenance_names_repository_and_commit(env: &Env) {
+    let builds = Builds::new(env);
+    for format in ["sha1", "sha256"] {
+        let root = builds.context(&[
+            ("sub/my.Dockerfile", "FROM base\nCOPY f /f\n"),
+            ("sub/f", "1"),
+        ]);
+        git(&root, &["init", &format!("--object-format={format}")]);
+        git(&root, &["add", "."]);
+        git(&root, &["commit", "-m", "one"]);
+        git(&root, &["tag", "v1"]);
+        let commit = git(&root, &["rev-parse", "v1"]);
+        git(&root, &["update-server-info"]);
+        let url = format!("{}/.git", files_of(&root));
+        let out = env.path(format);
+        let flags = [
+            "--provenance=mode=min",
+            "--file=my.Dockerfile",
+            &format!("--output={}", out.display()),
+        ];
+        let read = || -> serde_json::Value {
+            let bytes = fs::read(out.join("provenance.json")).unwrap();
+            serde_json::from_slice(&bytes).unwrap()
+        };
+        builds
+            .build(&flags, Path::new(&format!("{url}#v1:sub")))
+            .ok();
+        let statement = read();
+        let definition = &statement["predicate"]["buildDefinition"];
+        let digest = serde_json::json!({format: commit});
+        assert_eq!(
+            definition["externalParameters"]["configSource"],
+            serde_json::json!({"uri": format!("{url}#v1:sub"), "path": "my.Dockerfile", "digest": digest})
+        );
+        let of_git = |statement: &serde_json::Value| {
+            let all = &statement["predicate"]["buildDefinition"]["resolvedDependencies"];
+            let all = all.as_array().unwrap().clone();
+            assert_eq!(all.len(), 2, "{all:?}");
+            let other = all
+                .into_iter()
+                .find(|one| one["uri"].as_str().unwrap().starts_with("http"));
+            other.unwrap()
+        };
+        let expected = serde_json::json!({"uri": format!("{url}#v1"), "digest": digest});
+        assert_eq!(of_git(&statement), expected);
+        // The same of what ADD fetches.
+        let add = builds.dockerfile(&format!("FROM base\nADD {url}#v1:sub /\n"));
+        builds.build(&[flags[0], flags[2]], &add).ok();
+        assert_eq!(of_git(&read()), expected);
+    }
 }

@@ -101,6 +101,24 @@ pub fn public_url(url: &str) -> String {
     format!("{scheme}://{}", &rest[start..])
 }
 
+/// A repository: its URL, and in the fragment reference and directory.
+pub fn repository_url(url: &str, reference: Option<&str>, subdir: Option<&str>) -> String {
+    let url = public_url(url);
+    match (reference, subdir) {
+        (None, None) => url,
+        (reference, None) => format!("{url}#{}", reference.unwrap_or_default()),
+        (reference, Some(subdir)) => format!("{url}#{}:{subdir}", reference.unwrap_or_default()),
+    }
+}
+
+/// How commits of a repository are hashed.
+pub(crate) fn algorithm_of(commit: &str) -> &'static str {
+    match commit.len() {
+        64 => "sha256",
+        _ => "sha1",
+    }
+}
+
 /// The same of what may be a package URL, whose query says what it is.
 pub(crate) fn public_url_of(uri: &str) -> String {
     match uri.starts_with("pkg:") {

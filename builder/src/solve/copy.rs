@@ -349,7 +349,12 @@ impl Solver<'_> {
             ..self.settings.git.clone()
         };
         let resolved = git::resolve(&address, &settings)?;
-        self.used(Material::commit(&address.remote, &resolved.commit));
+        let reference = address.reference.as_deref();
+        self.used(Material::commit(
+            &address.remote,
+            reference,
+            &resolved.commit,
+        ));
         let tree = git::checkout(&address, &resolved, &settings, scratch)?;
         Ok((Source::Checkout(tree), resolved.commit))
     }
