@@ -26,7 +26,11 @@ pub(super) enum Output {
     /// An archive as `docker save` writes it.
     Docker { dest: Option<PathBuf> },
     /// An archive of the files.
-    Tar { dest: Option<PathBuf> },
+    Tar {
+        dest: Option<PathBuf>,
+        /// As with [`Output::Local`].
+        split: Option<bool>,
+    },
     /// The files.
     Local {
         dest: PathBuf,
@@ -53,7 +57,8 @@ pub(super) struct How {
 /// `--output`.
 pub(super) fn output(text: &str) -> Result<(Output, How)> {
     if text == "-" {
-        return Ok((Output::Tar { dest: None }, How::default()));
+        let (dest, split) = (None, None);
+        return Ok((Output::Tar { dest, split }, How::default()));
     }
     let fields = fields(text);
     if let [(_, None)] = fields.as_slice() {
@@ -140,11 +145,6 @@ impl Said {
         if self.how.prefix.contains('/') {
             return Err(Error::invalid("an attestation-prefix is no directory"));
         }
-        if kind == "tar" && self.split == Some(true) {
-            return Err(Error::unsupported(
-                "platform-split=true: an archive of files is of one platform only",
-            ));
-        }
         let file = |dest: Option<String>| dest.filter(|dest| dest != "-").map(PathBuf::from);
         let output = match kind {
             "image" | "registry" => Output::Image {
@@ -161,6 +161,7 @@ impl Said {
             },
             "tar" => Output::Tar {
                 dest: file(self.dest),
+                split: self.split,
             },
             "local" => {
                 let missing = || Error::invalid("type=local needs dest=DIRECTORY");
@@ -227,7 +228,13 @@ mod tests {
     fn outputs() {
         let path = |text: &str| Some(PathBuf::from(text));
         for (text, expected) in [
-            ("-", Output::Tar { dest: None }),
+            (
+                "-",
+                Output::Tar {
+                    dest: None,
+                    split: None,
+                },
+            ),
             (
                 "out",
                 Output::Local {
@@ -246,9 +253,16 @@ mod tests {
                 "type=tar,dest=a.tar",
                 Output::Tar {
                     dest: path("a.tar"),
+                    split: None,
                 },
             ),
-            ("type=tar", Output::Tar { dest: None }),
+            (
+                "type=tar,platform-split=false",
+                Output::Tar {
+                    dest: None,
+                    split: Some(false),
+                },
+            ),
             (
                 "type=oci,dest=d,tar=false",
                 Output::Oci {
@@ -307,7 +321,6 @@ mod tests {
             "type=image,platform-split=false",
             "type=oci,attestation-prefix=x",
             "type=local,dest=d,attestation-prefix=a/b",
-            "type=tar,platform-split=true",
         ] {
             output(text).unwrap_err();
         }

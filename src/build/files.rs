@@ -6,14 +6,14 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use rcrun_builder::context::copy::{Options, Request, Times, select};
 use rcrun_builder::context::listing::{self, Listed};
 use rcrun_builder::context::tree::{Owners, Tree};
-use rcrun_overlay::archive::{Entry, Kind, Time, Writer};
+use rcrun_overlay::archive::{Entry, Kind, Reader, Time, Writer};
 use rcrun_overlay::layer::diff;
 use rcrun_runtime::error::{Context, Error, ErrorKind, Result};
 use rustix::fs::{Mode, OFlags, Timespec, Timestamps};
@@ -25,8 +25,8 @@ use super::outputs::files;
 
 /// Who may read statements beside files.
 const MODE: u32 = 0o600;
-/// What ends an archive.
-const END: usize = 1024;
+/// Bytes that are written at once.
+const BUFFER: usize = 128 << 10;
 
 /// Statements: their names, and what they say.
 type Statements = Vec<(String, Vec<u8>)>;
@@ -65,6 +65,56 @@ fn platform_of(built: &Built) -> String {
     stage.platform.to_string().replace('/', "_")
 }
 
+/// The files of one platform.
+struct Part<'a> {
+    built: &'a Built,
+    tree: Tree,
+    /// The directory that they are in.
+    inside: Option<String>,
+    statements: Statements,
+}
+
+/// What goes where, of all platforms.
+fn parts<'a>(
+    job: &Job<'_>,
+    built: &'a [Built],
+    split: Option<bool>,
+    how: &How,
+    facts: &Facts,
+) -> Result<Vec<Part<'a>>> {
+    let several = built.len() > 1;
+    let split = split.unwrap_or(several);
+    let together = several && !split;
+    let mut taken: BTreeMap<Vec<u8>, String> = BTreeMap::new();
+    let mut parts = Vec::with_capacity(built.len());
+    for one in built {
+        let platform = platform_of(one);
+        let tree = Tree::new(files(job, one)?, Owners::Kept, "the result");
+        let listed = match together || job.asked.attest.any() {
+            true => listing::list(&tree)?,
+            false => Vec::new(),
+        };
+        let suffix = together.then_some(platform.as_str());
+        let statements = statements(job, one, &listed, how, facts, suffix)?;
+        for file in listed.into_iter().filter(|_| together) {
+            let shown = String::from_utf8_lossy(&file.path).into_owned();
+            if let Some(other) = taken.insert(file.path, platform.clone()) {
+                let text = format!(
+                    "cannot overwrite {shown} from {other} with {platform}, as platform-split is false"
+                );
+                return Err(Error::new(ErrorKind::Exists, text));
+            }
+        }
+        parts.push(Part {
+            built: one,
+            tree,
+            inside: split.then_some(platform),
+            statements,
+        });
+    }
+    Ok(parts)
+}
+
 /// `type=local`.
 pub(super) fn local(
     job: &Job<'_>,
@@ -74,37 +124,12 @@ pub(super) fn local(
     how: &How,
     facts: &Facts,
 ) -> Result<()> {
-    let several = built.len() > 1;
-    let split = split.unwrap_or(several);
-    let together = several && !split;
-    let mut taken: BTreeMap<Vec<u8>, String> = BTreeMap::new();
-    for one in built {
-        let platform = platform_of(one);
+    for part in parts(job, built, split, how, facts)? {
         let mut dest = dest.to_owned();
-        if split {
-            dest.push(&platform);
-        }
-        let tree = Tree::new(files(job, one)?, Owners::Kept, "the result");
-        let listed = match together || job.asked.attest.any() {
-            true => listing::list(&tree)?,
-            false => Vec::new(),
-        };
-        let suffix = together.then_some(platform.as_str());
-        let statements = statements(job, one, &listed, how, facts, suffix)?;
-        if together {
-            for file in listed {
-                let shown = String::from_utf8_lossy(&file.path).into_owned();
-                if let Some(other) = taken.insert(file.path, platform.clone()) {
-                    let text = format!(
-                        "cannot overwrite {shown} from {other} with {platform}, as platform-split is false"
-                    );
-                    return Err(Error::new(ErrorKind::Exists, text));
-                }
-            }
-        }
+        dest.extend(&part.inside);
         std::fs::create_dir_all(&dest).context(|| format!("cannot make {}", dest.display()))?;
         let root = open_directory(&dest)?;
-        let request = Request::whole(tree);
+        let request = Request::whole(part.tree);
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let options = Options {
             times: Times::Keep,
@@ -113,8 +138,8 @@ pub(super) fn local(
         select(&request)?
             .execute(root.as_fd(), options)
             .context(|| format!("cannot write to {}", dest.display()))?;
-        for (name, bytes) in &statements {
-            write(&root, name, bytes, one.solved.epoch)
+        for (name, bytes) in &part.statements {
+            write(&root, name, bytes, part.built.solved.epoch)
                 .context(|| format!("cannot write {name} to {}", dest.display()))?;
         }
     }
@@ -147,42 +172,26 @@ pub(super) fn archive(
     job: &Job<'_>,
     built: &[Built],
     dest: Option<&Path>,
+    split: Option<bool>,
     how: &How,
     facts: &Facts,
 ) -> Result<()> {
-    let [built] = built else {
-        return Err(Error::unsupported(
-            "an archive of files is of one platform only",
-        ));
-    };
-    let mut statements = Vec::new();
-    if job.asked.attest.any() {
-        let tree = Tree::new(files(job, built)?, Owners::Kept, "the result");
-        let listed = listing::list(&tree)?;
-        statements = self::statements(job, built, &listed, how, facts, None)?;
-    }
+    let parts = parts(job, built, split, how, facts)?;
     let sink: Box<dyn Write> = match dest {
         Some(path) => {
             Box::new(File::create(path).context(|| format!("cannot create {}", path.display()))?)
         }
         None => Box::new(io::stdout()),
     };
-    let root = files(job, built)?;
-    let mut options = diff::Options::new(job.marks());
-    options.latest = Some(built.solved.epoch);
-    let sink = io::BufWriter::with_capacity(128 << 10, sink);
-    let mut sink = match statements.as_slice() {
-        [] => diff::write(root.as_fd(), options, sink)?,
-        statements => {
-            let held = Held {
-                sink,
-                last: Vec::new(),
-            };
-            let held = diff::write(root.as_fd(), options, held)?;
-            let mut writer = Writer::new(held.without_end()?);
-            for (name, bytes) in statements {
-                let entry = entry(name, bytes, built.solved.epoch);
-                writer.append(&entry, &mut bytes.as_slice() as &mut dyn Read)?;
+    let sink = io::BufWriter::with_capacity(BUFFER, sink);
+    let mut sink = match parts.as_slice() {
+        [part] if part.inside.is_none() && part.statements.is_empty() => {
+            diff::write(part.tree.root(), options(job, part), sink)?
+        }
+        parts => {
+            let mut writer = Writer::new(sink);
+            for part in parts {
+                append(job, part, &mut writer)?;
             }
             writer.finish()?
         }
@@ -191,11 +200,76 @@ pub(super) fn archive(
         .context(|| "cannot write an archive of the files")
 }
 
-fn entry(name: &str, bytes: &[u8], seconds: i64) -> Entry {
+fn options(job: &Job<'_>, part: &Part<'_>) -> diff::Options {
+    let mut options = diff::Options::new(job.marks());
+    options.latest = Some(part.built.solved.epoch);
+    options
+}
+
+/// The archive of one platform as a part of a larger one.
+fn append<W: Write>(job: &Job<'_>, part: &Part<'_>, writer: &mut Writer<W>) -> Result<()> {
+    let seconds = part.built.solved.epoch;
+    let inside = |path: &[u8]| match &part.inside {
+        Some(directory) => [directory.as_bytes(), b"/", path].concat(),
+        None => path.to_vec(),
+    };
+    if let Some(directory) = &part.inside {
+        let entry = Entry {
+            kind: Kind::Directory,
+            mode: 0o755,
+            ..entry(directory.as_bytes(), 0, seconds)
+        };
+        writer.append(&entry, &mut io::empty())?;
+    }
+    let (reader, pipe) = io::pipe().context(|| "cannot make a pipe")?;
+    let options = options(job, part);
+    std::thread::scope(|scope| -> Result<()> {
+        let made = scope.spawn(move || -> Result<()> {
+            let pipe = io::BufWriter::with_capacity(BUFFER, pipe);
+            let mut pipe = diff::write(part.tree.root(), options, pipe)?;
+            pipe.flush().context(|| "cannot write an archive")
+        });
+        let copied = (|| -> Result<()> {
+            let mut reader = Reader::new(io::BufReader::with_capacity(BUFFER, reader));
+            while let Some(mut entry) = reader.next_entry()? {
+                entry.path = inside(&entry.path);
+                if let Kind::Hardlink(target) = &mut entry.kind {
+                    *target = inside(target).into();
+                }
+                writer.append(&entry, &mut Contents(&mut reader))?;
+            }
+            Ok(())
+        })();
+        let made = made
+            .join()
+            .unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "a thread panicked")));
+        copied.and(made)
+    })?;
+    for (name, bytes) in &part.statements {
+        let entry = entry(&inside(name.as_bytes()), bytes.len(), seconds);
+        writer.append(&entry, &mut bytes.as_slice())?;
+    }
+    Ok(())
+}
+
+/// The contents of the entry that a reader is at.
+struct Contents<'a, R: BufRead>(&'a mut Reader<R>);
+
+impl<R: BufRead> Read for Contents<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let data = self.0.data().map_err(io::Error::other)?;
+        let length = data.len().min(buffer.len());
+        buffer[..length].copy_from_slice(&data[..length]);
+        self.0.consume(length);
+        Ok(length)
+    }
+}
+
+fn entry(path: &[u8], size: usize, seconds: i64) -> Entry {
     Entry {
-        path: name.as_bytes().to_vec(),
+        path: path.to_vec(),
         kind: Kind::Regular,
-        size: bytes.len() as u64,
+        size: size as u64,
         mode: MODE,
         uid: 0,
         gid: 0,
@@ -205,39 +279,6 @@ fn entry(name: &str, bytes: &[u8], seconds: i64) -> Entry {
         },
         attributes: Vec::new(),
         map: None,
-    }
-}
-
-/// Keeps the end of an archive back, so that more can be appended.
-struct Held<W> {
-    sink: W,
-    last: Vec<u8>,
-}
-
-impl<W: Write> Held<W> {
-    /// The archive so far.
-    fn without_end(self) -> Result<W> {
-        match self.last.len() == END && self.last.iter().all(|byte| *byte == 0) {
-            true => Ok(self.sink),
-            false => Err(Error::new(
-                ErrorKind::Internal,
-                "an archive ends in another way than all do",
-            )),
-        }
-    }
-}
-
-impl<W: Write> Write for Held<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.last.extend_from_slice(bytes);
-        let ready = self.last.len().saturating_sub(END);
-        self.sink.write_all(&self.last[..ready])?;
-        self.last.drain(..ready);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.sink.flush()
     }
 }
 
@@ -252,24 +293,5 @@ mod tests {
             named("sbom.spdx.json", "x-", Some("linux_arm64")),
             "x-sbom.spdx.linux_arm64.json"
         );
-    }
-
-    #[test]
-    fn more_is_appended_to_an_archive() {
-        let mut held = Held {
-            sink: Vec::new(),
-            last: Vec::new(),
-        };
-        for size in [1, 511, 3, 1500, 0, 2000] {
-            held.write_all(&vec![7; size]).unwrap();
-        }
-        held.write_all(&[0; END]).unwrap();
-        assert_eq!(held.without_end().unwrap(), vec![7; 4015]);
-        let mut short = Held {
-            sink: Vec::new(),
-            last: Vec::new(),
-        };
-        short.write_all(&[0; END - 1]).unwrap();
-        assert!(short.without_end().is_err());
     }
 }

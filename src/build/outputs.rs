@@ -57,8 +57,8 @@ pub(super) fn write(job: &Job<'_>, built: &[Built], facts: &attest::Facts) -> Re
                 kept.extend(names);
             }
             Output::Nothing => {}
-            Output::Tar { dest } => {
-                super::files::archive(job, built, dest.as_deref(), how, facts)?;
+            Output::Tar { dest, split } => {
+                super::files::archive(job, built, dest.as_deref(), *split, how, facts)?;
             }
             Output::Local { dest, split } => {
                 super::files::local(job, built, dest, *split, how, facts)?;

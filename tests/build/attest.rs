@@ -307,15 +307,7 @@ fn statements_stand_beside_files(env: &Env) {
     // In an archive.
     let tar = env.path("files.tar");
     of(&[&format!("--output=type=tar,dest={}", tar.display())]);
-    let mut archive = tar::Archive::new(fs::File::open(&tar).unwrap());
-    let mut found = std::collections::BTreeMap::new();
-    for entry in archive.entries().unwrap() {
-        let mut entry = entry.unwrap();
-        let name = entry.path().unwrap().display().to_string();
-        let mut text = Vec::new();
-        entry.read_to_end(&mut text).unwrap();
-        found.insert(name, text);
-    }
+    let found = entries_of(&tar);
     assert_eq!(found["a"], b"1");
     assert_eq!(found["provenance.json"], before);
     assert!(found.contains_key("sbom.spdx.json") && found.contains_key("link"));
@@ -327,6 +319,20 @@ fn statements_stand_beside_files(env: &Env) {
     builds
         .build(&["--provenance=true", &to], &own)
         .fails("attestation-prefix");
+}
+
+/// Names and contents of an archive.
+fn entries_of(tar: &Path) -> std::collections::BTreeMap<String, Vec<u8>> {
+    let mut archive = tar::Archive::new(fs::File::open(tar).unwrap());
+    let mut found = std::collections::BTreeMap::new();
+    for entry in archive.entries().unwrap() {
+        let mut entry = entry.unwrap();
+        let name = entry.path().unwrap().display().to_string();
+        let mut text = Vec::new();
+        entry.read_to_end(&mut text).unwrap();
+        found.insert(name, text);
+    }
+    found
 }
 
 fn files_of_several_platforms(env: &Env) {
@@ -358,5 +364,20 @@ fn files_of_several_platforms(env: &Env) {
     }
     let same = builds.context(&[("Dockerfile", "FROM scratch\nCOPY a /\n"), ("a", "1")]);
     build(together, &same).fails("cannot overwrite a from linux_amd64 with linux_arm64");
-    build("type=tar".to_owned(), &same).fails("one platform only");
+    let tar = env.path("files.tar");
+    let text = "FROM scratch\nARG TARGETARCH\nCOPY d /d\nCOPY a /of_$TARGETARCH\n";
+    let context = builds.context(&[("Dockerfile", text), ("a", "1"), ("d/link -> ../a", "")]);
+    fs::write(context.join("d/one"), vec![7; 300_000]).unwrap();
+    let dest = format!("type=tar,dest={}", tar.display());
+    build(dest.clone(), &context).ok();
+    let found = entries_of(&tar);
+    for architecture in ["amd64", "arm64"] {
+        let inside = |name: &str| format!("linux_{architecture}/{name}");
+        assert_eq!(found[&inside(&format!("of_{architecture}"))], b"1");
+        assert_eq!(found[&inside("d/one")], [7; 300_000]);
+        assert!(found.contains_key(&inside("")) && found.contains_key(&inside("d/link")));
+        let statement: Value = serde_json::from_slice(&found[&inside("provenance.json")]).unwrap();
+        assert_eq!(names(&statement).len(), 2);
+    }
+    build(format!("{dest},platform-split=false"), &context).fails("cannot overwrite d/link");
 }
