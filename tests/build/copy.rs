@@ -438,7 +438,7 @@ fn excluded_files(env: &Env) {
     Builds::new(env).table(&[
         Case {
             name: "patterns are of the source, several add up",
-            dockerfile: "FROM scratch\nCOPY --exclude=*/*.png --exclude=*/*.pdf . /1\nADD --exclude=*.png one/ /2/\nCOPY --exclude=*.png --exclude=*.txt one two /3/\nCOPY --exclude=* one /4/\nCOPY --exclude=* --exclude=!*/*.txt . /5/\n",
+            dockerfile: "FROM scratch\nCOPY --exclude=*/*.png --exclude=*/*.pdf . /1\nADD --exclude=*.png one/ /2/\nCOPY --exclude=*.png --exclude=*.txt one two /3/\nCOPY --exclude=* one /4/\nCOPY --exclude=* --exclude=!*/*.txt . /5/\nCOPY --exclude=*.png --exclude=*.pdf *[eo] /6/\nADD --exclude=* *[eo] /7/\n",
             context: &files,
             expected: &[
                 ("1/one/b.txt", "f 644 0:0 2"),
@@ -452,6 +452,11 @@ fn excluded_files(env: &Env) {
                 ("3/l.txt", "-"),
                 ("4/a.png", "-"),
                 ("5/one/b.txt", "f 644 0:0 2"),
+                ("6/b.txt", "f 644 0:0 2"),
+                ("6/l.txt", "l d.png"),
+                ("6/a.png", "-"),
+                ("6/c.pdf", "-"),
+                ("7/b.txt", "-"),
             ],
             ..CASE
         },

@@ -1,6 +1,7 @@
 //! `rcrun build`, one module per area that a user can name.
 #![allow(clippy::too_many_lines, reason = "most of it is tables")]
 
+mod agents;
 mod attacks;
 mod attest;
 mod basics;
@@ -12,6 +13,8 @@ mod copy;
 mod endurance;
 mod epoch;
 mod git;
+mod named;
+mod outputs;
 mod run;
 mod secrets;
 mod squash;
@@ -22,6 +25,7 @@ use crate::harness::{Env, Test, test};
 
 /// Modules and their tests. `no_file_of_builds_is_forgotten` compares this list with the directory.
 const MODULES: &[Module] = &[
+    ("agents", agents::tests),
     ("attacks", attacks::tests),
     ("attest", attest::tests),
     ("basics", basics::tests),
@@ -33,6 +37,8 @@ const MODULES: &[Module] = &[
     ("endurance", endurance::tests),
     ("epoch", epoch::tests),
     ("git", git::tests),
+    ("named", named::tests),
+    ("outputs", outputs::tests),
     ("run", run::tests),
     ("secrets", secrets::tests),
     ("squash", squash::tests),

@@ -9,6 +9,7 @@
 mod copy;
 mod epoch;
 mod instruction;
+mod named;
 mod order;
 use crate::path;
 mod run;

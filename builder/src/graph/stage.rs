@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rcrun_image::platform::Platform;
-use rcrun_image::reference::Reference;
 
 use super::instruction::Walk;
 use super::{At, Base, BaseImage, Bases, Graph, Named, Problem, Source, Stage, Wanted, order};
@@ -71,16 +70,16 @@ struct Inherited<'a> {
 type Begun<'a> = (Base, Platform, Draft, Option<Inherited<'a>>);
 
 /// A stage on its way.
-struct Part {
+pub(super) struct Part {
     name: String,
     span: Span,
     /// What stands behind `FROM`, expanded.
-    base: String,
+    pub(super) base: String,
     /// The earlier stage that this is.
     upon: Option<usize>,
-    platform: Option<Platform>,
+    pub(super) platform: Option<Platform>,
     /// What replaces the whole stage.
-    instead: Option<Named>,
+    pub(super) instead: Option<Named>,
     instructions: Vec<Instruction>,
     /// Of each instruction, where files come from.
     sources: Vec<Vec<Option<Source>>>,
@@ -88,16 +87,17 @@ struct Part {
     unnamed: bool,
 }
 
-struct Planner<'a> {
+/// Reads stages.
+pub(super) struct Planner<'a> {
     file: &'a Dockerfile,
-    wanted: &'a Wanted,
+    pub(super) wanted: &'a Wanted,
     bases: &'a dyn Bases,
     words: Words,
     request: &'a scope::Request,
     globals: &'a Globals,
-    target: Platform,
-    parts: Vec<Part>,
-    by_name: BTreeMap<String, usize>,
+    pub(super) target: Platform,
+    pub(super) parts: Vec<Part>,
+    pub(super) by_name: BTreeMap<String, usize>,
 }
 
 impl<'a> Planner<'a> {
@@ -322,16 +322,6 @@ impl<'a> Planner<'a> {
         Ok(Graph { stages, target })
     }
 
-    /// The stage that `--build-context` gives under the name of what a part begins with.
-    fn named_stage(&self, index: usize) -> Option<usize> {
-        let part = &self.parts[index];
-        let named = part.instead.as_ref().or_else(|| self.named_context(part));
-        match named {
-            Some(Named::Stage(name)) => self.by_name.get(&name.to_lowercase()).copied(),
-            _ => None,
-        }
-    }
-
     fn used_too_early(&self, stage: &Stage, need: usize) -> Problem {
         let at = stage
             .steps
@@ -524,31 +514,6 @@ impl<'a> Planner<'a> {
             _ => platform,
         };
         Ok((Base::Image(found), platform, image, None))
-    }
-
-    /// A context that was given under an image's name, however that is written.
-    fn named_context(&self, part: &Part) -> Option<&Named> {
-        let platform = part.platform.as_ref().unwrap_or(&self.target);
-        if let Some(found) = self.context_of(&part.base, platform) {
-            return Some(found);
-        }
-        let wanted: Reference = part.base.parse().ok()?;
-        let same = |other: &&String| {
-            let other = other.split("::").next().unwrap_or(other);
-            other
-                .parse::<Reference>()
-                .is_ok_and(|other| other == wanted)
-        };
-        let key = self.wanted.contexts.keys().find(same)?;
-        let name = key.split("::").next().unwrap_or(key);
-        self.context_of(name, platform)
-    }
-
-    /// A context of this name, for this platform or for all.
-    fn context_of(&self, name: &str, platform: &Platform) -> Option<&Named> {
-        let contexts = &self.wanted.contexts;
-        let special = contexts.get(&format!("{name}::{platform}"));
-        special.or_else(|| contexts.get(name))
     }
 }
 
