@@ -26,6 +26,8 @@ use super::arguments::{home, truth};
 const CONNECTIONS: usize = 64;
 /// Bytes that are passed on at once.
 const CHUNK: usize = 16 << 10;
+/// The longest path of a socket.
+const SOCKET: usize = 107;
 /// How often it is looked whether the step is over.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -121,6 +123,8 @@ fn contents(path: &Path) -> Result<Vec<u8>> {
 #[derive(Debug, Default)]
 pub(super) struct Agents {
     over: Arc<AtomicBool>,
+    /// By which others find a socket whose path is too long.
+    _directory: Option<std::fs::File>,
     servers: Vec<std::thread::JoinHandle<()>>,
 }
 
@@ -162,7 +166,15 @@ impl Agents {
         agents
             .servers
             .push(std::thread::spawn(move || accept(&listener, &agent, &over)));
-        Ok((agents, Some(own)))
+        if own.as_os_str().len() <= SOCKET {
+            return Ok((agents, Some(own)));
+        }
+        let context = || format!("cannot open {}", directory.display());
+        let opened = std::fs::File::open(directory).context(context)?;
+        let fd = std::os::fd::AsRawFd::as_raw_fd(&opened);
+        let short = format!("/proc/{}/fd/{fd}/agent", std::process::id());
+        agents._directory = Some(opened);
+        Ok((agents, Some(short.into())))
     }
 }
 
@@ -336,5 +348,21 @@ mod tests {
         step.write_all(&[0xff; 8]).unwrap();
         served.join().unwrap().unwrap_err();
         assert_eq!(heard.iter().collect::<Vec<_>>(), [11]);
+    }
+
+    /// A program that is started finds the agent wherever the store is.
+    #[test]
+    fn git_finds_it_behind_a_long_path() {
+        let directory = tempfile::tempdir().unwrap();
+        for name in ["short".to_owned(), "d".repeat(150)] {
+            let place = directory.path().join(name);
+            std::fs::create_dir(&place).unwrap();
+            let agent = Agent::Keys(Arc::new(Keys(Vec::new())));
+            let (_agents, path) = Agents::of_git(&agent, &place).unwrap();
+            let mut stream = UnixStream::connect(path.unwrap()).unwrap();
+            protocol::send(&mut stream, &[11]).unwrap();
+            let answer = protocol::receive(&mut stream).unwrap();
+            assert_eq!(answer.unwrap(), [12, 0, 0, 0, 0]);
+        }
     }
 }

@@ -182,4 +182,16 @@ fn keys_that_cannot_be_used_are_refused_by_name() {
             openssh(&bytes[..at], "x").unwrap_err();
         }
     }
+    if make(at, "sec1", &["-t", "ecdsa", "-N", "", "-m", "PEM"]).is_some() {
+        let (_, _, bytes) = pem(&std::fs::read(at.join("sec1")).unwrap()).unwrap();
+        sec1(&bytes).unwrap();
+        for at in 0..bytes.len() {
+            for value in [0, 1, 0x7f, 0x80, 0x84, 0xff] {
+                let mut changed = bytes.clone();
+                changed[at] = value;
+                let _ = sec1(&changed);
+            }
+            assert!(sec1(&bytes[..at]).is_err());
+        }
+    }
 }
