@@ -125,7 +125,7 @@ impl Asked {
     ) -> Result<(agents::Agents, Option<PathBuf>)> {
         match self.agents.get(Path::new(agents::DEFAULT)) {
             Some(agent) => agents::Agents::of_git(agent, directory),
-            None => Ok((agents::Agents::default(), None)),
+            None => Ok((agents::Agents::new()?, None)),
         }
     }
 

@@ -194,7 +194,7 @@ impl Job<'_> {
             let time = epoch::resolve(self, &files.dated, &contexts, &file, &wanted);
             let time = time.map_err(problem)?;
             let (file, wanted) = graph::settle(&file, &wanted, time);
-            let one = self.one(&file, &files.tree, &wanted, time, &built);
+            let one = self.one(&file, &files.tree, &wanted, &built);
             built.push(one.map_err(problem)?);
         }
         let report = check::report(self.store, &files, &self.request(), false);
@@ -277,7 +277,6 @@ impl Job<'_> {
         file: &Dockerfile,
         context: &Tree,
         wanted: &Wanted,
-        time: Option<i64>,
         before: &[Built],
     ) -> Result<Built, Problem> {
         let pulls = |name: &str, event: progress::Event| self.pulled(name, &event);
@@ -317,7 +316,7 @@ impl Job<'_> {
         };
         let settings = solve::Settings {
             scratch: self.scratch.to_owned(),
-            epoch: self.asked.settings.epoch.or(time),
+            epoch: self.asked.settings.epoch.or(graph.epoch),
             ..self.asked.settings.clone()
         };
         let steps = before

@@ -254,6 +254,7 @@ mod tests {
         let graph = Graph {
             stages: Vec::new(),
             target: 0,
+            epoch: None,
         };
         let materials = [Material::new("https://a.b/f", &crate::Digest::of(b"f"))].into();
         let origin = Origin::Commit {

@@ -81,6 +81,7 @@ pub fn epoch(file: &Dockerfile, wanted: &Wanted) -> Result<Epoch, Problem> {
 /// The Dockerfile and the arguments once the time is known: what stages see is a number, or nothing.
 pub fn settle(file: &Dockerfile, wanted: &Wanted, seconds: Option<i64>) -> (Dockerfile, Wanted) {
     let (mut file, mut wanted) = (file.clone(), wanted.clone());
+    wanted.epoch = seconds;
     let text = seconds.map(|seconds| seconds.to_string());
     if let Some(given) = wanted.arguments.remove(SOURCE_DATE_EPOCH) {
         let value = text.clone().filter(|_| !given.is_empty());
@@ -316,6 +317,7 @@ mod tests {
         ] {
             let (file, wanted) = settle(&file, &wanted, seconds);
             assert_eq!(argument(&wanted).as_deref(), expected);
+            assert_eq!(wanted.epoch, seconds);
             assert_eq!(default(&file).as_deref(), in_file);
         }
     }

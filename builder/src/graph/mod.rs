@@ -146,6 +146,8 @@ pub struct Wanted {
     pub no_cache_filter: Vec<String>,
     /// `BUILDKIT_CACHE_MOUNT_NS`.
     pub cache_namespace: String,
+    /// What [`epoch`] led to, seconds since 1970.
+    pub epoch: Option<i64>,
 }
 
 /// All stages.
@@ -156,6 +158,8 @@ pub struct Graph {
     pub stages: Vec<Stage>,
     /// The one that is wanted.
     pub target: usize,
+    /// What [`epoch`] led to, seconds since 1970.
+    pub epoch: Option<i64>,
 }
 
 /// One stage, or an image that files are taken from.

@@ -319,7 +319,11 @@ impl<'a> Planner<'a> {
         order::reachable(&mut stages, target)?;
         let labels = &self.wanted.labels;
         stages[target].image.config.labels.extend(labels.clone());
-        Ok(Graph { stages, target })
+        Ok(Graph {
+            stages,
+            target,
+            epoch: self.wanted.epoch,
+        })
     }
 
     fn used_too_early(&self, stage: &Stage, need: usize) -> Problem {

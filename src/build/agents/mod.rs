@@ -5,31 +5,26 @@
 mod keys;
 mod number;
 mod protocol;
+mod serve;
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
-use std::net::Shutdown;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::thread::JoinHandle;
 
 use rcrun_builder::runner::{RunStep, StepMount};
 use rcrun_runtime::error::{Context, Error, ErrorKind, Result};
+use rustix::event::{EventfdFlags, eventfd};
 
 use self::keys::Key;
 use super::arguments::{home, truth};
 
-/// Connections that one step may have open at a time.
-const CONNECTIONS: usize = 64;
-/// Bytes that are passed on at once.
-const CHUNK: usize = 16 << 10;
 /// The longest path of a socket.
 const SOCKET: usize = 107;
-/// How often it is looked whether the step is over.
-const PAUSE: Duration = Duration::from_millis(20);
 
 /// What an agent is called without a name; it is also the one that git asks.
 pub(super) const DEFAULT: &str = "default";
@@ -120,18 +115,29 @@ fn contents(path: &Path) -> Result<Vec<u8>> {
 }
 
 /// Sockets that are served as long as this lives.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Agents {
-    over: Arc<AtomicBool>,
+    /// Readable when the step is over.
+    over: Arc<OwnedFd>,
+    servers: Vec<JoinHandle<()>>,
     /// By which others find a socket whose path is too long.
     _directory: Option<std::fs::File>,
-    servers: Vec<std::thread::JoinHandle<()>>,
 }
 
 impl Agents {
+    /// None yet.
+    pub(super) fn new() -> Result<Self> {
+        let over = eventfd(0, EventfdFlags::CLOEXEC).context(|| "cannot make an eventfd")?;
+        Ok(Self {
+            over: Arc::new(over),
+            servers: Vec::new(),
+            _directory: None,
+        })
+    }
+
     /// Serves the agents of a step in its directory; the step's mounts name our sockets from here on.
     pub(super) fn serve(step: &mut RunStep, directory: &Path, known: &Known) -> Result<Self> {
-        let mut agents = Self::default();
+        let mut agents = Self::new()?;
         for (index, mount) in step.mounts.iter_mut().enumerate() {
             let StepMount::Socket {
                 path, attributes, ..
@@ -141,31 +147,23 @@ impl Agents {
             };
             let own = directory.join(format!("agent-{index}"));
             let failed = || format!("cannot serve the SSH agent {}", path.display());
-            let listener = listen(&own, *attributes).context(failed)?;
             let unknown = || Error::new(ErrorKind::Internal, "nobody knows it").context(failed());
             let agent = known.get(path).cloned().ok_or_else(unknown)?;
-            let over = Arc::clone(&agents.over);
-            agents
-                .servers
-                .push(std::thread::spawn(move || accept(&listener, &agent, &over)));
+            agents.add(serve::listen(&own, *attributes).context(failed)?, agent);
             *path = own;
         }
         Ok(agents)
     }
-}
 
-impl Agents {
     /// Serves one for git, which runs on the host, at a socket in this directory; and the path of that.
     pub(super) fn of_git(agent: &Agent, directory: &Path) -> Result<(Self, Option<PathBuf>)> {
         let own = directory.join("agent");
         let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
         let attributes = (0o600, uid.as_raw(), gid.as_raw());
-        let listener = listen(&own, attributes).context(|| "cannot serve an SSH agent for git")?;
-        let mut agents = Self::default();
-        let (agent, over) = (agent.clone(), Arc::clone(&agents.over));
-        agents
-            .servers
-            .push(std::thread::spawn(move || accept(&listener, &agent, &over)));
+        let listener = serve::listen(&own, attributes);
+        let listener = listener.context(|| "cannot serve an SSH agent for git")?;
+        let mut agents = Self::new()?;
+        agents.add(listener, agent.clone());
         if own.as_os_str().len() <= SOCKET {
             return Ok((agents, Some(own)));
         }
@@ -176,11 +174,18 @@ impl Agents {
         agents._directory = Some(opened);
         Ok((agents, Some(short.into())))
     }
+
+    fn add(&mut self, listener: UnixListener, agent: Agent) {
+        let over = Arc::clone(&self.over);
+        let serve = move || serve::serve(&listener, &agent, &over);
+        self.servers.push(std::thread::spawn(serve));
+    }
 }
 
 impl Drop for Agents {
     fn drop(&mut self) {
-        self.over.store(true, Ordering::Relaxed);
+        // An eventfd that counts to one is always written.
+        let _ = rustix::io::write(&self.over, &1_u64.to_ne_bytes());
         for server in self.servers.drain(..) {
             // It only ends.
             let _ = server.join();
@@ -188,102 +193,11 @@ impl Drop for Agents {
     }
 }
 
-fn listen(path: &Path, (mode, uid, gid): (u32, u32, u32)) -> std::io::Result<UnixListener> {
-    // By a descriptor of the directory, so that its length does not matter.
-    let directory = std::fs::File::open(path.parent().unwrap_or(Path::new("/")))?;
-    let name = path.file_name().unwrap_or_default();
-    let fd = std::os::fd::AsRawFd::as_raw_fd(&directory);
-    let listener = UnixListener::bind(Path::new(&format!("/proc/self/fd/{fd}")).join(name))?;
-    listener.set_nonblocking(true)?;
-    std::os::unix::fs::chown(path, Some(uid), Some(gid))?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode & 0o777))?;
-    Ok(listener)
-}
-
-fn accept(listener: &UnixListener, agent: &Agent, over: &Arc<AtomicBool>) {
-    let open = Arc::new(AtomicUsize::new(0));
-    while !over.load(Ordering::Relaxed) {
-        let Ok((stream, _)) = listener.accept() else {
-            std::thread::sleep(PAUSE);
-            continue;
-        };
-        if open.fetch_add(1, Ordering::Relaxed) >= CONNECTIONS {
-            open.fetch_sub(1, Ordering::Relaxed);
-            continue;
-        }
-        let (agent, open) = (agent.clone(), Arc::clone(&open));
-        std::thread::spawn(move || {
-            // Whoever is refused sees that the connection ends.
-            let _ = converse(stream, &agent);
-            open.fetch_sub(1, Ordering::Relaxed);
-        });
-    }
-}
-
-/// Answers one connection until it ends.
-fn converse(mut client: UnixStream, agent: &Agent) -> std::io::Result<()> {
-    client.set_nonblocking(false)?;
-    match agent {
-        Agent::Keys(keys) => {
-            while let Some(message) = protocol::receive(&mut client)? {
-                protocol::send(&mut client, &protocol::answer(&message, &keys.0))?;
-            }
-        }
-        Agent::Socket { path, raw: true } => pass_all(client, connected(path)?)?,
-        Agent::Socket { path, raw: false } => {
-            let mut server = connected(path)?;
-            while let Some(message) = protocol::receive(&mut client)? {
-                let answer = match protocol::is_allowed(&message) {
-                    true => {
-                        protocol::send(&mut server, &message)?;
-                        protocol::receive(&mut server)?.unwrap_or_else(protocol::refusal)
-                    }
-                    false => protocol::refusal(),
-                };
-                protocol::send(&mut client, &answer)?;
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Connects to a socket, however long its path is.
-fn connected(path: &Path) -> std::io::Result<UnixStream> {
-    let parent = path.parent().filter(|parent| *parent != Path::new(""));
-    let directory = std::fs::File::open(parent.unwrap_or(Path::new(".")))?;
-    let fd = std::os::fd::AsRawFd::as_raw_fd(&directory);
-    let name = path.file_name().unwrap_or_default();
-    UnixStream::connect(Path::new(&format!("/proc/self/fd/{fd}")).join(name))
-}
-
-/// Passes on everything, both ways.
-fn pass_all(client: UnixStream, server: UnixStream) -> std::io::Result<()> {
-    let (mut from, mut to) = (client.try_clone()?, server.try_clone()?);
-    let there = std::thread::spawn(move || pass(&mut from, &mut to));
-    let (mut from, mut to) = (server, client);
-    pass(&mut from, &mut to);
-    // The other half ends too: both streams are shut down.
-    let _ = from.shutdown(Shutdown::Both);
-    let _ = to.shutdown(Shutdown::Both);
-    let _ = there.join();
-    Ok(())
-}
-
-fn pass(from: &mut UnixStream, to: &mut UnixStream) {
-    let mut buffer = [0; CHUNK];
-    loop {
-        match from.read(&mut buffer) {
-            Ok(0) | Err(_) => break,
-            Ok(count) if to.write_all(&buffer[..count]).is_err() => break,
-            Ok(_) => {}
-        }
-    }
-    let _ = to.shutdown(Shutdown::Write);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Write as _;
+    use std::os::unix::net::UnixStream;
 
     #[test]
     fn what_answers() {
@@ -336,7 +250,7 @@ mod tests {
             raw: false,
         };
         let (mut step, ours) = UnixStream::pair().unwrap();
-        let served = std::thread::spawn(move || converse(ours, &agent));
+        let served = std::thread::spawn(move || serve::converse(&ours, &agent));
         // Remove all, add, lock, an extension; then what is allowed.
         for kind in [19, 17, 22, 27, 11] {
             protocol::send(&mut step, &[kind]).unwrap();
