@@ -38,7 +38,7 @@ pub(super) fn agents(env: &Env) {
         Case {
             name: "the agent of the builder answers, at a socket with owner and mode",
             flags: &[&flag],
-            dockerfile: "FROM base\nRUN --mount=type=ssh,mode=741,uid=100,gid=102 stat -c '%u %g %a %F' $SSH_AUTH_SOCK > /a\nRUN --mount=type=ssh,target=/dev/log busybox logger heard && sleep 1 && test $SSH_AUTH_SOCK = /dev/log\nRUN test -z \"$SSH_AUTH_SOCK\"\n",
+            dockerfile: "FROM base\nRUN --mount=type=ssh,mode=741,uid=100,gid=102 stat -c '%u %g %a %F' $SSH_AUTH_SOCK > /a\nRUN --mount=type=ssh,target=/dev/log busybox logger heard && test $SSH_AUTH_SOCK = /dev/log\nRUN test -z \"$SSH_AUTH_SOCK\"\n",
             expected: &[("a", "f 644 0:0 100 102 741 socket")],
             ..CASE
         },
@@ -74,6 +74,16 @@ fn with_libraries(context: &Path, program: &str) {
         let to = context.join(&path[1..]);
         fs::create_dir_all(to.parent().unwrap()).unwrap();
         fs::copy(path, to).unwrap();
+    }
+}
+
+/// A program that does not outlive the test.
+struct Ended(std::process::Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
@@ -115,30 +125,31 @@ fn keys_of_files(env: &Env) {
     // The same of an agent, which still has its key afterwards.
     let socket = env.path("agent");
     let socket = socket.to_str().unwrap();
-    let mut agent = Command::new("ssh-agent")
+    let agent = Command::new("ssh-agent")
         .args(["-D", "-a", socket])
         .stdout(std::process::Stdio::null())
-        .spawn()
-        .unwrap();
+        .spawn();
+    let agent = Ended(agent.unwrap());
     let ask = |words: &[&str]| {
-        let done = Command::new("ssh-add")
-            .args(words)
-            .env("SSH_AUTH_SOCK", socket)
-            .output();
-        String::from_utf8(done.unwrap().stdout).unwrap()
+        let mut program = Command::new("ssh-add");
+        program.args(words).env("SSH_AUTH_SOCK", socket);
+        program.output().unwrap()
     };
-    let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
-    while !Path::new(socket).exists() && std::time::Instant::now() < end {
-        std::thread::sleep(std::time::Duration::from_millis(10));
+    // Its socket is there before it listens.
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while !ask(&["-q", env.path("ecdsa").to_str().unwrap()])
+        .status
+        .success()
+    {
+        assert!(std::time::Instant::now() < end, "the agent takes no key");
+        std::thread::sleep(std::time::Duration::from_millis(20));
     }
-    ask(&["-q", env.path("ecdsa").to_str().unwrap()]);
     let built = builds.build(
         &[&format!("--ssh=default={socket}"), "--no-cache"],
         &context,
     );
-    let after = ask(&["-l"]);
-    agent.kill().unwrap();
-    agent.wait().unwrap();
+    let after = String::from_utf8(ask(&["-l"]).stdout).unwrap();
+    drop(agent);
     let files = built.ok().files();
     assert!(files.text("keys").contains(&fingerprints[1]));
     assert!(!files.text("keys").contains(&fingerprints[0]));
