@@ -16,6 +16,7 @@ use crate::cache::Entry;
 use crate::context::copy::{
     Chmod, Options, Owner, Request, Selection, Source, Times, Unpack, select,
 };
+use crate::context::credentials::Credentials;
 use crate::context::tree::Tree;
 use crate::context::{git, http};
 use crate::graph::{self, CopyOp, CopySource};
@@ -144,7 +145,8 @@ impl Solver<'_> {
                 },
                 CopySource::Http(url) => {
                     let directory = self.scratch()?;
-                    let source = fetch(url, op.checksum.as_deref(), &directory.0)?;
+                    let known = &self.settings.git.credentials;
+                    let source = fetch(url, op.checksum.as_deref(), known, &directory.0)?;
                     if let Source::Download(download) = &source {
                         self.used(Material::new(url, &download.digest));
                     }
@@ -347,13 +349,23 @@ impl Solver<'_> {
             ..self.settings.git.clone()
         };
         let resolved = git::resolve(&address, &settings)?;
-        self.used(Material::commit(&address.remote, &resolved.commit));
+        let reference = address.reference.as_deref();
+        self.used(Material::commit(
+            &address.remote,
+            reference,
+            &resolved.commit,
+        ));
         let tree = git::checkout(&address, &resolved, &settings, scratch)?;
         Ok((Source::Checkout(tree), resolved.commit))
     }
 }
 
-fn fetch(url: &str, checksum: Option<&str>, directory: &std::path::Path) -> Result<Source> {
+fn fetch(
+    url: &str,
+    checksum: Option<&str>,
+    credentials: &Credentials,
+    directory: &std::path::Path,
+) -> Result<Source> {
     let checksum: Option<Digest> = checksum.map(str::parse).transpose()?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let at = rustix::fs::open(directory, flags, Mode::empty())
@@ -364,6 +376,7 @@ fn fetch(url: &str, checksum: Option<&str>, directory: &std::path::Path) -> Resu
         name: None,
         checksum: checksum.as_ref(),
         etag: None,
+        credentials,
     };
     match http::fetch(&web, &request, at.as_fd())? {
         http::Fetched::New(download) => Ok(Source::Download(download)),
