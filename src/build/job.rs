@@ -338,14 +338,7 @@ impl Job<'_> {
         drop(solver);
         // What was made is written out while layers are archived.
         std::thread::scope(|scope| {
-            let settled = scope.spawn(|| {
-                let layers = Layers::new(self.store)?;
-                match layers.settle(&made)? {
-                    0 => Ok(0),
-                    // All else is on the disk by now, too.
-                    _ => layers.settle_older(Duration::ZERO),
-                }
-            });
+            let settled = scope.spawn(|| self.settle(&made));
             let built = solved.and_then(|solved| {
                 let mut built = Built {
                     graph,
@@ -364,6 +357,15 @@ impl Job<'_> {
                 Err(_) => Err(Error::new(ErrorKind::Internal, "a thread panicked").into()),
             }
         })
+    }
+
+    /// Makes layers durable; if that took a sync, then all there are.
+    fn settle(&self, made: &[LayerId]) -> Result<()> {
+        let layers = Layers::new(self.store)?;
+        if layers.settle(made)? > 0 {
+            layers.settle_older(Duration::ZERO)?;
+        }
+        Ok(())
     }
 
     /// Fetches layers of imported caches that the results are made of.

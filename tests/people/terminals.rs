@@ -139,8 +139,8 @@ fn a_process_that_was_left_ends_with_its_terminal_held(env: &Env) {
         })
         .count()
     };
-    // The process, and who holds its terminal.
-    assert_eq!(ours(), 2);
+    // The process, who holds its terminal, and perhaps the shell's child that is about to sleep.
+    assert!((2..=3).contains(&ours()), "{}", ours());
     people.shelf.ok(&["exec", "web", "touch", "/stop"]);
     process::until("its end", 10, || (ours() == 0).then_some(()));
     assert_eq!(people.shelf.ok(&["exec", "web", "cat", "/over"]), "over\n");

@@ -191,6 +191,7 @@ fn what_it_says_of_damaged_records_helps(env: &Env) {
     let made = || {
         shelf.ok(&["pull", "-q", &one]);
         shelf.ok(&["run", &parent, "--name=web", "-v", "vol:/v", &two, "true"]);
+        shelf.settle();
     };
     let only = |directory: &str| -> Vec<String> {
         let all = fs::read_dir(shelf.path().join(directory)).unwrap();
