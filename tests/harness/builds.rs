@@ -253,7 +253,7 @@ impl<'a> Builds<'a> {
 }
 
 /// The steps of a `--progress rawjson`; other lines are errors.
-fn steps(text: &str) -> Vec<Step> {
+pub(crate) fn steps(text: &str) -> Vec<Step> {
     let mut open: BTreeMap<u64, Step> = BTreeMap::new();
     let mut over = Vec::new();
     for line in text.lines() {
