@@ -53,6 +53,7 @@ pub(crate) fn build(flags: &Build, settings: &Settings) -> Result<u8> {
     let store = settings.store()?;
     let cache = Cache::open(&store)?;
     places::sweep(&store, &settings.runtime)?;
+    cache.sweep()?;
     Layers::new(&store)?.remove_abandoned()?;
     let style = match flags.quiet {
         true => Style::Quiet,
