@@ -48,8 +48,13 @@ pub struct Lifetime {
 impl Lifetime {
     /// The present one of a store; none where the kernel cannot tell mounts apart for good.
     pub fn of(store: &Store) -> Result<Option<Self>> {
-        let stat = statx(store.root(), c"", AtFlags::EMPTY_PATH, MNT_ID_UNIQUE)
-            .context(|| "cannot examine the store")?;
+        let stat = statx(
+            store.on_its_mount(),
+            c"",
+            AtFlags::EMPTY_PATH,
+            MNT_ID_UNIQUE,
+        )
+        .context(|| "cannot examine the store")?;
         if stat.stx_mask & MNT_ID_UNIQUE.bits() == 0 {
             return Ok(None);
         }
