@@ -10,11 +10,11 @@ use rcrun_builder::cache::Cache;
 use rcrun_builder::context::source::{self, Context as Files, Location};
 use rcrun_builder::context::tree::Tree;
 use rcrun_builder::dockerfile::{self, Diagnostic, Dockerfile};
-use rcrun_builder::events::{Event, Watch};
+use rcrun_builder::events::{Event, StepId, Watch};
 use rcrun_builder::export::{self, Target, Written};
 use rcrun_builder::graph::{self, Graph, Named, Problem, Wanted};
 use rcrun_builder::shrink::shrink;
-use rcrun_builder::solve::{self, Done, Imports, Solved, Solver, Tools};
+use rcrun_builder::solve::{self, Done, Imports, Lost, Solved, Solver, Tools};
 use rcrun_image::document::Descriptor;
 use rcrun_image::platform::Platform;
 use rcrun_image::progress;
@@ -162,6 +162,14 @@ pub(super) struct Built {
     pub(super) done: Done,
 }
 
+/// What became of the steps of a graph.
+struct Attempt {
+    /// With the layers before they were made one.
+    solved: Result<(Arc<Solved>, Vec<LayerId>), Problem>,
+    made: Vec<LayerId>,
+    done: Done,
+}
+
 impl Job<'_> {
     fn run(&self) -> Result<u8, Failed> {
         let began = std::time::SystemTime::now();
@@ -271,7 +279,7 @@ impl Job<'_> {
             return Ok(());
         };
         let limit = crate::units::bytes(&limit).context(|| "the limit of the build cache")?;
-        let shrunk = shrink(self.store, self.cache, Some(limit))?;
+        let shrunk = shrink(self.store, self.cache, Some(limit), Some(self.lease))?;
         if shrunk.forgotten + shrunk.mounts > 0 {
             images::sweep(self.store, &rcrun_overlay::gc::Policy::default())?;
         }
@@ -298,13 +306,63 @@ impl Job<'_> {
             known: Mutex::new(HashMap::new()),
         };
         let graph = graph::plan(file, wanted, &bases)?;
+        let steps = before
+            .iter()
+            .flat_map(|one| &one.graph.stages)
+            .map(|stage| stage.steps.len());
+        let attempt = self.solve(&graph, context, steps.sum())?;
+        let (made, done) = (attempt.made, attempt.done);
+        // What was made is written out while layers are archived.
+        std::thread::scope(|scope| {
+            let settled = scope.spawn(|| Layers::new(self.store)?.settle(&made));
+            let built = attempt.solved.and_then(|(solved, layers)| {
+                let mut built = Built {
+                    graph,
+                    solved,
+                    written: Vec::new(),
+                    layers,
+                    done,
+                };
+                for variant in &self.variants {
+                    built.written.push(self.image(&built, variant)?);
+                }
+                Ok(built)
+            });
+            match settled.join() {
+                Ok(settled) => settled.map_err(Problem::from).and(built),
+                Err(_) => Err(Error::new(ErrorKind::Internal, "a thread panicked").into()),
+            }
+        })
+    }
+
+    /// Does what a graph says; again without what imported caches turn out not to have. What was done counts.
+    fn solve(&self, graph: &Graph, context: &Tree, first: StepId) -> Result<Attempt, Problem> {
+        let platform = &graph.stages[graph.target].platform;
+        let mut caches = caches::open(self, platform)?;
+        let mut made = Vec::new();
+        loop {
+            let (mut attempt, lost) = self.attempt(graph, context, first, &caches)?;
+            made.append(&mut attempt.made);
+            if attempt.solved.is_ok() || lost.is_empty() || self.cancel.is_cancelled() {
+                return Ok(Attempt { made, ..attempt });
+            }
+            // Each time there is less to be lost.
+            caches.forget(&lost);
+        }
+    }
+
+    fn attempt(
+        &self,
+        graph: &Graph,
+        context: &Tree,
+        first: StepId,
+        caches: &caches::Opened<'_>,
+    ) -> Result<(Attempt, Vec<Lost>)> {
         let runner = Processes {
             store: self.store,
             runtime: &self.settings.runtime,
         };
         let watch = |event: &Event<'_>| self.progress.event(event);
-        let platform = &graph.stages[graph.target].platform;
-        let caches = caches::open(self, platform)?;
         let bring = |place: usize, blob: &Descriptor| caches.bring(place, blob);
         let imports = Imports {
             known: &caches.known,
@@ -324,43 +382,22 @@ impl Job<'_> {
             scratch: self.scratch.to_owned(),
             ..self.asked.settings.clone()
         };
-        let steps = before
-            .iter()
-            .flat_map(|one| &one.graph.stages)
-            .map(|stage| stage.steps.len());
-        let solver = Solver::new(&tools, &graph, context, &settings, steps.sum())?;
-        let mut layers = Vec::new();
+        let solver = Solver::new(&tools, graph, context, &settings, first)?;
         let solved = solver.solve().and_then(|solved| {
             self.complete(&solver, &solved)?;
-            layers.clone_from(&solved.layers);
-            Ok(match self.flags.squash {
+            let layers = solved.layers.clone();
+            let solved = match self.flags.squash {
                 true => Arc::new(solver.squash(&solved)?),
                 false => solved,
-            })
+            };
+            Ok((solved, layers))
         });
-        let (made, done) = (solver.made(), solver.done());
-        drop(solver);
-        // What was made is written out while layers are archived.
-        std::thread::scope(|scope| {
-            let settled = scope.spawn(|| Layers::new(self.store)?.settle(&made));
-            let built = solved.and_then(|solved| {
-                let mut built = Built {
-                    graph,
-                    solved,
-                    written: Vec::new(),
-                    layers,
-                    done,
-                };
-                for variant in &self.variants {
-                    built.written.push(self.image(&built, variant)?);
-                }
-                Ok(built)
-            });
-            match settled.join() {
-                Ok(settled) => settled.map_err(Problem::from).and(built),
-                Err(_) => Err(Error::new(ErrorKind::Internal, "a thread panicked").into()),
-            }
-        })
+        let attempt = Attempt {
+            solved,
+            made: solver.made(),
+            done: solver.done(),
+        };
+        Ok((attempt, solver.lost()))
     }
 
     /// Fetches layers of imported caches that the results are made of.

@@ -9,6 +9,7 @@ mod cache_io;
 mod contexts;
 mod copy;
 mod endurance;
+mod rootless;
 mod run;
 mod secrets;
 mod squash;
@@ -27,6 +28,7 @@ const MODULES: &[Module] = &[
     ("contexts", contexts::tests),
     ("copy", copy::tests),
     ("endurance", endurance::tests),
+    ("rootless", rootless::tests),
     ("run", run::tests),
     ("secrets", secrets::tests),
     ("squash", squash::tests),

@@ -15,7 +15,8 @@ pub(super) fn tests() -> Vec<Test> {
         test!(pushed_by_digest_it_has_no_tag),
         test!(two_outputs_cannot_have_one_name),
         test!(several_platforms_are_one_index),
-        test!(programs_of_other_machines_need_binfmt),
+        test!(programs_of_other_machines_need_binfmt)
+            .root("in a user namespace nobody can tell which emulators the machine has"),
     ]
 }
 
