@@ -6,8 +6,10 @@ pub(crate) mod mounts;
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rcrun_builder::cache::Cache;
+use rcrun_image::Digest;
 use rcrun_image::catalog::{Catalog, Image};
 use rcrun_image::platform::Platform;
 use rcrun_image::pull::{Way, unpack_stored};
@@ -16,16 +18,19 @@ use rcrun_image::roots::Marker;
 use rcrun_overlay::gc::{self, Collected};
 use rcrun_overlay::layer::store::Layers;
 use rcrun_overlay::lease::{Lease, Root, SnapshotId};
-use rcrun_overlay::snapshot::Snapshots;
+use rcrun_overlay::snapshot::{Form, Snapshots};
 use rcrun_overlay::store::Store;
 use rcrun_runtime::error::Result;
 
 pub(crate) use containers::{User, users};
 
-use crate::containers::{Containers, is_id};
+use crate::containers::{Containers, Record, is_id};
 use crate::progress::Progress;
 use crate::settings::{Settings, in_user_namespace};
 use crate::{report, rootless};
+
+/// After this long the kernel has written out most of a layer by itself (`dirty_expire_centisecs`, 30 s).
+const SETTLED_AFTER: Duration = Duration::from_secs(60);
 
 /// All images of the store, with those that only containers still use.
 pub(crate) fn catalog(store: &Store, users: &[User]) -> Result<Catalog> {
@@ -100,6 +105,41 @@ pub(crate) fn unpacked(
     let ids = &image.config.rootfs.diff_ids;
     unpack_stored(store, lease, blobs, ids, way, &|_| {}, cancel)?;
     Ok(true)
+}
+
+/// Sees that the layers of a container are there: after a power cut before they were on the disk they are
+/// unpacked again, from archives that stay as long as the container does. What is missing nevertheless is
+/// told by who mounts them.
+pub(crate) fn restored(store: &Store, record: &Record) -> Result<()> {
+    let id: SnapshotId = record.snapshot.parse()?;
+    let Some(snapshot) = Snapshots::new(store)?.open(&id)? else {
+        return Ok(());
+    };
+    let layers = Layers::new(store)?;
+    let mut whole = true;
+    for id in &snapshot.record().layers {
+        whole &= layers.get(id)?.is_some();
+    }
+    // A copy has all of its files.
+    if whole || snapshot.record().form == Form::Copy {
+        return Ok(());
+    }
+    let manifest: Digest = record.image.manifest.parse()?;
+    let lease = store.lease()?;
+    lease.hold(&[Root::Image(manifest.clone())])?;
+    if let Some(image) = Image::read(&store.content(), &manifest)? {
+        unpacked(store, &lease, &image, way(), &Cancel::new())?;
+    }
+    Ok(())
+}
+
+/// Settles layers that have been in the page cache only for a while. What is in the way of that is a
+/// disk's trouble, not that of what was asked for.
+pub(crate) fn settle(store: &Store) {
+    let settled = Layers::new(store).and_then(|layers| layers.settle_older(SETTLED_AFTER));
+    if let Err(error) = settled {
+        report::warn(&format!("{}", error.chain()));
+    }
 }
 
 /// How this caller unpacks layers.

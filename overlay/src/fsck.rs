@@ -12,7 +12,9 @@ use std::sync::{Mutex, PoisonError};
 use rustix::fs::{Advice, Mode, Stat};
 
 use crate::content::{ALGORITHMS, Content, INCOMING, Incoming, SHARD, scan_incoming};
+use crate::layer::built;
 use crate::layer::store::Layers;
+use crate::lease::LayerId;
 use crate::snapshot::Snapshots;
 use crate::store::Store;
 use crate::{Context, Digest, Error, ErrorKind, Result, durable, lock, tree};
@@ -334,8 +336,12 @@ fn judge(digest: Option<&Digest>, shard: &str, stat: &Stat) -> Option<Wrong> {
 pub fn records(store: &Store) -> Result<Vec<Problem>> {
     let mut problems = Vec::new();
     let layers = Layers::new(store)?;
-    for name in tree::names(store.directory("layers")?)? {
-        let Some(id) = name.to_str().ok().and_then(|name| name.parse().ok()) else {
+    let directory = store.directory("layers")?;
+    // Those with two names are told of by the one that images use.
+    let aliased = built::targets(&directory, &|_| true)?;
+    for name in tree::names(&directory)? {
+        let id: Option<LayerId> = name.to_str().ok().and_then(|name| name.parse().ok());
+        let Some(id) = id.filter(|id| !aliased.contains(id)) else {
             continue;
         };
         if let Err(error) = layers.get(&id) {

@@ -47,6 +47,7 @@ use rustix::io::Errno;
 
 use crate::content::{Incoming, final_name, scan_incoming};
 use crate::layer::built;
+use crate::layer::store::Layers;
 use crate::lease::{self, LayerId, Root, SnapshotId};
 use crate::lock::{self, Kind};
 use crate::snapshot::Snapshots;
@@ -213,7 +214,12 @@ impl Sweep<'_> {
         let aliased = built::targets(self.store.directory("layers")?, &|id| {
             reachable.layers.contains(id)
         })?;
-        reachable.layers.extend(aliased);
+        let layers = Layers::new(self.store)?;
+        for id in aliased {
+            if !layers.is_over(&id)? {
+                reachable.layers.insert(id);
+            }
+        }
         Ok(reachable)
     }
 

@@ -33,6 +33,9 @@ const LEASE_LIMIT: u64 = 4 << 20;
 /// The longest snapshot id.
 const ID_LIMIT: usize = 128;
 
+/// How many digits the names have that stand for nothing but a directory.
+pub(crate) const OWN_DIGITS: usize = 32;
+
 /// Something that must stay.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Root {
@@ -124,11 +127,11 @@ macro_rules! id {
 
 id!(
     LayerId,
-    "The name of a layer's directory: 64 lower-case hexadecimal digits, perhaps a `-` and a variant.",
+    "The name of a layer: 64 lower-case hexadecimal digits, perhaps a `-` and a variant; or 32 with a variant.",
     "layer id",
     |text| {
         let (hex, variant) = text.split_once('-').unwrap_or((text, "x"));
-        hex.len() == 64
+        (hex.len() == 64 || (hex.len() == OWN_DIGITS && hex != text))
             && hex
                 .bytes()
                 .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::content::Content;
 use crate::durable::{self, open_directory};
+use crate::layer::lifetime::Lifetime;
 use crate::lease::Lease;
 use crate::removal::{self, Reuse};
 use crate::{Context, Error, ErrorKind, Result, lock, tree};
@@ -171,6 +172,12 @@ impl Store {
     /// Its root directory on the mount that vouches for what was never synced.
     pub(crate) fn on_its_mount(&self) -> BorrowedFd<'_> {
         self.0.mount.get().map_or(self.root(), AsFd::as_fd)
+    }
+
+    /// How long layers count that are not synced before they are there; none if they have to be: all
+    /// processes must agree on it.
+    pub fn lifetime(&self) -> Result<Option<Lifetime>> {
+        Ok(Lifetime::of(self)?.filter(Lifetime::is_shared))
     }
 
     /// Brings everything to the disk that was written so far.

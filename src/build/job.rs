@@ -5,6 +5,7 @@ use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use rcrun_builder::cache::Cache;
 use rcrun_builder::context::source::{self, Context as Files, Location};
@@ -314,7 +315,14 @@ impl Job<'_> {
         let (made, done) = (attempt.made, attempt.done);
         // What was made is written out while layers are archived.
         std::thread::scope(|scope| {
-            let settled = scope.spawn(|| Layers::new(self.store)?.settle(&made));
+            let settled = scope.spawn(|| {
+                let layers = Layers::new(self.store)?;
+                match layers.settle(&made)? {
+                    0 => Ok(0),
+                    // All else is on the disk by now, too.
+                    _ => layers.settle_older(Duration::ZERO),
+                }
+            });
             let built = attempt.solved.and_then(|(solved, layers)| {
                 let mut built = Built {
                     graph,

@@ -62,7 +62,9 @@ impl Container {
                 format!("no snapshot {id} in the store"),
             )
         };
-        let snapshot = Snapshots::new(&Store::open(store)?)?.open(&id)?;
+        let store = Store::open(store)?;
+        crate::images::restored(&store, record)?;
+        let snapshot = Snapshots::new(&store)?.open(&id)?;
         let snapshot = snapshot.ok_or_else(missing)?;
         let fd = snapshot.detached(&Mounting {
             read_only: !writable,

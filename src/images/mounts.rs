@@ -13,6 +13,7 @@ use std::path::Path;
 use rcrun_image::Digest;
 use rcrun_image::catalog::{Image, Meant, no_such_image};
 use rcrun_image::pull::Way;
+use rcrun_image::registry::Cancel;
 use rcrun_overlay::lease::{Lease, Root, SnapshotId};
 use rcrun_overlay::snapshot::{
     Mounted, Options, Snapshot, Snapshots, mount_namespace, mounts_everywhere,
@@ -77,6 +78,7 @@ pub(crate) fn mount_image(store: &Store, name: &str, at: &Path) -> Result<()> {
     let way = way();
     let lease = store.lease()?;
     let image = held(store, &lease, name, way)?;
+    super::unpacked(store, &lease, &image, way, &Cancel::new())?;
     let labels = [
         (MANIFEST, image.manifest.digest.to_string()),
         (IMAGE, image.id.to_string()),
@@ -135,6 +137,7 @@ pub(crate) fn of_container(store: &Store, record: &Record) -> Result<Snapshot> {
             format!("no snapshot {id} in the store"),
         )
     };
+    super::restored(store, record)?;
     Snapshots::new(store)?.open(&id)?.ok_or_else(missing)
 }
 

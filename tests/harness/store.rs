@@ -269,15 +269,36 @@ impl<'a> Shelf<'a> {
             .iter()
             .map(|shard| list(self.path().join("content/sha256").join(shard)).len());
         let layers = list(self.path().join("layers"));
+        let target = |name: &String| std::fs::read_link(self.path().join("layers").join(name));
+        let targets: Vec<PathBuf> = layers.iter().filter_map(|name| target(name).ok()).collect();
+        // What a pull unpacked has two names.
+        let once = |name: &&String| {
+            name.len() >= 32 && !(name.ends_with("-pull") && targets.contains(&PathBuf::from(name)))
+        };
         (
             blobs.sum(),
-            layers.iter().filter(|name| name.len() >= 64).count(),
+            layers.iter().filter(once).count(),
             // Not the records that a killed process was about to write.
             list(self.path().join("images/names"))
                 .iter()
                 .filter(|name| name.ends_with(".json"))
                 .count(),
         )
+    }
+
+    /// Lets layers that were pulled be on the disk for good, as after a while.
+    pub(crate) fn settle(&self) {
+        let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(120);
+        let layers = std::fs::read_dir(self.path().join("layers"))
+            .unwrap()
+            .flatten();
+        for layer in layers.filter(|layer| layer.file_type().unwrap().is_dir()) {
+            let record = layer.path().join("unsettled.json");
+            if let Ok(file) = std::fs::File::open(&record) {
+                file.set_modified(long_ago).unwrap();
+            }
+        }
+        self.ok(&["prune", "--force"]);
     }
 
     /// The fields of lines that a verb prints, by `--format`.

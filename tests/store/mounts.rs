@@ -222,12 +222,21 @@ fn mounting_what_cannot_be(env: &Env) {
     }
     // Nothing of those is left.
     assert_eq!(snapshots(&shelf), 0);
-    let layers = fs::read_dir(shelf.path().join("layers")).unwrap();
-    let layer = layers.map(|one| one.unwrap().path()).find(|path| {
-        let name = path.file_name().unwrap();
-        name.len() == 64
-    });
-    fs::remove_dir_all(layer.unwrap()).unwrap();
+    // A layer that is gone is unpacked again, as long as there is its archive.
+    let layers = || fs::read_dir(shelf.path().join("layers")).unwrap().flatten();
+    let remove = || {
+        for layer in layers().filter(|one| one.file_name().len() > 32) {
+            match layer.file_type().unwrap().is_dir() {
+                true => fs::remove_dir_all(layer.path()).unwrap(),
+                false => fs::remove_file(layer.path()).unwrap(),
+            }
+        }
+    };
+    remove();
+    shelf.ok(&["mount", &image.id, at]);
+    shelf.ok(&["unmount", at]);
+    remove();
+    fs::remove_file(shelf.blob(&image.layers[0].to_string())).unwrap();
     shelf
         .call(&["mount", &image.id, at])
         .exits(1)

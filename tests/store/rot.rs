@@ -140,9 +140,12 @@ fn one_bit_of_any_record(env: &Env) {
     let mut known = Known::default();
     let shelf = shelf(env, &mut known);
     let mut records = Vec::new();
+    shelf.settle();
     files(&shelf.path().join("images/names"), &mut records);
     files(&shelf.path().join("layers"), &mut records);
     records.retain(|path| path.extension().is_some_and(|kind| kind == "json"));
+    // By the names that images use.
+    records.retain(|path| !path.to_string_lossy().contains("-pull/"));
     assert_eq!(records.len(), 30);
     let rounds = if full() { 100 } else { 16 };
     let (mut found, mut harmless) = (0, 0);

@@ -268,7 +268,9 @@ impl Solver<'_> {
             stand_ins: unpacked.stand_ins,
         };
         self.settled(&unfinished, &unpacked, &awaited.lowers)?;
-        self.layers.publish(vec![(unfinished, record)]).map(drop)
+        self.layers
+            .publish(self.lease, vec![(unfinished, record)])
+            .map(drop)
     }
 
     fn unpacked(

@@ -199,7 +199,7 @@ pub fn unpack_stored(
     let first = stop.first.into_inner();
     match first.unwrap_or_else(std::sync::PoisonError::into_inner) {
         Some(error) => Err(error),
-        None => layers.publish(unpacked?).map(drop),
+        None => layers.publish(lease, unpacked?).map(drop),
     }
 }
 
@@ -323,7 +323,7 @@ impl<'a> Pull<'a> {
             }
         }
         changed |= !whole.is_empty();
-        layers.publish_with(unpacked, whole)?;
+        layers.publish_with(&self.lease, unpacked, whole)?;
         // Also of those that others put there, perhaps just now.
         let documents = self.documents.iter().map(|one| &one.digest);
         let blobs = self.manifest.layers.iter().chain([&self.manifest.config]);

@@ -1,8 +1,8 @@
-//! Writing out beside fetching and unpacking, and blobs put into their places on the way.
+//! Blobs put into their places while others are fetched and unpacked.
 //!
-//! Every sync of a single file makes ext4 commit its journal with everything that was written so far,
-//! and stops whoever writes meanwhile. So one thread syncs the whole store, again and again; blobs
-//! that were verified since are renamed after each. What is left for the sync at the end is little.
+//! Each is synced before; the unpacked layers are not, as long as the page cache vouches for them
+//! ([`Store::lifetime`]). Where it does not, one thread syncs the whole store, again and again, and what
+//! is left for the sync at the end is little.
 //!
 //! A blob is not held back until the end of the pull: then it would be waited for by others who hold
 //! layers that we wait for.
@@ -35,16 +35,18 @@ impl Queue {
 /// place. An error of that ends everything.
 pub(super) fn beside<T>(
     store: &Store,
-    placed: impl Fn(usize) -> Result<()> + Sync,
+    placed: impl Fn(usize) -> Result<()> + Send,
     stop: &Stop<'_>,
     work: impl FnOnce(Queue) -> T,
 ) -> T {
     let (queue, waiting) = channel();
+    // Who cannot tell is told so again when the layers are published.
+    let all = !store.lifetime().is_ok_and(|lifetime| lifetime.is_some());
     std::thread::scope(|scope| {
-        scope.spawn(|| {
-            let waiting = waiting;
+        scope.spawn(move || {
+            let (waiting, placed) = (waiting, placed);
             while let Some(batch) = next(&waiting) {
-                if let Err(error) = place(store, batch, &placed) {
+                if let Err(error) = place(store, all, batch, &placed) {
                     stop.because(error);
                 }
             }
@@ -66,14 +68,20 @@ fn next(waiting: &Receiver<(usize, Verified)>) -> Option<Vec<(usize, Verified)>>
 
 fn place(
     store: &Store,
+    all: bool,
     batch: Vec<(usize, Verified)>,
     placed: &impl Fn(usize) -> Result<()>,
 ) -> Result<()> {
     if batch.is_empty() {
-        store.write_back();
+        if all {
+            store.write_back();
+        }
         return Ok(());
     }
     let (numbers, blobs): (Vec<usize>, Vec<Verified>) = batch.into_iter().unzip();
-    place_all(blobs, || store.sync())?;
+    match all {
+        true => place_all(blobs, || store.sync())?,
+        false => place_all(blobs, || Ok(()))?,
+    }
     numbers.into_iter().try_for_each(placed)
 }

@@ -5,24 +5,22 @@
 //! DiffID until somebody wants one; then the layer's chain gets an alias, a link whose target is the
 //! other name, so that a container of the image needs nothing unpacked.
 //!
-//! What can be made again is not worth waiting for the disk: [`Layers::publish_built`] syncs nothing.
-//! Instead the record says how long the page cache vouches for the files ([`Lifetime`]): a process that
-//! is killed loses nothing, and after a power cut the layer is not there. [`Layers::settle`] makes
-//! layers durable for good.
+//! What can be made again is not worth waiting for the disk: [`Layers::publish_built`] syncs nothing
+//! (see [`unsettled`](super::unsettled)).
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{AtFlags, FileType, Mode, StatxFlags, statx};
+use rustix::fs::{FileType, Mode};
 use rustix::io::Errno;
-use serde::{Deserialize, Serialize};
 
 use super::Overlay as Marks;
+use super::lifetime::Lifetime;
 use super::store::{DIFF, Layer, Layers, RECORD, Record, Unfinished, open_if_there};
+use super::unsettled::UNSETTLED;
 use crate::durable::{self, open_directory};
-use crate::lease::{LayerId, Lease, Root};
+use crate::lease::{LayerId, Lease, OWN_DIGITS, Root};
 use crate::lock::up_to;
 use crate::snapshot::{Mounting, Stack, was_volatile};
-use crate::store::Store;
 use crate::{Context, Digest, Error, ErrorKind, Result, lock, record, tree};
 
 /// The kernel's own directory beside the changes.
@@ -32,44 +30,8 @@ const WORK: &str = "work";
 const BUILT: &str = "build";
 const BUILT_USER: &str = "builduser";
 
-/// `STATX_MNT_ID_UNIQUE` (Linux 6.8), which rustix does not name yet.
-const MNT_ID_UNIQUE: StatxFlags = StatxFlags::from_bits_retain(0x4000);
-
-/// How long files that were never synced are known to be what was written: until the machine is started
-/// anew or the file system is mounted anew.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Lifetime {
-    /// The kernel's `boot_id`.
-    pub boot: String,
-    /// The number of the mount, which is never used again.
-    pub mount: u64,
-}
-
-impl Lifetime {
-    /// The present one of a store; none where the kernel cannot tell mounts apart for good.
-    pub fn of(store: &Store) -> Result<Option<Self>> {
-        let stat = statx(
-            store.on_its_mount(),
-            c"",
-            AtFlags::EMPTY_PATH,
-            MNT_ID_UNIQUE,
-        )
-        .context(|| "cannot examine the store")?;
-        if stat.stx_mask & MNT_ID_UNIQUE.bits() == 0 {
-            return Ok(None);
-        }
-        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
-            .context(|| "cannot read /proc/sys/kernel/random/boot_id")?;
-        Ok(Some(Self {
-            boot: boot.trim().to_owned(),
-            mount: stat.stx_mnt_id,
-        }))
-    }
-
-    pub(super) fn lasts(&self, store: &Store) -> bool {
-        store.trusts_unsynced() || Self::of(store).is_ok_and(|now| now.as_ref() == Some(self))
-    }
-}
+/// How the own names of layers end that were unpacked, and are known by their chains.
+const UNPACKED: &str = "pull";
 
 /// A new name for a layer that is built: of a digest that nobody has thought of before.
 pub fn layer_id(unique: &Digest, marks: Marks) -> Result<LayerId> {
@@ -77,13 +39,32 @@ pub fn layer_id(unique: &Digest, marks: Marks) -> Result<LayerId> {
         Marks::Trusted => BUILT,
         Marks::User => BUILT_USER,
     };
-    format!("{}-{variant}", unique.hex()).parse()
+    directory_id(unique, variant)
+}
+
+/// A new name for the directory of an unpacked layer.
+pub(super) fn own_name(chain: &LayerId) -> Result<LayerId> {
+    let unique = format!("{chain} {}", durable::temporary_name());
+    directory_id(&Digest::of(unique.as_bytes()), UNPACKED)
+}
+
+/// Half of a digest is as unique, and the target of a link that needs no block of its own.
+fn directory_id(unique: &Digest, variant: &str) -> Result<LayerId> {
+    format!("{}-{variant}", &unique.hex()[..OWN_DIGITS]).parse()
 }
 
 /// Whether a name is that of a layer that was built.
-pub(super) fn is_built(id: &LayerId) -> bool {
-    let variant = id.as_str().split_once('-').map(|(_, variant)| variant);
-    matches!(variant, Some(BUILT | BUILT_USER))
+fn is_built(id: &LayerId) -> bool {
+    matches!(variant(id), Some(BUILT | BUILT_USER))
+}
+
+/// Whether a name is that of a directory alone, which may be there before it is on the disk.
+pub(super) fn is_own_name(id: &LayerId) -> bool {
+    matches!(variant(id), Some(BUILT | BUILT_USER | UNPACKED))
+}
+
+fn variant(id: &LayerId) -> Option<&str> {
+    id.as_str().split_once('-').map(|(_, variant)| variant)
 }
 
 impl Layers {
@@ -169,12 +150,12 @@ impl Layers {
                 stand_ins: false,
                 lifetime: Lifetime::of(&self.store)?,
             };
-            durable::create(
-                &layer.directory,
-                RECORD,
-                &record::encode(&record)?,
-                Mode::from(0o600),
-            )?;
+            let file = match record.lifetime {
+                Some(_) => UNSETTLED,
+                None => RECORD,
+            };
+            let text = record::encode(&record)?;
+            durable::create(&layer.directory, file, &text, Mode::from(0o600))?;
             if record.lifetime.is_none() {
                 rustix::fs::syncfs(self.store.root()).context(|| "cannot sync the store")?;
             }
@@ -209,46 +190,14 @@ impl Layers {
         }
     }
 
-    /// Makes layers durable that this lifetime still vouches for; how many there were. After an error, or a
-    /// power cut meanwhile, each is durable or not there.
-    pub fn settle(&self, layers: &[LayerId]) -> Result<usize> {
-        let mut due = Vec::new();
-        for id in layers {
-            if let Some(layer) = self.get(id)?
-                && layer.record.lifetime.is_some()
-            {
-                due.push((id, layer.record));
-            }
-        }
-        if due.is_empty() {
-            return Ok(0);
-        }
-        let sync = || rustix::fs::syncfs(self.store.root()).context(|| "cannot sync the store");
-        // Files first: with its new record a layer counts for good.
-        sync()?;
-        let settled = due.len();
-        for (id, record) in due {
-            // Removed meanwhile, it needs none.
-            let Some(directory) = self.enter(id)? else {
-                continue;
-            };
-            let lifetime = None;
-            let text = record::encode(&Record { lifetime, ..record })?;
-            durable::replace_unsynced(&directory, RECORD, &text, Mode::from(0o600))
-                .context(|| format!("cannot settle layer {id}"))?;
-        }
-        sync()?;
-        Ok(settled)
-    }
-
-    /// Opens a layer's directory, also by an alias.
-    pub(super) fn enter(&self, id: &LayerId) -> Result<Option<OwnedFd>> {
+    /// Opens a layer's directory, also by an alias, and says the directory's own name.
+    pub(super) fn enter(&self, id: &LayerId) -> Result<Option<(OwnedFd, LayerId)>> {
         let error = match open_directory(&self.whole, id.as_str()) {
-            Ok(directory) => return Ok(Some(directory)),
+            Ok(directory) => return Ok(Some((directory, id.clone()))),
             Err(error) => error,
         };
         match alias_of(&self.whole, id)? {
-            Some(target) => open_if_there(&self.whole, &target),
+            Some(target) => Ok(open_if_there(&self.whole, &target)?.map(|open| (open, target))),
             None if error.kind() == ErrorKind::NotFound => Ok(None),
             None => Err(error),
         }
@@ -306,6 +255,7 @@ pub(crate) fn targets(
 mod tests {
     use super::*;
     use crate::gc::{Policy, Reachable, collect};
+    use crate::store::Store;
     use std::os::fd::AsRawFd;
 
     fn id(text: &str) -> LayerId {
@@ -412,38 +362,26 @@ mod tests {
         }
         let chain: LayerId = "c".repeat(64).parse().unwrap();
         layers.alias(&lease, &chain, &two).unwrap();
-        let rewrite = |id: &LayerId, change: &dyn Fn(&mut Record)| {
-            let mut record = layers.get(id).unwrap().unwrap().record;
-            change(&mut record);
-            let at = open_directory(&layers.whole, id.as_str()).unwrap();
-            durable::replace(
-                &at,
-                RECORD,
-                &record::encode(&record).unwrap(),
-                Mode::from(0o600),
-            )
-            .unwrap();
-        };
-        let another = |record: &mut Record| {
-            record.lifetime.as_mut().unwrap().mount += 1;
-        };
-        rewrite(&two, &another);
+        let at = |id: &LayerId| open_directory(&layers.whole, id.as_str()).unwrap();
+        let mut record = layers.get(&two).unwrap().unwrap().record;
+        record.lifetime.as_mut().unwrap().boot.push('x');
+        let text = record::encode(&record).unwrap();
+        durable::replace(at(&two), UNSETTLED, &text, Mode::from(0o600)).unwrap();
         // A power cut leaves files empty.
-        std::fs::write(
-            directory
-                .path()
-                .join("layers")
-                .join(three.as_str())
-                .join(RECORD),
-            "",
-        )
-        .unwrap();
+        let cut = directory.path().join("layers").join(three.as_str());
+        std::fs::write(cut.join(UNSETTLED), "").unwrap();
         for gone in [&two, &three, &chain] {
             assert!(layers.get(gone).unwrap().is_none(), "{gone}");
         }
         let all = [one.clone(), two.clone(), three.clone()];
         assert_eq!(layers.settle(&all).unwrap(), 1);
         assert!(layers.get(&one).unwrap().unwrap().record.lifetime.is_none());
+        // What was settled is only damaged by what should not be.
+        assert!(
+            tree::names(at(&one))
+                .unwrap()
+                .contains(&c"layer.json".to_owned())
+        );
         // Somebody who knows vouches for the rest.
         let other = Store::open(directory.path()).unwrap();
         other.trust_unsynced();

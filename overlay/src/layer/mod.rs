@@ -18,6 +18,7 @@ pub mod flatten;
 #[cfg(test)]
 mod hostile;
 pub mod implied;
+pub mod lifetime;
 pub mod merged;
 pub mod options;
 #[cfg(test)]
@@ -28,6 +29,7 @@ mod stacked;
 pub mod store;
 pub mod tree;
 pub mod unpack;
+pub mod unsettled;
 
 pub use changes::{Change, ChangeKind, changes};
 pub use diff::{Packed, pack};

@@ -7,8 +7,8 @@
 //! directory hides what is below, so it depends on what is below. It is unpacked in
 //! `layers/incoming/ID`, which its maker holds locked, so that it is unpacked once by whoever comes
 //! first while the others wait; a maker that died leaves a directory without lock, and the next one
-//! begins anew. Several layers become durable with one `syncfs` ([`publish`]) and get their names
-//! lowest first, so a layer never is there without those below.
+//! begins anew. Layers get their names lowest first, so a layer never is there without those below; most
+//! of them before they are on the disk ([`unsettled`](super::unsettled)).
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -16,7 +16,9 @@ use rustix::fs::Mode;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::built::{self, Lifetime};
+use super::built;
+use super::lifetime::Lifetime;
+use super::unsettled::UNSETTLED;
 use crate::content::{Verified, commit_all, place_all};
 use crate::durable::{self, open_directory};
 use crate::lease::{LayerId, Lease, Root};
@@ -51,7 +53,8 @@ pub struct Record {
     /// Nothing of the layers below remains: they must not be mounted.
     #[serde(default)]
     pub opaque: bool,
-    /// Its files may not be on the disk yet: it counts only as long as this lasts.
+    /// Its files may not be on the disk yet: it counts only as long as this lasts, or for good once its
+    /// record has its final name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lifetime: Option<Lifetime>,
     /// Deleted files are marked in a way that overlayfs does not know: it must not be mounted.
@@ -156,38 +159,25 @@ impl Layers {
 
     /// Opens a layer; none if there is none. That it stays is promised by [`Lease::hold`] before.
     pub fn get(&self, id: &LayerId) -> Result<Option<Layer>> {
-        let directory = match self.enter(id)? {
-            Some(directory) => directory,
-            None => return Ok(None),
+        let Some((directory, own)) = self.enter(id)? else {
+            return Ok(None);
         };
-        let read = || -> Result<Layer> {
-            let bytes = durable::read(&directory, RECORD, RECORD_LIMIT)?
-                .ok_or_else(|| Error::new(ErrorKind::Corrupt, format!("{RECORD} is missing")))?;
-            let record: Record = serde_json::from_slice(&bytes).map_err(|error| {
-                Error::new(ErrorKind::Corrupt, format!("cannot read {RECORD}: {error}"))
-            })?;
-            if record.version != VERSION {
-                return Err(Error::unsupported(format!(
-                    "{RECORD} has version {}, not {VERSION}",
-                    record.version
-                )));
-            }
-            record::check(&bytes).context(|| format!("cannot read {RECORD}"))?;
-            let diff = open_directory(&directory, DIFF)?;
-            let id = id.clone();
-            Ok(Layer { id, record, diff })
-        };
-        let layer = match read() {
-            // It was never synced, and this is what a power cut left.
-            Err(error) if built::is_built(id) && error.kind() == ErrorKind::Corrupt => {
+        let read = || -> Result<Option<Layer>> {
+            let Some(record) = find_record(&directory, &own)? else {
+                return Ok(None);
+            };
+            if record
+                .lifetime
+                .as_ref()
+                .is_some_and(|one| !one.lasts(&self.store))
+            {
                 return Ok(None);
             }
-            read => read.context(|| format!("cannot use layer {id}"))?,
+            let diff = open_directory(&directory, DIFF)?;
+            let id = id.clone();
+            Ok(Some(Layer { id, record, diff }))
         };
-        match &layer.record.lifetime {
-            Some(lifetime) if !lifetime.lasts(&self.store) => Ok(None),
-            _ => Ok(Some(layer)),
-        }
+        read().context(|| format!("cannot use layer {id}"))
     }
 
     /// Finds a layer or begins to unpack it; waits while somebody else does, as long as `waiting`
@@ -218,7 +208,8 @@ impl Layers {
         lease.hold(&[Root::Layer(id.clone())])?;
         let scratch = self.begin(id, self.occupy(id, waiting)?)?;
         let record = unpack(scratch.diff())?;
-        let directory = open_directory(&self.whole, id.as_str())?;
+        let gone = || Error::new(ErrorKind::NotFound, "it was removed meanwhile");
+        let (directory, _) = self.enter(id)?.ok_or_else(gone)?;
         let text = record::encode(&record)?;
         durable::replace(&directory, RECORD, &text, Mode::from(0o600))
             .context(|| format!("cannot renew the record of layer {id}"))
@@ -260,21 +251,37 @@ impl Layers {
         })
     }
 
-    /// Makes unpacked layers durable and then visible; they are given lowest first. After an error
-    /// some of the lower ones may be there.
-    pub fn publish(&self, layers: Vec<(Unfinished, Record)>) -> Result<Vec<Layer>> {
-        self.publish_with(layers, Vec::new())
+    /// Makes unpacked layers visible; they are given lowest first. They are durable, or made again after a
+    /// power cut by whoever asks for them. After an error some of the lower ones may be there.
+    pub fn publish(&self, lease: &Lease, layers: Vec<(Unfinished, Record)>) -> Result<Vec<Layer>> {
+        self.publish_with(lease, layers, Vec::new())
     }
 
-    /// The same, and blobs before that: all of it is written out once.
+    /// The same, and blobs before that, which are durable.
     pub fn publish_with(
         &self,
+        lease: &Lease,
         layers: Vec<(Unfinished, Record)>,
         blobs: Vec<Verified>,
     ) -> Result<Vec<Layer>> {
         if layers.is_empty() {
             return commit_all(blobs).map(|_| Vec::new());
         }
+        match self.store.lifetime()? {
+            Some(lifetime) => {
+                commit_all(blobs)?;
+                self.publish_unsettled(lease, layers, &lifetime)
+            }
+            None => self.publish_durably(layers, blobs),
+        }
+    }
+
+    /// With one sync of the whole file system.
+    fn publish_durably(
+        &self,
+        layers: Vec<(Unfinished, Record)>,
+        blobs: Vec<Verified>,
+    ) -> Result<Vec<Layer>> {
         for (layer, record) in &layers {
             let text = record::encode(record)?;
             durable::create(&layer.directory, RECORD, &text, Mode::from(0o600))?;
@@ -298,6 +305,49 @@ impl Layers {
         durable::sync_directory(&self.whole)?;
         Ok(done)
     }
+}
+
+/// The record by which a layer is there, if it is.
+fn find_record(directory: &OwnedFd, own: &LayerId) -> Result<Option<Record>> {
+    let settled = || -> Result<Option<Record>> {
+        let record = read_record(directory, RECORD)?;
+        // For good, whatever it says of the time before.
+        Ok(record.map(|record| Record {
+            lifetime: None,
+            ..record
+        }))
+    };
+    if let Some(record) = settled()? {
+        return Ok(Some(record));
+    }
+    if !built::is_own_name(own) {
+        let message = format!("{RECORD} is missing");
+        return Err(Error::new(ErrorKind::Corrupt, message));
+    }
+    match read_record(directory, UNSETTLED) {
+        Ok(Some(record)) => Ok(Some(record)),
+        // It may have been settled meanwhile.
+        Ok(None) => settled(),
+        // What a power cut left of what was never synced.
+        Err(error) if error.kind() == ErrorKind::Corrupt => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+pub(super) fn read_record(directory: &OwnedFd, name: &str) -> Result<Option<Record>> {
+    let Some(bytes) = durable::read(directory, name, RECORD_LIMIT)? else {
+        return Ok(None);
+    };
+    let record: Record = serde_json::from_slice(&bytes)
+        .map_err(|error| Error::new(ErrorKind::Corrupt, format!("cannot read {name}: {error}")))?;
+    if record.version != VERSION {
+        return Err(Error::unsupported(format!(
+            "{name} has version {}, not {VERSION}",
+            record.version
+        )));
+    }
+    record::check(&bytes).context(|| format!("cannot read {name}"))?;
+    Ok(Some(record))
 }
 
 pub(super) fn open_if_there(at: &OwnedFd, id: &LayerId) -> Result<Option<OwnedFd>> {
@@ -365,13 +415,14 @@ mod tests {
         touch(again.diff());
         let second = mine(layers.claim(&lease, &id('b'), &mut patience).unwrap());
         let done = layers
-            .publish(vec![(again, record()), (second, record())])
+            .publish(&lease, vec![(again, record()), (second, record())])
             .unwrap();
         assert_eq!(tree::names(done[0].diff()).unwrap(), [c"file".to_owned()]);
         let Claim::Present(layer) = layers.claim(&lease, &id('a'), &mut patience).unwrap() else {
             panic!("it should be there");
         };
-        assert_eq!(layer.record, record());
+        layers.settle(&[id('a'), id('b')]).unwrap();
+        assert_eq!(layers.get(&layer.id).unwrap().unwrap().record, record());
         assert!(tree::names(&layers.incoming).unwrap().is_empty());
     }
 
@@ -391,7 +442,9 @@ mod tests {
                         if let Claim::Mine(unfinished) = claim {
                             unpacked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                             touch(unfinished.diff());
-                            layers.publish(vec![(unfinished, record())]).unwrap();
+                            layers
+                                .publish(&lease, vec![(unfinished, record())])
+                                .unwrap();
                         }
                     }
                 });
@@ -420,7 +473,7 @@ mod tests {
             scope.spawn(other).join().unwrap()
         });
         assert_eq!(busy.unwrap_err().kind(), ErrorKind::Busy);
-        layers.publish(vec![(begun, record())]).unwrap();
+        layers.publish(&lease, vec![(begun, record())]).unwrap();
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! `rcrun start`, people's form, and `restart`.
 
+use rcrun_overlay::store::Store;
 use rcrun_runtime::error::{Context, Result};
 use rcrun_runtime::monitor::When;
 
@@ -8,7 +9,7 @@ use super::run::code_of;
 use super::stop::{HowFlags, Stopping, all_ended};
 use super::{get_with_record, no_such};
 use crate::containers::{Container, Containers, Record, make};
-use crate::images::mounts;
+use crate::images::{self, mounts};
 use crate::settings::Settings;
 use crate::{output, report};
 
@@ -125,6 +126,7 @@ fn launch(
     when: When,
 ) -> Result<()> {
     mounts::refuse_writable(&record.snapshot.parse()?)?;
+    images::restored(&Store::open(containers.store())?, record)?;
     container.forget(record)?;
     let launch = make::launch(settings, container, record, containers.store(), when);
     // The monitor is not waited for: it outlives us. It keeps the lock until the container is made.

@@ -108,6 +108,7 @@ impl crate::verbs::Run for Prune {
             policy.abandoned_after = std::time::Duration::ZERO;
         }
         let collected = images::sweep(&store, &policy)?;
+        images::settle(&store);
         let mut text = String::new();
         for blob in &collected.blobs {
             text += &format!("Deleted: {blob}\n");

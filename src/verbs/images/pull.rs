@@ -121,7 +121,9 @@ impl crate::verbs::Run for Pull {
             job.progress.line(text);
             return Ok(code);
         }
-        ended.result.map(|()| 0)
+        ended.result?;
+        images::settle(&store);
+        Ok(0)
     }
 }
 
