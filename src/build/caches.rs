@@ -222,11 +222,11 @@ pub(super) fn open<'a>(job: &'a Job<'a>, platform: &Platform) -> Result<Opened<'
     };
     for place in &job.asked.cache_from {
         // A place that does not answer calls off its own work only.
-        let client = images::client(
+        let client = images::telling_client(
             job.settings,
             job.flags.authfile.as_deref(),
             &job.cancel.child(),
-            None,
+            job.notice().clone(),
         )?;
         let read = Artifact::open(place, client, platform).and_then(|artifact| {
             let (_, steps) = opened.known.add(&artifact.manifest, &artifact.config)?;

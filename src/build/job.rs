@@ -20,7 +20,7 @@ use rcrun_image::document::Descriptor;
 use rcrun_image::platform::Platform;
 use rcrun_image::progress;
 use rcrun_image::pull::Way;
-use rcrun_image::registry::Cancel;
+use rcrun_image::registry::{Cancel, Notice};
 use rcrun_image::transport;
 use rcrun_overlay::layer::Overlay;
 use rcrun_overlay::layer::store::Layers;
@@ -41,7 +41,7 @@ use crate::{images, interrupt, output};
 
 /// Builds, and returns the exit code.
 pub(crate) fn build(flags: &Build, settings: &Settings) -> Result<u8> {
-    let asked = Asked::read(flags)?;
+    let mut asked = Asked::read(flags)?;
     let way = images::way();
     if way == Way::Single {
         return Err(Error::unsupported(
@@ -60,7 +60,9 @@ pub(crate) fn build(flags: &Build, settings: &Settings) -> Result<u8> {
         true => Style::Quiet,
         false => Style::parse(&flags.progress)?,
     };
-    let progress = Progress::new(style);
+    let progress = Arc::new(Progress::new(style));
+    let shown = Arc::clone(&progress);
+    asked.settings.git.notice = images::told(move |line| shown.line(line));
     let cancel = Cancel::new();
     let lease = store.lease()?;
     // What is fetched goes where steps work: it is removed with it.
@@ -219,6 +221,11 @@ impl Job<'_> {
         Ok(0)
     }
 
+    /// Who is told what is tried again.
+    pub(super) fn notice(&self) -> &Notice {
+        &self.asked.settings.git.notice
+    }
+
     /// Where the context is from, if that has an address, and its commit.
     fn address(&self, files: &Files) -> Result<Option<(String, Option<String>)>> {
         Ok(match source::locate(&self.flags.context)? {
@@ -303,6 +310,7 @@ impl Job<'_> {
             way: self.way,
             always: self.flags.pull,
             cancel: self.cancel,
+            notice: self.notice(),
             watch: &pulls,
             known: Mutex::new(HashMap::new()),
         };

@@ -5,6 +5,7 @@ use crate::harness::builds::{Build, Builds, fill, steps};
 use crate::harness::leaks::Snapshot;
 use crate::harness::runtime::Running;
 use crate::harness::{Env, Need, Shelf, Test, full, process, test};
+use rcrun_image::registry::testing::{Answer, Fault};
 use std::fs;
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ pub(super) fn tests() -> Vec<Test> {
         test!(eight_builds_that_are_killed_give_what_one_gives).timeout(150),
         test!(the_next_build_goes_on_at_the_last_finished_step),
         test!(prune_leaves_what_a_running_build_is_made_of),
+        test!(what_is_tried_again_is_told),
         test!(ctrl_c_ends_a_step_at_once),
         test!(output_without_end_takes_no_memory).timeout(120),
         test!(processes_that_stay_behind_are_ended),
@@ -163,6 +165,36 @@ fn prune_leaves_what_a_running_build_is_made_of(env: &Env) {
     assert_eq!(built.cached().len(), 0, "{}", built.output);
     builds.shelf.ok(&["prune", "--force"]);
     builds.assert_settled();
+}
+
+fn what_is_tried_again_is_told(env: &Env) {
+    let builds = Builds::new(env);
+    let registry = &builds.shelf.registry;
+    let busy = || Fault::Answer(Answer::new(503, "").with("Retry-After", 1));
+    let file = registry.add_blob("files", b"content");
+    let (base, cache) = (builds.shelf.name("base"), builds.shelf.name("cache"));
+    let result = builds.shelf.name("result");
+    let host = registry.host();
+    let text = format!("FROM {base}\nADD http://{host}/v2/files/blobs/{file} /f\n");
+    let context = builds.dockerfile(&text);
+    // A base image, a file, a cache that is read, one that is written, an image that is pushed.
+    let from = format!("--cache-from={cache}");
+    let to = format!("--cache-to=type=registry,ref={cache}");
+    let cases: [(&[&str], &str, &str); 5] = [
+        (&["--pull"], "GET", "/v2/base/manifests"),
+        (&["--no-cache"], "GET", "/v2/files/blobs"),
+        (&[&to], "PUT", "/v2/cache/manifests"),
+        (&[&from], "GET", "/v2/cache/manifests"),
+        (&["--push", "-t", &result], "PUT", "/v2/result/manifests"),
+    ];
+    for (flags, method, part) in cases {
+        registry.fault(method, part, 1, busy());
+        let built = builds.build(flags, &context).ok();
+        let said = &built.output.stderr;
+        let told = said.lines().filter(|line| line.contains("retrying in 1 s"));
+        assert_eq!(told.count(), 1, "{part}: {said}");
+        assert!(said.contains("503"), "{part}: {said}");
+    }
 }
 
 /// Whether its step has said that it waits; the command in the title says so before.

@@ -7,6 +7,7 @@
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rcrun_image::registry::Notice;
 use rcrun_image::registry::client::Options;
 use rcrun_image::registry::settings::Settings;
 use rcrun_image::registry::url::Url;
@@ -61,11 +62,11 @@ pub enum Fetched {
     Unchanged,
 }
 
-/// A client as registries are reached, with the proxies of the environment.
-pub fn client() -> Web {
-    Web::new(Options::new(Settings::default(), |name| {
-        std::env::var(name).ok()
-    }))
+/// A client as registries are reached, with the proxies of the environment. It tells of waits.
+pub fn client(notice: &Notice) -> Web {
+    let mut options = Options::new(Settings::default(), |name| std::env::var(name).ok());
+    options.notice = notice.clone();
+    Web::new(options)
 }
 
 /// Whether a source of ADD is meant to be fetched by HTTP. Git sources are looked for before.
@@ -238,7 +239,7 @@ mod tests {
             checksum,
             etag: None,
         };
-        let fetched = fetch(&client(), &request, fd.as_fd());
+        let fetched = fetch(&client(&Notice::default()), &request, fd.as_fd());
         (directory, fetched)
     }
 
@@ -289,7 +290,7 @@ mod tests {
             checksum: None,
             etag: Some("\"v1\""),
         };
-        let fetched = fetch(&client(), &request, fd.as_fd()).unwrap();
+        let fetched = fetch(&client(&Notice::default()), &request, fd.as_fd()).unwrap();
         assert!(matches!(fetched, Fetched::Unchanged));
         assert!(
             server.seen().contains("if-none-match: \"v1\""),

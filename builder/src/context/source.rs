@@ -8,6 +8,7 @@ use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use rcrun_image::registry::Notice;
 use rcrun_overlay::compress::Limits;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
@@ -96,7 +97,7 @@ pub struct Arguments<'a> {
 
 /// Opens the main context with its Dockerfile and ignore file.
 pub fn open(arguments: &Arguments<'_>, input: &mut dyn Read) -> Result<Context> {
-    let scratch = Scratch::new(arguments.scratch)?;
+    let scratch = Scratch::new(arguments.scratch, &arguments.git.notice)?;
     let file = arguments.file.filter(|file| !file.is_empty());
     match arguments.location {
         Location::Directory(path) => directory(path, file, &scratch, input),
@@ -135,7 +136,7 @@ pub fn open_named(
     git: &git::Settings,
     scratch: &Path,
 ) -> Result<Tree> {
-    let scratch = Scratch::new(scratch)?;
+    let scratch = Scratch::new(scratch, &git.notice)?;
     match location {
         Location::Directory(path) => {
             let tree = Tree::open(path, &format!("context {name:?}"))?;
@@ -252,14 +253,16 @@ fn with_ignore(tree: Tree, paths: &[PathBuf]) -> Result<Tree> {
 struct Scratch<'a> {
     path: &'a Path,
     fd: OwnedFd,
+    /// Is told what is tried again.
+    notice: &'a Notice,
 }
 
 impl<'a> Scratch<'a> {
-    fn new(path: &'a Path) -> Result<Self> {
+    fn new(path: &'a Path, notice: &'a Notice) -> Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(CWD, path, flags, Mode::empty())
             .context(|| format!("cannot open {}", path.display()))?;
-        Ok(Self { path, fd })
+        Ok(Self { path, fd, notice })
     }
 
     fn make(&self, name: &str) -> Result<PathBuf> {
@@ -305,7 +308,7 @@ impl<'a> Scratch<'a> {
             checksum: None,
             etag: None,
         };
-        match http::fetch(&http::client(), &request, directory.as_fd())? {
+        match http::fetch(&http::client(self.notice), &request, directory.as_fd())? {
             http::Fetched::New(download) => {
                 let file = super::view::read(directory.as_fd(), name.as_bytes())?;
                 Ok((download.tree, file))

@@ -4,6 +4,7 @@ use std::os::fd::AsFd;
 use std::sync::PoisonError;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use rcrun_image::registry::Notice;
 use rcrun_overlay::layer::merged::{Found, Merged};
 use rcrun_overlay::lease::LayerId;
 use rcrun_overlay::snapshot::Stack;
@@ -144,7 +145,12 @@ impl Solver<'_> {
                 },
                 CopySource::Http(url) => {
                     let directory = self.scratch()?;
-                    let source = fetch(url, op.checksum.as_deref(), &directory.0)?;
+                    let source = fetch(
+                        url,
+                        op.checksum.as_deref(),
+                        &directory.0,
+                        &self.settings.git.notice,
+                    )?;
                     if let Source::Download(download) = &source {
                         self.used(Material::new(url, &download.digest));
                     }
@@ -353,12 +359,17 @@ impl Solver<'_> {
     }
 }
 
-fn fetch(url: &str, checksum: Option<&str>, directory: &std::path::Path) -> Result<Source> {
+fn fetch(
+    url: &str,
+    checksum: Option<&str>,
+    directory: &std::path::Path,
+    notice: &Notice,
+) -> Result<Source> {
     let checksum: Option<Digest> = checksum.map(str::parse).transpose()?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let at = rustix::fs::open(directory, flags, Mode::empty())
         .context(|| format!("cannot open {}", directory.display()))?;
-    let web = http::client();
+    let web = http::client(notice);
     let request = http::Request {
         url,
         name: None,

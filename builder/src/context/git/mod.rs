@@ -15,6 +15,8 @@ pub use fetch::{Resolved, checkout, resolve};
 
 use std::path::PathBuf;
 
+use rcrun_image::registry::Notice;
+
 /// How git is run.
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
@@ -26,6 +28,8 @@ pub struct Settings {
     pub token: Option<Secret>,
     /// Keep `.git` (`--keep-git-dir`); the address's own wish counts where it has one.
     pub keep_git_dir: bool,
+    /// Is told what is tried again, and why; also of files of web servers.
+    pub notice: Notice,
 }
 
 /// Text that is never printed.
