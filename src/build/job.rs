@@ -11,12 +11,11 @@ use rcrun_builder::cache::Cache;
 use rcrun_builder::context::source::{self, Context as Files, Location};
 use rcrun_builder::context::tree::Tree;
 use rcrun_builder::dockerfile::{self, Diagnostic, Dockerfile};
-use rcrun_builder::events::{Event, StepId, Watch};
+use rcrun_builder::events::{Event, Watch};
 use rcrun_builder::export::{self, Target, Written};
 use rcrun_builder::graph::{self, Graph, Named, Problem, Wanted};
 use rcrun_builder::shrink::shrink;
-use rcrun_builder::solve::{self, Done, Imports, Lost, Solved, Solver, Tools};
-use rcrun_image::document::Descriptor;
+use rcrun_builder::solve::{Done, Solved};
 use rcrun_image::platform::Platform;
 use rcrun_image::progress;
 use rcrun_image::pull::Way;
@@ -33,7 +32,6 @@ use super::bases::Images;
 use super::places::{self, Place};
 use super::progress::{Progress, Style};
 use super::result::{self, Variant};
-use super::runner::Processes;
 use super::{attest, caches, check, failure, outputs};
 use crate::settings::Settings;
 use crate::verbs::build::Build;
@@ -147,7 +145,7 @@ pub(super) struct Job<'a> {
     pub(super) way: Way,
     pub(super) progress: &'a Progress,
     pub(super) cancel: &'a Cancel,
-    scratch: &'a Path,
+    pub(super) scratch: &'a Path,
     /// The ways in which the image is written, and which one each output means.
     pub(super) variants: Vec<Variant>,
     which: Vec<usize>,
@@ -163,14 +161,6 @@ pub(super) struct Built {
     pub(super) layers: Vec<LayerId>,
     /// For other machines.
     pub(super) done: Done,
-}
-
-/// What became of the steps of a graph.
-struct Attempt {
-    /// With the layers before they were made one.
-    solved: Result<(Arc<Solved>, Vec<LayerId>), Problem>,
-    made: Vec<LayerId>,
-    done: Done,
 }
 
 impl Job<'_> {
@@ -349,85 +339,6 @@ impl Job<'_> {
                 Err(_) => Err(Error::new(ErrorKind::Internal, "a thread panicked").into()),
             }
         })
-    }
-
-    /// Does what a graph says; again without what imported caches turn out not to have. What was done counts.
-    fn solve(&self, graph: &Graph, context: &Tree, first: StepId) -> Result<Attempt, Problem> {
-        let platform = &graph.stages[graph.target].platform;
-        let mut caches = caches::open(self, platform)?;
-        let mut made = Vec::new();
-        loop {
-            let (mut attempt, lost) = self.attempt(graph, context, first, &caches)?;
-            made.append(&mut attempt.made);
-            if attempt.solved.is_ok() || lost.is_empty() || self.cancel.is_cancelled() {
-                return Ok(Attempt { made, ..attempt });
-            }
-            // Each time there is less to be lost.
-            caches.forget(&lost);
-        }
-    }
-
-    fn attempt(
-        &self,
-        graph: &Graph,
-        context: &Tree,
-        first: StepId,
-        caches: &caches::Opened<'_>,
-    ) -> Result<(Attempt, Vec<Lost>)> {
-        let runner = Processes {
-            store: self.store,
-            runtime: &self.settings.runtime,
-        };
-        let watch = |event: &Event<'_>| self.progress.event(event);
-        let bring = |place: usize, blob: &Descriptor| caches.bring(place, blob);
-        let imports = Imports {
-            known: &caches.known,
-            bring: &bring,
-        };
-        let tools = Tools {
-            store: self.store,
-            lease: self.lease,
-            cache: self.cache,
-            runner: &runner,
-            watch: &watch,
-            cancel: self.cancel,
-            marks: self.marks(),
-            imports: Some(&imports),
-        };
-        let settings = solve::Settings {
-            scratch: self.scratch.to_owned(),
-            ..self.asked.settings.clone()
-        };
-        let solver = Solver::new(&tools, graph, context, &settings, first)?;
-        let solved = solver.solve().and_then(|solved| {
-            self.complete(&solver, &solved)?;
-            let layers = solved.layers.clone();
-            let solved = match self.flags.squash {
-                true => Arc::new(solver.squash(&solved)?),
-                false => solved,
-            };
-            Ok((solved, layers))
-        });
-        let attempt = Attempt {
-            solved,
-            made: solver.made(),
-            done: solver.done(),
-        };
-        Ok((attempt, solver.lost()))
-    }
-
-    /// Fetches layers of imported caches that the results are made of.
-    fn complete(&self, solver: &Solver<'_>, solved: &Solved) -> Result<()> {
-        let asked = self.asked;
-        if outputs::needs_files(&asked.outputs) || caches::needs_layers(&asked.cache_to) {
-            solver.complete(&solved.layers)?;
-        }
-        if caches::needs_all(&asked.cache_to) {
-            for step in solver.done().steps {
-                solver.complete(&[step.layer])?;
-            }
-        }
-        Ok(())
     }
 
     /// Where results are written first.

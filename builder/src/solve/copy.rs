@@ -4,7 +4,6 @@ use std::os::fd::AsFd;
 use std::sync::PoisonError;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rcrun_image::registry::Notice;
 use rcrun_overlay::layer::merged::{Found, Merged};
 use rcrun_overlay::lease::LayerId;
 use rcrun_overlay::snapshot::Stack;
@@ -145,12 +144,7 @@ impl Solver<'_> {
                 },
                 CopySource::Http(url) => {
                     let directory = self.scratch()?;
-                    let source = fetch(
-                        url,
-                        op.checksum.as_deref(),
-                        &directory.0,
-                        &self.settings.git.notice,
-                    )?;
+                    let source = self.fetch(url, op.checksum.as_deref(), &directory.0)?;
                     if let Source::Download(download) = &source {
                         self.used(Material::new(url, &download.digest));
                     }
@@ -322,6 +316,31 @@ impl Solver<'_> {
         Ok(Scratch(path))
     }
 
+    fn fetch(
+        &self,
+        url: &str,
+        checksum: Option<&str>,
+        directory: &std::path::Path,
+    ) -> Result<Source> {
+        let checksum: Option<Digest> = checksum.map(str::parse).transpose()?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let at = rustix::fs::open(directory, flags, Mode::empty())
+            .context(|| format!("cannot open {}", directory.display()))?;
+        let web = http::client(&self.settings.git.notice);
+        let request = http::Request {
+            url,
+            name: None,
+            checksum: checksum.as_ref(),
+            etag: None,
+        };
+        match http::fetch(&web, &request, at.as_fd())? {
+            http::Fetched::New(download) => Ok(Source::Download(download)),
+            http::Fetched::Unchanged => {
+                Err(Error::invalid(format!("{url}: the server sent nothing")))
+            }
+        }
+    }
+
     fn clone_of(
         &self,
         url: &str,
@@ -356,29 +375,6 @@ impl Solver<'_> {
         self.used(Material::commit(&address.remote, &resolved.commit));
         let tree = git::checkout(&address, &resolved, &settings, scratch)?;
         Ok((Source::Checkout(tree), resolved.commit))
-    }
-}
-
-fn fetch(
-    url: &str,
-    checksum: Option<&str>,
-    directory: &std::path::Path,
-    notice: &Notice,
-) -> Result<Source> {
-    let checksum: Option<Digest> = checksum.map(str::parse).transpose()?;
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let at = rustix::fs::open(directory, flags, Mode::empty())
-        .context(|| format!("cannot open {}", directory.display()))?;
-    let web = http::client(notice);
-    let request = http::Request {
-        url,
-        name: None,
-        checksum: checksum.as_ref(),
-        etag: None,
-    };
-    match http::fetch(&web, &request, at.as_fd())? {
-        http::Fetched::New(download) => Ok(Source::Download(download)),
-        http::Fetched::Unchanged => Err(Error::invalid(format!("{url}: the server sent nothing"))),
     }
 }
 
