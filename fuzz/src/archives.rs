@@ -7,7 +7,7 @@ use rcrun_overlay::archive::{Kind, Reader};
 use rcrun_overlay::compress::{Compression, Decoder, Encoder, Limits};
 use tar::{Builder, EntryType, Header};
 
-use crate::{bytes_of, halves};
+use crate::halves;
 
 /// Bytes of a block.
 const BLOCK: usize = 512;
@@ -137,23 +137,20 @@ pub fn tar_seeds() -> Vec<Vec<u8>> {
         seeds.extend(builder.into_inner());
     }
     let mut builder = Builder::new(Vec::new());
-    for (kind, records) in [
-        (EntryType::XGlobalHeader, &b"11 uid=123\n18 mtime=1234.5678\n"[..]),
-        (
-            EntryType::XHeader,
-            b"12 path=a/b\n15 linkpath=c\n27 SCHILY.xattr.user.a=b=c\n13 size=1000\n",
-        ),
-        (
-            EntryType::XHeader,
-            b"22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n26 GNU.sparse.name=sparse\n29 GNU.sparse.realsize=10000\n",
-        ),
+    let mut sparse = b"1\n9000\n1000\n".to_vec();
+    sparse.resize(BLOCK + 1000, b'x');
+    sparse[12..BLOCK].fill(0);
+    for (kind, extended, data) in [
+        (EntryType::XGlobalHeader, GLOBAL, &b"one"[..]),
+        (EntryType::XHeader, OWN, b"two"),
+        (EntryType::XHeader, SPARSE, &sparse),
     ] {
         let mut header = Header::new_ustar();
         header.set_entry_type(kind);
-        member(&mut builder, &mut header, "PaxHeader", records);
+        member(&mut builder, &mut header, "PaxHeader", &records(extended));
         let mut header = Header::new_ustar();
         header.set_entry_type(EntryType::Regular);
-        member(&mut builder, &mut header, "file", b"1\n9000\n1000\n");
+        member(&mut builder, &mut header, "file", data);
     }
     seeds.extend(builder.into_inner());
     seeds
@@ -170,15 +167,44 @@ pub fn pax(input: &[u8]) {
     let _ = pax::time(own);
 }
 
-/// Records as programs write them.
+/// Records as programs write them: for all entries, for one, and of a sparse file.
+const GLOBAL: &[(&str, &str)] = &[("uid", "123"), ("mtime", "1234.5678"), ("comment", "x")];
+const OWN: &[(&str, &str)] = &[
+    ("path", "a/b"),
+    ("gid", "1000"),
+    ("mtime", "-1.000000001"),
+    ("SCHILY.xattr.user.a", "b=c"),
+    ("LIBARCHIVE.xattr.user.x", "eQ"),
+    ("uname", "me"),
+    ("hdrcharset", "BINARY"),
+];
+const SPARSE: &[(&str, &str)] = &[
+    ("GNU.sparse.major", "1"),
+    ("GNU.sparse.minor", "0"),
+    ("GNU.sparse.name", "sparse"),
+    ("GNU.sparse.realsize", "10000"),
+];
+const OLD_SPARSE: &[(&str, &str)] = &[
+    ("GNU.sparse.size", "7"),
+    ("GNU.sparse.numblocks", "2"),
+    ("GNU.sparse.map", "0,1,5,2"),
+    ("size", "3"),
+    ("linkpath", "c"),
+    ("atime", "99"),
+];
+
+fn records(list: &[(&str, &str)]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (key, value) in list {
+        pax::append(&mut out, key.as_bytes(), value.as_bytes());
+    }
+    out
+}
+
+/// Global records, a NUL, and those of an entry.
 pub fn pax_seeds() -> Vec<Vec<u8>> {
-    bytes_of(&[
-        "11 uid=123\n\x0012 path=a/b\n15 linkpath=c\n18 mtime=1234.5678\n",
-        "\x0027 SCHILY.xattr.user.a=b=c\n30 LIBARCHIVE.xattr.user.x=eQ\n12 gid=1000\n",
-        "22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n26 GNU.sparse.name=sparse\n29 GNU.sparse.realsize=10000\n",
-        "24 GNU.sparse.map=0,1,5,2\n20 GNU.sparse.size=7\n25 GNU.sparse.numblocks=2\n",
-        "21 mtime=-1.000000001\n13 size=1000\n19 hdrcharset=BINARY\n12 atime=99\n12 uname=me\n",
-    ])
+    let both = |own| [records(GLOBAL), vec![0], records(own)].concat();
+    [OWN, SPARSE, OLD_SPARSE].map(both).to_vec()
 }
 
 /// A compressed stream.
