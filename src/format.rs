@@ -35,6 +35,19 @@ pub(crate) enum Part {
     Field(Vec<String>),
 }
 
+impl Format {
+    /// Whether one of these fields is asked for by name.
+    pub(crate) fn names(&self, fields: &[&str]) -> bool {
+        let Self::Fields(parts) = self else {
+            return false;
+        };
+        parts.iter().any(|part| match part {
+            Part::Field(names) => names.iter().any(|name| fields.contains(&name.as_str())),
+            Part::Text(_) => false,
+        })
+    }
+}
+
 impl std::str::FromStr for Format {
     type Err = String;
 

@@ -1,6 +1,7 @@
 //! What the verbs on images share: the store with what uses its images, the registry's client, and the
 //! sweep.
 
+pub(crate) mod compare;
 mod containers;
 pub(crate) mod mounts;
 
@@ -24,6 +25,7 @@ use rcrun_runtime::error::Result;
 
 pub(crate) use containers::{User, users};
 
+use crate::containers::volumes::Volumes;
 use crate::containers::{Containers, Record, is_id};
 use crate::progress::Progress;
 use crate::settings::{Settings, in_user_namespace};
@@ -178,6 +180,9 @@ pub(crate) fn sweep(store: &Store, policy: &gc::Policy) -> Result<Collected> {
     let made = Containers::existing(store.path())?;
     if let Some(containers) = made.as_ref().filter(|_| !policy.dry_run) {
         containers.sweep()?;
+        if let Some(volumes) = Volumes::existing(store)? {
+            volumes.sweep()?;
+        }
     }
     let cache = Cache::existing(store)?;
     let mark = &mut |held: &HashSet<Root>| {

@@ -106,7 +106,9 @@ fn person(error: &Error) -> String {
     let message = crate::format::printable(&error.chain().to_string());
     let general = match error.kind() {
         ErrorKind::Exhausted => Some("`rcrun prune` and `rcrun df` help to make room"),
-        ErrorKind::Corrupt => Some("`rcrun fsck` tells what is damaged, and `--repair` mends it"),
+        ErrorKind::Corrupt => Some(
+            "`rcrun fsck --repair` tells what is damaged, mends what it can, and says what removes the rest",
+        ),
         _ => None,
     };
     match error.hint().or(general) {

@@ -151,6 +151,26 @@ pub(crate) fn moment(text: &str, now: u64) -> Result<u64> {
         })
 }
 
+/// The same to the nanosecond, as logs have it: RFC 3339, UTC, nine digits. A fraction may stand behind
+/// seconds of either form.
+pub(crate) fn instant(text: &str, now: u64) -> Result<String> {
+    let (whole, fraction) = match text.split_once('.') {
+        Some((seconds, rest)) => {
+            let zone = rest.trim_start_matches(|c: char| c.is_ascii_digit());
+            let digits = &rest[..rest.len() - zone.len()];
+            if digits.is_empty() || digits.len() > 9 {
+                return Err(Error::invalid(format!(
+                    "invalid time {text:?}: a fraction has one to nine digits"
+                )));
+            }
+            (format!("{seconds}{zone}"), digits)
+        }
+        None => (text.to_owned(), ""),
+    };
+    let seconds = rfc3339(moment(&whole, now)?);
+    Ok(format!("{}.{fraction:0<9}Z", seconds.trim_end_matches('Z')))
+}
+
 fn duration(text: &str) -> Option<Duration> {
     let mut rest = text;
     let mut total = Duration::ZERO;
@@ -180,6 +200,27 @@ fn duration(text: &str) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn instants() {
+        for (text, expected) in [
+            ("10m", Some("1970-01-01T00:06:40.000000000Z")),
+            ("7", Some("1970-01-01T00:00:07.000000000Z")),
+            ("7.25", Some("1970-01-01T00:00:07.250000000Z")),
+            ("7.000000001", Some("1970-01-01T00:00:07.000000001Z")),
+            ("2026-11-22", Some("2026-11-22T00:00:00.000000000Z")),
+            (
+                "2026-11-22T08:00:00.5+01:00",
+                Some("2026-11-22T07:00:00.500000000Z"),
+            ),
+            ("7.", None),
+            ("7.1234567890", None),
+            ("7.5x", None),
+            ("soon", None),
+        ] {
+            assert_eq!(instant(text, 1000).ok().as_deref(), expected, "{text}");
+        }
+    }
 
     #[test]
     fn sizes() {

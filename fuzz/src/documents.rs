@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::str::FromStr;
 
-use rcrun_builder::attest::sbom::{self, Found};
+use rcrun_builder::attest::sbom::{self, Found, Subject};
 use rcrun_builder::context::git;
 use rcrun_builder::remote::Known;
 use rcrun_image::document::{Document, ImageConfig};
@@ -157,7 +157,12 @@ pub fn packages(input: &[u8]) {
     found.packages.extend(sbom::apk(&text, "installed"));
     found.packages.extend(sbom::python(&text, "METADATA"));
     found.packages.extend(sbom::node(&text, "package.json"));
-    let document = sbom::document(&found, "image", &Digest::of(b"m"), 0);
+    let subject = Subject {
+        name: "image",
+        digest: &Digest::of(b"m"),
+        image: input.len().is_multiple_of(2),
+    };
+    let document = sbom::document(&found, &subject, 0);
     let listed = document["packages"].as_array().map_or(0, Vec::len);
     assert!(listed <= found.packages.len() + 1, "each once");
     assert!(serde_json::to_vec(&document).is_ok());

@@ -27,13 +27,15 @@ pub enum Subject {
     Name(Reference),
     /// An index or manifest.
     Digest(Digest),
+    /// An index or manifest that has this name where it goes, whatever it is called here.
+    Called(Digest, Reference),
 }
 
 impl std::fmt::Display for Subject {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Name(name) => name.fmt(f),
-            Self::Digest(digest) => digest.fmt(f),
+            Self::Digest(digest) | Self::Called(digest, _) => digest.fmt(f),
         }
     }
 }
@@ -55,7 +57,9 @@ impl Stored {
         let content = store.content();
         let target = match subject {
             Subject::Name(name) => by_name(store, &lease, name)?,
-            Subject::Digest(digest) => by_digest(&content, &lease, digest)?,
+            Subject::Digest(digest) | Subject::Called(digest, _) => {
+                by_digest(&content, &lease, digest)?
+            }
         };
         let mut place = Place {
             read: &mut |wanted| content.read(&wanted.digest, MAX_DOCUMENT as u64),

@@ -50,7 +50,7 @@ const DIRECTORIES: [&str; 14] = [
 ];
 
 /// What else may be in a directory that becomes a store: other parts of the program, and mkfs(8).
-const TOLERATED: [&str; 4] = [lock::STORE_LOCK, "build", "cri", "lost+found"];
+const TOLERATED: [&str; 5] = [lock::STORE_LOCK, "build", "cri", "lost+found", "volumes"];
 
 #[derive(Serialize, Deserialize)]
 struct Version {
@@ -201,7 +201,7 @@ impl Store {
     }
 
     /// Makes what was removed from a directory durable where others could get its blocks before.
-    pub(crate) fn settle(&self, directory: impl AsFd) -> Result<()> {
+    pub fn settle(&self, directory: impl AsFd) -> Result<()> {
         removal::settle(&self.0.reuse, directory)
     }
 

@@ -94,6 +94,8 @@ pub struct ExecOptions {
     pub process_label: Option<String>,
     /// Return once the process runs.
     pub detach: bool,
+    /// Keys ([`crate::monitor::parse_keys`]) that leave the process running, at a terminal; none if empty.
+    pub detach_keys: Vec<u8>,
     /// Where to write the process's pid.
     pub pid_file: Option<PathBuf>,
     /// AF_UNIX socket that receives the terminal's master.

@@ -118,43 +118,11 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 }
 
 /// `~/x` is somewhere else for everybody.
-fn home(path: &str) -> PathBuf {
+pub(super) fn home(path: &str) -> PathBuf {
     match (path.strip_prefix("~/"), std::env::var_os("HOME")) {
         (Some(rest), Some(home)) => PathBuf::from(home).join(rest),
         _ => PathBuf::from(path),
     }
-}
-
-/// `--ssh ID[=SOCKET]`: the socket of an agent.
-pub(super) fn agent(text: &str) -> Result<(String, PathBuf)> {
-    let (id, path) = match text.split_once('=') {
-        Some((id, path)) => (id, Some(home(path))),
-        None => (text, None),
-    };
-    let path = match path {
-        Some(path) => path,
-        None => std::env::var_os("SSH_AUTH_SOCK")
-            .map(PathBuf::from)
-            .ok_or_else(|| {
-                Error::new(
-                    ErrorKind::NotFound,
-                    "no SSH agent: SSH_AUTH_SOCK is not set",
-                )
-                .with_hint(
-                    "start one with `eval $(ssh-agent)` and `ssh-add`, or give --ssh ID=SOCKET",
-                )
-            })?,
-    };
-    let kind = std::fs::metadata(&path)
-        .context(|| format!("cannot use {}", path.display()))?
-        .file_type();
-    if !std::os::unix::fs::FileTypeExt::is_socket(&kind) {
-        let text = format!("{} is not the socket of an SSH agent", path.display());
-        return Err(Error::unsupported(text)
-            .with_hint("keys are not read: `ssh-add` them to an agent, and forward that"));
-    }
-    let id = if id.is_empty() { "default" } else { id };
-    Ok((id.to_owned(), path))
 }
 
 /// A field that is there or not, or says so.

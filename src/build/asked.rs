@@ -1,8 +1,10 @@
 //! The flags of `build`, understood.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
-use rcrun_builder::graph::Wanted;
+use rcrun_builder::context::credentials::Credentials;
+use rcrun_builder::graph::{SOURCE_DATE_EPOCH, Wanted};
 use rcrun_builder::runner::Limits;
 use rcrun_builder::solve;
 use rcrun_image::platform::Platform;
@@ -12,7 +14,7 @@ use rcrun_runtime::error::{Context, Error, Result};
 
 use super::annotations::Annotations;
 use super::destination::{self, How, Output};
-use super::{arguments, attest, caches, outputs};
+use super::{agents, arguments, attest, caches, outputs};
 use crate::verbs::build::Build;
 
 /// The name of the machine that steps see. BuildKit's, for Dockerfiles that depend on it.
@@ -25,6 +27,8 @@ pub(super) struct Asked {
     pub(super) wanted: Wanted,
     pub(super) contexts: BTreeMap<String, String>,
     pub(super) settings: solve::Settings,
+    /// What answers steps that want an SSH agent.
+    pub(super) agents: agents::Known,
     pub(super) outputs: Vec<(Output, How)>,
     pub(super) names: Vec<Reference>,
     pub(super) docker: bool,
@@ -39,12 +43,9 @@ pub(super) struct Asked {
 
 impl Asked {
     pub(super) fn read(flags: &Build) -> Result<Self> {
-        let variable = |name: &str| std::env::var(name).ok();
-        let mut arguments =
-            arguments::pairs(&flags.build_arg, &variable).context(|| "--build-arg")?;
-        let epoch = epoch(flags, &mut arguments)?;
+        let arguments = given(flags)?;
         let mut settings = solve::Settings {
-            epoch,
+            epoch: flags.timestamp,
             explain: flags.explain,
             debug: flags.debug,
             limits: limits(flags),
@@ -53,13 +54,10 @@ impl Asked {
         if let Some(name) = arguments.get("BUILDKIT_SANDBOX_HOSTNAME") {
             settings.limits.hostname.clone_from(name);
         }
-        let truth = |name: &str| {
-            let value = arguments.get(name).map(String::as_str);
-            matches!(value, Some("1" | "t" | "T" | "true" | "TRUE" | "True"))
-        };
-        settings.git.keep_git_dir = truth("BUILDKIT_CONTEXT_KEEP_GIT_DIR");
-        let several = truth("BUILDKIT_MULTI_PLATFORM");
-        grant(flags, &mut settings)?;
+        settings.git.keep_git_dir = is_set(&arguments, "BUILDKIT_CONTEXT_KEEP_GIT_DIR");
+        let several = is_set(&arguments, "BUILDKIT_MULTI_PLATFORM");
+        let mut known = agents::Known::new();
+        grant(flags, &mut settings, &mut known)?;
         let mut outputs = Vec::new();
         for text in &flags.output {
             outputs.push(destination::output(text).context(|| format!("--output {text}"))?);
@@ -74,7 +72,10 @@ impl Asked {
             .filter(|(output, _)| outputs::is_image(output))
             .map(|(_, how)| how.docker.unwrap_or(docker))
             .collect();
-        attest::check(&attest, !images.is_empty(), images.contains(&true))?;
+        let places = outputs
+            .iter()
+            .any(|(output, _)| outputs::has_statements(output));
+        attest::check(&attest, places, images.contains(&true))?;
         let cache_to = each("--cache-to", &flags.cache_to, caches::to)?;
         if flags.squash && caches::inline(&cache_to) {
             return Err(Error::invalid(
@@ -83,8 +84,12 @@ impl Asked {
             .with_hint("use type=registry or type=local"));
         }
         let none = |_: &str| None;
-        let mut platforms = flags.platform.clone();
-        platforms.dedup();
+        let mut platforms: Vec<Platform> = Vec::new();
+        for platform in &flags.platform {
+            if !platforms.contains(platform) {
+                platforms.push(platform.clone());
+            }
+        }
         Ok(Self {
             wanted: Wanted {
                 target: flags.target.clone(),
@@ -98,6 +103,7 @@ impl Asked {
             contexts: arguments::pairs(&flags.build_context, &none)
                 .context(|| "--build-context")?,
             settings,
+            agents: known,
             outputs,
             names,
             docker,
@@ -112,25 +118,62 @@ impl Asked {
 }
 
 impl Asked {
+    /// The agent that git asks, at a socket in this directory: the one that is called `default`.
+    pub(super) fn agent_of_git(
+        &self,
+        directory: &Path,
+    ) -> Result<(agents::Agents, Option<PathBuf>)> {
+        match self.agents.get(Path::new(agents::DEFAULT)) {
+            Some(agent) => agents::Agents::of_git(agent, directory),
+            None => Ok((agents::Agents::new()?, None)),
+        }
+    }
+
     /// Identifiers of secrets.
     pub(super) fn secrets(&self) -> Vec<&str> {
         self.settings.secrets.keys().map(String::as_str).collect()
     }
 
     /// Identifiers of SSH agents.
-    pub(super) fn agents(&self) -> Vec<&str> {
+    pub(super) fn agent_ids(&self) -> Vec<&str> {
         self.settings.agents.keys().map(String::as_str).collect()
     }
 }
 
+/// `--build-arg`, and what a variable of ours says for one that everybody means the same by.
+fn given(flags: &Build) -> Result<BTreeMap<String, String>> {
+    let variable = |name: &str| std::env::var(name).ok();
+    let mut all = arguments::pairs(&flags.build_arg, &variable).context(|| "--build-arg")?;
+    let own = variable(SOURCE_DATE_EPOCH).filter(|text| !text.is_empty());
+    if let Some(text) = own {
+        all.entry(SOURCE_DATE_EPOCH.to_owned()).or_insert(text);
+    }
+    Ok(all)
+}
+
+/// Whether an argument says yes, in one of the ways that Go takes for that.
+fn is_set(arguments: &BTreeMap<String, String>, name: &str) -> bool {
+    let value = arguments.get(name).map(String::as_str);
+    matches!(value, Some("1" | "t" | "T" | "true" | "TRUE" | "True"))
+}
+
 /// What steps get that is not for all: secrets, agents, entitlements, the network.
-fn grant(flags: &Build, settings: &mut solve::Settings) -> Result<()> {
+fn grant(flags: &Build, settings: &mut solve::Settings, known: &mut agents::Known) -> Result<()> {
     for text in &flags.secret {
         let (id, secret) = arguments::secret(text).context(|| format!("--secret {text}"))?;
         settings.secrets.insert(id, secret);
     }
+    let secrets = settings.secrets.iter();
+    let credentials = secrets.map(|(id, secret)| (id.as_str(), secret.0.as_slice()));
+    settings.git.credentials = Credentials::among(credentials);
     for text in &flags.ssh {
-        let (id, path) = arguments::agent(text).context(|| format!("--ssh {text}"))?;
+        let (id, agent) = agents::asked(text).context(|| format!("--ssh {text}"))?;
+        let path = PathBuf::from(&id);
+        if known.insert(path.clone(), agent).is_some() {
+            return Err(Error::invalid(format!(
+                "--ssh {text}: there is another {id:?}"
+            )));
+        }
         settings.agents.insert(id, path);
     }
     for text in &flags.allow {
@@ -233,27 +276,6 @@ fn adjust(flags: &Build, names: &[Reference], outputs: &mut Vec<(Output, How)>) 
 fn each<T>(flag: &str, all: &[String], read: fn(&str) -> Result<T>) -> Result<Vec<T>> {
     let one = |text: &String| read(text).context(|| format!("{flag} {text}"));
     all.iter().map(one).collect()
-}
-
-/// `--timestamp`, or SOURCE_DATE_EPOCH as an argument or in our environment.
-fn epoch(flags: &Build, arguments: &mut BTreeMap<String, String>) -> Result<Option<i64>> {
-    const NAME: &str = "SOURCE_DATE_EPOCH";
-    if let Some(seconds) = flags.timestamp {
-        return Ok(Some(seconds));
-    }
-    let own = || std::env::var(NAME).ok();
-    let Some(text) = arguments
-        .get(NAME)
-        .cloned()
-        .or_else(own)
-        .filter(|text| !text.is_empty())
-    else {
-        return Ok(None);
-    };
-    let wrong = || Error::invalid(format!("{NAME} is {text:?}, and not a number of seconds"));
-    let seconds = text.parse().map_err(|_| wrong())?;
-    arguments.insert(NAME.to_owned(), text);
-    Ok(Some(seconds))
 }
 
 fn limits(flags: &Build) -> Limits {

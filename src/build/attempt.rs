@@ -57,6 +57,7 @@ impl Job<'_> {
         let runner = Processes {
             store: self.store,
             runtime: &self.settings.runtime,
+            agents: &self.asked.agents,
         };
         let watch = |event: &Event<'_>| self.progress.event(event);
         let bring = |place: usize, blob: &Descriptor| caches.bring(place, blob);
@@ -76,6 +77,7 @@ impl Job<'_> {
         };
         let settings = solve::Settings {
             scratch: self.scratch.to_owned(),
+            epoch: self.asked.settings.epoch.or(graph.epoch),
             ..self.asked.settings.clone()
         };
         let solver = Solver::new(&tools, graph, context, &settings, first)?;

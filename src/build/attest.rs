@@ -4,8 +4,12 @@
 
 use std::time::SystemTime;
 
-use rcrun_builder::attest::provenance::{self, Mode};
-use rcrun_builder::attest::{PROVENANCE, SPDX, STATEMENT, image_url, packages, sbom, statement};
+use rcrun_builder::attest::provenance::{self, Mode, Origin};
+use rcrun_builder::attest::sbom::Subject;
+use rcrun_builder::attest::{
+    PROVENANCE, SPDX, STATEMENT, image_url, packages, sbom, statement, statement_of_files,
+};
+use rcrun_builder::context::listing::Listed;
 use rcrun_builder::graph;
 use rcrun_image::document::{Descriptor, media};
 use rcrun_image::platform::Platform;
@@ -30,14 +34,16 @@ struct Provenance {
     builder: String,
     reproducible: bool,
     times: bool,
+    /// Not beside files.
+    inline_only: bool,
 }
 
 /// What is known of a build beside its graph.
 pub(super) struct Facts {
     /// The Dockerfile's name and text.
     pub(super) dockerfile: (String, Vec<u8>),
-    /// Where the context is from, if that has an address, and its commit.
-    pub(super) context: Option<(String, Option<String>)>,
+    /// Where the context is from, if that has an address.
+    pub(super) context: Option<Origin>,
     /// When it began.
     pub(super) began: SystemTime,
 }
@@ -94,6 +100,7 @@ impl Wanted {
             builder: String::new(),
             reproducible: false,
             times: false,
+            inline_only: false,
         };
         let mut disabled = false;
         for (name, value) in fields {
@@ -106,8 +113,7 @@ impl Wanted {
                 ("reproducible", _) => wanted.reproducible = is()?,
                 ("times", _) => wanted.times = is()?,
                 ("disabled", _) => disabled = is()?,
-                // Statements are parts of images only.
-                ("inline-only", _) => drop(is()?),
+                ("inline-only", _) => wanted.inline_only = is()?,
                 ("version", Some("v1")) => {}
                 ("version", Some(other)) => {
                     return Err(Error::unsupported(format!(
@@ -146,6 +152,31 @@ impl Wanted {
     }
 }
 
+/// A predicate: its type, the file that it is in beside files, and what it says.
+type Predicate = (&'static str, &'static str, Value);
+
+/// What is asked for, about one platform's result.
+fn predicates(
+    job: &Job<'_>,
+    built: &Built,
+    subject: &Subject<'_>,
+    facts: &Facts,
+) -> Result<Vec<Predicate>> {
+    let wanted = &job.asked.attest;
+    let mut all = Vec::new();
+    if wanted.sbom {
+        let found = packages::find(std::os::fd::AsFd::as_fd(&outputs::files(job, built)?))?;
+        let document = sbom::document(&found, subject, built.solved.epoch);
+        all.push((SPDX, "sbom.spdx.json", document));
+    }
+    let provenance = wanted.provenance.as_ref();
+    if let Some(provenance) = provenance.filter(|one| subject.image || !one.inline_only) {
+        let predicate = predicate(job, built, provenance, facts);
+        all.push((PROVENANCE, "provenance.json", predicate));
+    }
+    Ok(all)
+}
+
 /// Writes what is attested of one platform's image, and returns its entry for the index.
 pub(super) fn attach(
     job: &Job<'_>,
@@ -153,8 +184,7 @@ pub(super) fn attach(
     index: usize,
     facts: &Facts,
 ) -> Result<Option<Descriptor>> {
-    let wanted = &job.asked.attest;
-    if !wanted.any() {
+    if !job.asked.attest.any() {
         return Ok(None);
     }
     let none = || Error::new(ErrorKind::Internal, "an image was not written");
@@ -166,28 +196,56 @@ pub(super) fn attach(
         .iter()
         .map(|name| image_url(&name.familiar_name(), name.tag(), None, &platform))
         .collect();
+    let name = names
+        .first()
+        .map_or_else(|| image.digest.to_string(), Reference::familiar);
+    let subject = Subject {
+        name: &name,
+        digest: &image.digest,
+        image: true,
+    };
     let mut layers = Vec::new();
-    let mut add = |kind: &str, predicate: &Value| -> Result<()> {
-        let text = statement(&urls, &image.digest, kind, predicate);
+    for (kind, _, predicate) in predicates(job, built, &subject, facts)? {
+        let text = statement(&urls, &image.digest, kind, &predicate);
         let mut layer = result::document(job, STATEMENT, &text)?;
         layer
             .annotations
             .insert("in-toto.io/predicate-type".into(), kind.into());
         layers.push(layer);
-        Ok(())
-    };
-    if wanted.sbom {
-        let found = packages::find(std::os::fd::AsFd::as_fd(&outputs::files(job, built)?))?;
-        let name = names
-            .first()
-            .map_or_else(|| image.digest.to_string(), Reference::familiar);
-        let document = sbom::document(&found, &name, &image.digest, built.solved.epoch);
-        add(SPDX, &document)?;
-    }
-    if let Some(provenance) = &wanted.provenance {
-        add(PROVENANCE, &predicate(job, built, provenance, facts))?;
     }
     manifest(job, image, &layers).map(Some)
+}
+
+/// What is attested of files: statements with the names of their files.
+pub(super) fn beside(
+    job: &Job<'_>,
+    built: &Built,
+    files: &[Listed],
+    facts: &Facts,
+) -> Result<Vec<(&'static str, Vec<u8>)>> {
+    let mut text = Vec::new();
+    for file in files {
+        text.extend_from_slice(&file.path);
+        let digest = file.digest.as_ref().map(ToString::to_string);
+        text.extend(format!("\0{}\0", digest.unwrap_or_default()).bytes());
+    }
+    let stage = &built.graph.stages[built.graph.target];
+    let subject = Subject {
+        name: match stage.name.as_str() {
+            "" => "files",
+            name => name,
+        },
+        digest: &rcrun_builder::Digest::of(&text),
+        image: false,
+    };
+    let mut all = Vec::new();
+    for (kind, name, predicate) in predicates(job, built, &subject, facts)? {
+        let statement = statement_of_files(files, kind, &predicate);
+        let bytes = serde_json::to_vec_pretty(&statement)
+            .map_err(|e| Error::new(ErrorKind::Internal, format!("cannot encode JSON: {e}")))?;
+        all.push((name, bytes));
+    }
+    Ok(all)
 }
 
 fn predicate(job: &Job<'_>, built: &Built, wanted: &Provenance, facts: &Facts) -> Value {
@@ -202,15 +260,12 @@ fn predicate(job: &Job<'_>, built: &Built, wanted: &Provenance, facts: &Facts) -
         builder: &wanted.builder,
         reproducible: wanted.reproducible,
         dockerfile: (name, text),
-        context: facts
-            .context
-            .as_ref()
-            .map(|(url, commit)| (url.as_str(), commit.as_deref())),
+        context: facts.context.as_ref(),
         target: request.target.as_deref(),
         arguments: &request.arguments,
         labels: &request.labels,
         secrets: job.asked.secrets(),
-        agents: job.asked.agents(),
+        agents: job.asked.agent_ids(),
         platform: graph::machine().to_string(),
         times: wanted
             .times
@@ -259,13 +314,13 @@ fn manifest(job: &Job<'_>, image: &Descriptor, layers: &[Descriptor]) -> Result<
     Ok(entry)
 }
 
-/// That there is an image for them.
-pub(super) fn check(wanted: &Wanted, images: bool, docker: bool) -> Result<()> {
-    match (wanted.any(), images, docker) {
+/// That there is a place for them.
+pub(super) fn check(wanted: &Wanted, places: bool, docker: bool) -> Result<()> {
+    match (wanted.any(), places, docker) {
         (true, false, _) => Err(Error::invalid(
-            "attestations are parts of images, and no output is one",
+            "attestations are parts of images or stand beside files, and no output is either",
         )
-        .with_hint("use type=image, type=registry or type=oci")),
+        .with_hint("use type=image, registry, oci, local or tar")),
         (true, true, true) => Err(Error::invalid(
             "attestations need OCI's media types, and an output has docker's",
         )),
@@ -295,6 +350,7 @@ mod tests {
             builder: String::new(),
             reproducible: false,
             times: false,
+            inline_only: false,
         };
         for (flags, mode, sbom) in [
             (&[][..], None, false),

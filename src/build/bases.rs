@@ -5,11 +5,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rcrun_builder::graph::{BaseImage, Bases};
 use rcrun_image::catalog;
+use rcrun_image::closure::Platforms;
+use rcrun_image::names::Names;
 use rcrun_image::platform::Platform;
 use rcrun_image::progress::Event;
 use rcrun_image::pull::{self, DOWNLOADS, Request, Way};
 use rcrun_image::reference::Reference;
 use rcrun_image::registry::{Cancel, Notice};
+use rcrun_image::transport::{self, In, Means, Naming};
+use rcrun_overlay::durable;
 use rcrun_overlay::lease::{Lease, Root};
 use rcrun_overlay::store::Store;
 use rcrun_runtime::error::{Context, Error, ErrorKind, Result};
@@ -17,6 +21,8 @@ use rcrun_runtime::error::{Context, Error, ErrorKind, Result};
 use crate::images;
 use crate::settings::Settings;
 
+/// How names of images begin that are in a layout: `oci-layout://DIRECTORY[:TAG]`.
+pub(super) const LAYOUT: &str = "oci-layout://";
 /// How often an image is fetched that others remove before it can be used.
 const FETCHES: usize = 10;
 
@@ -42,9 +48,11 @@ impl Bases for Images<'_> {
         if let Some(known) = self.known().get(&key) {
             return Ok(Arc::clone(known));
         }
-        let found = self
-            .find(name, platform)
-            .context(|| format!("cannot use base image {name}"))?;
+        let found = match name.strip_prefix(LAYOUT) {
+            Some(layout) => self.layout(layout, platform),
+            None => self.find(name, platform),
+        };
+        let found = found.context(|| format!("cannot use base image {name}"))?;
         let found = Arc::new(found);
         self.known().insert(key, Arc::clone(&found));
         Ok(found)
@@ -74,6 +82,39 @@ impl Images<'_> {
             ErrorKind::Busy,
             "somebody removes it as often as it is pulled",
         ))
+    }
+
+    /// An image of a layout. It has a name for as long as it takes until the lease holds it.
+    fn layout(&self, layout: &str, platform: &Platform) -> Result<BaseImage> {
+        let location = format!("oci:{layout}").parse()?;
+        let means = Means {
+            store: self.store,
+            client: None,
+            watch: &|event| (self.watch)(layout, event),
+            cancel: self.cancel,
+        };
+        // Builds that run at the same time may mean different layouts.
+        let unique = durable::temporary_name();
+        let unique = unique.trim_start_matches(durable::TEMPORARY);
+        let name: Reference = format!("localhost/build-context:{unique}").parse()?;
+        let how = In {
+            platforms: &Platforms::One(platform.clone()),
+            unpack: Some(self.way),
+            downloads: 1,
+            naming: &Naming::As(name.clone()),
+        };
+        transport::copy_in(&means, &location, &how, None)?;
+        let found = self.here(&name, platform);
+        Names::new(self.store)?.remove(&name)?;
+        let missing = || {
+            let text = format!("{layout} has no image for {platform}");
+            Error::new(ErrorKind::NotFound, text)
+        };
+        let found = found?.ok_or_else(missing)?;
+        Ok(BaseImage {
+            reference: format!("{LAYOUT}{layout}"),
+            ..found
+        })
     }
 
     fn pull(&self, reference: &Reference, platform: &Platform) -> Result<()> {

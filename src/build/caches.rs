@@ -339,7 +339,7 @@ fn one(job: &Job<'_>, done: &Done, wanted: &[LayerId], to: &To, place: &Location
         return Ok(());
     };
     job.progress.line(&format!("writing the cache {place}"));
-    outputs::copy(job, Subject::Digest(written.digest), place)
+    outputs::copy(job, &[Subject::Digest(written.digest)], place)
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! What is said of a Dockerfile without building it: `--check`, `--print`, and warnings after a build.
+//! What is said of a Dockerfile without building it ([`call`] says what can be asked), and warnings after a
+//! build.
 
 use rcrun_builder::context::ignore::Ignore;
 use rcrun_builder::context::source::Context as Files;
@@ -14,6 +15,7 @@ use rcrun_overlay::store::Store;
 use rcrun_runtime::error::{Error, ErrorKind, Result};
 use serde::Serialize;
 
+use super::call::{self, Call, Method};
 use super::failure;
 use crate::output;
 
@@ -46,7 +48,11 @@ pub(super) fn report(store: &Store, files: &Files, request: &Request, all_stages
         ignored: ignored.as_ref().map(|ignored| ignored as &dyn Ignored),
         base: &base,
     };
-    check_text(&files.dockerfile.text, &options)
+    let mut report = check_text(&files.dockerfile.text, &options);
+    report
+        .warnings
+        .sort_by_key(|warning| warning.span.first_line);
+    report
 }
 
 fn facts(store: &Store, name: &str, platform: &Platform) -> Option<BaseFacts> {
@@ -60,10 +66,57 @@ fn facts(store: &Store, name: &str, platform: &Platform) -> Option<BaseFacts> {
     })
 }
 
-/// `--check`: prints what was found; the exit code.
-pub(super) fn check(store: &Store, files: &Files, request: &Request) -> Result<u8> {
-    let all = request.target.is_none();
-    let report = report(store, files, request, all);
+/// Prints the answer; the exit code.
+pub(super) fn answer(store: &Store, files: &Files, request: &Request, call: &Call) -> Result<u8> {
+    let source = &files.dockerfile;
+    let base = |name: &str, platform: &Platform| facts(store, name, platform);
+    let parsed = || -> Result<Dockerfile> {
+        rcrun_builder::dockerfile::parse(&source.text).map_err(|wrong| {
+            let lines: Vec<String> = wrong.iter().map(failure::line).collect();
+            let text = format!("cannot read {}: {}", source.name, lines.join("; "));
+            Error::invalid(text)
+        })
+    };
+    let text = match (call.method, call.json) {
+        (Method::Check, _) => return checked(store, files, request, call),
+        (Method::Describe, true) => json(&call::describe_json())?,
+        (Method::Describe, false) => call::describe(),
+        (Method::Ast, _) => json(&parsed()?)?,
+        (Method::Targets, as_json) => {
+            let targets = targets(&parsed()?, &source.text);
+            match as_json {
+                true => json(&targets)?,
+                false => call::targets(&targets),
+            }
+        }
+        (Method::Outline, as_json) => {
+            let outline = outline(&parsed()?, &source.text, request, &base);
+            let outline = outline.map_err(|wrong| Error::invalid(failure::line(&wrong)))?;
+            match as_json {
+                true => json(&outline)?,
+                false => call::outline(&outline),
+            }
+        }
+    };
+    output::print(&text)?;
+    Ok(0)
+}
+
+/// Prints what is odd; the exit code.
+fn checked(store: &Store, files: &Files, request: &Request, call: &Call) -> Result<u8> {
+    let report = report(store, files, request, request.target.is_none());
+    let source = &files.dockerfile;
+    let name = failure::file_name(&source.name);
+    output::print(&match (call.json, call.bare) {
+        (false, _) => shown(&report, files),
+        (true, true) => json(&report.warnings)?,
+        (true, false) => json(&call::lint_json(&report, &name, &source.text))?,
+    })?;
+    let clean = report.warnings.is_empty() && report.errors.is_empty();
+    Ok(u8::from(!clean && !call.ignore_status))
+}
+
+fn shown(report: &Report, files: &Files) -> String {
     let text = String::from_utf8_lossy(&files.dockerfile.text);
     let name = &files.dockerfile.name;
     let mut out = String::new();
@@ -73,51 +126,17 @@ pub(super) fn check(store: &Store, files: &Files, request: &Request) -> Result<u
     for error in &report.errors {
         out += &failure::show(error, &text, name);
     }
-    let clean = report.warnings.is_empty() && report.errors.is_empty();
-    if clean {
+    let count = report.warnings.len();
+    if count == 0 && report.errors.is_empty() {
         out += "Check complete, no warnings found.\n";
     } else if report.errors.is_empty() {
-        let count = report.warnings.len();
-        let s = if count == 1 { "has" } else { "have" };
-        let what = if count == 1 { "warning" } else { "warnings" };
-        out += &format!("Check complete, {count} {what} {s} been found!\n");
+        let (what, have) = match count {
+            1 => ("warning", "has"),
+            _ => ("warnings", "have"),
+        };
+        out += &format!("Check complete, {count} {what} {have} been found!\n");
     }
-    output::print(&out)?;
-    Ok(u8::from(!clean))
-}
-
-/// `--print`: JSON of what the Dockerfile says.
-pub(super) fn print(store: &Store, files: &Files, request: &Request, what: &str) -> Result<u8> {
-    let text = &files.dockerfile.text;
-    let base = |name: &str, platform: &Platform| facts(store, name, platform);
-    let parsed = || -> Result<Dockerfile> {
-        rcrun_builder::dockerfile::parse(text).map_err(|wrong| {
-            let lines: Vec<String> = wrong.iter().map(failure::line).collect();
-            Error::invalid(format!(
-                "cannot read {}: {}",
-                files.dockerfile.name,
-                lines.join("; ")
-            ))
-        })
-    };
-    let text = match what {
-        "ast" => json(&parsed()?)?,
-        "targets" => json(&targets(&parsed()?, text))?,
-        "outline" => {
-            let outline = outline(&parsed()?, text, request, &base);
-            json(&outline.map_err(|wrong| Error::invalid(failure::line(&wrong)))?)?
-        }
-        "lint" => {
-            let report = report(store, files, request, request.target.is_none());
-            json(&report.warnings)?
-        }
-        other => {
-            let text = format!("invalid value {other:?} for --print");
-            return Err(Error::invalid(text).with_hint("use ast, outline, targets or lint"));
-        }
-    };
-    output::print(&text)?;
-    Ok(0)
+    out
 }
 
 fn json(value: &impl Serialize) -> Result<String> {

@@ -26,12 +26,16 @@ pub(super) enum Output {
     /// An archive as `docker save` writes it.
     Docker { dest: Option<PathBuf> },
     /// An archive of the files.
-    Tar { dest: Option<PathBuf> },
+    Tar {
+        dest: Option<PathBuf>,
+        /// As with [`Output::Local`].
+        split: Option<bool>,
+    },
     /// The files.
     Local {
         dest: PathBuf,
-        /// In a directory of its platform, even if there is but one.
-        split: bool,
+        /// Each platform in a directory of its own; where nothing is said, if there are several.
+        split: Option<bool>,
     },
     /// Nothing is kept but what the cache has.
     Nothing,
@@ -46,16 +50,19 @@ pub(super) struct How {
     pub(super) annotations: Annotations,
     /// What it is called in an archive or layout.
     pub(super) names: Vec<String>,
+    /// In front of names of statements that stand beside files.
+    pub(super) prefix: String,
 }
 
 /// `--output`.
 pub(super) fn output(text: &str) -> Result<(Output, How)> {
     if text == "-" {
-        return Ok((Output::Tar { dest: None }, How::default()));
+        let (dest, split) = (None, None);
+        return Ok((Output::Tar { dest, split }, How::default()));
     }
     let fields = fields(text);
     if let [(_, None)] = fields.as_slice() {
-        let (dest, split) = (PathBuf::from(text), false);
+        let (dest, split) = (PathBuf::from(text), None);
         return Ok((Output::Local { dest, split }, How::default()));
     }
     let mut said = Said::default();
@@ -102,6 +109,7 @@ impl Said {
             }
             "push-by-digest" => self.by_digest = truth()?,
             "platform-split" => self.split = Some(truth()?),
+            "attestation-prefix" => self.how.prefix = text()?,
             other => {
                 let annotations = &mut self.how.annotations;
                 if !annotations.field(other, value.unwrap_or_default())? {
@@ -129,10 +137,13 @@ impl Said {
                 "push-by-digest needs type=registry, or type=image with push=true",
             ));
         }
-        if self.split == Some(false) {
-            return Err(Error::unsupported(
-                "platform-split=false: files of several platforms go to directories of their own",
-            ));
+        let is_files = matches!(kind, "local" | "tar");
+        if !is_files && (self.split.is_some() || !self.how.prefix.is_empty()) {
+            let text = "platform-split and attestation-prefix are for type=local and type=tar";
+            return Err(Error::invalid(text));
+        }
+        if self.how.prefix.contains('/') {
+            return Err(Error::invalid("an attestation-prefix is no directory"));
         }
         let file = |dest: Option<String>| dest.filter(|dest| dest != "-").map(PathBuf::from);
         let output = match kind {
@@ -150,12 +161,13 @@ impl Said {
             },
             "tar" => Output::Tar {
                 dest: file(self.dest),
+                split: self.split,
             },
             "local" => {
                 let missing = || Error::invalid("type=local needs dest=DIRECTORY");
                 Output::Local {
                     dest: self.dest.map(PathBuf::from).ok_or_else(missing)?,
-                    split: self.split == Some(true),
+                    split: self.split,
                 }
             }
             "cacheonly" => Output::Nothing,
@@ -216,28 +228,41 @@ mod tests {
     fn outputs() {
         let path = |text: &str| Some(PathBuf::from(text));
         for (text, expected) in [
-            ("-", Output::Tar { dest: None }),
+            (
+                "-",
+                Output::Tar {
+                    dest: None,
+                    split: None,
+                },
+            ),
             (
                 "out",
                 Output::Local {
                     dest: "out".into(),
-                    split: false,
+                    split: None,
                 },
             ),
             (
                 "type=local,dest=out,mode=copy,platform-split=true",
                 Output::Local {
                     dest: "out".into(),
-                    split: true,
+                    split: Some(true),
                 },
             ),
             (
                 "type=tar,dest=a.tar",
                 Output::Tar {
                     dest: path("a.tar"),
+                    split: None,
                 },
             ),
-            ("type=tar", Output::Tar { dest: None }),
+            (
+                "type=tar,platform-split=false",
+                Output::Tar {
+                    dest: None,
+                    split: Some(false),
+                },
+            ),
             (
                 "type=oci,dest=d,tar=false",
                 Output::Oci {
@@ -293,7 +318,9 @@ mod tests {
             "type=image,dangling-name-prefix=x",
             "type=image,annotation-nowhere.a=b",
             "type=local,dest=d,mode=delete",
-            "type=local,dest=d,platform-split=false",
+            "type=image,platform-split=false",
+            "type=oci,attestation-prefix=x",
+            "type=local,dest=d,attestation-prefix=a/b",
         ] {
             output(text).unwrap_err();
         }

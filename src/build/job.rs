@@ -7,20 +7,20 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use rcrun_builder::attest::provenance::Origin;
 use rcrun_builder::cache::Cache;
 use rcrun_builder::context::source::{self, Context as Files, Location};
 use rcrun_builder::context::tree::Tree;
 use rcrun_builder::dockerfile::{self, Diagnostic, Dockerfile};
 use rcrun_builder::events::{Event, Watch};
 use rcrun_builder::export::{self, Target, Written};
-use rcrun_builder::graph::{self, Graph, Named, Problem, Wanted};
+use rcrun_builder::graph::{self, Graph, Problem, Wanted};
 use rcrun_builder::shrink::shrink;
 use rcrun_builder::solve::{Done, Solved};
 use rcrun_image::platform::Platform;
 use rcrun_image::progress;
 use rcrun_image::pull::Way;
 use rcrun_image::registry::{Cancel, Notice};
-use rcrun_image::transport;
 use rcrun_overlay::layer::Overlay;
 use rcrun_overlay::layer::store::Layers;
 use rcrun_overlay::lease::{LayerId, Lease};
@@ -29,10 +29,12 @@ use rcrun_runtime::error::{Context, Error, ErrorKind, Result};
 
 use super::asked::Asked;
 use super::bases::Images;
+use super::call::Call;
+use super::contexts::Contexts;
 use super::places::{self, Place};
 use super::progress::{Progress, Style};
 use super::result::{self, Variant};
-use super::{attest, caches, check, failure, outputs};
+use super::{attest, caches, check, epoch, failure, outputs};
 use crate::settings::Settings;
 use crate::verbs::build::Build;
 use crate::{images, interrupt, output};
@@ -65,6 +67,8 @@ pub(crate) fn build(flags: &Build, settings: &Settings) -> Result<u8> {
     let lease = store.lease()?;
     // What is fetched goes where steps work: it is removed with it.
     let place = Place::new(&store)?;
+    let (_for_git, agent) = asked.agent_of_git(place.path())?;
+    asked.settings.git.ssh_agent = agent;
     let (variants, which) = result::variants(&asked.outputs, asked.docker, &asked.annotations);
     let job = Job {
         flags,
@@ -175,7 +179,7 @@ impl Job<'_> {
         let file = dockerfile::parse(&files.dockerfile.text);
         let file = file.map_err(|wrong| Failed::File(name.clone(), text.clone(), wrong))?;
         frontend(&file, &self.asked.wanted.arguments)?;
-        let contexts = self.contexts()?;
+        let contexts = Contexts::new(self)?;
         let mut built = Vec::new();
         let platforms: Vec<Option<Platform>> = match self.asked.platforms.as_slice() {
             [] => vec![None],
@@ -185,11 +189,14 @@ impl Job<'_> {
             let wanted = Wanted {
                 platform,
                 several: self.asked.platforms.len() > 1,
-                contexts: contexts.clone(),
+                contexts: contexts.named(),
                 ..self.asked.wanted.clone()
             };
-            let one = self.one(&file, &files.tree, &wanted, &built);
             let problem = |problem| Failed::Problem(name.clone(), text.clone(), problem);
+            let time = epoch::resolve(self, &files.dated, &contexts, &file, &wanted);
+            let time = time.map_err(problem)?;
+            let (file, wanted) = graph::settle(&file, &wanted, time);
+            let one = self.one(&file, &files.tree, &wanted, &built);
             built.push(one.map_err(problem)?);
         }
         let report = check::report(self.store, &files, &self.request(), false);
@@ -216,40 +223,27 @@ impl Job<'_> {
         &self.asked.settings.git.notice
     }
 
-    /// Where the context is from, if that has an address, and its commit.
-    fn address(&self, files: &Files) -> Result<Option<(String, Option<String>)>> {
-        Ok(match source::locate(&self.flags.context)? {
-            Location::Git(address) => Some((address.remote, files.commit.clone())),
-            Location::Http(url) => Some((url, None)),
-            Location::Directory(_) | Location::Input => None,
+    /// Where the context is from, if that has an address.
+    fn address(&self, files: &Files) -> Result<Option<Origin>> {
+        let location = source::locate(&self.flags.context)?;
+        Ok(match (location, &files.commit) {
+            (Location::Git(address), Some(commit)) => Some(Origin::Commit {
+                remote: address.remote,
+                reference: address.reference,
+                subdir: address.subdir,
+                commit: commit.clone(),
+            }),
+            (Location::Http(url), _) => Some(Origin::File(url)),
+            _ => None,
         })
     }
 
     /// What is only asked about the Dockerfile; the exit code.
     fn told(&self, files: &Files) -> Result<Option<u8>> {
-        let what = match (
-            self.flags.check,
-            self.flags.call.as_deref(),
-            self.flags.print.as_deref(),
-        ) {
-            (true, None, None) => "check",
-            (false, Some(call), None) => call.split(',').next().unwrap_or(call),
-            (false, None, Some(print)) => print,
-            (false, None, None) => return Ok(None),
-            _ => {
-                return Err(Error::invalid(
-                    "--check, --call and --print exclude each other",
-                ));
-            }
+        let Some(call) = Call::asked(self.flags)? else {
+            return Ok(None);
         };
-        let request = self.request();
-        Ok(match what {
-            "build" => None,
-            "check" | "lint" if self.flags.print.is_none() => {
-                Some(check::check(self.store, files, &request)?)
-            }
-            what => Some(check::print(self.store, files, &request, what)?),
-        })
+        check::answer(self.store, files, &self.request(), &call).map(Some)
     }
 
     /// What variables depend on.
@@ -391,63 +385,11 @@ impl Job<'_> {
         source::open(&arguments, &mut *input)
     }
 
-    fn fresh(&self, name: &str) -> Result<PathBuf> {
+    /// A directory for something that is fetched.
+    pub(super) fn fresh(&self, name: &str) -> Result<PathBuf> {
         let path = self.scratch.join(name);
         std::fs::create_dir(&path).context(|| format!("cannot make {}", path.display()))?;
         Ok(path)
-    }
-
-    /// `--build-context`.
-    fn contexts(&self) -> Result<BTreeMap<String, Named>> {
-        let mut all = BTreeMap::new();
-        for (index, (name, value)) in self.asked.contexts.iter().enumerate() {
-            let failed = || format!("--build-context {name}={value}");
-            let named = match value.split_once("://") {
-                Some(("docker-image", image)) => Named::Image(image.to_owned()),
-                Some(("oci-layout", layout)) => Named::Image(self.layout(layout).context(failed)?),
-                _ => match value.strip_prefix("target:") {
-                    Some(stage) => Named::Stage(stage.to_owned()),
-                    None => {
-                        let location = source::locate(value).context(failed)?;
-                        let scratch = self.fresh(&format!("context-{index}"))?;
-                        let git = &self.asked.settings.git;
-                        let tree = source::open_named(name, &location, git, &scratch);
-                        Named::Tree(tree.context(failed)?)
-                    }
-                },
-            };
-            all.insert(name.to_lowercase(), named);
-        }
-        Ok(all)
-    }
-
-    /// An image of a layout, by the name that it gets here.
-    fn layout(&self, text: &str) -> Result<String> {
-        use rcrun_image::closure::Platforms;
-        use rcrun_image::transport::{In, Means, Naming};
-        let location = format!("oci:{text}").parse()?;
-        let means = Means {
-            store: self.store,
-            client: None,
-            watch: &|event| self.pulled(text, &event),
-            cancel: self.cancel,
-        };
-        let platform = self
-            .asked
-            .platforms
-            .first()
-            .cloned()
-            .unwrap_or_else(graph::machine);
-        let how = In {
-            platforms: &Platforms::One(platform),
-            unpack: Some(self.way),
-            downloads: 1,
-            naming: &Naming::As(format!("localhost/build-context:{}", std::process::id()).parse()?),
-        };
-        let images = transport::copy_in(&means, &location, &how, None)?;
-        let name = images.iter().flat_map(|image| &image.names).next();
-        let missing = || Error::new(ErrorKind::NotFound, format!("{text} has no image"));
-        name.map(|record| record.name.clone()).ok_or_else(missing)
     }
 
     /// A base image comes.

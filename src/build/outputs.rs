@@ -1,12 +1,8 @@
 //! Where a result goes: `--output`, `--tag`, `--push`, `--iidfile`, `--metadata-file`.
 
-use std::fs::File;
 use std::io::Write;
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::os::fd::OwnedFd;
 
-use rcrun_builder::context::copy::{Options, Request, Times, select};
-use rcrun_builder::context::tree::{Owners, Tree};
 use rcrun_image::closure::Platforms;
 use rcrun_image::document::Descriptor;
 use rcrun_image::names::Names;
@@ -15,13 +11,12 @@ use rcrun_image::recompress::Layers;
 use rcrun_image::reference::Reference;
 use rcrun_image::stored::Subject;
 use rcrun_image::transport::{self, Location, Means, Out};
-use rcrun_overlay::layer::diff;
 use rcrun_overlay::snapshot::{Mounting, Stack};
 use rcrun_runtime::error::{Context, Error, ErrorKind, Result};
 use serde_json::{Value, json};
 
 use super::destination::{How, Output};
-use super::job::{Built, Job, open_directory};
+use super::job::{Built, Job};
 use super::{attest, result};
 use crate::images;
 
@@ -31,6 +26,11 @@ pub(super) fn is_image(output: &Output) -> bool {
         output,
         Output::Image { .. } | Output::Oci { .. } | Output::Docker { .. }
     )
+}
+
+/// Whether statements have a place in this.
+pub(super) fn has_statements(output: &Output) -> bool {
+    is_image(output) || matches!(output, Output::Local { .. } | Output::Tar { .. })
 }
 
 /// Whether any of these is made of files at all.
@@ -57,12 +57,12 @@ pub(super) fn write(job: &Job<'_>, built: &[Built], facts: &attest::Facts) -> Re
                 kept.extend(names);
             }
             Output::Nothing => {}
-            Output::Tar { dest } => {
-                one(built)?;
-                let mut sink = sink(dest.as_deref())?;
-                archive(job, &built[0], &mut sink)?;
+            Output::Tar { dest, split } => {
+                super::files::archive(job, built, dest.as_deref(), *split, how, facts)?;
             }
-            Output::Local { dest, split } => local(job, built, dest, *split)?,
+            Output::Local { dest, split } => {
+                super::files::local(job, built, dest, *split, how, facts)?;
+            }
             Output::Oci { .. } | Output::Docker { .. } => {
                 save(job, &tops[job.variant(index)], output, how)?;
             }
@@ -94,15 +94,6 @@ pub(super) fn named(job: &Job<'_>, output: &Output) -> Result<Vec<Reference>> {
     }
 }
 
-fn one(built: &[Built]) -> Result<()> {
-    match built.len() {
-        1 => Ok(()),
-        _ => Err(Error::unsupported(
-            "an archive of files is of one platform only",
-        )),
-    }
-}
-
 fn keep(job: &Job<'_>, top: &Descriptor, names: &[Reference]) -> Result<()> {
     let all = Names::new(job.store)?;
     for name in names {
@@ -126,32 +117,48 @@ fn keep(job: &Job<'_>, top: &Descriptor, names: &[Reference]) -> Result<()> {
     Ok(())
 }
 
-/// Layouts and archives of images.
+/// Layouts and archives of images, by all of their names.
 fn save(job: &Job<'_>, top: &Descriptor, output: &Output, how: &How) -> Result<()> {
-    let own = how.names.first().map(|name| name.parse()).transpose()?;
-    let name = own.as_ref().or(job.asked.names.first());
+    let own: Vec<Reference> = how
+        .names
+        .iter()
+        .map(|name| name.parse())
+        .collect::<Result<_>>()
+        .context(|| "the name of an output")?;
+    let names = match own.as_slice() {
+        [] => job.asked.names.as_slice(),
+        own => own,
+    };
+    let digest = &top.digest;
+    let called = |name: &Reference| Subject::Called(digest.clone(), name.clone());
+    let mut subjects: Vec<Subject> = names.iter().map(called).collect();
+    if subjects.is_empty() {
+        subjects.push(Subject::Digest(digest.clone()));
+    }
+    let stream = || transport::STREAM.into();
     let to = match output {
         Output::Oci {
             dest: Some(dest),
             archive: false,
         } => Location::Layout {
             directory: dest.clone(),
-            name: name.and_then(Reference::tag).map(str::to_owned),
+            // In a directory there may be others.
+            name: names.is_empty().then(|| "latest".to_owned()),
         },
         Output::Oci { archive: false, .. } => {
             return Err(Error::invalid("type=oci,tar=false needs dest=DIRECTORY"));
         }
         Output::Oci { dest, .. } => Location::LayoutArchive {
-            file: dest.clone().unwrap_or_else(|| transport::STREAM.into()),
-            name: name.and_then(Reference::tag).map(str::to_owned),
+            file: dest.clone().unwrap_or_else(stream),
+            name: None,
         },
         Output::Docker { dest } => Location::DockerArchive {
-            file: dest.clone().unwrap_or_else(|| transport::STREAM.into()),
-            reference: name.cloned(),
+            file: dest.clone().unwrap_or_else(stream),
+            reference: None,
         },
         _ => return Ok(()),
     };
-    copy(job, Subject::Digest(top.digest.clone()), &to)
+    copy(job, &subjects, &to)
 }
 
 fn push(job: &Job<'_>, top: &Descriptor, name: &Reference, by_digest: bool) -> Result<()> {
@@ -162,10 +169,10 @@ fn push(job: &Job<'_>, top: &Descriptor, name: &Reference, by_digest: bool) -> R
     };
     job.progress.line(&format!("pushing {to}"));
     let subject = Subject::Digest(digest.clone());
-    copy(job, subject, &Location::Registry(to))
+    copy(job, &[subject], &Location::Registry(to))
 }
 
-pub(super) fn copy(job: &Job<'_>, subject: Subject, to: &Location) -> Result<()> {
+pub(super) fn copy(job: &Job<'_>, subjects: &[Subject], to: &Location) -> Result<()> {
     let cancel = job.cancel.child();
     let client = match to {
         Location::Registry(_) => Some(images::telling_client(
@@ -189,7 +196,7 @@ pub(super) fn copy(job: &Job<'_>, subject: Subject, to: &Location) -> Result<()>
         uploads: UPLOADS,
     };
     let mut out = std::io::stdout();
-    transport::copy_out(&means, &[subject], to, &how, Some(&mut out))?;
+    transport::copy_out(&means, subjects, to, &how, Some(&mut out))?;
     out.flush().context(|| "cannot write to standard output")
 }
 
@@ -200,49 +207,6 @@ pub(super) fn files(job: &Job<'_>, built: &Built) -> Result<OwnedFd> {
     use rustix::fs::{Mode, OFlags};
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     rustix::fs::openat(&mounted, ".", flags, Mode::empty()).context(|| "cannot open the result")
-}
-
-fn sink(dest: Option<&Path>) -> Result<Box<dyn Write>> {
-    Ok(match dest {
-        Some(path) => {
-            Box::new(File::create(path).context(|| format!("cannot create {}", path.display()))?)
-        }
-        None => Box::new(std::io::stdout()),
-    })
-}
-
-fn archive(job: &Job<'_>, built: &Built, sink: &mut dyn Write) -> Result<()> {
-    let root = files(job, built)?;
-    let mut options = diff::Options::new(job.marks());
-    options.latest = Some(built.solved.epoch);
-    let buffered = std::io::BufWriter::with_capacity(128 << 10, sink);
-    let mut buffered = diff::write(root.as_fd(), options, buffered)?;
-    buffered
-        .flush()
-        .context(|| "cannot write an archive of the files")
-}
-
-fn local(job: &Job<'_>, built: &[Built], dest: &Path, split: bool) -> Result<()> {
-    for one in built {
-        let mut dest = dest.to_owned();
-        if built.len() > 1 || split {
-            let stage = &one.graph.stages[one.graph.target];
-            dest.push(stage.platform.to_string().replace('/', "_"));
-        }
-        std::fs::create_dir_all(&dest).context(|| format!("cannot make {}", dest.display()))?;
-        let tree = Tree::new(files(job, one)?, Owners::Kept, "the result");
-        let request = Request::whole(tree);
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let options = Options {
-            times: Times::Keep,
-            threads,
-        };
-        let root = open_directory(&dest)?;
-        select(&request)?
-            .execute(root.as_fd(), options)
-            .context(|| format!("cannot write to {}", dest.display()))?;
-    }
-    Ok(())
 }
 
 /// Files for scripts, and the identifier.

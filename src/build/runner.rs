@@ -17,7 +17,7 @@ use rcrun_runtime::error::{Context, Error, ErrorKind, Result};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
-use super::agents::Agents;
+use super::agents::{Agents, Known};
 use super::places::Place;
 use super::step::{Outcome, RESULT};
 
@@ -31,6 +31,7 @@ const RESULT_LIMIT: u64 = 1 << 20;
 pub(crate) struct Processes<'a> {
     pub(crate) store: &'a Store,
     pub(crate) runtime: &'a Runtime,
+    pub(crate) agents: &'a Known,
 }
 
 impl Runner for Processes<'_> {
@@ -42,7 +43,7 @@ impl Runner for Processes<'_> {
     ) -> Result<Ended> {
         let place = Place::new(self.store)?;
         let mut step = step.clone();
-        let _agents = Agents::serve(&mut step, place.path())?;
+        let _agents = Agents::serve(&mut step, place.path(), self.agents)?;
         let mut child = self.spawn(&place)?;
         let input = child.stdin.take();
         let input: Arc<Mutex<Option<ChildStdin>>> = Arc::new(Mutex::new(input));
@@ -82,7 +83,7 @@ impl Runner for Processes<'_> {
     fn debug(&self, step: &RunStep) -> Result<()> {
         let place = Place::new(self.store)?;
         let mut step = step.clone();
-        let _agents = Agents::serve(&mut step, place.path())?;
+        let _agents = Agents::serve(&mut step, place.path(), self.agents)?;
         let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
             .context(|| "cannot create a pipe")?;
         // Without close-on-exec, unlike all of ours.

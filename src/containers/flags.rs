@@ -52,10 +52,12 @@ pub(crate) struct ContainerFlags {
     #[arg(long, value_name = "SECONDS", allow_hyphen_values = true)]
     pub(crate) stop_timeout: Option<String>,
 
-    /// bind a directory or file that exists: HOST:CONTAINER[:ro,rw,z,Z,rshared,...]
-    #[arg(long, short, value_name = "HOST:CONTAINER[:OPTIONS]")]
+    /// bind a directory or file that exists: HOST:CONTAINER[:ro,rw,z,Z,rshared,...], or use a volume,
+    /// which is made if there is none: NAME:CONTAINER[:ro,rw,nocopy], without a name just CONTAINER
+    #[arg(long, short, value_name = "[SOURCE:]CONTAINER[:OPTIONS]")]
     pub(crate) volume: Vec<String>,
-    /// type=bind,source=PATH,target=PATH[,readonly] or type=tmpfs,target=PATH[,tmpfs-size=SIZE]
+    /// type=bind,source=PATH,target=PATH[,readonly], type=volume[,source=NAME],target=PATH[,readonly,
+    /// volume-nocopy,volume-label=NAME=VALUE] or type=tmpfs,target=PATH[,tmpfs-size=SIZE]
     #[arg(long, value_name = "type=TYPE,...")]
     pub(crate) mount: Vec<String>,
     /// a file system in memory
@@ -171,7 +173,7 @@ pub(crate) struct ContainerFlags {
     #[arg(long, value_name = "MODE")]
     pub(crate) cgroupns: Option<String>,
 
-    /// option of the log: max-size=SIZE, max-file=NUMBER
+    /// option of the log: max-size=SIZE, max-file=NUMBER; for `logs --details`: labels=NAME,... env=NAME,...
     #[arg(long, value_name = "NAME=VALUE")]
     pub(crate) log_opt: Vec<String>,
     /// json-file is what there is; none keeps nothing

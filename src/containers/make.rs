@@ -2,8 +2,11 @@
 //! record, in this order. Killed anywhere, what is left has no record, and is swept; from the record
 //! on it is a container like any other.
 
+mod find;
+
 use std::collections::BTreeMap;
 use std::fs::Permissions;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -16,24 +19,26 @@ use rcrun_image::registry::Cancel;
 use rcrun_image::transport::Location;
 use rcrun_overlay::layer::Overlay;
 use rcrun_overlay::lease::{Lease, Root, SnapshotId};
-use rcrun_overlay::snapshot::{self, Idmap, Snapshots};
+use rcrun_overlay::snapshot::Stack;
+use rcrun_overlay::snapshot::{self, Form, Idmap, Snapshots};
 use rcrun_overlay::store::Store;
-use rcrun_overlay::{durable, snapshot::Stack};
 use rcrun_runtime::container::CgroupDriver;
 use rcrun_runtime::error::{Context, Error, ErrorKind, Result};
 use rcrun_runtime::monitor::{self, Launch, When};
-use rustix::fs::{AtFlags, Mode};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use serde_json::Value;
 
 use super::flags::ContainerFlags;
-use super::spec::{self, Around, Asked, Extent, Facts, Files};
-use super::{Container, Containers, ImageFacts, Record, RuntimeFacts, Status, Stdin, ids, now};
+use super::spec::{self, Around, Asked, Extent, Facts, Files, VolumePlace};
+use super::volumes::{self, Attached, Attaching};
+use super::{
+    Container, Containers, ImageFacts, Record, RootDirectory, RuntimeFacts, Status, Stdin,
+};
+use super::{ids, now};
 use crate::settings::Settings;
 use crate::verbs::fetch;
 use crate::{images, report, rootless};
 
-/// How often an image is fetched that others remove before it can be used.
-const FETCHES: usize = 10;
 /// The default of `--detach-keys`, as people write it.
 const DETACH_KEYS: &str = "ctrl-p,ctrl-q";
 /// The first kernel that makes a mount read-only with all below it.
@@ -77,12 +82,13 @@ pub(crate) fn make(
     wanted: &Wanted<'_>,
 ) -> Result<Result<Made, u8>> {
     let way = images::way();
-    let asked = ask(wanted)?;
+    let mut asked = ask(wanted)?;
     let store = settings.store()?;
-    let found = match find(settings, &store, wanted, way)? {
+    let found = match find::find(settings, &store, wanted, way)? {
         Ok(found) => found,
         Err(code) => return Ok(Err(code)),
     };
+    asked.complete_volumes(&found.image.config.config.volumes, &mut super::random_id)?;
     let maker = Maker {
         settings,
         containers,
@@ -120,103 +126,6 @@ fn ask(wanted: &Wanted<'_>) -> Result<Asked> {
     Asked::read(wanted.flags, wanted.command, &around)
 }
 
-/// The image, which a lease holds from here on.
-fn find(
-    settings: &Settings,
-    store: &Store,
-    wanted: &Wanted<'_>,
-    way: Way,
-) -> Result<Result<Found, u8>> {
-    let host = Platform::host();
-    let platform = wanted.platform.unwrap_or(&host);
-    let here = || here(store, wanted, platform, way);
-    if wanted.pull != "always"
-        && let Some(found) = here()?
-    {
-        return Ok(Ok(found));
-    }
-    let missing = || catalog::no_such_image(wanted.image);
-    let reference = match wanted.image.parse()? {
-        Location::Registry(reference) => reference,
-        other => {
-            let text = format!("cannot run {other} as it is");
-            return Err(Error::unsupported(text).with_hint("`rcrun load` or `rcrun pull` it first"));
-        }
-    };
-    if wanted.pull == "never" {
-        return Err(missing().with_hint(format!("`rcrun pull {}` fetches it", wanted.image)));
-    }
-    // In the moment since it was pulled it may have been removed again.
-    for _ in 0..FETCHES {
-        if let Some(code) = fetch(settings, store, &reference, platform, wanted.quiet)? {
-            return Ok(Err(code));
-        }
-        if let Some(found) = here()? {
-            return Ok(Ok(found));
-        }
-    }
-    Err(missing())
-}
-
-/// What is in the store by that name or identifier, complete.
-fn here(
-    store: &Store,
-    wanted: &Wanted<'_>,
-    platform: &Platform,
-    way: Way,
-) -> Result<Option<Found>> {
-    let Some((image, reference)) = looked_up(store, wanted, platform)? else {
-        return Ok(None);
-    };
-    let lease = store.lease()?;
-    lease.hold(&[Root::Image(image.manifest.digest.clone())])?;
-    // Only a name that still says the same vouches for what is held.
-    match looked_up(store, wanted, platform)? {
-        Some((again, _)) if again.manifest.digest == image.manifest.digest => {}
-        _ => return Ok(None),
-    }
-    if !images::unpacked(store, &lease, &image, way, &Cancel::new())? {
-        return Ok(None);
-    }
-    Ok(Some(Found {
-        image,
-        reference,
-        lease,
-    }))
-}
-
-fn looked_up(
-    store: &Store,
-    wanted: &Wanted<'_>,
-    platform: &Platform,
-) -> Result<Option<(Image, String)>> {
-    let name: Option<Reference> = match wanted.image.parse() {
-        Ok(Location::Registry(reference)) => Some(reference),
-        _ => None,
-    };
-    if let Some(name) = &name {
-        match catalog::named(store, name, platform) {
-            Ok(Some((record, image))) => return Ok(Some((image, record.name))),
-            Ok(None) => {}
-            // Here for another platform: as good as missing.
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
-        }
-    }
-    let users = images::users(store)?;
-    let all: Catalog = images::catalog(store, &users)?;
-    match all.find(wanted.image) {
-        Ok(Meant::Image(listed)) => {
-            let reference = listed.names.first().map(|record| record.name.clone());
-            let id = listed.image.id.to_string();
-            Ok(Some((listed.image.clone(), reference.unwrap_or(id))))
-        }
-        Ok(Meant::Name(..)) => Ok(None),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
 /// Everything that it takes.
 struct Maker<'a> {
     settings: &'a Settings,
@@ -233,17 +142,42 @@ impl Maker<'_> {
         let name = match &self.wanted.flags.name {
             Some(name) => self
                 .containers
-                .reserve(name, container)
+                .reserve(name, container, self.lasting())
                 .map(|()| name.clone())?,
-            None => self.containers.reserve_any(container)?,
+            None => self.containers.reserve_any(container, self.lasting())?,
         };
-        let facts = self.facts(container, &name)?;
+        let mut facts = self.facts(container, &name)?;
         let image = &self.found.image.config.config;
-        let config = spec::config(&self.asked, &facts, image)?;
-        let snapshot = self.snapshot(container, &facts.map)?;
-        self.files(container, &facts, &config)?;
+        // Told of before anything is made; the snapshot says how volumes are mounted.
+        spec::config(&self.asked, &facts, image)?;
+        let (snapshot, form) = self.snapshot(container, &facts.map)?;
+        facts.volumes.mapped = form == Form::Overlay && !facts.map.is_empty();
+        let attached = self.volumes(&snapshot, &facts)?;
+        let filled = self.complete(container, name, &facts, snapshot, &attached);
+        if filled.is_err() {
+            attached.give_up(&self.store);
+        }
+        filled
+    }
+
+    /// Whatever is used is there and held: files and record.
+    fn complete(
+        &self,
+        container: &Container,
+        name: String,
+        facts: &Facts,
+        snapshot: SnapshotId,
+        attached: &Attached,
+    ) -> Result<Record> {
+        let image = &self.found.image.config.config;
+        let config = spec::config(&self.asked, facts, image)?;
+        self.files(container, facts, &config)?;
         let (stop_signal, stop_timeout) = spec::stop(&self.asked, image)?;
-        let words = |value: &Value| serde_json::from_value(value.clone()).unwrap_or_default();
+        let words = |value: &Value| -> Vec<String> {
+            serde_json::from_value(value.clone()).unwrap_or_default()
+        };
+        let labels = spec::labels(&self.asked, image);
+        let log = self.asked.log(&labels, &words(&config["process"]["env"]));
         let record = Record {
             version: Record::VERSION,
             id: container.id().to_owned(),
@@ -254,18 +188,19 @@ impl Maker<'_> {
                 manifest: self.found.image.manifest.digest.to_string(),
                 config: self.found.image.id.to_string(),
             },
-            snapshot: snapshot.to_string(),
+            snapshot: snapshot.into(),
             created: now(),
             command: words(&config["process"]["args"]),
-            labels: spec::labels(&self.asked, image),
+            labels,
             auto_remove: self.wanted.flags.rm,
             terminal: self.wanted.flags.tty,
             stdin: self.wanted.stdin,
             stop_signal,
             stop_timeout,
-            log: self.asked.log().cloned(),
+            log,
             detach_keys: self.wanted.detach_keys.unwrap_or(DETACH_KEYS).to_owned(),
-            map: facts.map,
+            map: facts.map.clone(),
+            volumes: attached.uses.clone(),
             runtime: RuntimeFacts::of(&self.settings.runtime),
         };
         container.write(&record)?;
@@ -291,8 +226,37 @@ impl Maker<'_> {
             map: self.map(rootless.as_ref())?,
             joins: self.joins()?,
             directory: container.path().to_owned(),
+            volumes: VolumePlace {
+                directory: volumes::place(self.store.path()),
+                mapped: false,
+            },
             rootless,
         })
+    }
+
+    /// Volumes, with what the image has where they are mounted.
+    fn volumes(&self, snapshot: &SnapshotId, facts: &Facts) -> Result<Attached> {
+        let wanted = self.asked.volumes();
+        if wanted.is_empty() {
+            return Ok(Attached::default());
+        }
+        let root = RootDirectory::of_snapshot(&self.store, snapshot, &facts.map, false)?;
+        let attaching = Attaching {
+            store: &self.store,
+            containers: self.containers,
+            root: &root,
+            map: match facts.volumes.mapped {
+                true => &[],
+                false => &facts.map,
+            },
+            lasting: self.lasting(),
+        };
+        attaching.all(&wanted)
+    }
+
+    /// Whether anybody wants it after a power cut.
+    fn lasting(&self) -> bool {
+        !self.wanted.flags.rm
     }
 
     fn marks(&self) -> Overlay {
@@ -330,7 +294,7 @@ impl Maker<'_> {
         Ok(pids)
     }
 
-    fn snapshot(&self, container: &Container, map: &[Extent]) -> Result<SnapshotId> {
+    fn snapshot(&self, container: &Container, map: &[Extent]) -> Result<(SnapshotId, Form)> {
         let id: SnapshotId = container.id().parse()?;
         let layers = self.found.image.layers(self.way)?;
         let extent = |extent: &Extent| snapshot::Extent {
@@ -346,17 +310,18 @@ impl Maker<'_> {
         let options = snapshot::Options {
             marks: self.marks(),
             idmap,
+            unsynced: !self.lasting(),
             ..snapshot::Options::default()
         };
         let snapshots = Snapshots::new(&self.store)?;
-        let (_, copied) = snapshots.create_usable(&self.found.lease, &id, &layers, &options)?;
+        let (made, copied) = snapshots.create_usable(&self.found.lease, &id, &layers, &options)?;
         if let Some(why) = copied {
             let why = why.chain();
             report::warn(&format!(
                 "the container has a copy of its image's files: {why}"
             ));
         }
-        Ok(id)
+        Ok((id, made.record().form))
     }
 
     fn files(&self, container: &Container, facts: &Facts, config: &Value) -> Result<()> {
@@ -390,7 +355,23 @@ impl Maker<'_> {
             .context(|| format!("cannot make {}/rootfs", container.path().display()))?;
         let text = serde_json::to_vec(config)
             .map_err(|e| Error::new(ErrorKind::Internal, format!("cannot encode JSON: {e}")))?;
-        durable::replace(container.fd(), "config.json", &text, Mode::from(0o600))
+        self.config_file(container, &text)
+            .context(|| format!("cannot write {}/config.json", container.path().display()))
+    }
+}
+
+impl Maker<'_> {
+    /// The name becomes durable with the record's, which comes later.
+    fn config_file(&self, container: &Container, text: &[u8]) -> Result<()> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let mode = Mode::from(0o600);
+        let file = rustix::fs::openat(container.fd(), "config.json", flags, mode)?;
+        let mut file = std::fs::File::from(file);
+        file.write_all(text)?;
+        if self.lasting() {
+            file.sync_data()?;
+        }
+        Ok(())
     }
 }
 
@@ -442,6 +423,7 @@ pub(crate) fn launch(
         },
         log,
         exit: container.path().join("exit"),
+        passing: record.auto_remove,
         start,
         on_exit: record
             .auto_remove

@@ -25,6 +25,7 @@ mod remove;
 mod rename;
 mod root;
 pub(crate) mod spec;
+pub(crate) mod volumes;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -39,7 +40,9 @@ pub(crate) use end::{Init, drain, wait_for};
 pub(crate) use exit::{Exit, Status};
 pub(crate) use log::{Line, Log as LogReader};
 pub(crate) use names::is_name;
-pub(crate) use record::{ImageFacts, Log, Record, RuntimeFacts, Stdin};
+pub(crate) use record::{
+    ImageFacts, Log, Record, RuntimeFacts, Stdin, VolumeUse, bytes as record_bytes,
+};
 pub(crate) use root::Root as RootDirectory;
 
 /// Below the store's directory.
@@ -308,7 +311,7 @@ impl Container {
         })
     }
 
-    /// Writes the record, durably: from here on it is a container.
+    /// Writes the record: from here on it is a container.
     pub(crate) fn write(&self, record: &Record) -> Result<()> {
         record::write(self.fd(), record)
             .context(|| format!("cannot write the record of container {}", self.id))
@@ -345,6 +348,11 @@ impl Container {
             return Err(Error::new(ErrorKind::NotFound, text));
         }
         Ok(lock)
+    }
+
+    /// Whether it has a record: else it is being made or removed, or left by somebody who was killed.
+    pub(crate) fn has_record(&self) -> bool {
+        record::files().any(|name| self.has(name))
     }
 
     /// Whether its directory has a file of this name.

@@ -25,8 +25,8 @@ pub(crate) fn is_name(text: &str) -> bool {
 }
 
 impl Containers {
-    /// Reserves a name for a container that is being made.
-    pub(crate) fn reserve(&self, name: &str, container: &Container) -> Result<()> {
+    /// Reserves a name for a container that is being made; `lasting`, also after a power cut.
+    pub(crate) fn reserve(&self, name: &str, container: &Container, lasting: bool) -> Result<()> {
         if !is_name(name) {
             return Err(Error::invalid(format!(
                 "invalid container name {name:?}: use 2 to {LONGEST} of letters, digits and _.-, a \
@@ -36,7 +36,8 @@ impl Containers {
         let names = self.lock_names()?;
         loop {
             match rustix::fs::symlinkat(container.id(), &names, name) {
-                Ok(()) => return durable::sync_directory(&names),
+                Ok(()) if lasting => return durable::sync_directory(&names),
+                Ok(()) => return Ok(()),
                 Err(Errno::EXIST) => self.take_over(&names, name)?,
                 Err(errno) => {
                     return Err(errno).context(|| format!("cannot reserve the name {name}"));
@@ -46,7 +47,7 @@ impl Containers {
     }
 
     /// Reserves a name that nobody has.
-    pub(crate) fn reserve_any(&self, container: &Container) -> Result<String> {
+    pub(crate) fn reserve_any(&self, container: &Container, lasting: bool) -> Result<String> {
         let mut last = None;
         for attempt in 0..2 * ATTEMPTS {
             let [a, b, c, d] = random()?;
@@ -56,7 +57,7 @@ impl Containers {
                 true => format!("{first}_{second}"),
                 false => format!("{first}_{second}{}", u16::from_ne_bytes([c, d])),
             };
-            match self.reserve(&name, container) {
+            match self.reserve(&name, container, lasting) {
                 Ok(()) => return Ok(name),
                 Err(error) if error.kind() == ErrorKind::Exists => last = Some(error),
                 Err(error) => return Err(error),
@@ -149,7 +150,7 @@ impl Containers {
         match self.open_id(&id) {
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(error),
-            Ok(other) if other.has(super::record::FILE) => return taken(&id),
+            Ok(other) if other.has_record() => return taken(&id),
             Ok(other) => match other.try_lock() {
                 Ok(None) => return taken(&id),
                 Ok(Some(lock)) => self.discard(&other, &lock)?,

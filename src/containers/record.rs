@@ -1,8 +1,14 @@
 //! `container.json`: what a container is, as it was asked for. Written once, last of its files.
+//!
+//! Of a container that is removed at its end (`--rm`) nothing is synced, since after a power cut nobody
+//! wants it. Its record has the machine's boot in its name instead: `container.BOOT.json`. While that is the
+//! present one, what is in the file is what was written; of another boot it is no record, whatever it
+//! has become, and its container is swept like any that was never completed.
 
 use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use rcrun_overlay::{durable, record};
 use rcrun_runtime::container::{CgroupDriver, Runtime};
@@ -13,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::spec::Extent;
 
 /// The file.
-pub(super) const FILE: &str = "container.json";
+const FILE: &str = "container.json";
 /// The version that is written and read.
 const VERSION: u32 = 1;
 /// The longest record that is read: labels and arguments are up to who made it.
@@ -57,8 +63,22 @@ pub(crate) struct Record {
     /// User ids of the host that its own ones are; empty: the same.
     #[serde(default)]
     pub(crate) map: Vec<Extent>,
+    /// Volumes that it uses.
+    #[serde(default)]
+    pub(crate) volumes: Vec<VolumeUse>,
     /// Where its runtime's and monitor's state are.
     pub(crate) runtime: RuntimeFacts,
+}
+
+/// A volume of a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct VolumeUse {
+    /// Its name.
+    pub(crate) name: String,
+    /// Where it is mounted.
+    pub(crate) destination: String,
+    /// It was made for this container, without a name.
+    pub(crate) anonymous: bool,
 }
 
 /// The image.
@@ -93,6 +113,9 @@ pub(crate) struct Log {
     pub(crate) max_size: Option<u64>,
     /// So many files are kept.
     pub(crate) max_files: u32,
+    /// What `logs --details` shows.
+    #[serde(default)]
+    pub(crate) attributes: BTreeMap<String, String>,
 }
 
 /// The global flags that the container was made with.
@@ -139,12 +162,36 @@ impl Record {
     }
 }
 
+/// The file of a container that ends with this boot; none where that cannot be told.
+fn passing() -> Option<&'static str> {
+    static NAME: OnceLock<Option<String>> = OnceLock::new();
+    let name = NAME.get_or_init(|| {
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+        let boot = boot.trim();
+        let plain = |byte: u8| byte.is_ascii_hexdigit() || byte == b'-';
+        (!boot.is_empty() && boot.bytes().all(plain)).then(|| format!("container.{boot}.json"))
+    });
+    name.as_deref()
+}
+
+/// The names that a record can have at present.
+pub(super) fn files() -> impl Iterator<Item = &'static str> {
+    std::iter::once(FILE).chain(passing())
+}
+
+/// The record as it is on the disk, whoever reads it; none if there is none.
+pub(crate) fn bytes(directory: BorrowedFd<'_>) -> Result<Option<Vec<u8>>> {
+    for name in files() {
+        if let Some(bytes) = durable::read(directory, name, LIMIT)? {
+            return Ok(Some(bytes));
+        }
+    }
+    Ok(None)
+}
+
 /// Reads the record; none if there is none.
 pub(super) fn read(directory: BorrowedFd<'_>) -> Result<Option<Record>> {
-    let Some(bytes) = durable::read(directory, FILE, LIMIT)? else {
-        return Ok(None);
-    };
-    parse(&bytes).map(Some)
+    bytes(directory)?.map(|bytes| parse(&bytes)).transpose()
 }
 
 fn parse(bytes: &[u8]) -> Result<Record> {
@@ -164,10 +211,14 @@ fn parse(bytes: &[u8]) -> Result<Record> {
     serde_json::from_slice(bytes).map_err(corrupt)
 }
 
-/// Writes the record, whole and durable.
+/// Writes the record, whole, and durable unless the container is not to outlive this boot.
 pub(super) fn write(directory: BorrowedFd<'_>, record: &Record) -> Result<()> {
     let text = record::encode(record)?;
-    durable::replace(directory, FILE, &text, Mode::from(0o600))
+    let mode = Mode::from(0o600);
+    match passing().filter(|_| record.auto_remove) {
+        Some(name) => durable::replace_unsynced(directory, name, &text, mode),
+        None => durable::replace(directory, FILE, &text, mode),
+    }
 }
 
 #[cfg(test)]

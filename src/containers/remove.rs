@@ -38,6 +38,15 @@ impl Containers {
         }
     }
 
+    /// The same, with the volumes that were made for it and have no name of a person's.
+    pub(crate) fn remove_with_volumes(&self, container: &Container, lock: &Lock<'_>) -> Result<()> {
+        if let Some(record) = container.record()? {
+            forget(&record.runtime(), container.id())?;
+            self.remove_anonymous(container, &record)?;
+        }
+        self.remove(container, lock)
+    }
+
     /// The same for a container whose record is damaged: it is looked for in this runtime.
     pub(crate) fn remove_damaged(&self, container: &Container, runtime: &Runtime) -> Result<()> {
         let lock = container.lock()?;
@@ -65,14 +74,14 @@ impl Containers {
         let mut removed = 0;
         for id in self.ids()? {
             let one = self.open_id(&id).and_then(|container| {
-                if container.has(record::FILE) {
+                if container.has_record() {
                     return Ok(0);
                 }
                 let Some(lock) = container.try_lock()? else {
                     return Ok(0);
                 };
                 // It may have been completed before the lock was free.
-                if container.has(record::FILE) {
+                if container.has_record() {
                     return Ok(0);
                 }
                 self.remove(&container, &lock).map(|()| 1)
@@ -107,7 +116,8 @@ fn empty(container: &Container) -> Result<()> {
     for entry in Dir::read_from(container.fd()).context(|| "cannot list it")? {
         let entry = entry.context(|| "cannot list it")?;
         let name = entry.file_name();
-        if matches!(name.to_bytes(), b"." | b"..") || name.to_bytes() == record::FILE.as_bytes() {
+        let is_record = record::files().any(|record| name.to_bytes() == record.as_bytes());
+        if matches!(name.to_bytes(), b"." | b"..") || is_record {
             continue;
         }
         let flags = match entry.file_type() {
@@ -116,7 +126,7 @@ fn empty(container: &Container) -> Result<()> {
         };
         unlink(container, name, flags)?;
     }
-    unlink(container, record::FILE, AtFlags::empty())
+    record::files().try_for_each(|name| unlink(container, name, AtFlags::empty()))
 }
 
 fn unlink(

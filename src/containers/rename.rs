@@ -14,7 +14,7 @@ impl Containers {
             return Err(Error::new(ErrorKind::Exists, text));
         }
         if self.named(new)?.as_deref() != Some(container.id()) {
-            self.reserve(new, container)?;
+            self.reserve(new, container, !record.auto_remove)?;
         }
         let old = std::mem::replace(&mut record.name, new.to_owned());
         if let Err(error) = container.write(&record) {

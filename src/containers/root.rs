@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use rcrun_image::accounts::Accounts;
 use rcrun_overlay::layer::tree::proc_path;
+use rcrun_overlay::lease::SnapshotId;
 use rcrun_overlay::snapshot::{Form, Mounting, Snapshots};
 use rcrun_overlay::store::Store;
 use rcrun_runtime::error::{Context, Error, ErrorKind, Result};
@@ -55,28 +56,12 @@ impl Container {
         if let Some(root) = self.living_root(record)? {
             return Ok(root);
         }
-        let id = record.snapshot.parse()?;
-        let missing = || {
-            Error::new(
-                ErrorKind::NotFound,
-                format!("no snapshot {id} in the store"),
-            )
-        };
         let store = Store::open(store)?;
         crate::images::restored(&store, record)?;
-        let snapshot = Snapshots::new(&store)?.open(&id)?;
-        let snapshot = snapshot.ok_or_else(missing)?;
-        let fd = snapshot.detached(&Mounting {
-            read_only: !writable,
-            ..Mounting::default()
-        })?;
+        let root = Root::of_snapshot(&store, &record.snapshot.parse()?, &record.map, writable)?;
         Ok(Root {
-            fd,
-            map: match snapshot.record().form {
-                Form::Overlay => &[],
-                Form::Copy => &record.map,
-            },
             lock: Some(lock),
+            ..root
         })
     }
 
@@ -127,6 +112,34 @@ impl Container {
         let bytes = rcrun_overlay::durable::read(self.fd(), "config.json", CONFIGURATION)?;
         serde_json::from_slice(&bytes.unwrap_or_default())
             .map_err(|e| Error::new(ErrorKind::Corrupt, format!("cannot read config.json: {e}")))
+    }
+}
+
+impl<'a> Root<'a> {
+    /// The root that a snapshot is, for who knows that the container does not run.
+    pub(super) fn of_snapshot(
+        store: &Store,
+        id: &SnapshotId,
+        map: &'a [Extent],
+        writable: bool,
+    ) -> Result<Self> {
+        let missing = || {
+            let text = format!("no snapshot {id} in the store");
+            Error::new(ErrorKind::NotFound, text)
+        };
+        let snapshot = Snapshots::new(store)?.open(id)?.ok_or_else(missing)?;
+        let fd = snapshot.detached(&Mounting {
+            read_only: !writable,
+            ..Mounting::default()
+        })?;
+        Ok(Self {
+            fd,
+            map: match snapshot.record().form {
+                Form::Overlay => &[],
+                Form::Copy => map,
+            },
+            lock: None,
+        })
     }
 }
 

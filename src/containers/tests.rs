@@ -30,9 +30,11 @@ fn record(container: &Container, name: &str, root: &Path) -> Record {
         log: Some(Log {
             max_size: None,
             max_files: 1,
+            attributes: Default::default(),
         }),
         detach_keys: String::new(),
         map: Vec::new(),
+        volumes: Vec::new(),
         runtime: record::RuntimeFacts {
             root: root.to_owned(),
             systemd_cgroup: false,
@@ -43,7 +45,7 @@ fn record(container: &Container, name: &str, root: &Path) -> Record {
 
 fn made(containers: &Containers, name: &str, root: &Path) -> Container {
     let container = containers.create().unwrap();
-    containers.reserve(name, &container).unwrap();
+    containers.reserve(name, &container, true).unwrap();
     container.write(&record(&container, name, root)).unwrap();
     rustix::fs::flock(&container.fd, FlockOperation::Unlock).unwrap();
     container
@@ -146,16 +148,16 @@ fn a_name_belongs_to_one() {
     let run = directory.path().join("run");
     let one = made(&containers, "web", &run);
     let other = containers.create().unwrap();
-    let error = containers.reserve("web", &other).unwrap_err();
+    let error = containers.reserve("web", &other, true).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Exists);
     assert!(error.to_string().contains(short(one.id())), "{error}");
     let one = again(&containers, &one);
     containers.remove(&one, &one.lock().unwrap()).unwrap();
-    containers.reserve("web", &other).unwrap();
+    containers.reserve("web", &other, true).unwrap();
     // Being made counts as well.
     let third = containers.create().unwrap();
     assert_eq!(
-        containers.reserve("web", &third).unwrap_err().kind(),
+        containers.reserve("web", &third, true).unwrap_err().kind(),
         ErrorKind::Exists
     );
 }
@@ -171,7 +173,7 @@ fn of_sixteen_who_want_one_name_one_gets_it() {
                 scope.spawn(move || {
                     let containers = Containers::open(path).unwrap();
                     let container = containers.create().unwrap();
-                    let got = containers.reserve("web", &container).is_ok();
+                    let got = containers.reserve("web", &container, true).is_ok();
                     // Who failed dies without cleaning up: still nobody else gets the name.
                     if got {
                         let run = path.join("run");
@@ -194,7 +196,7 @@ fn what_a_killed_maker_left_gives_its_name_back() {
     let (directory, containers) = scratch();
     let run = directory.path().join("run");
     let dead = containers.create().unwrap();
-    containers.reserve("web", &dead).unwrap();
+    containers.reserve("web", &dead, true).unwrap();
     std::fs::write(dead.path().join("config.json"), "{}").unwrap();
     std::fs::create_dir(dead.path().join("rootfs")).unwrap();
     let path = dead.path().to_owned();
@@ -278,7 +280,7 @@ fn made_up_names_are_names_and_differ() {
     let mut names = std::collections::BTreeSet::new();
     for _ in 0..32 {
         let container = containers.create().unwrap();
-        let name = containers.reserve_any(&container).unwrap();
+        let name = containers.reserve_any(&container, true).unwrap();
         assert!(is_name(&name), "{name}");
         container
             .write(&record(&container, &name, Path::new("/none")))

@@ -1,10 +1,9 @@
 //! Which images containers were made from: what their records say, without anything else of them; and
 //! which are mounted.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use rcrun_image::Digest;
-use rcrun_overlay::durable;
 use rcrun_overlay::snapshot::Snapshots;
 use rcrun_overlay::store::Store;
 use rcrun_runtime::error::{Context, Error, ErrorKind, Result};
@@ -13,13 +12,12 @@ use rustix::io::Errno;
 use serde::Deserialize;
 
 use super::mounts;
+use crate::containers::record_bytes;
 
 /// The directory of containers below the store.
 const CONTAINERS: &str = "containers";
 /// A container's record.
 const RECORD: &str = "container.json";
-/// The longest record that is read.
-const LIMIT: u64 = 16 << 20;
 
 /// A container, as far as images are concerned, or a mount of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,7 +84,7 @@ fn user(all: &OwnedFd, id: &str) -> Result<Option<User>> {
         Err(Errno::NOENT) => return Ok(None),
         Err(errno) => return Err(errno).context(words),
     };
-    let Some(bytes) = durable::read(&directory, RECORD, LIMIT).context(words)? else {
+    let Some(bytes) = record_bytes(directory.as_fd()).context(words)? else {
         return Ok(None);
     };
     rcrun_overlay::record::check(&bytes).context(words)?;

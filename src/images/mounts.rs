@@ -107,7 +107,7 @@ pub(crate) fn mount_image(store: &Store, name: &str, at: &Path) -> Result<()> {
 }
 
 /// The image that is meant, held with its layers.
-fn held(store: &Store, lease: &Lease, name: &str, way: Way) -> Result<Image> {
+pub(crate) fn held(store: &Store, lease: &Lease, name: &str, way: Way) -> Result<Image> {
     let find = || -> Result<Image> {
         let catalog = catalog(store, &super::users(store)?)?;
         match catalog.find(name)? {

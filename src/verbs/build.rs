@@ -53,8 +53,8 @@ pub(crate) struct Build {
     /// secret for RUN --mount=type=secret: id=ID[,src=FILE|,env=NAME]
     #[arg(long, value_name = "id=ID,...")]
     pub(crate) secret: Vec<String>,
-    /// SSH agent for RUN --mount=type=ssh: ID[=SOCKET]
-    #[arg(long, value_name = "ID[=SOCKET]")]
+    /// SSH agent for RUN --mount=type=ssh, or private keys: ID[=SOCKET|KEY,...]
+    #[arg(long, value_name = "ID[=SOCKET|KEY,...]")]
     pub(crate) ssh: Vec<String>,
     /// allow steps more: network.host, security.insecure, device[=NAME]
     #[arg(long, value_name = "ENTITLEMENT")]
@@ -176,8 +176,8 @@ pub(crate) struct Build {
     /// say what is odd about the Dockerfile, and build nothing
     #[arg(long)]
     pub(crate) check: bool,
-    /// the same, by docker's name: check, outline, targets or build (the default)
-    #[arg(long, value_name = "METHOD")]
+    /// ask about the Dockerfile: check, outline, targets, describe, or build (the default)
+    #[arg(long, value_name = "METHOD[,format=json]")]
     pub(crate) call: Option<String>,
     /// print what the Dockerfile says, as JSON: ast, outline, targets or lint
     #[arg(long, value_name = "WHAT")]

@@ -18,6 +18,7 @@ mod start;
 mod stats;
 mod stop;
 mod top;
+pub(super) mod volume;
 mod wait;
 
 use rcrun_runtime::error::{Error, ErrorKind, Result};
@@ -35,7 +36,7 @@ pub(super) const VERBS: &[Verb] = &[
     Verb::people::<attach::Attach>("attach", Count::Exactly(1), "CONTAINER"),
     Verb::people::<group::Group>("container", Count::AtLeast(1), "VERB ...").enters_container(),
     Verb::people::<cp::Copy>("cp", Count::Exactly(2), cp::USAGE),
-    Verb::people::<diff::Diff>("diff", Count::Exactly(1), "CONTAINER"),
+    Verb::people::<diff::Diff>("diff", Count::Between(1, 2), "CONTAINER  ||  IMAGE IMAGE"),
     Verb::people::<logs::Logs>("logs", Count::Exactly(1), "CONTAINER"),
     Verb::people::<start::Restart>("restart", Count::AtLeast(1), NAMES),
     Verb::people::<remove::Remove>("rm", Count::AtLeast(1), NAMES),
@@ -45,6 +46,7 @@ pub(super) const VERBS: &[Verb] = &[
     Verb::people::<stop::Stop>("stop", Count::AtLeast(1), NAMES),
     Verb::people::<top::Top>("top", Count::AtLeast(1), "CONTAINER [ps options]"),
     Verb::people::<pause::Unpause>("unpause", Count::AtLeast(1), NAMES),
+    Verb::people::<volume::Group>("volume", Count::AtLeast(1), volume::USAGE),
     Verb::people::<wait::Wait>("wait", Count::AtLeast(1), NAMES),
 ];
 

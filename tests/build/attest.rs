@@ -4,6 +4,10 @@ use crate::harness::builds::{Build, Builds};
 use crate::harness::people::layer;
 use crate::harness::{Env, Test, test};
 use serde_json::{Value, json};
+use std::fs;
+use std::io::Read as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 
 pub(super) fn tests() -> Vec<Test> {
     vec![
@@ -14,7 +18,9 @@ pub(super) fn tests() -> Vec<Test> {
         test!(an_sbom_lists_packages),
         test!(each_platform_has_its_own),
         test!(attested_images_travel),
-        test!(attestations_need_an_image),
+        test!(attestations_need_a_place),
+        test!(statements_stand_beside_files),
+        test!(files_of_several_platforms),
     ]
 }
 
@@ -218,14 +224,160 @@ fn attested_images_travel(env: &Env) {
     assert_eq!(index["manifests"][0]["digest"], json!(build.digest()));
 }
 
-fn attestations_need_an_image(env: &Env) {
+fn attestations_need_a_place(env: &Env) {
     let builds = Builds::new(env);
     let context = builds.dockerfile("FROM scratch\n");
-    let dest = format!("--output=type=local,dest={}", env.path("out").display());
     builds
-        .build(&["--sbom=true", &dest], &context)
-        .fails("no output is one");
+        .build(&["--sbom=true", "--output=type=cacheonly"], &context)
+        .fails("no output is either");
     builds
         .build(&["--sbom=true", "--format=docker"], &context)
         .fails("OCI's media types");
+}
+
+const FILES: &str = "\
+FROM base AS made
+ARG TARGETARCH
+COPY a /out/
+RUN echo 1 >/out/of_$TARGETARCH && mkdir /out/d && echo 2 >/out/d/b && ln -s a /out/link
+FROM scratch
+COPY --from=made /out /
+";
+
+fn statement_of(path: &Path) -> Value {
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+fn names(statement: &Value) -> Vec<&str> {
+    let subject = statement["subject"].as_array().unwrap();
+    subject
+        .iter()
+        .map(|one| one["name"].as_str().unwrap())
+        .collect()
+}
+
+fn statements_stand_beside_files(env: &Env) {
+    let builds = Builds::new(env);
+    let out = env.path("out");
+    let context = builds.context(&[("Dockerfile", FILES), ("a", "1")]);
+    let machine = rcrun_builder::graph::machine();
+    let architecture = format!("of_{}", machine.architecture);
+    let flags = ["--provenance=true", "--sbom=true"];
+    let to = format!("--output={}", out.display());
+    let of = |more: &[&str]| builds.build(&[&flags, more].concat(), &context).ok();
+    of(&[&to]);
+    let provenance = statement_of(&out.join("provenance.json"));
+    assert_eq!(
+        provenance["predicateType"],
+        "https://slsa.dev/provenance/v1"
+    );
+    assert_eq!(names(&provenance), ["a", &architecture, "d/b"]);
+    let digest = rcrun_image::Digest::of(b"1");
+    assert_eq!(provenance["subject"][0]["digest"]["sha256"], digest.hex());
+    let base = &provenance["predicate"]["buildDefinition"]["resolvedDependencies"][0]["uri"];
+    assert!(
+        base.as_str().unwrap().starts_with("pkg:docker/base"),
+        "{base}"
+    );
+    let sbom = statement_of(&out.join("sbom.spdx.json"));
+    assert_eq!(sbom["predicateType"], "https://spdx.dev/Document");
+    assert_eq!(sbom["subject"], provenance["subject"]);
+    let stat = fs::metadata(out.join("provenance.json")).unwrap();
+    assert_eq!((stat.mode() & 0o7777, stat.mtime()), (0o600, 0));
+    // Again, over what is there; and the same every time.
+    let before = fs::read(out.join("provenance.json")).unwrap();
+    of(&[&to]);
+    assert_eq!(fs::read(out.join("provenance.json")).unwrap(), before);
+    // In a directory of its platform, with another name, or not at all.
+    let split = env.path("split");
+    let dest = format!(
+        "type=local,dest={},platform-split=true,attestation-prefix=x-",
+        split.display()
+    );
+    of(&["--output", &dest]);
+    let platform = machine.to_string().replace('/', "_");
+    assert!(split.join(&platform).join("x-provenance.json").exists());
+    assert!(split.join(&platform).join("d/b").exists());
+    let plain = env.path("plain");
+    let dest = format!("--output={}", plain.display());
+    builds
+        .build(&["--provenance=inline-only=true", &dest], &context)
+        .ok();
+    assert!(plain.join("a").exists() && !plain.join("provenance.json").exists());
+    // In an archive.
+    let tar = env.path("files.tar");
+    of(&[&format!("--output=type=tar,dest={}", tar.display())]);
+    let found = entries_of(&tar);
+    assert_eq!(found["a"], b"1");
+    assert_eq!(found["provenance.json"], before);
+    assert!(found.contains_key("sbom.spdx.json") && found.contains_key("link"));
+    // A file of that name is not replaced.
+    let own = builds.context(&[
+        ("Dockerfile", "FROM scratch\nCOPY provenance.json /\n"),
+        ("provenance.json", "own"),
+    ]);
+    builds
+        .build(&["--provenance=true", &to], &own)
+        .fails("attestation-prefix");
+}
+
+/// Names and contents of an archive.
+fn entries_of(tar: &Path) -> std::collections::BTreeMap<String, Vec<u8>> {
+    let mut archive = tar::Archive::new(fs::File::open(tar).unwrap());
+    let mut found = std::collections::BTreeMap::new();
+    for entry in archive.entries().unwrap() {
+        let mut entry = entry.unwrap();
+        let name = entry.path().unwrap().display().to_string();
+        let mut text = Vec::new();
+        entry.read_to_end(&mut text).unwrap();
+        found.insert(name, text);
+    }
+    found
+}
+
+fn files_of_several_platforms(env: &Env) {
+    let builds = Builds::new(env);
+    let text = "FROM scratch\nARG TARGETARCH\nCOPY a /of_$TARGETARCH\n";
+    let context = builds.context(&[("Dockerfile", text), ("a", "1")]);
+    let flags = [
+        "--platform=linux/amd64,linux/arm64",
+        "--provenance=mode=min",
+    ];
+    let build = |output: String, context: &Path| {
+        builds.build(&[flags[0], flags[1], "--output", &output], context)
+    };
+    let split = env.path("split");
+    build(format!("type=local,dest={}", split.display()), &context).ok();
+    let one = env.path("one");
+    let together = format!("type=local,dest={},platform-split=false", one.display());
+    build(together.clone(), &context).ok();
+    for architecture in ["amd64", "arm64"] {
+        let file = format!("of_{architecture}");
+        let directory = split.join(format!("linux_{architecture}"));
+        assert_eq!(
+            names(&statement_of(&directory.join("provenance.json"))),
+            [file.as_str()]
+        );
+        assert!(directory.join(&file).exists() && one.join(&file).exists());
+        let statement = one.join(format!("provenance.linux_{architecture}.json"));
+        assert_eq!(names(&statement_of(&statement)), [file.as_str()]);
+    }
+    let same = builds.context(&[("Dockerfile", "FROM scratch\nCOPY a /\n"), ("a", "1")]);
+    build(together, &same).fails("cannot overwrite a from linux_amd64 with linux_arm64");
+    let tar = env.path("files.tar");
+    let text = "FROM scratch\nARG TARGETARCH\nCOPY d /d\nCOPY a /of_$TARGETARCH\n";
+    let context = builds.context(&[("Dockerfile", text), ("a", "1"), ("d/link -> ../a", "")]);
+    fs::write(context.join("d/one"), vec![7; 300_000]).unwrap();
+    let dest = format!("type=tar,dest={}", tar.display());
+    build(dest.clone(), &context).ok();
+    let found = entries_of(&tar);
+    for architecture in ["amd64", "arm64"] {
+        let inside = |name: &str| format!("linux_{architecture}/{name}");
+        assert_eq!(found[&inside(&format!("of_{architecture}"))], b"1");
+        assert_eq!(found[&inside("d/one")], [7; 300_000]);
+        assert!(found.contains_key(&inside("")) && found.contains_key(&inside("d/link")));
+        let statement: Value = serde_json::from_slice(&found[&inside("provenance.json")]).unwrap();
+        assert_eq!(names(&statement).len(), 2);
+    }
+    build(format!("{dest},platform-split=false"), &context).fails("cannot overwrite d/link");
 }

@@ -16,10 +16,8 @@ pub(super) fn tests() -> Vec<Test> {
         test!(ignore_files),
         test!(dockerfiles_elsewhere),
         test!(standard_input),
-        test!(named_contexts),
         test!(downloads),
         test!(repositories).needs(Need::Program("git")),
-        test!(outputs),
     ]
 }
 
@@ -208,101 +206,8 @@ fn gzip(env: &Env, bytes: &[u8]) -> Vec<u8> {
     output.stdout
 }
 
-fn named_contexts(env: &Env) {
-    let builds = Builds::new(env);
-    builds.of(
-        &["-t", "special"],
-        "FROM base\nENV MADE=special\nRUN echo special > /which\n",
-        &[],
-    );
-    let other = builds.context(&[("f", "other"), ("skip", "1"), (".dockerignore", "skip\n")]);
-    let directory = format!("--build-context=other={}", other.display());
-    let layout = env.path("layout");
-    let layout_name = format!("oci:{}:tag", layout.display());
-    builds.shelf.ok(&["push", "-q", "special", &layout_name]);
-    let layout = format!("--build-context=base=oci-layout://{}:tag", layout.display());
-    builds.table(&[
-        Case {
-            name: "a directory to copy from and to mount, with its ignore file",
-            flags: &[&directory],
-            dockerfile: "FROM base\nCOPY --from=other . /all\nCOPY --from=other f /f\nRUN --mount=from=other,target=/m cat /m/f > /g\n",
-            expected: &[
-                ("all/f", "f 644 0:0 other"),
-                ("all/skip", "-"),
-                ("f", "f 644 0:0 other"),
-                ("g", "f 644 0:0 other"),
-            ],
-            ..CASE
-        },
-        Case {
-            name: "a directory as a base",
-            flags: &[&directory],
-            dockerfile: "FROM other\nCOPY x /\n",
-            context: &[("x", "1")],
-            expected: &[("f", "f 644 0:0 other"), ("x", "f 644 0:0 1")],
-            ..CASE
-        },
-        Case {
-            name: "an image instead of an image",
-            flags: &["--build-context=base=docker-image://special"],
-            dockerfile: "FROM base\nRUN echo $MADE > /a\n",
-            expected: &[("which", "f 644 0:0 special"), ("a", "f 644 0:0 special")],
-            ..CASE
-        },
-        Case {
-            name: "an image by its full name",
-            flags: &["--build-context=docker.io/library/base:latest=docker-image://special"],
-            dockerfile: "FROM base\n",
-            expected: &[("which", "f 644 0:0 special")],
-            ..CASE
-        },
-        Case {
-            name: "an image of a layout",
-            flags: &[&layout],
-            dockerfile: "FROM base\n",
-            expected: &[("which", "f 644 0:0 special")],
-            ..CASE
-        },
-        Case {
-            name: "an image instead of a stage, which is not built then",
-            flags: &["--build-context=one=docker-image://special"],
-            dockerfile: "FROM base AS one\nRUN false\nFROM base\nCOPY --from=one /which /a\n",
-            expected: &[("a", "f 644 0:0 special")],
-            ..CASE
-        },
-        Case {
-            name: "a stage",
-            flags: &["--build-context=other=target:one"],
-            dockerfile: "FROM base AS one\nRUN echo 1 > /a\nFROM base\nCOPY --from=other /a /b\n",
-            expected: &[("b", "f 644 0:0 1")],
-            ..CASE
-        },
-        Case {
-            name: "nothing",
-            flags: &["--build-context=other=docker-image://scratch"],
-            dockerfile: "FROM other\nCOPY x /\n",
-            context: &[("x", "1")],
-            expected: &[("x", "f 644 0:0 1"), ("bin", "-")],
-            ..CASE
-        },
-        Case {
-            name: "one that nobody asks for may be missing",
-            flags: &["--build-context=nobody=docker-image://127.0.0.1:1/x"],
-            dockerfile: "FROM base\n",
-            ..CASE
-        },
-        Case {
-            name: "a directory that is not there",
-            flags: &["--build-context=other=/no/such"],
-            dockerfile: "FROM base\nCOPY --from=other f /\n",
-            fails: "/no/such",
-            ..CASE
-        },
-    ]);
-}
-
 /// A server with one file; what was asked for.
-fn serve(last_modified: &str, body: &[u8]) -> (String, Arc<Mutex<Vec<String>>>) {
+pub(super) fn serve(last_modified: &str, body: &[u8]) -> (String, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let asked = Arc::new(Mutex::new(Vec::new()));
@@ -519,84 +424,4 @@ fn repositories(env: &Env) {
     builds
         .build(&[], &builds.dockerfile(&text))
         .fails("checksum");
-}
-
-fn outputs(env: &Env) {
-    let builds = Builds::new(env);
-    let context = builds.context(&[
-        (
-            "Dockerfile",
-            "FROM scratch\nCOPY --chown=5:6 d /d\nCOPY l* /links/\n",
-        ),
-        ("d/f", "1"),
-        ("link -> d/f", ""),
-    ]);
-    let local = env.path("local");
-    builds
-        .build(&[&format!("--output={}", local.display())], &context)
-        .ok();
-    assert_eq!(fs::read_to_string(local.join("d/f")).unwrap(), "1");
-    let tar = env.path("files.tar");
-    builds
-        .build(
-            &[&format!("--output=type=tar,dest={}", tar.display())],
-            &context,
-        )
-        .ok();
-    let mut names: Vec<String> = tar::Archive::new(fs::File::open(&tar).unwrap())
-        .entries()
-        .unwrap()
-        .map(|entry| {
-            entry
-                .unwrap()
-                .path()
-                .unwrap()
-                .to_string_lossy()
-                .into_owned()
-        })
-        .collect();
-    names.sort();
-    assert_eq!(names, ["d/", "d/f", "links/", "links/link"]);
-    // Images in other places are the same.
-    let stored = builds.build(&["-t", "mine:1"], &context).ok();
-    let layout = env.path("layout");
-    let oci = format!("--output=type=oci,tar=false,dest={}", layout.display());
-    builds.build(&[&oci, "-t", "mine:1"], &context).ok();
-    let index: serde_json::Value =
-        serde_json::from_slice(&fs::read(layout.join("index.json")).unwrap()).unwrap();
-    assert_eq!(index["manifests"][0]["digest"], stored.digest());
-    for kind in ["oci", "docker"] {
-        let dest = env.path(&format!("{kind}.tar"));
-        let flag = format!("--output=type={kind},dest={}", dest.display());
-        builds.build(&[&flag, "-t", "mine:2"], &context).ok();
-        let said = builds.shelf.ok(&["load", "-i", dest.to_str().unwrap()]);
-        // A layout names no repository, only a tag.
-        let known = [stored.digest(), "mine:2".to_owned()];
-        let found = known.iter().any(|name| said.contains(name));
-        assert!(found, "{kind}: {said}, not {known:?} or {}", stored.id());
-    }
-    let name = builds.shelf.name("pushed:1");
-    let pushed = builds.build(&["-t", &name, "--push"], &context).ok();
-    assert!(
-        !builds
-            .shelf
-            .registry
-            .seen_of("PUT", "pushed/manifests")
-            .is_empty()
-    );
-    assert_eq!(pushed.digest(), stored.digest());
-    // What scripts read.
-    let id = env.path("id");
-    let flag = format!("--iidfile={}", id.display());
-    let quiet = builds
-        .shelf
-        .command(&["build", "-q", &flag, context.to_str().unwrap()]);
-    let quiet = env.rt.finish(env.rt.spawn(quiet)).ok();
-    assert_eq!(quiet.text(), stored.id());
-    assert_eq!(quiet.stderr, "");
-    assert_eq!(fs::read_to_string(&id).unwrap(), stored.id());
-    builds
-        .build(&["--output=type=nothing"], &context)
-        .fails("nothing");
-    builds.build(&["--push"], &context).fails("--tag");
 }

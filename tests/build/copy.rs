@@ -115,13 +115,17 @@ fn paths(env: &Env) {
         },
         Case {
             name: "heredocs are files",
-            dockerfile: "FROM scratch\nARG who=you\nWORKDIR /d\nCOPY <<E one\nfor $who\nE\nCOPY <<'E' <<F two/\nfor $who\nE\nand '${who}'\nF\nADD --chmod=700 --chown=3:4 <<-E /three\n\t\ttabs\n\tE\nCOPY <<E four\n\\$ \"q\"\nE\n",
+            dockerfile: "FROM scratch\nARG who=you\nWORKDIR /d\nCOPY <<E one\nfor $who\nE\nCOPY <<'E' <<F two/\nfor $who\nE\nand '${who}'\nF\nADD --chmod=700 --chown=3:4 <<-E /three\n\t\ttabs\n\tE\nCOPY <<E four\n\\$ \"q\"\nE\nCOPY <<E s1\n\\\nE\nCOPY <<E s2\n\\\\\nE\nCOPY <<\"E\" r1\n\\\nE\nCOPY <<\"E\" r2\n\\\\ \\$ '${who}'\nE\n",
             expected: &[
                 ("d/one", "f 644 0:0 for you"),
                 ("d/two/E", "f 644 0:0 for $who"),
                 ("d/two/F", "f 644 0:0 and 'you'"),
                 ("three", "f 700 3:4 tabs"),
                 ("d/four", "f 644 0:0 $ \"q\""),
+                ("d/s1", "f 644 0:0 "),
+                ("d/s2", "f 644 0:0 \\"),
+                ("d/r1", "f 644 0:0 \\"),
+                ("d/r2", "f 644 0:0 \\\\ \\$ '${who}'"),
             ],
             ..CASE
         },
@@ -434,7 +438,7 @@ fn excluded_files(env: &Env) {
     Builds::new(env).table(&[
         Case {
             name: "patterns are of the source, several add up",
-            dockerfile: "FROM scratch\nCOPY --exclude=*/*.png --exclude=*/*.pdf . /1\nADD --exclude=*.png one/ /2/\nCOPY --exclude=*.png --exclude=*.txt one two /3/\nCOPY --exclude=* one /4/\nCOPY --exclude=* --exclude=!*/*.txt . /5/\n",
+            dockerfile: "FROM scratch\nCOPY --exclude=*/*.png --exclude=*/*.pdf . /1\nADD --exclude=*.png one/ /2/\nCOPY --exclude=*.png --exclude=*.txt one two /3/\nCOPY --exclude=* one /4/\nCOPY --exclude=* --exclude=!*/*.txt . /5/\nCOPY --exclude=*.png --exclude=*.pdf *[eo] /6/\nADD --exclude=* *[eo] /7/\n",
             context: &files,
             expected: &[
                 ("1/one/b.txt", "f 644 0:0 2"),
@@ -448,6 +452,11 @@ fn excluded_files(env: &Env) {
                 ("3/l.txt", "-"),
                 ("4/a.png", "-"),
                 ("5/one/b.txt", "f 644 0:0 2"),
+                ("6/b.txt", "f 644 0:0 2"),
+                ("6/l.txt", "l d.png"),
+                ("6/a.png", "-"),
+                ("6/c.pdf", "-"),
+                ("7/b.txt", "-"),
             ],
             ..CASE
         },

@@ -1,14 +1,20 @@
 //! `rcrun build`, one module per area that a user can name.
 #![allow(clippy::too_many_lines, reason = "most of it is tables")]
 
+mod agents;
 mod attacks;
 mod attest;
 mod basics;
 mod cache;
 mod cache_io;
+mod call;
 mod contexts;
 mod copy;
 mod endurance;
+mod epoch;
+mod git;
+mod named;
+mod outputs;
 mod rootless;
 mod run;
 mod secrets;
@@ -20,14 +26,20 @@ use crate::harness::{Env, Test, test};
 
 /// Modules and their tests. `no_file_of_builds_is_forgotten` compares this list with the directory.
 const MODULES: &[Module] = &[
+    ("agents", agents::tests),
     ("attacks", attacks::tests),
     ("attest", attest::tests),
     ("basics", basics::tests),
     ("cache", cache::tests),
     ("cache_io", cache_io::tests),
+    ("call", call::tests),
     ("contexts", contexts::tests),
     ("copy", copy::tests),
     ("endurance", endurance::tests),
+    ("epoch", epoch::tests),
+    ("git", git::tests),
+    ("named", named::tests),
+    ("outputs", outputs::tests),
     ("rootless", rootless::tests),
     ("run", run::tests),
     ("secrets", secrets::tests),

@@ -5,7 +5,7 @@ use super::basics::a_dockerfile_becomes_an_image;
 use super::cache_io::{another_machine_finds_all_steps_done_at_a_registry, cache_mounts_travel};
 use super::endurance::the_next_build_goes_on_at_the_last_finished_step;
 use super::run::{
-    agents, cache_directories, limits, mounts_of_files, networks, secrets, users as users_of_steps,
+    cache_directories, limits, mounts_of_files, networks, secrets, users as users_of_steps,
 };
 use crate::harness::builds::Builds;
 use crate::harness::users::{self, ALICE, Accounts, BOB, COUNT, SUBORDINATE, User};
@@ -20,7 +20,6 @@ pub(super) fn tests() -> Vec<Test> {
         test!(another_machine_finds_all_steps_done_at_a_registry),
         test!(cache_mounts_travel),
         test!(the_next_build_goes_on_at_the_last_finished_step),
-        test!(agents),
         test!(cache_directories),
         test!(limits),
         test!(mounts_of_files),

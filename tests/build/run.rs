@@ -1,12 +1,10 @@
-//! `RUN`: its shell, its mounts, secrets and agents, its network, rights and limits.
+//! `RUN`: its shell, its mounts, secrets, its network, rights and limits.
 
 use crate::harness::builds::{Builds, Case};
 use crate::harness::{Env, Test, test};
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt as _;
-use std::os::unix::net::UnixListener;
 
 pub(super) fn tests() -> Vec<Test> {
     vec![
@@ -16,7 +14,6 @@ pub(super) fn tests() -> Vec<Test> {
         test!(cache_directories),
         test!(mounts_are_refused),
         test!(secrets),
-        test!(agents),
         test!(networks),
         test!(rights),
         test!(limits),
@@ -304,44 +301,6 @@ pub(super) fn secrets(env: &Env) {
             ..CASE
         },
     ]);
-}
-
-pub(super) fn agents(env: &Env) {
-    let builds = Builds::new(env);
-    let path = env.path("agent");
-    let listener = UnixListener::bind(&path).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).unwrap();
-    let (sender, heard) = std::sync::mpsc::channel();
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let mut text = String::new();
-            stream.unwrap().read_to_string(&mut text).unwrap();
-            let _ = sender.send(text);
-        }
-    });
-    let flag = format!("--ssh=default={}", path.display());
-    builds.table(&[
-        Case {
-            name: "the agent of the builder answers, at a socket with owner and mode",
-            flags: &[&flag],
-            dockerfile: "FROM base\nRUN --mount=type=ssh,mode=741,uid=100,gid=102 stat -c '%u %g %a %F' $SSH_AUTH_SOCK > /a\nRUN --mount=type=ssh,target=/dev/log busybox logger heard && test $SSH_AUTH_SOCK = /dev/log\nRUN test -z \"$SSH_AUTH_SOCK\"\n",
-            expected: &[("a", "f 644 0:0 100 102 741 socket")],
-            ..CASE
-        },
-        Case {
-            name: "none is left out",
-            dockerfile: "FROM base\nRUN --mount=type=ssh test -z \"$SSH_AUTH_SOCK\"\n",
-            ..CASE
-        },
-        Case {
-            name: "unless it has to be there",
-            dockerfile: "FROM base\nRUN --mount=type=ssh,required,id=other true\n",
-            fails: "--ssh other",
-            ..CASE
-        },
-    ]);
-    let heard = heard.recv_timeout(std::time::Duration::from_secs(10));
-    assert!(heard.unwrap().contains("heard"));
 }
 
 pub(super) fn networks(env: &Env) {

@@ -2,14 +2,17 @@
 //! statements and messages are searched for canaries.
 
 use crate::harness::builds::{Build, Builds};
-use crate::harness::{Env, Test, test};
+use crate::harness::{Env, Need, Test, test};
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
 use std::path::Path;
 
 pub(super) fn tests() -> Vec<Test> {
     vec![
         test!(e10_secrets_are_in_nothing_that_is_left),
         test!(e10_passwords_of_addresses_are_in_no_message),
+        test!(e10_credentials_of_servers_are_for_these_alone).needs(Need::Program("git")),
     ]
 }
 
@@ -95,5 +98,65 @@ fn e10_passwords_of_addresses_are_in_no_message(env: &Env) {
         let context = builds.dockerfile(&format!("FROM base\nADD {address} /x\n"));
         let build = builds.build(&flags, &context);
         assert_none(&builds, &[&cache], &build.fails("ADD http://xxxx"));
+    }
+}
+
+/// A server that has nothing; what it was asked.
+fn heard() -> (String, std::sync::Arc<std::sync::Mutex<String>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let heard = std::sync::Arc::new(std::sync::Mutex::new(String::new()));
+    let log = heard.clone();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (mut stream, mut request) = (stream.unwrap(), vec![0; 8192]);
+            let length = stream.read(&mut request).unwrap_or(0);
+            let request = String::from_utf8_lossy(&request[..length]);
+            log.lock().unwrap().push_str(&request.to_lowercase());
+            let none = "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+            let _ = stream.write_all(none.as_bytes());
+        }
+    });
+    (address, heard)
+}
+
+fn e10_credentials_of_servers_are_for_these_alone(env: &Env) {
+    let builds = Builds::new(env);
+    builds.shelf.set("OWN", "canary");
+    let (host, heard) = heard();
+    let cache = env.path("cache");
+    let to = format!("--cache-to=type=local,dest={},mode=max", cache.display());
+    // base64 of "x-access-token:canary"
+    let basic = "authorization: basic ec1hy2nlc3mtdg9rzw46y2fuyxj5";
+    for (id, path, expected) in [
+        (
+            "HTTP_AUTH_TOKEN_127.0.0.1",
+            "f",
+            "authorization: bearer canary",
+        ),
+        ("HTTP_AUTH_HEADER_127.0.0.1", "f", "authorization: canary"),
+        ("HTTP_AUTH_TOKEN_example.org", "f", ""),
+        (&format!("GIT_AUTH_TOKEN.{host}"), "a.git", basic),
+        (
+            &format!("GIT_AUTH_HEADER.{host}"),
+            "a.git",
+            "authorization: canary",
+        ),
+        // Not encrypted, and not meant for this server.
+        ("GIT_AUTH_TOKEN", "a.git", ""),
+    ] {
+        heard.lock().unwrap().clear();
+        let secret = format!("--secret=id={id},env=OWN");
+        let context = builds.dockerfile(&format!("FROM base\nADD http://{host}/{path} /x\n"));
+        let build = builds.build(&[&secret, &to, "--provenance=mode=max"], &context);
+        assert_none(&builds, &[&cache], &build.fails("ADD http://"));
+        let heard = heard.lock().unwrap().clone();
+        assert!(heard.contains("get /"), "{id}: {heard}");
+        assert!(heard.contains(expected), "{id}: {heard}");
+        assert_eq!(
+            heard.contains("authorization"),
+            !expected.is_empty(),
+            "{id}: {heard}"
+        );
     }
 }

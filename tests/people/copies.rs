@@ -64,6 +64,7 @@ fn rules(people: &People<'_>, read: &dyn Fn(&str) -> String) {
         .shelf
         .ok(&["cp", "-L", &host_path("dir/link"), "web:/followed"]);
     assert_eq!(read("readlink /followed; cat /followed"), "a\n");
+    links_at_the_destination(people, read, &into);
     // And back.
     let out = env.directory("out");
     let to = |name: &str| text(&out.join(name)).to_owned();
@@ -93,6 +94,7 @@ fn rules(people: &People<'_>, read: &dyn Fn(&str) -> String) {
         "a directory cannot be copied to a file",
     );
     refused(&host_path("none"), "web:/", "does not exist");
+    refused(&host_path("file"), "web:/at/round", "too many levels");
     refused("web:/none", &to(""), "web: /none does not exist");
     refused("web:/new/", &to(""), "not a directory");
     refused(
@@ -100,6 +102,39 @@ fn rules(people: &People<'_>, read: &dyn Fn(&str) -> String) {
         &to("new"),
         "a directory cannot be copied to a file",
     );
+}
+
+/// A destination that is a link stands for what it leads to: a file, nothing yet, a directory.
+fn links_at_the_destination(
+    people: &People<'_>,
+    read: &dyn Fn(&str) -> String,
+    into: &dyn Fn(&str, &str),
+) {
+    read(
+        "mkdir -p /at/deep; echo old >/at/real; ln -s ../at/real /at/link; ln -s /at/fresh /at/none; \
+          ln -s link /at/chain; ln -s deep /at/into; ln -s round /at/round; ln /at/real /at/second",
+    );
+    into("file", "/at/chain");
+    into("file", "/at/none");
+    into("file", "/at/into");
+    into("dir", "/at/into");
+    into("file", "/at/into/named");
+    assert_eq!(
+        read(
+            "cat /at/real /at/fresh /at/deep/file /at/deep/dir/a /at/deep/named; for l in chain link none; do readlink /at/$l; done"
+        ),
+        "f\nf\nf\na\nf\nlink\n../at/real\n/at/fresh\n"
+    );
+    let out = people.env.directory("links");
+    fs::write(out.join("real"), "old").unwrap();
+    symlink("real", out.join("through")).unwrap();
+    symlink("to-be", out.join("dangling")).unwrap();
+    for (to, written) in [("through", "real"), ("dangling", "to-be")] {
+        let to = text(&out.join(to)).to_owned();
+        people.shelf.ok(&["cp", "web:/new", &to]);
+        assert_eq!(fs::read_to_string(out.join(written)).unwrap(), "f\n");
+        assert!(fs::symlink_metadata(&to).unwrap().is_symlink());
+    }
 }
 
 fn into_and_out_of_a_running_container(env: &Env) {
@@ -255,7 +290,9 @@ fn c5_links_lead_nowhere(env: &Env) {
     people.run(&["-d", "--name=web"], &["sleep", "1000"]).ok();
     let script = format!(
         "ln -s {target} /abs; ln -s ../../../../../../..{target} /rel; ln -s /proc/self/root{target} /magic; \
-         ln -s /proc/1/root{target} /init; ln -s /proc/1/cwd /cwd"
+         ln -s /proc/1/root{target} /init; ln -s /proc/1/cwd /cwd; ln -s {target}/passwd /to-abs; \
+         ln -s ../../../..{target}/new /to-rel; ln -s /proc/1/root{target}/passwd /to-magic; \
+         ln -s /proc/self/cwd/../..{target}/new /to-cwd"
     );
     people.shelf.ok(&["exec", "web", "sh", "-c", &script]);
     let file = people.file("file", "evil\n");
@@ -269,6 +306,20 @@ fn c5_links_lead_nowhere(env: &Env) {
             people.shelf.call(&["cp", "-L", &path, text(&out)]).exits(1);
         }
         assert!(!out.exists());
+    }
+    // As a destination they are followed, in here.
+    for link in ["to-abs", "to-rel", "to-magic", "to-cwd"] {
+        let path = format!("web:/{link}");
+        people.shelf.call(&["cp", text(&file), &path]).exits(1);
+    }
+    let made = format!("mkdir -p {target}");
+    people.shelf.ok(&["exec", "web", "sh", "-c", &made]);
+    for (link, name) in [("to-abs", "passwd"), ("to-rel", "new")] {
+        people
+            .shelf
+            .ok(&["cp", text(&file), &format!("web:/{link}")]);
+        let inside = format!("{target}/{name}");
+        assert_eq!(people.shelf.ok(&["exec", "web", "cat", &inside]), "evil\n");
     }
     // The link itself is only a link.
     people.shelf.ok(&["cp", "web:/abs", text(&out)]);

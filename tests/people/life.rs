@@ -1,5 +1,6 @@
 //! From `run` to the end: streams, exit codes, names, what is left, being killed.
 
+use crate::harness::faults;
 use crate::harness::people::People;
 use crate::harness::{Env, Test, test};
 use std::time::{Duration, Instant};
@@ -13,6 +14,8 @@ pub(super) fn tests() -> Vec<Test> {
         test!(one_name_for_one_container),
         test!(of_many_who_want_one_name_one_gets_it),
         test!(what_is_killed_is_cleaned_up),
+        test!(what_goes_at_its_end_is_not_synced),
+        test!(what_was_to_go_is_swept_after_a_power_cut).timeout(120),
         test!(signals_reach_the_container),
         test!(what_cannot_be_started_leaves_nothing),
         test!(the_image_is_pulled_when_it_is_missing),
@@ -184,6 +187,90 @@ fn what_is_killed_is_cleaned_up(env: &Env) {
     }
     people.shelf.ok(&["prune", "--force"]);
     people.assert_empty();
+}
+
+/// Syncs of files that a run takes: none for what nobody wants after a power cut.
+fn what_goes_at_its_end_is_not_synced(env: &Env) {
+    let people = People::new(env);
+    let syncs = |flags: &[&str]| -> usize {
+        let calls = faults::calls(env, &people.command(flags, &["true"]));
+        let is_sync = |name: &str| ["fsync", "fdatasync", "syncfs", "sync"].contains(&name);
+        let syncs = calls.iter().filter(|(name, _)| is_sync(name));
+        syncs.map(|(_, count)| count).sum()
+    };
+    assert_eq!(syncs(&["--rm"]), 0);
+    // Name, configuration, and twice each (file, directory): record, end; of the snapshot its place, too.
+    assert_eq!(syncs(&["--name=web"]), 9);
+    people.remove("web");
+    people.assert_empty();
+}
+
+/// Their records, written but never synced, are as the disk left them; they say nothing, and are in nobody's
+/// way.
+fn what_was_to_go_is_swept_after_a_power_cut(env: &Env) {
+    let people = People::new(env);
+    let torn = |path: &std::path::Path, content: Option<&[u8]>| {
+        if let Some(content) = content {
+            std::fs::write(path, content).unwrap();
+        }
+    };
+    for (round, content) in [
+        None,
+        Some(&b""[..]),
+        Some(&[0; 300]),
+        Some(b"{\"version\":1}"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        people
+            .run(
+                &["-d", "--rm", "--name=web", "-v", "/v"],
+                &["sleep", "1000"],
+            )
+            .ok();
+        let directory = people.containers().remove(0);
+        let id = directory.file_name().unwrap().to_str().unwrap().to_owned();
+        let pid = people
+            .shelf
+            .ok(&["inspect", "--format", "{State.Pid}", "web"]);
+        let init: i32 = pid.trim().parse().unwrap();
+        let stat = std::fs::read_to_string(format!("/proc/{init}/stat")).unwrap();
+        let monitor = stat.rsplit(')').next().unwrap().split(' ').nth(2).unwrap();
+        for pid in [monitor.parse().unwrap(), init] {
+            let pid = rustix::process::Pid::from_raw(pid).unwrap();
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        }
+        wait_for(|| !std::path::Path::new(&format!("/proc/{init}")).exists());
+        // What is in /run does not survive, and the machine has another boot.
+        env.rt.call(&["delete", "--force", &id]).ok();
+        let _ = std::fs::remove_dir_all(env.rt.root.join(".monitors").join(&id));
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+        let of_boot = |boot: &str| directory.join(format!("container.{}.json", boot.trim()));
+        let other = of_boot("01234567-89ab-cdef-0123-456789abcdef");
+        std::fs::rename(of_boot(&boot), &other).unwrap();
+        torn(&other, content);
+        let snapshot = people.shelf.path().join("snapshots").join(&id);
+        torn(&snapshot.join("snapshot.json"), content);
+        if round == 1 {
+            std::fs::remove_file(directory.join("config.json")).unwrap();
+        }
+        people.shelf.call(&["fsck", "-q"]).exits(0);
+        assert_eq!(people.shelf.ok(&["ps", "-aq"]), "");
+        match round % 2 {
+            0 => drop(people.shelf.ok(&["prune", "--force", "--volumes"])),
+            _ => {
+                people.run(&["--rm", "--name=web"], &["true"]).ok();
+                people.shelf.ok(&["prune", "--force", "--volumes"]);
+            }
+        }
+        people.assert_empty();
+        assert_eq!(
+            people.shelf.ok(&["volume", "ls", "-q"]),
+            "",
+            "round {round}"
+        );
+    }
 }
 
 fn signals_reach_the_container(env: &Env) {

@@ -12,6 +12,7 @@ pub(super) fn tests() -> Vec<Test> {
         test!(following_ends_with_the_container),
         test!(rotation_loses_nothing_and_repeats_nothing),
         test!(a_container_without_a_log),
+        test!(details_are_chosen_when_it_is_made),
     ]
 }
 
@@ -75,6 +76,13 @@ fn tail_times_and_moments(env: &Env) {
     assert_eq!(logs(&["--since", &last]), "4\n");
     assert_eq!(logs(&["--until", &last]), "1\n2\n3\n");
     assert_eq!(logs(&["--since", "1h"]), "1\n2\n3\n4\n");
+    // What `-t` prints is understood as it is.
+    assert_eq!(logs(&["--since", times[3]]), "4\n");
+    assert_eq!(logs(&["--until", times[3]]), "1\n2\n3\n");
+    assert_eq!(logs(&["--since", times[0], "-n", "1"]), "4\n");
+    let number = times[3][20..29].parse::<u32>().unwrap();
+    let later = format!("{}.{:09}Z", &times[3][..19], (number + 1).min(999_999_999));
+    assert_eq!(logs(&["--since", &later]), "");
     people
         .shelf
         .call(&["logs", "--since", "soon", "web"])
@@ -154,4 +162,31 @@ fn a_container_without_a_log(env: &Env) {
         .fails()
         .says("without a log");
     people.remove("web");
+}
+
+fn details_are_chosen_when_it_is_made(env: &Env) {
+    let people = People::new(env);
+    let flags = [
+        "--name=web",
+        "--label=a=b c",
+        "--label=d=e",
+        "--env=V=1",
+        "--log-opt=labels=a,none",
+        "--log-opt=env=V,A",
+    ];
+    people.run(&flags, &["sh", "-c", "echo 1; echo 2 >&2"]).ok();
+    let output = people.shelf.call(&["logs", "--details", "web"]).ok();
+    assert_eq!(output.stdout, "A=image,V=1,a=b+c 1\n");
+    assert_eq!(output.stderr, "A=image,V=1,a=b+c 2\n");
+    let timed = people.shelf.ok(&["logs", "--details", "-t", "web"]);
+    let rest = timed.split_once(' ').unwrap().1;
+    assert_eq!(rest, "A=image,V=1,a=b+c 1\n");
+    people.run(&["--name=plain"], &["echo", "x"]).ok();
+    assert_eq!(people.shelf.ok(&["logs", "--details", "plain"]), " x\n");
+    people
+        .run(&["--log-opt=tag=x"], &["true"])
+        .exits(125)
+        .says("none of max-size, max-file, labels, env");
+    people.remove("web");
+    people.remove("plain");
 }

@@ -7,8 +7,10 @@ mod life;
 mod logs;
 mod namespaces;
 mod rootless;
+mod terminals;
 mod users;
 mod verbs;
+mod volumes;
 
 use crate::harness::modules::{Module, check, of_images};
 use crate::harness::{Env, Test, test};
@@ -22,8 +24,10 @@ const MODULES: &[Module] = &[
     ("logs", logs::tests),
     ("namespaces", namespaces::tests),
     ("rootless", rootless::tests),
+    ("terminals", terminals::tests),
     ("users", users::tests),
     ("verbs", verbs::tests),
+    ("volumes", volumes::tests),
 ];
 
 pub(crate) fn all() -> Vec<Test> {

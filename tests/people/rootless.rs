@@ -325,6 +325,32 @@ fn copies_for_root(env: &Env) {
         SHOWN,
     ];
     assert_eq!(shelf.ok(&words), shown);
+    // Nor are there mounts that map ids: a volume's files have those of the first container.
+    let words = [
+        "run",
+        "--rm",
+        "--userns=0:300000:65536",
+        "-v",
+        "vol:/srv",
+        &image,
+        "stat",
+        "-c",
+        "%u:%g",
+        "/srv/data",
+    ];
+    assert_eq!(shelf.ok(&words), "33:34\n");
+    let data = shelf.path().join("volumes/vol/data/data");
+    assert_eq!(fs::metadata(data).unwrap().uid(), 300_033);
+    shelf.ok(&["volume", "rm", "vol"]);
+    // There is no file system to mount, and the place is named where the files are.
+    shelf.ok(&["run", "--name=web", &image, "sh", "-c", "echo made >/made"]);
+    let at = env.directory("at");
+    let output = shelf.call(&["mount", "web", at.to_str().unwrap()]);
+    let output = output.exits(1).says("it is a copy of its layers");
+    let said = output.stderr.split("its files are in ").nth(1).unwrap();
+    let place = shelf.path().join(said.split(' ').next().unwrap());
+    assert_eq!(fs::read_to_string(place.join("made")).unwrap(), "made\n");
+    shelf.ok(&["rm", "web"]);
     shelf.ok(&["rmi", &image]);
 }
 

@@ -9,6 +9,7 @@ pub(super) fn tests() -> Vec<Test> {
     vec![
         test!(ps_shows_what_is_asked_for),
         test!(ps_filters),
+        test!(ps_measures_if_it_is_asked_to),
         test!(missing_containers_are_named),
         test!(exec_runs_as_whom_and_where_it_is_told),
         test!(exec_has_input_where_it_is_asked_for),
@@ -170,6 +171,42 @@ fn ps_filters(env: &Env) {
     );
     people.remove("web");
     people.remove("done");
+}
+
+fn ps_measures_if_it_is_asked_to(env: &Env) {
+    let people = People::new(env);
+    let script = "dd if=/dev/zero of=/x bs=1024 count=100 2>/dev/null";
+    people
+        .run(&["--name=web", "-v", "vol:/v"], &["sh", "-c", script])
+        .ok();
+    let row = |flags: &[&str]| -> Value {
+        let args = [&["ps", "-a", "--format", "json"], flags].concat();
+        serde_json::from_str(&people.shelf.ok(&args)).unwrap()
+    };
+    assert_eq!(row(&[])["Size"], "");
+    let row = row(&["--size"]);
+    let bytes = |name: &str| row[name].as_u64().unwrap();
+    assert!(
+        (100 << 10..200 << 10).contains(&bytes("SizeBytes")),
+        "{row}"
+    );
+    assert!(
+        bytes("VirtualBytes") > bytes("SizeBytes") + (100 << 10),
+        "{row}"
+    );
+    assert_eq!(
+        (row["Mounts"].as_str(), row["LocalVolumes"].as_u64()),
+        (Some("vol"), Some(1))
+    );
+    assert_eq!(row["Networks"], "none");
+    let text = people.shelf.ok(&["ps", "-as"]);
+    let mut lines = text.lines();
+    assert!(lines.next().unwrap().ends_with("SIZE"), "{text}");
+    assert!(lines.next().unwrap().contains("kB (virtual "), "{text}");
+    let size = people.shelf.ok(&["ps", "-a", "--format", "{Size}"]);
+    assert!(size.contains("(virtual"), "{size}");
+    people.remove("web");
+    people.shelf.ok(&["volume", "rm", "vol"]);
 }
 
 fn missing_containers_are_named(env: &Env) {

@@ -1,7 +1,8 @@
 //! `fsck`: what is damaged is told, moved away and fetched again, and only that.
 
 use crate::harness::store::{Image, Published, archive, noise};
-use crate::harness::{Env, Shelf, Test, test};
+use crate::harness::{Env, Shelf, Test, people, test};
+use std::fs;
 use std::io::{Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 
@@ -15,6 +16,7 @@ pub(super) fn tests() -> Vec<Test> {
         test!(what_cannot_be_fetched),
         test!(what_nobody_needs),
         test!(what_is_not_ours),
+        test!(what_it_says_of_damaged_records_helps).timeout(120),
     ]
 }
 
@@ -176,4 +178,100 @@ fn what_is_not_ours(env: &Env) {
     );
     assert!(output.stdout.contains("left alone"), "{output}");
     assert!(foreign.exists());
+}
+
+/// Each hint is taken by its word: what it names is called, and nothing is wrong afterwards.
+fn what_it_says_of_damaged_records_helps(env: &Env) {
+    let shelf = Shelf::new(env);
+    let layers = [people::layer(env, &[]), archive(&[("other", b"x")])];
+    shelf.publish("app:1", &Image::new(&layers));
+    shelf.publish("app:2", &Image::new(&layers[..1]));
+    let (one, two) = (shelf.name("app:1"), shelf.name("app:2"));
+    let parent = format!("--cgroup-parent={}", env.tag);
+    let made = || {
+        shelf.ok(&["pull", "-q", &one]);
+        shelf.ok(&["run", &parent, "--name=web", "-v", "vol:/v", &two, "true"]);
+    };
+    let only = |directory: &str| -> Vec<String> {
+        let all = fs::read_dir(shelf.path().join(directory)).unwrap();
+        let names = all.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.len() >= 64).collect()
+    };
+    let tear = |place: &str| {
+        let path = shelf.path().join(place);
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(
+            &path,
+            text.replace("\"version\":1", "\"version\":1,\"x\":0"),
+        )
+        .unwrap();
+    };
+    type Damage<'a> = &'a dyn Fn() -> String;
+    let in_container: Damage<'_> =
+        &|| format!("containers/{}/container.json", only("containers")[0]);
+    let in_snapshot: Damage<'_> = &|| format!("snapshots/{}/snapshot.json", only("snapshots")[0]);
+    let in_volume: Damage<'_> = &|| "volumes/vol/volume.json".to_owned();
+    let in_name: Damage<'_> = &|| {
+        let name = one.replace('/', "%2F");
+        format!("images/names/{name}.json")
+    };
+    let in_layer: Damage<'_> = &|| format!("layers/{}/layer.json", only("layers")[0]);
+    // Nobody's: its image is gone, and nothing was swept since.
+    let in_loose: Damage<'_> = &|| {
+        let before = only("layers");
+        shelf.ok(&["rm", "web"]);
+        for name in fs::read_dir(shelf.path().join("images/names")).unwrap() {
+            fs::remove_file(name.unwrap().path()).unwrap();
+        }
+        format!("layers/{}/layer.json", before[0])
+    };
+    // A container's only: its image has no name any more.
+    let of_container: Damage<'_> = &|| {
+        shelf.ok(&["rmi", "-f", &one]);
+        shelf.ok(&["untag", &two]);
+        format!("layers/{}/layer.json", only("layers")[0])
+    };
+    for (what, damage, repaired) in [
+        ("container", in_container, false),
+        ("snapshot", in_snapshot, false),
+        ("volume", in_volume, false),
+        ("name", in_name, false),
+        ("layer", in_layer, true),
+        ("nobody's layer", in_loose, false),
+        ("layer of a container", of_container, true),
+    ] {
+        made();
+        let place = damage();
+        tear(&place);
+        repair_as_told(&shelf, what, &place, repaired);
+        shelf.call(&["fsck", "-q"]).exits(0);
+        shelf.call(&["rm", "-f", "web"]);
+        shelf.ok(&["volume", "rm", "-f", "vol"]);
+        shelf.ok(&["prune", "--all", "--force"]);
+        assert_eq!(only("layers"), Vec::<String>::new(), "{what}");
+    }
+}
+
+/// Calls what `fsck --repair` names, where it could not help itself.
+fn repair_as_told(shelf: &Shelf<'_>, what: &str, place: &str, repaired: bool) {
+    let found = shelf.call(&["fsck"]).exits(4);
+    assert!(found.stdout.starts_with(place), "{what}: {found}");
+    let output = shelf.call(&["fsck", "--repair"]);
+    if repaired {
+        output.exits(1);
+        return;
+    }
+    let mut lines = output.stdout.lines();
+    let Some(line) = lines.find(|line| line.contains("left alone: ")) else {
+        assert!(output.stdout.contains("pull it"), "{what}: {output}");
+        return;
+    };
+    assert!(line.starts_with(place), "{what}: {output}");
+    let command = line.split('`').nth(1).expect("a remedy");
+    let words: Vec<&str> = command.split(' ').skip(1).collect();
+    // A volume that a container uses stays as long as that does.
+    if what == "volume" {
+        shelf.ok(&["rm", "web"]);
+    }
+    shelf.ok(&words);
 }

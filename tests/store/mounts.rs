@@ -17,6 +17,7 @@ pub(super) fn tests() -> Vec<Test> {
         test!(mounting_what_cannot_be),
         test!(containers_are_mounted),
         test!(what_a_container_changed),
+        test!(what_is_different_in_another_image),
     ]
 }
 
@@ -321,4 +322,53 @@ fn what_a_container_changed(env: &Env) {
         .exits(1)
         .says("no such container");
     people.remove("changed");
+}
+
+fn what_is_different_in_another_image(env: &Env) {
+    let shelf = Shelf::new(env);
+    let base = archive(&[
+        ("etc/", b""),
+        ("etc/a", b"one"),
+        ("etc/b", b"same"),
+        ("etc/gone", b"x"),
+        ("opt/deep/f", b"f"),
+        ("kind", b"file"),
+        ("big", &[7; 300_000]),
+    ]);
+    let mut other = vec![7; 300_000];
+    other[299_999] = 8;
+    // All times are the same, and so are the sizes of what is different.
+    let top = archive(&[
+        ("etc/a", b"two"),
+        ("etc/b", b"same"),
+        ("etc/.wh.gone", b""),
+        ("opt/.wh.deep", b""),
+        (".wh.kind", b""),
+        ("kind/", b""),
+        ("kind/sub", b""),
+        ("big", &other),
+        ("new/n", b"n"),
+    ]);
+    let layers = [base, top];
+    shelf.publish("one", &Image::new(&layers[..1]));
+    shelf.publish("two", &Image::new(&layers));
+    let (one, two) = (shelf.name("one"), shelf.name("two"));
+    for name in [&one, &two] {
+        shelf.ok(&["pull", "-q", name]);
+    }
+    let expected = "C /big\nC /etc\nC /etc/a\nD /etc/gone\nC /kind\nA /kind/sub\nA /new\nA /new/n\nC /opt\nD /opt/deep\n";
+    assert_eq!(shelf.ok(&["diff", &one, &two]), expected);
+    let back = "C /big\nC /etc\nC /etc/a\nA /etc/gone\nC /kind\nD /new\nC /opt\nA /opt/deep\nA /opt/deep/f\n";
+    assert_eq!(shelf.ok(&["diff", &two, &one]), back);
+    assert_eq!(shelf.ok(&["diff", &two, &two]), "");
+    let fields = shelf.ok(&["diff", "--format", "{Kind}:{Path}", &one, &two]);
+    assert_eq!(fields, expected.replace(" /", ":/"));
+    shelf.call(&["diff", &one, "none"]).exits(1).says("none");
+    shelf
+        .call(&["diff", &one, &two, &two])
+        .fails()
+        .says("at most 2");
+    // Nothing was mounted or kept.
+    assert_eq!(snapshots(&shelf), 0);
+    shelf.ok(&["rmi", &one, &two]);
 }

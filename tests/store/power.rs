@@ -104,10 +104,12 @@ impl Drop for Disk<'_> {
 /// What is done while the power goes, one line each: what it is called, and the command.
 const STORY: &[(&str, &str)] = &[
     ("pull-a", "pull -q A"),
+    // Of what has been there for a while.
+    ("settle", "prune -f"),
     (
         "run",
         "run --pull=never PARENT --name one A sh -c \
-         'for i in 1 2 3 4; do yes $i | head -c 90000 >/written$i; done; sync /written2; mkdir /d; rm /etc/group'",
+         'for i in 1 2 3 4; do yes $i | head -c 90000 >/written$i; done; sync /written2; mkdir -p /d; rm -f /etc/group'",
     ),
     ("tag", "tag A kept:1"),
     ("pull-b", "pull -q B"),
@@ -130,6 +132,10 @@ fn story(shelf: &Shelf<'_>, log: &std::path::Path) -> Command {
         let words = words.replace("PARENT", &parent);
         let words = words.replace(" A", &format!(" {}", shelf.name("a")));
         let words = words.replace(" B", &format!(" {}", shelf.name("b")));
+        if *name == "settle" {
+            let layers = shelf.path().join("layers/*-pull/unsettled.json");
+            script += &format!("touch -c -d '3 minutes ago' {}\n", layers.display());
+        }
         script += &format!("log +{name}; {rcrun} {words} && log ={name}\n");
     }
     let mut command = Command::new("sh");
@@ -212,6 +218,7 @@ fn power_cuts(env: &Env, data: &str) {
         }
     }
     println!("{rounds} power cuts, data={data}: {endings:?}; whole: {all:?}");
+    assert!(rounds < 100 || all.layers > 0, "no layer was ever settled");
     drop(disk);
 }
 

@@ -4,6 +4,7 @@
 //! Nothing in them is of the moment: no times, no random names, unless the user asks for times. So the same
 //! build gives the same statements.
 
+pub mod golang;
 pub mod packages;
 pub mod provenance;
 pub mod sbom;
@@ -11,6 +12,7 @@ pub mod sbom;
 use serde_json::{Value, json};
 
 use crate::Digest;
+use crate::context::listing::Listed;
 
 /// The media type of a statement.
 pub const STATEMENT: &str = "application/vnd.in-toto+json";
@@ -36,6 +38,22 @@ pub fn statement(names: &[String], manifest: &Digest, kind: &str, predicate: &Va
         "_type": "https://in-toto.io/Statement/v1",
         "predicateType": kind,
         "subject": subject,
+        "predicate": predicate,
+    })
+}
+
+/// A statement about files: a subject for each.
+pub fn statement_of_files(files: &[Listed], kind: &str, predicate: &Value) -> Value {
+    let subject = files.iter().filter_map(|file| {
+        let digest = file.digest.as_ref()?;
+        let digest = json!({digest.algorithm().name(): digest.hex()});
+        let name = String::from_utf8_lossy(&file.path);
+        Some(json!({"name": name, "digest": digest}))
+    });
+    json!({
+        "_type": "https://in-toto.io/Statement/v1",
+        "predicateType": kind,
+        "subject": subject.collect::<Vec<_>>(),
         "predicate": predicate,
     })
 }
@@ -81,6 +99,24 @@ pub fn public_url(url: &str) -> String {
     let host = rest.find('/').unwrap_or(rest.len());
     let start = rest[..host].rfind('@').map_or(0, |at| at + 1);
     format!("{scheme}://{}", &rest[start..])
+}
+
+/// A repository: its URL, and in the fragment reference and directory.
+pub fn repository_url(url: &str, reference: Option<&str>, subdir: Option<&str>) -> String {
+    let url = public_url(url);
+    match (reference, subdir) {
+        (None, None) => url,
+        (reference, None) => format!("{url}#{}", reference.unwrap_or_default()),
+        (reference, Some(subdir)) => format!("{url}#{}:{subdir}", reference.unwrap_or_default()),
+    }
+}
+
+/// How commits of a repository are hashed.
+pub(crate) fn algorithm_of(commit: &str) -> &'static str {
+    match commit.len() {
+        64 => "sha256",
+        _ => "sha1",
+    }
 }
 
 /// The same of what may be a package URL, whose query says what it is.

@@ -4,11 +4,13 @@
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 
-use rustix::fs::{Dir, FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-use super::sbom::{Found, Package, apk, dpkg, node, os_release, python};
+use super::golang::{self, Told};
+use super::sbom::{Found, Package, apk, dpkg, node, os_release, pacman, python};
 use crate::{Context, Result};
 
 /// The longest database.
@@ -17,6 +19,8 @@ const DATABASE: u64 = 256 << 20;
 const DESCRIPTION: u64 = 4 << 20;
 /// Entries of the image that are looked at.
 const ENTRIES: usize = 4_000_000;
+/// What is shorter is no program of Go.
+const PROGRAM: i64 = 4096;
 /// How deep directories may be inside one another.
 const DEPTH: usize = 128;
 /// Where dpkg keeps what is installed.
@@ -25,12 +29,13 @@ const DPKG: &str = "var/lib/dpkg/status";
 const DPKG_PARTS: &str = "var/lib/dpkg/status.d";
 /// Where apk keeps what is installed.
 const APK: [&str; 2] = ["lib/apk/db/installed", "usr/lib/apk/db/installed"];
+/// Where pacman keeps what is installed, a directory for each package.
+const PACMAN: &str = "var/lib/pacman/local";
 /// Databases that are not read.
-const OTHERS: [(&str, &str); 4] = [
+const OTHERS: [(&str, &str); 3] = [
     ("var/lib/rpm", "a database of rpm"),
     ("usr/lib/sysimage/rpm", "a database of rpm"),
     ("usr/share/rpm", "a database of rpm"),
-    ("var/lib/pacman/local", "a database of pacman"),
 ];
 /// Directories of the kernel, which are no part of an image.
 const KERNEL: [&str; 3] = ["dev", "proc", "sys"];
@@ -86,6 +91,13 @@ impl Search<'_> {
                 self.found.packages.extend(apk(&text, name));
             }
         }
+        if let Some(directory) = self.open(PACMAN, OFlags::DIRECTORY)? {
+            for (name, kind) in entries(&directory)? {
+                if kind == FileType::Directory {
+                    self.package(&format!("{PACMAN}/{name}/desc"), pacman)?;
+                }
+            }
+        }
         for (name, what) in OTHERS {
             if self.open(name, OFlags::DIRECTORY)?.is_some() {
                 self.found.unread.push(format!("/{name}: {what}"));
@@ -94,7 +106,7 @@ impl Search<'_> {
         Ok(())
     }
 
-    /// Looks for what Python and Node.js install.
+    /// Looks for what Python and Node.js install, and for programs of Go.
     fn walk(&mut self, path: &str, depth: usize) -> Result<()> {
         let Some(directory) =
             self.open(if path.is_empty() { "." } else { path }, OFlags::DIRECTORY)?
@@ -114,6 +126,9 @@ impl Search<'_> {
                 return Ok(());
             }
             self.left -= 1;
+            if kind == FileType::RegularFile {
+                self.program(&directory, path, &name)?;
+            }
             if kind != FileType::Directory || (path.is_empty() && KERNEL.contains(&name.as_str())) {
                 continue;
             }
@@ -131,6 +146,36 @@ impl Search<'_> {
             if depth > 0 {
                 self.walk(&inner, depth - 1)?;
             }
+        }
+        Ok(())
+    }
+
+    /// Reads what Go wrote into a program.
+    fn program(&mut self, directory: &OwnedFd, path: &str, name: &str) -> Result<()> {
+        let shown = match path {
+            "" => name.to_owned(),
+            path => format!("{path}/{name}"),
+        };
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        match rustix::fs::statat(directory, name, flags) {
+            Ok(stat) if stat.st_mode & 0o111 != 0 && stat.st_size >= PROGRAM => {}
+            _ => return Ok(()),
+        }
+        let Some(opened) = self.open(&shown, OFlags::NOFOLLOW)? else {
+            return Ok(());
+        };
+        let file = File::from(opened);
+        let read = |offset: u64, length: usize| {
+            let mut bytes = vec![0; length];
+            file.read_exact_at(&mut bytes, offset).ok().map(|()| bytes)
+        };
+        match golang::told(&read, &shown) {
+            Told::Nothing => {}
+            Told::Unread => self
+                .found
+                .unread
+                .push(format!("/{shown}: written by a Go before 1.18")),
+            Told::Modules(all) => self.found.packages.extend(all),
         }
         Ok(())
     }
@@ -259,8 +304,14 @@ mod tests {
             r#"{"name":"i","version":"1"}"#,
         );
         write(root, "var/lib/rpm/rpmdb.sqlite", "");
+        write(root, "var/lib/pacman/local/ALPM_DB_VERSION", "9\n");
+        write(
+            root,
+            "var/lib/pacman/local/j-1/desc",
+            "%NAME%\nj\n\n%VERSION%\n1\n",
+        );
         let (names, found) = names(root);
-        assert_eq!(names, ["@s/g", "a", "b", "d", "e", "f", "h"]);
+        assert_eq!(names, ["@s/g", "a", "b", "d", "e", "f", "h", "j"]);
         assert_eq!(found.distribution.as_deref(), Some("x"));
         assert_eq!(found.unread.len(), 1, "{:?}", found.unread);
     }
@@ -288,5 +339,48 @@ mod tests {
         symlink("loop", root.join("loop")).unwrap();
         symlink("/var", root.join("usr")).unwrap();
         assert_eq!(names(&root).0, Vec::<String>::new());
+    }
+
+    /// As `go version -m` reads it.
+    #[test]
+    fn programs_of_go_as_go_reads_them() {
+        let listed = |program: &Path| -> Option<String> {
+            let done = std::process::Command::new("go")
+                .args(["version", "-m"])
+                .arg(program)
+                .output()
+                .ok()?;
+            let text = String::from_utf8(done.stdout).ok()?;
+            (done.status.success() && !text.is_empty()).then_some(text)
+        };
+        let root = std::process::Command::new("go")
+            .args(["env", "GOROOT"])
+            .output();
+        let root = root
+            .ok()
+            .and_then(|done| String::from_utf8(done.stdout).ok());
+        let program = root.map(|root| Path::new(root.trim()).join("bin/gofmt"));
+        let Some((program, text)) =
+            program.and_then(|program| listed(&program).map(|text| (program, text)))
+        else {
+            println!("skipped: no go");
+            return;
+        };
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::copy(&program, directory.path().join("gofmt")).unwrap();
+        let (_, found) = names(directory.path());
+        let go = found
+            .packages
+            .iter()
+            .find(|one| one.name == "stdlib")
+            .unwrap();
+        assert!(text.contains(&format!("go{}", go.version)), "{text}");
+        let modules =
+            |line: &&str| line.trim().starts_with("mod") || line.trim().starts_with("dep");
+        assert_eq!(
+            found.packages.len(),
+            1 + text.lines().filter(modules).count(),
+            "{text}"
+        );
     }
 }

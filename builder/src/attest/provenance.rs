@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 
-use super::{image_url, public_url};
+use super::{algorithm_of, image_url, public_url, repository_url};
 use crate::export::time::rfc3339;
 use crate::graph::{Base, Graph};
 use crate::solve::Material;
@@ -23,6 +23,24 @@ pub enum Mode {
     Max,
 }
 
+/// Where a context is from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// A repository.
+    Commit {
+        /// Its URL.
+        remote: String,
+        /// What was asked for.
+        reference: Option<String>,
+        /// The directory of it.
+        subdir: Option<String>,
+        /// What that is.
+        commit: String,
+    },
+    /// A file of a server.
+    File(String),
+}
+
 /// What was asked for.
 #[derive(Debug, Clone)]
 pub struct Asked<'a> {
@@ -34,8 +52,8 @@ pub struct Asked<'a> {
     pub reproducible: bool,
     /// The Dockerfile's name and text.
     pub dockerfile: (&'a str, &'a [u8]),
-    /// The context, if it has an address, and its commit.
-    pub context: Option<(&'a str, Option<&'a str>)>,
+    /// The context, if it has an address.
+    pub context: Option<&'a Origin>,
     /// `--target`
     pub target: Option<&'a str>,
     /// `--build-arg`
@@ -65,19 +83,33 @@ pub fn predicate(asked: &Asked<'_>, graph: &Graph, materials: &BTreeSet<Material
         }
     }
     all.extend(materials.iter().cloned());
-    if let Some((url, Some(commit))) = asked.context {
-        all.insert(Material::commit(url, commit));
+    if let Some(Origin::Commit {
+        remote,
+        reference,
+        commit,
+        ..
+    }) = asked.context
+    {
+        all.insert(Material::commit(remote, reference.as_deref(), commit));
     }
     let dependencies: Vec<Value> = all
         .iter()
         .map(|one| json!({"uri": one.uri, "digest": {one.algorithm.as_str(): one.digest}}))
         .collect();
     let mut source = json!({"path": asked.dockerfile.0});
-    if let Some((url, commit)) = asked.context {
-        source["uri"] = json!(public_url(url));
-        if let Some(commit) = commit {
-            source["digest"] = json!({"sha1": commit});
+    match asked.context {
+        Some(Origin::Commit {
+            remote,
+            reference,
+            subdir,
+            commit,
+        }) => {
+            let uri = repository_url(remote, reference.as_deref(), subdir.as_deref());
+            source["uri"] = json!(uri);
+            source["digest"] = json!({algorithm_of(commit): commit});
         }
+        Some(Origin::File(url)) => source["uri"] = json!(public_url(url)),
+        None => {}
     }
     let mut metadata = json!({
         "buildkit_reproducible": asked.reproducible,
@@ -154,6 +186,18 @@ fn without_password(value: &str) -> String {
 }
 
 fn base_image(reference: &str, digest: &crate::Digest, platform: &str) -> Material {
+    if let Some(layout) = reference.strip_prefix("oci-layout://") {
+        // What it is called, and not where it lies on this machine.
+        let name = layout.trim_end_matches('/').rsplit('/').next();
+        let name = name.and_then(|name| name.split(':').next());
+        let name = super::escaped(name.unwrap_or_default());
+        let (version, platform) = (
+            super::escaped(&digest.to_string()),
+            super::escaped(platform),
+        );
+        let uri = format!("pkg:oci/{name}@{version}?platform={platform}");
+        return Material::new(&uri, digest);
+    }
     let uri = match reference.parse::<rcrun_image::reference::Reference>() {
         Ok(name) => image_url(&name.familiar_name(), name.tag(), name.digest(), platform),
         Err(_) => image_url(reference, None, None, platform),
@@ -210,14 +254,21 @@ mod tests {
         let graph = Graph {
             stages: Vec::new(),
             target: 0,
+            epoch: None,
         };
         let materials = [Material::new("https://a.b/f", &crate::Digest::of(b"f"))].into();
+        let origin = Origin::Commit {
+            remote: "https://u:canary@a.b/c.git".into(),
+            reference: Some("main".into()),
+            subdir: Some("d".into()),
+            commit: "abc".into(),
+        };
         let asked = |mode| Asked {
             mode,
             builder: "me",
             reproducible: false,
             dockerfile: ("Dockerfile", b"FROM scratch"),
-            context: Some(("https://u:canary@a.b/c.git#main", Some("abc"))),
+            context: Some(&origin),
             target: Some("t"),
             arguments: &arguments,
             labels: &labels,
@@ -234,13 +285,13 @@ mod tests {
             assert_eq!(
                 definition["resolvedDependencies"],
                 json!([
-                    {"uri": "https://a.b/c.git", "digest": {"sha1": "abc"}},
+                    {"uri": "https://a.b/c.git#main", "digest": {"sha1": "abc"}},
                     {"uri": "https://a.b/f", "digest": {"sha256": crate::Digest::of(b"f").hex()}},
                 ])
             );
             assert_eq!(
                 definition["externalParameters"]["configSource"],
-                json!({"path": "Dockerfile", "uri": "https://a.b/c.git", "digest": {"sha1": "abc"}})
+                json!({"path": "Dockerfile", "uri": "https://a.b/c.git#main:d", "digest": {"sha1": "abc"}})
             );
         }
         let request = |one: &Value| one["buildDefinition"]["externalParameters"]["request"].clone();

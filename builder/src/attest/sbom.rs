@@ -9,11 +9,11 @@ use crate::export::time::rfc3339;
 /// A package.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Package {
-    /// `deb`, `apk`, `pypi` or `npm`, as package URLs call it.
+    /// `deb`, `apk`, `alpm`, `pypi`, `npm` or `golang`, as package URLs call it.
     pub kind: &'static str,
     /// Its name.
     pub name: String,
-    /// Its version.
+    /// Its version; empty if it has none.
     pub version: String,
     /// For which machine, where the database says.
     pub architecture: Option<String>,
@@ -36,15 +36,27 @@ pub struct Found {
     pub unread: Vec<String>,
 }
 
-/// The document about an image that was made at a time.
-pub fn document(found: &Found, name: &str, manifest: &Digest, created: i64) -> Value {
+/// What a document is about.
+#[derive(Debug, Clone, Copy)]
+pub struct Subject<'a> {
+    /// What it is called.
+    pub name: &'a str,
+    /// What it is.
+    pub digest: &'a Digest,
+    /// An image, and not some files.
+    pub image: bool,
+}
+
+/// The document about something that was made at a time.
+pub fn document(found: &Found, subject: &Subject<'_>, created: i64) -> Value {
+    let (name, manifest) = (subject.name, subject.digest);
     let mut packages = vec![json!({
         "SPDXID": "SPDXRef-Image",
         "name": name,
         "versionInfo": manifest,
         "downloadLocation": "NOASSERTION",
         "filesAnalyzed": false,
-        "primaryPackagePurpose": "CONTAINER",
+        "primaryPackagePurpose": if subject.image { "CONTAINER" } else { "OTHER" },
         "licenseConcluded": "NOASSERTION",
         "licenseDeclared": "NOASSERTION",
         "copyrightText": "NOASSERTION",
@@ -67,7 +79,10 @@ pub fn document(found: &Found, name: &str, manifest: &Digest, created: i64) -> V
         let mut package = json!({
             "SPDXID": id,
             "name": one.name,
-            "versionInfo": one.version,
+            "versionInfo": match one.version.as_str() {
+                "" => "NOASSERTION",
+                version => version,
+            },
             "downloadLocation": "NOASSERTION",
             "filesAnalyzed": false,
             "licenseConcluded": "NOASSERTION",
@@ -85,8 +100,9 @@ pub fn document(found: &Found, name: &str, manifest: &Digest, created: i64) -> V
         }
         packages.push(package);
     }
-    let mut comment = "Packages as the databases of dpkg, apk, Python (dist-info) and Node.js (node_modules) in the image tell them. \
-        Files that belong to no package, and what is compiled into programs, are not listed."
+    let mut comment = "Packages as the databases of dpkg, apk, pacman, Python (dist-info) and Node.js (node_modules) tell them, and \
+        modules as programs built by Go do. Files that belong to no package, and what else is compiled into \
+        programs, are not listed."
         .to_owned();
     for one in &found.unread {
         comment.push_str(&format!(" Not read: {one}."));
@@ -122,13 +138,17 @@ fn url(package: &Package, found: &Found) -> String {
         ..
     } = package;
     let name = match (*kind, &found.distribution) {
-        ("deb" | "apk", Some(distribution)) => {
+        ("deb" | "apk" | "alpm", Some(distribution)) => {
             format!("{}/{}", escaped(distribution), escaped(name))
         }
         ("npm", _) => match name.split_once('/') {
             Some((scope, name)) => format!("{}/{}", escaped(scope), escaped(name)),
             None => escaped(name),
         },
+        ("golang", _) => {
+            let parts: Vec<String> = name.split('/').map(escaped).collect();
+            parts.join("/")
+        }
         ("pypi", _) => escaped(&name.to_lowercase().replace('_', "-")),
         _ => escaped(name),
     };
@@ -136,7 +156,7 @@ fn url(package: &Package, found: &Found) -> String {
     if let Some(architecture) = &package.architecture {
         words.push(format!("arch={}", escaped(architecture)));
     }
-    if let (Some(distribution), "deb" | "apk") = (&found.distribution, *kind) {
+    if let (Some(distribution), "deb" | "apk" | "alpm") = (&found.distribution, *kind) {
         let version = found.version.as_ref();
         let version = version.map_or_else(String::new, |version| format!("-{version}"));
         words.push(format!(
@@ -148,7 +168,11 @@ fn url(package: &Package, found: &Found) -> String {
         true => String::new(),
         false => format!("?{}", words.join("&")),
     };
-    format!("pkg:{kind}/{name}@{}{words}", escaped(version))
+    let version = match version.as_str() {
+        "" => String::new(),
+        version => format!("@{}", escaped(version)),
+    };
+    format!("pkg:{kind}/{name}{version}{words}")
 }
 
 /// Paragraphs of a Debian control file: `Name: value` lines; other lines continue a value.
@@ -211,6 +235,27 @@ pub fn apk(text: &str, file: &str) -> Vec<Package> {
         }
     }
     all
+}
+
+/// `/var/lib/pacman/local/NAME-VERSION/desc`: `%FIELD%`, then lines of values until an empty one.
+pub fn pacman(text: &str, file: &str) -> Option<Package> {
+    let get = |field: &str| {
+        let mut lines = text.lines().map(str::trim);
+        lines.find(|line| *line == field)?;
+        lines
+            .next()
+            .filter(|value| !value.is_empty())
+            .map(str::to_owned)
+    };
+    let name = get("%NAME%")?;
+    Some(Package {
+        kind: "alpm",
+        version: get("%VERSION%")?,
+        architecture: get("%ARCH%"),
+        source: get("%BASE%").filter(|base| *base != name),
+        name,
+        file: file.to_owned(),
+    })
 }
 
 /// `NAME.dist-info/METADATA`: the fields in front of the description.
@@ -289,6 +334,23 @@ mod tests {
         for text in ["", "{}", "[1]", r#"{"name":1,"version":"1"}"#] {
             assert_eq!(node(text, "f"), None);
         }
+        let desc = "%NAME%\nlibgcc\n\n%VERSION%\n14.2-1\n\n%BASE%\ngcc\n\n%ARCH%\nx86_64\n\n%DEPENDS%\nglibc\n";
+        let package = pacman(desc, "f").unwrap();
+        assert_eq!(
+            (package.name.as_str(), package.version.as_str()),
+            ("libgcc", "14.2-1")
+        );
+        assert_eq!(package.source.as_deref(), Some("gcc"));
+        assert_eq!(package.architecture.as_deref(), Some("x86_64"));
+        for text in [
+            "",
+            "%NAME%",
+            "%NAME%\nx\n",
+            "%VERSION%\n1\n",
+            "NAME%\nx\n%VERSION%\n1\n",
+        ] {
+            assert_eq!(pacman(text, "f"), None, "{text}");
+        }
         let release = "NAME=x\nID=debian\nVERSION_ID=\"12\"\n";
         assert_eq!(os_release(release, "ID").as_deref(), Some("debian"));
         assert_eq!(os_release(release, "VERSION_ID").as_deref(), Some("12"));
@@ -310,7 +372,25 @@ mod tests {
         found
             .packages
             .extend(python("Name: Flask_Cors\nVersion: 4.0\n", "f"));
-        let document = document(&found, "image", &Digest::of(b"m"), 0);
+        found
+            .packages
+            .extend(pacman("%NAME%\na\n%VERSION%\n1:2-1\n", "f"));
+        for (name, version) in [("github.com/a/b c", "v1.2.3+x"), ("own", "")] {
+            found.packages.push(Package {
+                kind: "golang",
+                name: name.into(),
+                version: version.into(),
+                architecture: None,
+                source: None,
+                file: "bin/x".into(),
+            });
+        }
+        let subject = Subject {
+            name: "image",
+            digest: &Digest::of(b"m"),
+            image: true,
+        };
+        let document = document(&found, &subject, 0);
         let packages = document["packages"].as_array().unwrap();
         let urls: Vec<&str> = packages
             .iter()
@@ -319,7 +399,10 @@ mod tests {
         assert_eq!(
             urls,
             [
+                "pkg:alpm/debian/a@1:2-1?distro=debian-12",
                 "pkg:deb/debian/libc6@2.36-9%2Bdeb12u9?arch=amd64&distro=debian-12",
+                "pkg:golang/github.com/a/b%20c@v1.2.3%2Bx",
+                "pkg:golang/own",
                 "pkg:npm/%40a/b@1",
                 "pkg:pypi/flask-cors@4.0",
             ]
@@ -329,7 +412,7 @@ mod tests {
             .map(|one| one["SPDXID"].to_string())
             .collect();
         assert_eq!(ids.len(), packages.len());
-        assert_eq!(document["relationships"].as_array().unwrap().len(), 4);
+        assert_eq!(document["relationships"].as_array().unwrap().len(), 7);
         assert_eq!(document["creationInfo"]["created"], "1970-01-01T00:00:00Z");
         let comment = document["creationInfo"]["comment"].as_str().unwrap();
         assert!(comment.contains("rpm"));

@@ -15,6 +15,7 @@ use rcrun_image::registry::web::{Answer, Header, Web};
 use rcrun_overlay::digest::{Algorithm, Hasher};
 use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps};
 
+use super::credentials::Credentials;
 use super::tree::{Owners, Tree};
 use crate::{Context, Digest, Error, ErrorKind, Result};
 
@@ -34,6 +35,8 @@ pub struct Request<'a> {
     pub checksum: Option<&'a Digest>,
     /// The ETag of an earlier [`Download`]: if it still holds, nothing is fetched.
     pub etag: Option<&'a str>,
+    /// What the server is shown, if there is something for it.
+    pub credentials: &'a Credentials,
 }
 
 /// A file that was fetched.
@@ -102,6 +105,13 @@ pub fn fetch(web: &Web, request: &Request<'_>, directory: BorrowedFd<'_>) -> Res
     let mut headers = Vec::new();
     if let Some(etag) = request.etag {
         headers.push((Header::from_static("if-none-match"), etag.to_owned()));
+    }
+    if let Some(value) = request.credentials.http(bare) {
+        // Not shown to whom the server passes us on.
+        headers.push((
+            Header::from_static("authorization"),
+            value.expose().to_owned(),
+        ));
     }
     let answer = web.get(&url, &headers).context(context)?;
     if answer.status == 304 {
@@ -238,6 +248,7 @@ mod tests {
             name: None,
             checksum,
             etag: None,
+            credentials: &Credentials::default(),
         };
         let fetched = fetch(&client(&Notice::default()), &request, fd.as_fd());
         (directory, fetched)
@@ -289,6 +300,7 @@ mod tests {
             name: None,
             checksum: None,
             etag: Some("\"v1\""),
+            credentials: &Credentials::default(),
         };
         let fetched = fetch(&client(&Notice::default()), &request, fd.as_fd()).unwrap();
         assert!(matches!(fetched, Fetched::Unchanged));
@@ -333,6 +345,40 @@ mod tests {
             assert!(fetched.is_err(), "{path}");
             assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
         }
+    }
+
+    #[test]
+    fn e10_credentials_are_for_their_server_only() {
+        let other = Server::new(vec![("/g", 200, "", b"x".to_vec())]);
+        let place = format!("Location: {}\r\n", other.url("/g"));
+        let server = Server::new(vec![
+            ("/f", 302, Box::leak(place.into_boxed_str()), Vec::new()),
+            ("/own", 302, "Location: /h\r\n", Vec::new()),
+            ("/h", 200, "", b"x".to_vec()),
+        ]);
+        let secret: [(&str, &[u8]); 1] = [("HTTP_AUTH_TOKEN_127.0.0.1", b"canary")];
+        let credentials = Credentials::among(secret);
+        for path in ["/f", "/own"] {
+            let directory = tempfile::tempdir().unwrap();
+            let fd = OwnedFd::from(std::fs::File::open(directory.path()).unwrap());
+            let request = Request {
+                url: &server.url(path),
+                name: None,
+                checksum: None,
+                etag: None,
+                credentials: &credentials,
+            };
+            fetch(&client(&Notice::default()), &request, fd.as_fd()).unwrap();
+        }
+        // Another port is another server.
+        assert!(!other.seen().contains("canary"), "{}", other.seen());
+        assert_eq!(
+            server
+                .seen()
+                .matches("authorization: bearer canary")
+                .count(),
+            3
+        );
     }
 
     #[test]

@@ -6,9 +6,12 @@
 //! a cache or a store; scratch directories are given by the caller, who removes them.
 
 pub mod copy;
+pub mod credentials;
+pub mod dated;
 pub mod git;
 pub mod http;
 pub mod ignore;
+pub mod listing;
 mod open;
 pub mod pattern;
 pub mod source;

@@ -7,6 +7,7 @@
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rcrun_image::registry::Notice;
 use rcrun_overlay::compress::Limits;
@@ -14,6 +15,8 @@ use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::copy::{Times, detect_archive, open_archive, rewind, unpack_into};
+use super::credentials::Credentials;
+use super::dated::Dated;
 use super::git;
 use super::http;
 use super::ignore::{FILE_BYTES, Ignore};
@@ -71,6 +74,8 @@ pub struct Context {
     pub dockerfile: Dockerfile,
     /// The commit, if it is from git.
     pub commit: Option<String>,
+    /// What tells its time.
+    pub dated: Dated,
 }
 
 /// A Dockerfile's text.
@@ -97,7 +102,7 @@ pub struct Arguments<'a> {
 
 /// Opens the main context with its Dockerfile and ignore file.
 pub fn open(arguments: &Arguments<'_>, input: &mut dyn Read) -> Result<Context> {
-    let scratch = Scratch::new(arguments.scratch, &arguments.git.notice)?;
+    let scratch = Scratch::new(arguments.scratch, arguments.git)?;
     let file = arguments.file.filter(|file| !file.is_empty());
     match arguments.location {
         Location::Directory(path) => directory(path, file, &scratch, input),
@@ -118,35 +123,54 @@ pub fn open(arguments: &Arguments<'_>, input: &mut dyn Read) -> Result<Context> 
             Ok(Context {
                 tree,
                 dockerfile,
-                commit: Some(resolved.commit),
+                commit: Some(resolved.commit.clone()),
+                dated: commit(address, resolved.commit, path),
             })
         }
         Location::Http(url) => {
-            let (tree, spooled) = scratch.download(url, "context")?;
-            scratch.stream(&spooled, file, url, &tree)
+            let (tree, spooled, modified) = scratch.download(url, "context")?;
+            let context = scratch.stream(&spooled, file, url, &tree)?;
+            let file = Arc::new(spooled);
+            let dated = Dated::File { modified, file };
+            Ok(Context { dated, ..context })
         }
     }
 }
 
+fn commit(address: &git::Address, commit: String, scratch: PathBuf) -> Dated {
+    Dated::Commit {
+        scratch,
+        address: Box::new(address.clone()),
+        commit,
+    }
+}
+
 /// Opens a named context: a directory with the `.dockerignore` at its root, a git repository, or a
-/// file, which is then called `context`.
+/// file, which is then called `context`. What tells its time comes with it.
 pub fn open_named(
     name: &str,
     location: &Location,
     git: &git::Settings,
     scratch: &Path,
-) -> Result<Tree> {
-    let scratch = Scratch::new(scratch, &git.notice)?;
+) -> Result<(Tree, Dated)> {
+    let scratch = Scratch::new(scratch, git)?;
     match location {
         Location::Directory(path) => {
             let tree = Tree::open(path, &format!("context {name:?}"))?;
-            with_ignore(tree, &[path.join(".dockerignore")])
+            let tree = with_ignore(tree, &[path.join(".dockerignore")])?;
+            Ok((tree, Dated::No))
         }
         Location::Git(address) => {
             let resolved = git::resolve(address, git)?;
-            git::checkout(address, &resolved, git, &scratch.make("git")?)
+            let path = scratch.make("git")?;
+            let tree = git::checkout(address, &resolved, git, &path)?;
+            Ok((tree, commit(address, resolved.commit, path)))
         }
-        Location::Http(url) => Ok(scratch.download(url, "context")?.0),
+        Location::Http(url) => {
+            let (tree, file, modified) = scratch.download(url, "context")?;
+            let file = Arc::new(file);
+            Ok((tree, Dated::File { modified, file }))
+        }
         Location::Input => Err(Error::invalid(format!(
             "cannot read context {name:?} from standard input"
         ))),
@@ -184,6 +208,7 @@ fn directory(
         tree,
         dockerfile,
         commit,
+        dated: Dated::No,
     })
 }
 
@@ -253,16 +278,22 @@ fn with_ignore(tree: Tree, paths: &[PathBuf]) -> Result<Tree> {
 struct Scratch<'a> {
     path: &'a Path,
     fd: OwnedFd,
+    credentials: &'a Credentials,
     /// Is told what is tried again.
     notice: &'a Notice,
 }
 
 impl<'a> Scratch<'a> {
-    fn new(path: &'a Path, notice: &'a Notice) -> Result<Self> {
+    fn new(path: &'a Path, git: &'a git::Settings) -> Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(CWD, path, flags, Mode::empty())
             .context(|| format!("cannot open {}", path.display()))?;
-        Ok(Self { path, fd, notice })
+        Ok(Self {
+            path,
+            fd,
+            credentials: &git.credentials,
+            notice: &git.notice,
+        })
     }
 
     fn make(&self, name: &str) -> Result<PathBuf> {
@@ -299,26 +330,27 @@ impl<'a> Scratch<'a> {
         Ok(file.into())
     }
 
-    /// A file by HTTP, alone in a directory.
-    fn download(&self, url: &str, name: &str) -> Result<(Tree, OwnedFd)> {
+    /// A file by HTTP, alone in a directory, and when the server says that it was changed.
+    fn download(&self, url: &str, name: &str) -> Result<(Tree, OwnedFd, Option<u64>)> {
         let directory = self.make_fd("http")?;
         let request = http::Request {
             url,
             name: Some(name),
             checksum: None,
             etag: None,
+            credentials: self.credentials,
         };
         match http::fetch(&http::client(self.notice), &request, directory.as_fd())? {
             http::Fetched::New(download) => {
                 let file = super::view::read(directory.as_fd(), name.as_bytes())?;
-                Ok((download.tree, file))
+                Ok((download.tree, file, download.modified))
             }
             http::Fetched::Unchanged => Err(Error::invalid(format!("cannot fetch {url}"))),
         }
     }
 
     fn dockerfile_at(&self, url: &str) -> Result<Dockerfile> {
-        let (_, file) = self.download(url, DEFAULT)?;
+        let (_, file, _) = self.download(url, DEFAULT)?;
         let text = limited(&mut std::fs::File::from(file), DOCKERFILE_BYTES);
         let text = text.context(|| format!("cannot read the Dockerfile at {url}"))?;
         let name = url.to_owned();
@@ -351,6 +383,7 @@ impl<'a> Scratch<'a> {
                 tree: otherwise.clone(),
                 dockerfile: Dockerfile { name, text },
                 commit: None,
+                dated: Dated::No,
             });
         };
         let root = self.make_fd("context")?;
@@ -365,6 +398,7 @@ impl<'a> Scratch<'a> {
             tree,
             dockerfile,
             commit,
+            dated: Dated::No,
         })
     }
 

@@ -55,7 +55,8 @@ pub enum CopySource {
 impl Walk<'_> {
     pub(super) fn copy(&mut self, copy: &Copy, from: Source) -> Result<(), Problem> {
         for path in &copy.sources.paths {
-            let what = match remote(path) {
+            // What only looks like an address is a path here.
+            let what = match remote(path).unwrap_or_default() {
                 Some(CopySource::Git(_)) => "a git ref",
                 Some(_) => "a URL",
                 None => continue,
@@ -86,8 +87,11 @@ impl Walk<'_> {
 
     pub(super) fn add(&mut self, add: &Add) -> Result<(), Problem> {
         let checksum = said(add.checksum.as_ref());
-        let source = |path: &String| remote(path).unwrap_or_else(|| CopySource::Path(path.clone()));
-        let sources: Vec<CopySource> = add.sources.paths.iter().map(source).collect();
+        let mut sources = Vec::with_capacity(add.sources.paths.len());
+        for path in &add.sources.paths {
+            let found = remote(path).map_err(|error| self.problem(error))?;
+            sources.push(found.unwrap_or_else(|| CopySource::Path(path.clone())));
+        }
         if checksum.is_some() {
             match sources.as_slice() {
                 [CopySource::Http(_) | CopySource::Git(_)] => {}
@@ -168,11 +172,12 @@ fn said(flag: Option<&String>) -> Option<String> {
     flag.filter(|text| !text.is_empty()).cloned()
 }
 
-/// What is fetched rather than looked up. What could as well be a path is one.
-fn remote(source: &str) -> Option<CopySource> {
-    if git::parse(source).is_ok_and(|address| address.is_some_and(|one| !one.ambiguous)) {
-        return Some(CopySource::Git(source.to_owned()));
+/// What is fetched rather than looked up. What could as well be a path is one; an address of a repository
+/// that contradicts itself is an error.
+pub(super) fn remote(source: &str) -> crate::Result<Option<CopySource>> {
+    if git::parse(source)?.is_some_and(|address| !address.ambiguous) {
+        return Ok(Some(CopySource::Git(source.to_owned())));
     }
     let http = source.starts_with("http://") || source.starts_with("https://");
-    http.then(|| CopySource::Http(source.to_owned()))
+    Ok(http.then(|| CopySource::Http(source.to_owned())))
 }

@@ -7,7 +7,9 @@
 //! nobody needs is neither judged nor built.
 
 mod copy;
+mod epoch;
 mod instruction;
+mod named;
 mod order;
 use crate::path;
 mod run;
@@ -20,6 +22,7 @@ use rcrun_image::catalog::Image;
 use rcrun_image::platform::Platform;
 
 pub use copy::{CopyOp, CopySource};
+pub use epoch::{Epoch, SOURCE_DATE_EPOCH, epoch, settle};
 pub use order::reachable;
 pub use run::{RunMount, RunOp, SCRIPTS, Source};
 
@@ -89,11 +92,33 @@ pub trait Bases: Sync {
     fn image(&self, name: &str, platform: &Platform) -> crate::Result<Arc<BaseImage>>;
 }
 
+/// Files that are fetched once somebody needs them.
+#[derive(Clone)]
+pub struct Files(Arc<dyn Fn() -> crate::Result<Tree> + Send + Sync>);
+
+impl Files {
+    /// From this.
+    pub fn new(open: impl Fn() -> crate::Result<Tree> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(open))
+    }
+
+    /// Fetches them.
+    pub fn open(&self) -> crate::Result<Tree> {
+        (self.0)()
+    }
+}
+
+impl std::fmt::Debug for Files {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Files(..)")
+    }
+}
+
 /// `--build-context`: what a name means instead of what it would.
 #[derive(Debug, Clone)]
 pub enum Named {
     /// Files.
-    Tree(Tree),
+    Tree(Files),
     /// An image by another name.
     Image(String),
     /// A stage of the Dockerfile.
@@ -113,7 +138,7 @@ pub struct Wanted {
     pub arguments: BTreeMap<String, String>,
     /// `--label`
     pub labels: BTreeMap<String, String>,
-    /// `--build-context`, by name.
+    /// `--build-context`, by name in lower case; `NAME::PLATFORM` is for one platform and comes first.
     pub contexts: BTreeMap<String, Named>,
     /// Every stage is built anew.
     pub no_cache: bool,
@@ -121,6 +146,8 @@ pub struct Wanted {
     pub no_cache_filter: Vec<String>,
     /// `BUILDKIT_CACHE_MOUNT_NS`.
     pub cache_namespace: String,
+    /// What [`epoch`] led to, seconds since 1970.
+    pub epoch: Option<i64>,
 }
 
 /// All stages.
@@ -131,6 +158,8 @@ pub struct Graph {
     pub stages: Vec<Stage>,
     /// The one that is wanted.
     pub target: usize,
+    /// What [`epoch`] led to, seconds since 1970.
+    pub epoch: Option<i64>,
 }
 
 /// One stage, or an image that files are taken from.

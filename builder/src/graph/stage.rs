@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rcrun_image::platform::Platform;
-use rcrun_image::reference::Reference;
 
 use super::instruction::Walk;
 use super::{At, Base, BaseImage, Bases, Graph, Named, Problem, Source, Stage, Wanted, order};
@@ -14,19 +13,13 @@ use crate::dockerfile::{self, Dockerfile, Instruction, Kind, Span, Words};
 use crate::image::{Draft, PATH};
 
 /// The base that is nothing.
-const SCRATCH: &str = "scratch";
+pub(super) const SCRATCH: &str = "scratch";
 
 /// Decides what is done for a target. What base images say is asked of `bases`, only for stages that are
 /// needed.
 pub fn plan(file: &Dockerfile, wanted: &Wanted, bases: &dyn Bases) -> Result<Graph, Problem> {
-    let host = machine();
-    let target = wanted.platform.clone().unwrap_or_else(|| host.clone());
-    let request = scope::Request {
-        build_args: wanted.arguments.clone(),
-        build_platform: host,
-        target_platform: target.clone(),
-        target: wanted.target.clone(),
-    };
+    let request = request_of(wanted);
+    let target = request.target_platform.clone();
     let globals = Globals::new(file, &request)?;
     let mut planner = Planner {
         file,
@@ -43,6 +36,17 @@ pub fn plan(file: &Dockerfile, wanted: &Wanted, bases: &dyn Bases) -> Result<Gra
     planner.sources()?;
     let target = planner.find_target()?;
     planner.finish(target)
+}
+
+/// What variables depend on.
+pub(super) fn request_of(wanted: &Wanted) -> scope::Request {
+    let host = machine();
+    scope::Request {
+        build_args: wanted.arguments.clone(),
+        target_platform: wanted.platform.clone().unwrap_or_else(|| host.clone()),
+        build_platform: host,
+        target: wanted.target.clone(),
+    }
 }
 
 /// This machine, as builds know it: generations of amd64 are no variants of it.
@@ -66,16 +70,16 @@ struct Inherited<'a> {
 type Begun<'a> = (Base, Platform, Draft, Option<Inherited<'a>>);
 
 /// A stage on its way.
-struct Part {
+pub(super) struct Part {
     name: String,
     span: Span,
     /// What stands behind `FROM`, expanded.
-    base: String,
+    pub(super) base: String,
     /// The earlier stage that this is.
     upon: Option<usize>,
-    platform: Option<Platform>,
+    pub(super) platform: Option<Platform>,
     /// What replaces the whole stage.
-    instead: Option<Named>,
+    pub(super) instead: Option<Named>,
     instructions: Vec<Instruction>,
     /// Of each instruction, where files come from.
     sources: Vec<Vec<Option<Source>>>,
@@ -83,16 +87,17 @@ struct Part {
     unnamed: bool,
 }
 
-struct Planner<'a> {
+/// Reads stages.
+pub(super) struct Planner<'a> {
     file: &'a Dockerfile,
-    wanted: &'a Wanted,
+    pub(super) wanted: &'a Wanted,
     bases: &'a dyn Bases,
     words: Words,
     request: &'a scope::Request,
     globals: &'a Globals,
-    target: Platform,
-    parts: Vec<Part>,
-    by_name: BTreeMap<String, usize>,
+    pub(super) target: Platform,
+    pub(super) parts: Vec<Part>,
+    pub(super) by_name: BTreeMap<String, usize>,
 }
 
 impl<'a> Planner<'a> {
@@ -114,10 +119,11 @@ impl<'a> Planner<'a> {
                     Some(text.parse::<Platform>().at(stage.span)?)
                 }
             };
+            let built_for = platform.as_ref().unwrap_or(&self.target);
             let named = stage
                 .name
                 .as_ref()
-                .and_then(|name| self.wanted.contexts.get(name));
+                .and_then(|name| self.context_of(name, built_for));
             let part = Part {
                 name: stage
                     .name
@@ -313,20 +319,11 @@ impl<'a> Planner<'a> {
         order::reachable(&mut stages, target)?;
         let labels = &self.wanted.labels;
         stages[target].image.config.labels.extend(labels.clone());
-        Ok(Graph { stages, target })
-    }
-
-    /// The stage that `--build-context` gives under the name of what a part begins with.
-    fn named_stage(&self, index: usize) -> Option<usize> {
-        let part = &self.parts[index];
-        let named = part
-            .instead
-            .as_ref()
-            .or_else(|| self.named_context(&part.base));
-        match named {
-            Some(Named::Stage(name)) => self.by_name.get(&name.to_lowercase()).copied(),
-            _ => None,
-        }
+        Ok(Graph {
+            stages,
+            target,
+            epoch: self.wanted.epoch,
+        })
     }
 
     fn used_too_early(&self, stage: &Stage, need: usize) -> Problem {
@@ -476,15 +473,13 @@ impl<'a> Planner<'a> {
                 Some(inherited.clone()),
             ));
         }
-        let instead = part
-            .instead
-            .as_ref()
-            .or_else(|| self.named_context(&part.base));
+        let instead = part.instead.as_ref().or_else(|| self.named_context(part));
         let base = match instead {
-            Some(Named::Tree(tree)) => {
+            Some(Named::Tree(files)) => {
+                let tree = files.open().at(part.span)?;
                 let mut image = Draft::empty(&platform);
                 image.record(&format!("FROM {}", part.base), true, true);
-                return Ok((Base::Tree(tree.clone()), platform.clone(), image, None));
+                return Ok((Base::Tree(tree), platform.clone(), image, None));
             }
             Some(Named::Stage(name)) => {
                 let found = self.by_name.get(&name.to_lowercase());
@@ -523,21 +518,6 @@ impl<'a> Planner<'a> {
             _ => platform,
         };
         Ok((Base::Image(found), platform, image, None))
-    }
-
-    /// A context that was given under an image's name, however that is written.
-    fn named_context(&self, name: &str) -> Option<&Named> {
-        let contexts = &self.wanted.contexts;
-        if let Some(found) = contexts.get(name) {
-            return Some(found);
-        }
-        let wanted: Reference = name.parse().ok()?;
-        let same = |other: &&String| {
-            other
-                .parse::<Reference>()
-                .is_ok_and(|other| other == wanted)
-        };
-        contexts.keys().find(same).and_then(|key| contexts.get(key))
     }
 }
 

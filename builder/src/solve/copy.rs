@@ -332,6 +332,7 @@ impl Solver<'_> {
             name: None,
             checksum: checksum.as_ref(),
             etag: None,
+            credentials: &self.settings.git.credentials,
         };
         match http::fetch(&web, &request, at.as_fd())? {
             http::Fetched::New(download) => Ok(Source::Download(download)),
@@ -372,7 +373,12 @@ impl Solver<'_> {
             ..self.settings.git.clone()
         };
         let resolved = git::resolve(&address, &settings)?;
-        self.used(Material::commit(&address.remote, &resolved.commit));
+        let reference = address.reference.as_deref();
+        self.used(Material::commit(
+            &address.remote,
+            reference,
+            &resolved.commit,
+        ));
         let tree = git::checkout(&address, &resolved, &settings, scratch)?;
         Ok((Source::Checkout(tree), resolved.commit))
     }

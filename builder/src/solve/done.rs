@@ -38,15 +38,11 @@ impl Material {
         }
     }
 
-    /// A commit of a git repository.
-    pub fn commit(url: &str, commit: &str) -> Self {
-        let algorithm = match commit.len() {
-            64 => "sha256",
-            _ => "sha1",
-        };
+    /// A commit of a git repository, and what it was asked for by.
+    pub fn commit(url: &str, reference: Option<&str>, commit: &str) -> Self {
         Self {
-            uri: crate::attest::public_url(url),
-            algorithm: algorithm.to_owned(),
+            uri: crate::attest::repository_url(url, reference, None),
+            algorithm: crate::attest::algorithm_of(commit).to_owned(),
             digest: commit.to_owned(),
         }
     }

@@ -64,16 +64,18 @@ impl Web {
         }
     }
 
-    /// Asks for a file. Redirects are followed, but never from https to http.
+    /// Asks for a file. Redirects are followed, but never from https to http; another server is not told
+    /// who asks.
     pub fn get(&self, url: &Url, headers: &[(HeaderName, String)]) -> Result<Answer> {
         let mut attempts = Attempts::new(self.policy, &self.cancel, &self.notice);
         let mut url = url.clone();
         let mut redirects = 0;
+        let mut headers = headers.to_vec();
         loop {
             let request = Request {
                 method: Method::GET,
                 url: &url,
-                headers: headers.to_vec(),
+                headers: headers.clone(),
                 body: Body::None,
                 patience: None,
             };
@@ -105,9 +107,12 @@ impl Web {
                             format!("refuse a redirect from {url} to {next}: not encrypted");
                         return Err(Error::invalid(message));
                     }
+                    if !next.same_origin(&url) {
+                        headers.retain(|(name, _)| name != "authorization");
+                    }
                     url = next;
                 }
-                _ => attempts.wait(response.failure(&format!("cannot fetch {url}")))?,
+                _ => attempts.wait(response.failure(&format!("fetch {}", url.bare())))?,
             }
         }
     }

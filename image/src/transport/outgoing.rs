@@ -123,6 +123,9 @@ fn label(subject: &Subject, to: &Location) -> Label {
     let own = match subject {
         Subject::Name(name) => Label::of(name),
         Subject::Digest(_) => Label::default(),
+        // Both names, unless the place has its own.
+        Subject::Called(_, name) if takes_several(to) => return Label::of(name),
+        Subject::Called(_, name) => Label::of(name),
     };
     match to {
         Location::Layout { name: None, .. } => Label { name: None, ..own },

@@ -48,6 +48,8 @@ pub struct Options {
     pub form: Form,
     /// Recorded as they are.
     pub labels: BTreeMap<String, String>,
+    /// Nothing is synced: for who sees to it that it does not count after a power cut.
+    pub unsynced: bool,
 }
 
 /// What a snapshot takes beyond its layers.
@@ -109,17 +111,23 @@ impl Snapshots {
                     .duration_since(UNIX_EPOCH)
                     .map_or(0, |since| since.as_secs()),
             };
-            self.write(id, &stack, record)
+            self.write(id, &stack, record, !options.unsynced)
         };
         make().context(|| format!("cannot create snapshot {id}"))
     }
 
-    fn write(&self, id: &SnapshotId, stack: &Stack, record: Record) -> Result<Snapshot> {
+    fn write(
+        &self,
+        id: &SnapshotId,
+        stack: &Stack,
+        record: Record,
+        lasting: bool,
+    ) -> Result<Snapshot> {
         let bytes = record.bytes()?;
         let name = durable::temporary_name();
         rustix::fs::mkdirat(&self.directory, &name, Mode::from(0o700))
             .context(|| format!("cannot make snapshots/{name}"))?;
-        let written = self.fill(&name, stack, &record, &bytes);
+        let written = self.fill(&name, stack, &record, &bytes, lasting);
         let written = written.and_then(|directory| {
             let flags = RenameFlags::NOREPLACE;
             let renamed = rustix::fs::renameat_with(
@@ -152,7 +160,9 @@ impl Snapshots {
                 return Err(error);
             }
         };
-        durable::sync_directory(&self.directory)?;
+        if lasting {
+            durable::sync_directory(&self.directory)?;
+        }
         lock::unlock(&directory);
         Ok(Snapshot {
             store: self.store.clone(),
@@ -162,8 +172,15 @@ impl Snapshots {
         })
     }
 
-    /// Everything in the new directory, locked and durable.
-    fn fill(&self, name: &str, stack: &Stack, record: &Record, bytes: &[u8]) -> Result<OwnedFd> {
+    /// Everything in the new directory, locked and perhaps durable.
+    fn fill(
+        &self,
+        name: &str,
+        stack: &Stack,
+        record: &Record,
+        bytes: &[u8],
+        lasting: bool,
+    ) -> Result<OwnedFd> {
         let directory = open_directory(&self.directory, name)?;
         lock::lock(
             &directory,
@@ -187,11 +204,19 @@ impl Snapshots {
                 flatten(&stack.lowers(), record.marks, &shift, root.as_fd())
                     .context(|| "cannot copy the files of its layers")?;
                 // Whole or not at all: the record says that it is.
-                rustix::fs::syncfs(&root).context(|| "cannot sync the copy")?;
+                if lasting {
+                    rustix::fs::syncfs(&root).context(|| "cannot sync the copy")?;
+                }
             }
         }
-        durable::write_new(&directory, RECORD, bytes, Mode::from(0o600))?;
-        durable::sync_directory(&directory)?;
+        let mode = Mode::from(0o600);
+        match lasting {
+            true => {
+                durable::write_new(&directory, RECORD, bytes, mode)?;
+                durable::sync_directory(&directory)?;
+            }
+            false => durable::replace_unsynced(&directory, RECORD, bytes, mode)?,
+        }
         Ok(directory)
     }
 

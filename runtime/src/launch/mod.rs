@@ -12,6 +12,7 @@ pub(crate) mod hooks;
 pub(crate) mod identity;
 pub(crate) mod init;
 pub(crate) mod intermediate;
+pub(crate) mod keys;
 pub(crate) mod nodes;
 pub(crate) mod parent;
 pub(crate) mod program;

@@ -10,7 +10,9 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::termios::{OptionalActions, Termios};
 
+use super::keys::Keys;
 use crate::error::{Context, Result};
+use crate::sys::process::dup_onto;
 
 /// Connects to a stream socket; works for paths longer than sun_path.
 pub(crate) fn connect(path: &Path, kind: SocketType) -> Result<OwnedFd> {
@@ -98,6 +100,8 @@ pub(crate) struct Terminal {
     pending: Vec<u8>,
     input_open: bool,
     output_open: bool,
+    keys: Keys,
+    left: bool,
 }
 
 impl Terminal {
@@ -120,6 +124,8 @@ impl Terminal {
             pending: Vec::new(),
             input_open: true,
             output_open: true,
+            keys: Keys::new(Vec::new()),
+            left: false,
         };
         terminal.resize();
         Ok(terminal)
@@ -160,10 +166,53 @@ impl Terminal {
                 self.input_open = false;
                 self.pending.push(4); // VEOF
             }
-            Ok(length) => self.pending.extend_from_slice(&bytes[..length]),
+            Ok(length) => {
+                let (typed, left) = self.keys.filter(&bytes[..length]);
+                self.pending.extend(typed);
+                self.left = left;
+            }
             Err(_) => {}
         }
         self.write_input();
+    }
+
+    /// From now on these keys mean that the caller leaves.
+    pub(crate) fn leave_with(&mut self, keys: &[u8]) {
+        self.keys = Keys::new(keys.to_vec());
+    }
+
+    /// Whether they were typed.
+    pub(crate) fn is_left(&self) -> bool {
+        self.left
+    }
+
+    /// Takes the caller's streams away, and reads what nobody sees until the process behind `pidfd` is
+    /// gone, or has closed its terminal: which stays one for so long.
+    pub(crate) fn hold(&mut self, pidfd: BorrowedFd<'_>) -> Result<(), Errno> {
+        use rustix::event::{PollFd, PollFlags};
+        let null = rustix::fs::open(c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+        for number in 0..3 {
+            dup_onto(null.as_fd(), number)?;
+        }
+        self.write_input();
+        while self.output_open {
+            let mut fds = [
+                PollFd::from_borrowed_fd(pidfd, PollFlags::IN),
+                PollFd::new(&self.master, PollFlags::IN),
+            ];
+            match rustix::event::poll(&mut fds, None) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno),
+            }
+            let [ended, output] = fds.map(|fd| !fd.revents().is_empty());
+            if ended {
+                break;
+            }
+            if output {
+                self.copy_output();
+            }
+        }
+        Ok(())
     }
 
     /// Passes on what the container has room for.

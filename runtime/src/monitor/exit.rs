@@ -120,8 +120,8 @@ impl Place {
         )
     }
 
-    /// Writes the record, durably.
-    pub(super) fn record(&self, exit: &Exit) -> Result<()> {
+    /// Writes the record, whole; `lasting`, durably.
+    pub(super) fn record(&self, exit: &Exit, lasting: bool) -> Result<()> {
         let text =
             serde_json::to_vec(exit).map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))?;
         let write = || -> Result<(), Errno> {
@@ -131,14 +131,19 @@ impl Place {
                 return Err(Errno::NOSPC);
             }
             rustix::fs::ftruncate(&file, text.len() as u64)?;
-            rustix::fs::fdatasync(&file)?;
+            if lasting {
+                rustix::fs::fdatasync(&file)?;
+            }
             rustix::fs::renameat(
                 &self.directory,
                 self.temporary(),
                 &self.directory,
                 &self.name,
             )?;
-            rustix::fs::fsync(&self.directory)
+            match lasting {
+                true => rustix::fs::fsync(&self.directory),
+                false => Ok(()),
+            }
         };
         write().context(|| format!("cannot write {}", self.path.display()))
     }

@@ -48,6 +48,9 @@ pub struct Launch {
     pub log: Option<Log>,
     /// The exit record; absolute.
     pub exit: PathBuf,
+    /// Nobody wants that after a power cut: it is not synced.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub passing: bool,
     /// When its program starts.
     #[serde(default)]
     pub start: When,

@@ -22,6 +22,7 @@ mod serve;
 mod streams;
 mod turn;
 
+pub use crate::launch::keys::parse_keys;
 pub use client::{AttachOptions, Client, Event};
 pub use exit::Exit;
 pub use launch::{
@@ -29,5 +30,5 @@ pub use launch::{
 };
 pub use log_file::LINE_MAX;
 pub use protocol::{DESCRIPTORS_MAX, MESSAGE_MAX, Status};
-pub use relay::{DETACH_KEYS, Ended, Relay, RelayOptions, parse_keys};
+pub use relay::{DETACH_KEYS, Ended, Relay, RelayOptions};
 pub use serve::serve;

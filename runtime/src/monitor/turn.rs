@@ -254,7 +254,7 @@ impl Monitor {
             return;
         };
         if !ended.recorded {
-            ended.recorded = self.place.record(&ended.exit).is_ok();
+            ended.recorded = self.place.record(&ended.exit, !self.launch.passing).is_ok();
         }
         if self.has_sources() {
             self.drain();
@@ -274,7 +274,7 @@ impl Monitor {
         // The cgroup knows best, but systemd removes a scope's with its last process.
         let oom = (self.cgroup.oom_kills()).map_or(self.oom_seen, |count| count > 0);
         let exit = Exit::new(&status, oom);
-        let recorded = match self.place.record(&exit) {
+        let recorded = match self.place.record(&exit, !self.launch.passing) {
             Ok(()) => true,
             Err(error) => {
                 tracing::warn!("{}", error.chain());

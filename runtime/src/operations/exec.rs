@@ -75,6 +75,9 @@ pub(crate) fn exec(runtime: &Runtime, id: &str, options: &ExecOptions) -> Result
         Some(socket) => Some(open_terminal(socket)?),
         None => None,
     };
+    if let Some(terminal) = &mut terminal {
+        terminal.leave_with(&options.detach_keys);
+    }
     attend(pid, &pidfd, &signals, terminal.as_mut(), None)
 }
 

@@ -17,7 +17,7 @@ use crate::launch::explain::{Subject, explain};
 use crate::launch::parent::{exit_code, reap};
 use crate::launch::terminal::{self, Terminal};
 use crate::launch::wire::{Message, Tag};
-use crate::sys::process::pidfd_signal;
+use crate::sys::process::{CloneArgs, Cloned, clone, exit_now, pidfd_signal, restore_signals};
 
 /// Creates, starts and, unless detached, waits.
 pub(crate) fn run(runtime: &Runtime, id: &str, options: &CreateOptions) -> Result<i32> {
@@ -183,6 +183,9 @@ pub(crate) fn attend(
         }
         if let Some(terminal) = terminal.as_deref_mut() {
             serve_terminal(terminal, &ready, (input, output, room));
+            if terminal.is_left() {
+                return leave(pidfd, signals, terminal);
+            }
         }
         if !ready[1].is_empty() {
             forward_signals(pid, pidfd.as_fd(), signals, terminal.as_deref())?;
@@ -192,6 +195,23 @@ pub(crate) fn attend(
                 terminal.drain();
             }
             return end(pidfd);
+        }
+    }
+}
+
+/// The caller goes, and the process stays, with a terminal: a child of ours holds that, as long as the
+/// process lives.
+fn leave(pidfd: &OwnedFd, signals: &SignalFd, terminal: &mut Terminal) -> Result<i32> {
+    let proof = prove_single_threaded()?;
+    match clone(proof, &CloneArgs::default()).context(|| "cannot fork")? {
+        Cloned::Parent(..) => Ok(0),
+        Cloned::Child => {
+            // The caller's session may end, and everybody in it be told so, also before this.
+            let apart = rustix::process::setsid();
+            while let Ok(Some(_)) = signals.read_signal() {}
+            restore_signals();
+            let held = apart.and_then(|_| terminal.hold(pidfd.as_fd()));
+            exit_now(i32::from(held.is_err()))
         }
     }
 }

@@ -8,7 +8,11 @@
 mod pack;
 mod unpack;
 
-use rcrun_runtime::error::{Error, ErrorKind, Result};
+use std::io::{BufReader, Read, Write};
+
+use rcrun_overlay::archive::Reader;
+use rcrun_runtime::error::{Context, Error, ErrorKind, Result};
+use rustix::pipe::{PipeFlags, pipe_with};
 
 pub(crate) use pack::{Packing, pack};
 pub(crate) use unpack::{Base, Unpacking, unpack};
@@ -97,6 +101,40 @@ pub(crate) fn split(path: &str) -> Split<'_> {
         name: named.then_some(name),
         slash: slash || name == "..",
         contents: contents || !named,
+    }
+}
+
+/// Packs and unpacks at the same time. When both fail, what was unpacked says why. What
+/// was left out.
+pub(crate) fn through(
+    pack: impl FnOnce(&mut dyn Write) -> Result<()> + Send,
+    unpack: impl FnOnce(&mut Reader<BufReader<Box<dyn Read>>>) -> Result<Vec<String>>,
+) -> Result<Vec<String>> {
+    let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).context(|| "cannot make a pipe")?;
+    let (packed, unpacked) = std::thread::scope(|scope| {
+        let packer = scope.spawn(move || {
+            let mut sink = std::io::BufWriter::with_capacity(1 << 20, std::fs::File::from(writer));
+            pack(&mut sink)?;
+            sink.flush().context(|| "cannot pass an archive on")
+        });
+        let source: Box<dyn Read> = Box::new(std::fs::File::from(reader));
+        let mut reader = Reader::new(BufReader::with_capacity(1 << 20, source));
+        let unpacked = unpack(&mut reader);
+        // The packer notices.
+        drop(reader);
+        let packed = packer.join().unwrap_or_else(|_| {
+            Err(Error::new(
+                ErrorKind::Internal,
+                "the thread that packs panicked",
+            ))
+        });
+        (packed, unpacked)
+    });
+    match (packed, unpacked) {
+        // The archive ended because it could not be made.
+        (Err(error), Err(other)) if other.kind() == ErrorKind::InvalidInput => Err(error),
+        (_, Err(error)) | (Err(error), Ok(_)) => Err(error),
+        (Ok(()), Ok(left_out)) => Ok(left_out),
     }
 }
 

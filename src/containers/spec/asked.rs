@@ -1,6 +1,9 @@
 //! What a person asked for, understood and looked up on the host.
 
-use std::collections::BTreeMap;
+mod log;
+mod volumes;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::net::IpAddr;
 use std::path::Path;
@@ -12,7 +15,7 @@ use super::cdi::{self, Applied, Registry};
 use super::devices::{self, Node, Wanted};
 use super::files::{self, Resolver};
 use super::limits;
-use super::mounts::{self, Mount};
+use super::mounts::{self, Mount, Source};
 use super::security::{self, Capability, Seccomp, Security};
 use super::userns::{self, Userns};
 use super::words::{self, Problems};
@@ -24,11 +27,6 @@ use crate::verbs::signal_number;
 const FILE: u64 = 4 << 20;
 /// Bytes of /dev/shm.
 const SHM: i64 = 64 << 20;
-/// A log file is followed by a new one at this size, and so many are kept.
-const LOG_SIZE: i64 = 10 << 20;
-const LOG_FILES: u32 = 3;
-/// The most files of a log.
-const MOST_LOG_FILES: u32 = 100;
 
 /// Where a namespace comes from.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -66,6 +64,8 @@ pub(crate) struct Asked {
     pub(super) stop_timeout: Option<Option<u64>>,
 
     pub(super) mounts: Vec<Mount>,
+    /// Names of volumes that nobody gave one.
+    pub(super) anonymous: BTreeSet<String>,
     pub(super) shm: i64,
     pub(super) read_only: bool,
 
@@ -98,6 +98,8 @@ pub(crate) struct Asked {
     pub(super) cgroupns: Option<Place>,
 
     pub(super) log: Option<Log>,
+    /// Labels and variables that its lines are shown with.
+    pub(super) log_attributes: [Vec<String>; 2],
 }
 
 /// What of the host the flags may mean.
@@ -141,7 +143,8 @@ impl Asked {
         asked.confinement(flags, &mut problems);
         asked.devices(flags, around, &mut problems);
         asked.namespaces(flags, &mut problems);
-        asked.log = log(flags, &mut problems);
+        let (log, chosen) = log::read(flags, &mut problems);
+        (asked.log, asked.log_attributes) = (log, chosen);
         problems.finish()?;
         Ok(asked)
     }
@@ -165,11 +168,6 @@ impl Asked {
             }
         }
         found
-    }
-
-    /// Where output is kept.
-    pub(crate) fn log(&self) -> Option<&Log> {
-        self.log.as_ref()
     }
 
     /// Whether a tiny init was asked for.
@@ -446,7 +444,7 @@ fn file_variable(line: &str) -> Result<String> {
 }
 
 fn present(mount: Mount) -> Result<Mount> {
-    let Some(source) = &mount.source else {
+    let Source::Host(source) = &mount.source else {
         return Ok(mount);
     };
     match std::fs::metadata(source) {
@@ -460,48 +458,6 @@ fn present(mount: Mount) -> Result<Mount> {
         )),
         Err(error) => Err(error).context(|| format!("cannot look at {}", source.display())),
     }
-}
-
-fn log(flags: &ContainerFlags, problems: &mut Problems) -> Option<Log> {
-    let (mut max_size, mut max_files) = (LOG_SIZE, LOG_FILES);
-    for (name, value) in problems.all("--log-opt", &flags.log_opt, words::pair) {
-        let number = || {
-            Error::invalid(format!(
-                "max-file={value} is no number of 1 to {MOST_LOG_FILES}"
-            ))
-        };
-        match name.as_str() {
-            "max-size" => {
-                max_size = problems
-                    .take("--log-opt", words::size_or_unlimited(&value))
-                    .unwrap_or(-1);
-            }
-            "max-file" => {
-                let count = value
-                    .parse()
-                    .ok()
-                    .filter(|count| (1..=MOST_LOG_FILES).contains(count));
-                max_files = problems
-                    .take("--log-opt", count.ok_or_else(number))
-                    .unwrap_or(1);
-            }
-            _ => problems.tell(format!(
-                "--log-opt: {name:?} is neither max-size nor max-file"
-            )),
-        }
-    }
-    match flags.log_driver.as_deref() {
-        Some("none") => return None,
-        None | Some("json-file" | "local" | "k8s-file") => {}
-        Some(other) => problems.tell(format!(
-            "--log-driver: {other:?} is not supported: output is kept for `rcrun logs`, or not at all (none)"
-        )),
-    }
-    let max_size = u64::try_from(max_size).ok().filter(|size| *size > 0);
-    Some(Log {
-        max_size,
-        max_files,
-    })
 }
 
 fn bytes(path: &Path) -> Result<Vec<u8>> {

@@ -49,6 +49,8 @@ pub(crate) struct Facts {
     pub(crate) joins: Join,
     /// Where `hosts`, `hostname` and `resolv.conf` are.
     pub(crate) directory: PathBuf,
+    /// Where volumes are.
+    pub(crate) volumes: mounts::VolumePlace,
     /// What root of a user namespace may do.
     pub(crate) rootless: Option<Rootless>,
 }
@@ -327,7 +329,13 @@ fn all_mounts(asked: &Asked, facts: &Facts) -> Vec<Value> {
         ("/etc/hosts", "hosts"),
     ];
     let files = names.map(|(inner, name)| (inner, facts.directory.join(name)));
-    let mut all = mounts::all(&base, &files, &asked.mounts, facts.deep_read_only);
+    let mut all = mounts::all(
+        &base,
+        &files,
+        &asked.mounts,
+        facts.deep_read_only,
+        &facts.volumes,
+    );
     all.extend(asked.cdi.mounts.iter().cloned());
     all
 }

@@ -20,6 +20,7 @@ pub(crate) mod words;
 pub(crate) use asked::{Around, Asked, Join, Place};
 pub(crate) use cdi::DIRECTORIES as CDI_DIRECTORIES;
 pub(crate) use config::{Facts, Files, Rootless, config, file_texts, labels, stop};
+pub(crate) use mounts::{VolumeMount, VolumePlace};
 pub(crate) use security::of_mask;
 pub(crate) use userns::{Extent, Pool, Userns, pick};
 

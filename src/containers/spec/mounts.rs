@@ -1,26 +1,71 @@
 //! `-v`, `--mount`, `--tmpfs` and the mounts that every container has.
 //!
 //! What is bound has to exist, for `-v` as for `--mount`: a directory that appears because a path was
-//! misspelt helps nobody. There are no named volumes.
+//! misspelt helps nobody. Volumes are only named here; `containers::volumes` makes and fills them.
 
+mod all;
+
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use rcrun_runtime::error::{Error, Result};
-use serde_json::{Value, json};
 
-use super::words::{inside, size};
+use super::words::{self, inside, size};
+use crate::containers::volumes;
+
+pub(crate) use all::{Base, all};
 
 /// A mount that was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Mount {
     /// Absolute, in the container.
     pub(crate) destination: String,
-    /// Of the host; none for a file system in memory.
-    pub(crate) source: Option<PathBuf>,
+    pub(crate) source: Source,
     /// As the configuration has them.
     pub(crate) options: Vec<String>,
     /// Was asked to be read-only with all that is mounted below it.
     pub(crate) read_only: bool,
+}
+
+/// What is mounted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// A file or directory of the host.
+    Host(PathBuf),
+    /// A volume.
+    Volume(Volume),
+    /// A file system in memory.
+    Memory,
+}
+
+/// A volume that is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Volume {
+    /// None that nobody gave a name: it gets one when the container does.
+    pub(crate) name: Option<String>,
+    /// It is to get what the image has there.
+    pub(crate) copy: bool,
+    /// Of one that is made for this.
+    pub(crate) labels: BTreeMap<String, String>,
+}
+
+/// The same, with a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct VolumeMount<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) destination: &'a str,
+    pub(crate) anonymous: bool,
+    pub(crate) copy: bool,
+    pub(crate) labels: &'a BTreeMap<String, String>,
+}
+
+/// Where volumes are, and how they are mounted.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct VolumePlace {
+    /// `STORE/volumes`.
+    pub(crate) directory: PathBuf,
+    /// Files have the ids that they have inside of the container, and the mount maps them.
+    pub(crate) mapped: bool,
 }
 
 const PROPAGATION: [&str; 6] = [
@@ -39,40 +84,42 @@ const BIND_WORDS: [&str; 8] = [
     "nosymfollow",
 ];
 
-/// `HOST:CONTAINER[:OPTIONS]`.
+/// `HOST:CONTAINER[:OPTIONS]`, `VOLUME:CONTAINER[:OPTIONS]`, or `CONTAINER`.
 pub(crate) fn volume(text: &str, cwd: &Path) -> Result<Mount> {
     let parts: Vec<&str> = text.split(':').collect();
     let (host, inner, words) = match parts[..] {
-        [host, inner] => (host, inner, ""),
-        [host, inner, words] => (host, inner, words),
-        [_] => {
-            return Err(Error::unsupported(format!(
-                "{text:?} would be a volume without a name, which there are none of: use --tmpfs {text}, \
-                 or bind a directory with HOST:CONTAINER"
-            )));
-        }
+        [inner] => (None, inner, ""),
+        [host, inner] => (Some(host), inner, ""),
+        [host, inner, words] => (Some(host), inner, words),
         _ => {
             return Err(Error::invalid(format!(
-                "{text:?} is not HOST:CONTAINER[:OPTIONS]; for paths with a colon use --mount"
+                "{text:?} is not SOURCE:CONTAINER[:OPTIONS]; for paths with a colon use --mount"
             )));
         }
     };
-    if host.is_empty() {
-        return Err(Error::invalid(format!(
-            "{text:?} names nothing of the host"
-        )));
-    }
-    if !host.starts_with(['/', '.']) {
-        return Err(Error::unsupported(format!(
-            "{host:?} would be a named volume, which there are none of: make a directory, and write its \
-             path (./{host} for one here)"
-        )));
-    }
-    let mut bind = Bind::new(host, inner, cwd)?;
+    let mut bind = match host {
+        Some("") => {
+            return Err(Error::invalid(format!("{text:?} names no source")));
+        }
+        Some(host) if host.starts_with(['/', '.']) => Bind::new(host, inner, cwd)?,
+        Some(name) if !volumes::is_name(name) => {
+            return Err(Error::invalid(format!(
+                "{name:?} is neither an absolute path nor a name of a volume: write ./{name} for a file \
+                 here"
+            )));
+        }
+        name => Bind::of_volume(name, inner)?,
+    };
     for word in words.split(',').filter(|word| !word.is_empty()) {
         bind.word(word)?;
     }
     Ok(bind.finish())
+}
+
+/// A volume without a name, for a directory that an image declares as one.
+pub(crate) fn of_image(path: &str) -> Result<Mount> {
+    let path = crate::settings::clean(&Path::new("/").join(path));
+    Ok(Bind::of_volume(None, &path.to_string_lossy())?.finish())
 }
 
 /// `type=bind,source=PATH,target=PATH,...`.
@@ -118,11 +165,17 @@ pub(crate) fn mount(text: &str, cwd: &Path) -> Result<Mount> {
         }
         "tmpfs" if source.is_some() => Err(Error::invalid("a tmpfs has no source")),
         "tmpfs" => memory(target, rest),
-        "volume" => Err(Error::unsupported(
-            "there are no named volumes: bind a directory with type=bind,source=PATH,target=PATH",
-        )),
+        "volume" => {
+            let name = source.filter(|name| !name.is_empty());
+            name.map_or(Ok(()), volumes::check_name)?;
+            let mut bind = Bind::of_volume(name, target)?;
+            for (name, value) in rest {
+                bind.volume_field(name, value)?;
+            }
+            Ok(bind.finish())
+        }
         other => Err(Error::unsupported(format!(
-            "mounts of type {other:?} are not supported: use bind or tmpfs"
+            "mounts of type {other:?} are not supported: use bind, volume or tmpfs"
         ))),
     }
 }
@@ -136,7 +189,7 @@ pub(crate) fn tmpfs(text: &str) -> Result<Mount> {
     }
     Ok(Mount {
         destination: inside(target)?,
-        source: None,
+        source: Source::Memory,
         options,
         read_only: false,
     })
@@ -206,16 +259,29 @@ struct Bind {
 
 impl Bind {
     fn new(source: &str, target: &str, cwd: &Path) -> Result<Self> {
+        let source = crate::settings::clean(&cwd.join(source));
+        Self::of(Source::Host(source), target)
+    }
+
+    fn of_volume(name: Option<&str>, target: &str) -> Result<Self> {
+        let volume = Volume {
+            name: name.map(str::to_owned),
+            copy: true,
+            labels: BTreeMap::new(),
+        };
+        Self::of(Source::Volume(volume), target)
+    }
+
+    fn of(source: Source, target: &str) -> Result<Self> {
         let destination = inside(target)?;
         if destination == "/" {
             return Err(Error::invalid(
                 "nothing can be mounted at the container's /",
             ));
         }
-        let source = crate::settings::clean(&cwd.join(source));
         let mount = Mount {
             destination,
-            source: Some(source),
+            source,
             options: Vec::new(),
             read_only: false,
         };
@@ -238,8 +304,18 @@ impl Bind {
                     "files are not labelled anew: use chcon, or --security-opt label=disable",
                 ));
             }
-            // Docker's, for volumes and for a Mac.
-            "nocopy" | "cached" | "delegated" | "consistent" => {}
+            "nocopy" => match &mut self.mount.source {
+                Source::Volume(volume) => volume.copy = false,
+                _ => return Err(Error::invalid("\"nocopy\" is for volumes with a name")),
+            },
+            // Docker's, for a Mac.
+            "cached" | "delegated" | "consistent" => {}
+            // A volume is one directory of ours, in which nothing is mounted.
+            word if PROPAGATION.contains(&word) && self.is_volume() => {
+                return Err(Error::invalid(format!(
+                    "{word:?} means nothing for a volume"
+                )));
+            }
             "bind" => self.recursive = false,
             "rbind" => self.recursive = true,
             word if PROPAGATION.contains(&word) => self.propagation = word.to_owned(),
@@ -247,6 +323,38 @@ impl Bind {
             other => {
                 return Err(Error::invalid(format!(
                     "{other:?} is no option of a volume"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn is_volume(&self) -> bool {
+        matches!(self.mount.source, Source::Volume(_))
+    }
+
+    fn volume_field(&mut self, name: &str, value: &str) -> Result<()> {
+        let Source::Volume(volume) = &mut self.mount.source else {
+            return Ok(());
+        };
+        match (name, value) {
+            ("readonly" | "ro", value) => self.mount.read_only = truth(value)?,
+            ("volume-nocopy", value) => volume.copy = !truth(value)?,
+            ("volume-label", text) => volume.labels.extend([words::label(text)?]),
+            ("volume-driver", "" | "local") => {}
+            ("volume-driver", other) => {
+                return Err(Error::unsupported(format!(
+                    "there is no volume driver {other:?}: use local, or mount it on the host and bind it"
+                )));
+            }
+            ("volume-opt" | "volume-subpath", _) => {
+                return Err(Error::unsupported(format!(
+                    "{name} is not supported: bind a directory of the host instead"
+                )));
+            }
+            _ => {
+                return Err(Error::invalid(format!(
+                    "{name}={value} means nothing for a volume"
                 )));
             }
         }
@@ -328,281 +436,5 @@ fn push(fields: &mut [String], character: char) {
     }
 }
 
-/// How the file systems of every container are to be.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Base {
-    /// All of /sys can be written to.
-    pub(crate) privileged: bool,
-    /// Bytes of /dev/shm; none: the host's, if `host_ipc`.
-    pub(crate) shm: Option<i64>,
-    /// The host's System V and POSIX objects.
-    pub(crate) host_ipc: bool,
-    /// There may be no new sysfs: a user namespace without a network namespace of its own.
-    pub(crate) bind_sys: bool,
-    /// There may be no new proc: the same without a pid namespace.
-    pub(crate) bind_proc: bool,
-    /// There is a user namespace, which has no rights over the host's objects.
-    pub(crate) mapped: bool,
-    /// The group of terminals is mapped.
-    pub(crate) terminal_group: bool,
-}
-
-/// All mounts of a configuration, in the order in which they are made: what a person asks for takes the
-/// place of what would be there, and a directory comes before what is below it.
-pub(crate) fn all(
-    base: &Base,
-    files: &[(&str, PathBuf)],
-    asked: &[Mount],
-    deep: bool,
-) -> Vec<Value> {
-    let taken = |destination: &str| asked.iter().any(|mount| mount.destination == destination);
-    let mut mounts = defaults(base);
-    mounts.retain(|mount| {
-        mount["destination"]
-            .as_str()
-            .is_none_or(|path| !taken(path))
-    });
-    let mut more: Vec<(usize, Value)> = Vec::new();
-    for (destination, source) in files.iter().filter(|(path, _)| !taken(path)) {
-        let options = ["bind", "rprivate"];
-        more.push((depth(destination), bind(destination, source, &options)));
-    }
-    for mount in asked {
-        let mut options = mount.options.clone();
-        if mount.read_only && deep {
-            options.push("rro".into());
-        }
-        let value = match &mount.source {
-            Some(source) => bind(&mount.destination, source, &options),
-            None => json!({"destination": mount.destination, "type": "tmpfs", "source": "tmpfs",
-                           "options": options}),
-        };
-        more.push((depth(&mount.destination), value));
-    }
-    more.sort_by_key(|(depth, _)| *depth);
-    mounts.extend(more.into_iter().map(|(_, mount)| mount));
-    mounts
-}
-
-fn depth(path: &str) -> usize {
-    path.split('/').filter(|part| !part.is_empty()).count()
-}
-
-fn bind<S: AsRef<str> + serde::Serialize>(
-    destination: &str,
-    source: &Path,
-    options: &[S],
-) -> Value {
-    json!({"destination": destination, "type": "bind", "source": source, "options": options})
-}
-
-fn defaults(base: &Base) -> Vec<Value> {
-    let entry = |destination: &str, kind: &str, source: &str, options: Vec<String>| json!({"destination": destination, "type": kind, "source": source, "options": options});
-    let words = |text: &str| text.split(',').map(str::to_owned).collect::<Vec<_>>();
-    let access = if base.privileged { "rw" } else { "ro" };
-    let safe = "nosuid,noexec,nodev";
-    let mut terminal = words("nosuid,noexec,newinstance,ptmxmode=0666,mode=0620");
-    if base.terminal_group {
-        terminal.push("gid=5".into());
-    }
-    let proc = match base.bind_proc {
-        true => entry(
-            "/proc",
-            "bind",
-            "/proc",
-            words(&format!("rbind,rslave,{safe}")),
-        ),
-        false => entry("/proc", "proc", "proc", words(safe)),
-    };
-    let mut mounts = vec![
-        proc,
-        entry(
-            "/dev",
-            "tmpfs",
-            "tmpfs",
-            words("nosuid,strictatime,mode=755,size=65536k"),
-        ),
-        entry("/dev/pts", "devpts", "devpts", terminal),
-    ];
-    let sys = words(&format!("{safe},{access}"));
-    mounts.push(match base.bind_sys {
-        true => {
-            let options = [vec!["rbind".to_owned(), "rslave".into()], sys.clone()].concat();
-            entry("/sys", "bind", "/sys", options)
-        }
-        false => entry("/sys", "sysfs", "sysfs", sys.clone()),
-    });
-    mounts.push(entry("/sys/fs/cgroup", "cgroup", "cgroup", sys));
-    if base.host_ipc {
-        // The file system shows what is in the namespace of who mounts it.
-        if !base.mapped {
-            mounts.push(entry("/dev/mqueue", "mqueue", "mqueue", words(safe)));
-        }
-        let options = words("rbind,nosuid,noexec,nodev,rprivate");
-        mounts.push(entry("/dev/shm", "bind", "/dev/shm", options));
-    } else {
-        mounts.push(entry("/dev/mqueue", "mqueue", "mqueue", words(safe)));
-        if let Some(size) = base.shm {
-            let options = words(&format!("{safe},mode=1777,size={size}"));
-            mounts.push(entry("/dev/shm", "tmpfs", "shm", options));
-        }
-    }
-    mounts
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn shown(mount: Result<Mount>) -> Option<String> {
-        let mount = mount.ok()?;
-        let source = mount.source.map(|path| path.display().to_string());
-        let source = source.unwrap_or_else(|| "tmpfs".into());
-        let deep = if mount.read_only { " deep" } else { "" };
-        Some(format!(
-            "{source} {} {}{deep}",
-            mount.destination,
-            mount.options.join(",")
-        ))
-    }
-
-    #[test]
-    fn volumes() {
-        for (text, expected) in [
-            ("/a:/b", Some("/a /b rbind,rprivate")),
-            ("/a/../c/:/b/./d/", Some("/c /b/d rbind,rprivate")),
-            ("./x:/b:ro", Some("/here/x /b rbind,rprivate,ro deep")),
-            ("..:/b", Some("/ /b rbind,rprivate")),
-            (
-                ".:/b:rw,z,rshared,noexec",
-                Some("/here /b rbind,noexec,rshared"),
-            ),
-            ("/a:/b:ro,rw", Some("/a /b rbind,rprivate")),
-            ("/a:/b:bind,ro", Some("/a /b bind,rprivate,ro")),
-            ("data:/b", None),
-            ("/a", None),
-            ("/a:b", None),
-            ("/a:/", None),
-            ("/a:/..", None),
-            (":/b", None),
-            ("/a:/b:shiny", None),
-            ("/a:/b:ro:x", None),
-        ] {
-            let found = shown(volume(text, Path::new("/here")));
-            assert_eq!(found.as_deref(), expected, "{text}");
-        }
-        let error = volume("data:/b", Path::new("/")).unwrap_err().to_string();
-        assert!(error.contains("./data"), "{error}");
-    }
-
-    #[test]
-    fn mounts_with_fields() {
-        for (text, expected) in [
-            (
-                "type=bind,source=/a,target=/b",
-                Some("/a /b rbind,rprivate"),
-            ),
-            (
-                "type=bind,src=a,dst=/b,readonly",
-                Some("/here/a /b rbind,rprivate,ro deep"),
-            ),
-            (
-                "type=bind,src=/a,dst=/b,ro=false",
-                Some("/a /b rbind,rprivate"),
-            ),
-            (
-                "type=bind,src=/a,dst=/b,ro,bind-recursive=writable",
-                Some("/a /b rbind,rprivate,ro"),
-            ),
-            (
-                "type=bind,src=/a,dst=/b,bind-nonrecursive=true",
-                Some("/a /b bind,rprivate"),
-            ),
-            (
-                "type=bind,source=/a,destination=/b,bind-propagation=rslave,consistency=cached",
-                Some("/a /b rbind,rslave"),
-            ),
-            (
-                "\"type=bind\",\"source=/a,b\",\"target=/c\"\"d\"",
-                Some("/a,b /c\"d rbind,rprivate"),
-            ),
-            (
-                "type=tmpfs,target=/t,tmpfs-size=1m,tmpfs-mode=1770",
-                Some("tmpfs /t nosuid,nodev,noexec,size=1048576,mode=1770"),
-            ),
-            ("type=tmpfs,source=/a,target=/t", None),
-            ("type=bind,target=/b", None),
-            ("type=bind,source=/a", None),
-            ("type=bind,source=/a,target=/b,shiny", None),
-            ("source=/a,target=/b", None),
-            ("type=volume,source=a,target=/b", None),
-            ("type=bind,\"source=/a", None),
-        ] {
-            let found = shown(mount(text, Path::new("/here")));
-            assert_eq!(found.as_deref(), expected, "{text}");
-        }
-    }
-
-    #[test]
-    fn file_systems_in_memory() {
-        for (text, expected) in [
-            ("/t", Some("tmpfs /t nosuid,nodev,noexec")),
-            (
-                "/t:size=64m,mode=700,exec",
-                Some("tmpfs /t nosuid,nodev,noexec,size=64m,mode=700,exec"),
-            ),
-            ("t", None),
-            ("/t:size=x", None),
-            ("/t:upperdir=/a", None),
-            ("/t:source=/dev/sda", None),
-        ] {
-            assert_eq!(shown(tmpfs(text)).as_deref(), expected, "{text}");
-        }
-    }
-
-    #[test]
-    fn what_is_asked_for_takes_the_place_and_parents_come_first() {
-        let base = Base {
-            shm: Some(64 << 20),
-            terminal_group: true,
-            ..Base::default()
-        };
-        let here = Path::new("/");
-        let asked = [
-            tmpfs("/a/b/c").unwrap(),
-            volume("/x:/a:ro", here).unwrap(),
-            tmpfs("/dev/shm:size=1m").unwrap(),
-            volume("/h:/etc/hosts", here).unwrap(),
-        ];
-        let files = [
-            ("/etc/hosts", PathBuf::from("/s/hosts")),
-            ("/etc/hostname", "/s/name".into()),
-        ];
-        let mounts = all(&base, &files, &asked, true);
-        let order: Vec<_> = mounts
-            .iter()
-            .map(|mount| mount["destination"].as_str().unwrap())
-            .collect();
-        assert_eq!(
-            order,
-            [
-                "/proc",
-                "/dev",
-                "/dev/pts",
-                "/sys",
-                "/sys/fs/cgroup",
-                "/dev/mqueue",
-                "/a",
-                "/etc/hostname",
-                "/dev/shm",
-                "/etc/hosts",
-                "/a/b/c"
-            ]
-        );
-        assert_eq!(
-            mounts[6]["options"],
-            json!(["rbind", "rprivate", "ro", "rro"])
-        );
-        assert_eq!(mounts[9]["source"], "/h");
-    }
-}
+mod tests;

@@ -390,7 +390,7 @@ fn every_mistake_is_told() {
         "--memory=lots",
         "--cpus=many",
         "-v",
-        "data:/x",
+        "da/ta:/x",
         "-v",
         "/nonexistent:/y",
         "--cap-add=shiny",
@@ -421,7 +421,7 @@ fn every_mistake_is_told() {
     for part in [
         "--memory: ",
         "--cpus: ",
-        "./data",
+        "./da/ta",
         "mkdir -p /nonexistent",
         "--cap-add: ",
         "--network: bridge",

@@ -7,7 +7,6 @@ use rcrun_overlay::archive::Reader;
 use rcrun_runtime::error::{Context, Error, ErrorKind, Result};
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
-use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::get_with_record;
 use crate::containers::copy::{
@@ -20,7 +19,8 @@ use crate::settings::Settings;
 pub(super) const USAGE: &str = "CONTAINER:PATH PATH|-  || PATH|- CONTAINER:PATH
 
 The container may run or not. A directory goes into one that exists, under its own
-name; with `/.` behind it only what is in it. `-` is an archive (tar) on standard
+name; with `/.` behind it only what is in it. A destination that is a link stands
+for what it leads to, within the container. `-` is an archive (tar) on standard
 input, which is unpacked into a directory, or on standard output.
 
 What is copied into a container belongs to its root, what is copied out to you;
@@ -167,6 +167,39 @@ fn look(path: &str, open: impl FnOnce() -> rustix::io::Result<OwnedFd>) -> Resul
     }
 }
 
+/// How many links at a destination are followed, one after the other.
+const LINKS: usize = 40;
+
+/// What a destination stands for: where it is a link, also one to nothing, that is where the copy goes, as
+/// docker has it. `open` opens what a path names, without following a last link, within whatever is
+/// the root; so a link leads nowhere else.
+fn behind_links(path: &str, open: &dyn Fn(&str) -> rustix::io::Result<OwnedFd>) -> Result<String> {
+    let mut path = path.to_owned();
+    for _ in 0..LINKS {
+        let parts = split(&path);
+        if parts.slash || parts.name.is_none() {
+            return Ok(path);
+        }
+        let file = match open(&path) {
+            Ok(file) => file,
+            // Told of when it is opened for good.
+            Err(_) => return Ok(path),
+        };
+        let stat = rustix::fs::fstat(&file)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
+            return Ok(path);
+        }
+        let target = rustix::fs::readlinkat(&file, c"", Vec::new())?;
+        let unreadable = || Error::invalid(format!("{path} links to what is no text"));
+        let target = target.into_string().map_err(|_| unreadable())?;
+        path = match (target.starts_with('/'), path.rsplit_once('/')) {
+            (true, _) | (false, None) => target,
+            (false, Some((parent, _))) => format!("{parent}/{target}"),
+        };
+    }
+    Err(Error::from(Errno::LOOP)).context(|| format!("cannot open {path}"))
+}
+
 fn on_host(path: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
     let path = if path.is_empty() { "." } else { path };
     rustix::fs::openat(CWD, path, flags | OFlags::CLOEXEC, Mode::empty())
@@ -209,6 +242,8 @@ impl Copy {
             let mut out = copy::pack(fd.as_fd(), name.as_bytes(), &packing, out)?;
             return out.flush().context(|| "cannot write to standard output");
         };
+        let to = behind_links(to, &|path| on_host(path, OFlags::PATH | OFlags::NOFOLLOW))?;
+        let to = to.as_str();
         let target = split(to);
         let there = look(to, || on_host(to, OFlags::PATH))?;
         let place = copy::place(source, Found::destination(there.as_ref()), target.slash)?;
@@ -238,6 +273,9 @@ impl Copy {
     }
 
     fn enter(&self, root: &Root<'_>, from: &End<'_>, to: &str) -> Result<()> {
+        let inside = |path: &str| root.open(path.as_bytes(), OFlags::PATH | OFlags::NOFOLLOW);
+        let to = behind_links(to, &inside)?;
+        let to = to.as_str();
         let target = split(to);
         let there = look(to, || root.open(to.as_bytes(), OFlags::PATH))?;
         let id = |id| root.id_here(id);
@@ -309,42 +347,15 @@ fn own_ids() -> (u32, u32) {
     (user.as_raw(), group.as_raw())
 }
 
-/// Packs and unpacks at the same time. When both fail, what was unpacked says why.
+/// Packs and unpacks at the same time, and tells what was left out.
 fn transfer(
     pack: impl FnOnce(&mut dyn Write) -> Result<()> + Send,
     unpack: impl FnOnce(&mut Reader<BufReader<Box<dyn Read>>>) -> Result<Vec<String>>,
 ) -> Result<()> {
-    let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).context(|| "cannot make a pipe")?;
-    let (packed, unpacked) = std::thread::scope(|scope| {
-        let packer = scope.spawn(move || {
-            let mut sink = std::io::BufWriter::with_capacity(1 << 20, std::fs::File::from(writer));
-            pack(&mut sink)?;
-            sink.flush().context(|| "cannot pass an archive on")
-        });
-        let source: Box<dyn Read> = Box::new(std::fs::File::from(reader));
-        let mut reader = Reader::new(BufReader::with_capacity(1 << 20, source));
-        let unpacked = unpack(&mut reader);
-        // The packer notices.
-        drop(reader);
-        let packed = packer.join().unwrap_or_else(|_| {
-            Err(Error::new(
-                ErrorKind::Internal,
-                "the thread that packs panicked",
-            ))
-        });
-        (packed, unpacked)
-    });
-    match (packed, unpacked) {
-        // The archive ended because it could not be made.
-        (Err(error), Err(other)) if other.kind() == ErrorKind::InvalidInput => Err(error),
-        (_, Err(error)) | (Err(error), Ok(_)) => Err(error),
-        (Ok(()), Ok(left_out)) => {
-            for one in left_out {
-                report::warn(&format!("{one} was left out: it takes --archive"));
-            }
-            Ok(())
-        }
+    for one in copy::through(pack, unpack)? {
+        report::warn(&format!("{one} was left out: it takes --archive"));
     }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -7,11 +7,11 @@ use serde::Serialize;
 
 use super::get_with_record;
 use crate::format::{self, Column, Format};
-use crate::images::mounts;
+use crate::images::{compare, mounts};
 use crate::output;
 use crate::settings::Settings;
 
-/// list what a container changed in the files of its image
+/// list what a container changed in the files of its image, or what is different in another image
 ///
 /// C is changed, or something in it is; A is added, D is deleted. Places for what is
 /// mounted in every container, such as /etc/hosts, are left out.
@@ -21,8 +21,9 @@ use crate::settings::Settings;
 pub(crate) struct Diff {
     #[arg(long, value_name = "FORMAT", help = format::HELP)]
     format: Option<Format>,
-    #[arg(required = true)]
-    container: String,
+    /// A container, or two images.
+    #[arg(required = true, num_args = 1..=2)]
+    names: Vec<String>,
 }
 
 /// Where something is mounted in every container, so that a place for it is made where the image has
@@ -53,15 +54,11 @@ const COLUMNS: [Column; 2] = [("KIND", "Kind"), ("PATH", "Path")];
 
 impl crate::verbs::Run for Diff {
     fn run(self, settings: &Settings) -> Result<u8> {
-        let name = &self.container;
-        let (containers, _container, record) = get_with_record(settings, name)?;
-        let find = || {
-            let store = Store::open(containers.store())?;
-            mounts::of_container(&store, &record)?.changes()
+        let changes = match &self.names[..] {
+            [old, new] => compare::images(&settings.store()?, old, new)
+                .context(|| format!("cannot tell what is different in {new}"))?,
+            names => of_container(settings, names.first().map_or("", String::as_str))?,
         };
-        let changes = without_places(
-            find().context(|| format!("cannot tell what container {name} changed"))?,
-        );
         let text = match &self.format {
             None => changes.iter().map(|change| format!("{change}\n")).collect(),
             Some(format) => {
@@ -72,6 +69,16 @@ impl crate::verbs::Run for Diff {
         output::print(&text)?;
         Ok(0)
     }
+}
+
+fn of_container(settings: &Settings, name: &str) -> Result<Vec<Change>> {
+    let (containers, _container, record) = get_with_record(settings, name)?;
+    let find = || {
+        let store = Store::open(containers.store())?;
+        mounts::of_container(&store, &record)?.changes()
+    };
+    let changes = find().context(|| format!("cannot tell what container {name} changed"))?;
+    Ok(without_places(changes))
 }
 
 /// Without those places, and without directories in which nothing else happened.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use rcrun_runtime::container::ExecOptions;
 use rcrun_runtime::error::{Context, Error, ErrorKind, Result};
+use rcrun_runtime::monitor;
 use rustix::fs::{Mode, OFlags};
 
 use super::run::code_of;
@@ -25,6 +26,9 @@ pub(crate) struct Exec {
     /// leave it in the background
     #[arg(long, short)]
     detach: bool,
+    /// keys that leave it running, with --tty: ctrl-p,ctrl-q; '' for none (default: the container's)
+    #[arg(long, value_name = "KEYS")]
+    detach_keys: Option<String>,
     /// set a variable; without a value it is taken from rcrun's own environment
     #[arg(long, short, value_name = "NAME[=VALUE]")]
     env: Vec<String>,
@@ -107,12 +111,14 @@ impl Exec {
         for text in &self.env {
             env.extend(variable(text)?);
         }
+        let keys = self.detach_keys.as_deref().unwrap_or(&record.detach_keys);
         let mut options = ExecOptions {
             args: args.to_vec(),
             env,
             cwd: self.workdir.clone(),
             tty: self.tty,
             detach: self.detach,
+            detach_keys: monitor::parse_keys(keys).context(|| "--detach-keys")?,
             ..ExecOptions::default()
         };
         if let Some(user) = self.user.as_deref().filter(|user| !user.is_empty()) {

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use rcrun_runtime::error::Result;
+use serde_json::Value;
 
 use super::list::Found;
 use crate::containers::{Containers, Record, Status};
@@ -25,9 +26,15 @@ enum Key {
     Exited,
     Before,
     Since,
+    Volume,
+    Network,
+    Health,
+    Publish,
+    Expose,
+    IsTask,
 }
 
-const KEYS: [(&str, Key); 8] = [
+const KEYS: [(&str, Key); 14] = [
     ("name", Key::Name),
     ("id", Key::Id),
     ("status", Key::Status),
@@ -36,7 +43,16 @@ const KEYS: [(&str, Key); 8] = [
     ("exited", Key::Exited),
     ("before", Key::Before),
     ("since", Key::Since),
+    ("volume", Key::Volume),
+    ("network", Key::Network),
+    ("health", Key::Health),
+    ("publish", Key::Publish),
+    ("expose", Key::Expose),
+    ("is-task", Key::IsTask),
 ];
+
+/// Docker's words of how well a container is. Nothing here looks: it is always none.
+const HEALTHS: [&str; 4] = ["starting", "healthy", "unhealthy", "none"];
 
 /// Docker's words; the last ones are never true here.
 const STATUSES: [&str; 7] = [
@@ -60,6 +76,12 @@ impl std::str::FromStr for Filter {
         match key {
             Key::Status if !STATUSES.contains(&value) => {
                 return Err(format!("status is one of {}", STATUSES.join(", ")));
+            }
+            Key::Health if !HEALTHS.contains(&value) => {
+                return Err(format!("health is one of {}", HEALTHS.join(", ")));
+            }
+            Key::IsTask if crate::arguments::switch(value).is_none() => {
+                return Err("is-task is true or false".to_owned());
             }
             Key::Exited if value.parse::<i32>().is_err() => {
                 return Err("exited is an exit code".to_owned());
@@ -97,7 +119,7 @@ impl Filter {
 
     /// Whether the container is selected.
     pub(super) fn all_hold(filters: &[Self], moments: &Moments, one: &Found) -> bool {
-        let holds = |filter: &Self| filter.holds(moments, &one.record, &one.status);
+        let holds = |filter: &Self| filter.holds(moments, one);
         KEYS.iter().all(|(_, key)| {
             let mut same = filters
                 .iter()
@@ -110,7 +132,8 @@ impl Filter {
         })
     }
 
-    fn holds(&self, moments: &Moments, record: &Record, status: &Status) -> bool {
+    fn holds(&self, moments: &Moments, one: &Found) -> bool {
+        let (record, status) = (&one.record, &one.status);
         let value = self.value.as_str();
         let made = || moments.get(value).map(String::as_str);
         match self.key {
@@ -127,6 +150,12 @@ impl Filter {
             }
             Key::Before => made().is_some_and(|made| record.created.as_str() < made),
             Key::Since => made().is_some_and(|made| record.created.as_str() > made),
+            Key::Volume => uses(value, one),
+            Key::Network => network(one).as_deref() == Some(value),
+            Key::Health => value == "none",
+            // There are no networks with ports, and no swarm.
+            Key::Publish | Key::Expose => false,
+            Key::IsTask => crate::arguments::switch(value) == Some(false),
         }
     }
 }
@@ -148,6 +177,31 @@ fn matches(pattern: &str, name: &str) -> bool {
         (true, false) => name.starts_with(pattern),
         (false, true) => name.ends_with(pattern),
         (false, false) => name.contains(pattern),
+    }
+}
+
+/// A volume by its name, or anything by where it is mounted.
+fn uses(value: &str, one: &Found) -> bool {
+    let mut volumes = one.record.volumes.iter();
+    volumes.any(|volume| volume.name == value || volume.destination == value)
+        || value.starts_with('/')
+            && one.container.mounts().is_ok_and(|mounts| {
+                let at = |key: &str, mount: &Value| mount[key].as_str() == Some(value);
+                let bound = |mount: &Value| mount["type"] == "bind";
+                mounts
+                    .iter()
+                    .any(|mount| bound(mount) && (at("destination", mount) || at("source", mount)))
+            })
+}
+
+/// `none` or `host`, as it was asked for; of another container's there is no word.
+pub(super) fn network(one: &Found) -> Option<String> {
+    let config = one.container.config().ok()?;
+    let all = config["linux"]["namespaces"].as_array()?;
+    match all.iter().find(|kind| kind["type"] == "network") {
+        None => Some("host".to_owned()),
+        Some(kind) if kind["path"].is_null() => Some("none".to_owned()),
+        Some(_) => None,
     }
 }
 
@@ -190,10 +244,27 @@ mod tests {
 
     #[test]
     fn what_is_no_condition_is_refused() {
-        for text in ["name", "nmae=x", "status=up", "exited=x", ""] {
+        for text in [
+            "name",
+            "nmae=x",
+            "status=up",
+            "exited=x",
+            "",
+            "health=well",
+            "is-task=2",
+        ] {
             text.parse::<Filter>().unwrap_err();
         }
-        for text in ["name=x", "status=dead", "exited=137", "label=a=b"] {
+        for text in [
+            "name=x",
+            "status=dead",
+            "exited=137",
+            "label=a=b",
+            "volume=/x",
+            "network=none",
+            "health=none",
+            "is-task=false",
+        ] {
             text.parse::<Filter>().unwrap();
         }
     }

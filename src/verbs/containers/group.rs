@@ -68,24 +68,10 @@ struct Prune {
 
 fn prune(settings: &Settings, words: &[String]) -> Result<u8> {
     use clap::Parser;
-    use std::io::IsTerminal;
     let options = Prune::try_parse_from(words)
         .map_err(|error| Error::invalid(error.to_string().lines().next().unwrap_or_default()))?;
     if !options.force {
-        report::warn("this removes all containers that do not run");
-        crate::progress::to_stderr("Go on? [y/N] ");
-        let mut answer = String::new();
-        let read = std::io::stdin().read_line(&mut answer);
-        if !std::io::stdin().is_terminal() {
-            crate::progress::to_stderr("\n");
-        }
-        if read.is_err() || !matches!(answer.trim(), "y" | "Y" | "yes") {
-            return Err(Error::new(
-                ErrorKind::FailedPrecondition,
-                "nothing was removed: it was not confirmed",
-            )
-            .with_hint("--force does not ask"));
-        }
+        confirm("this removes all containers that do not run")?;
     }
     let (removed, bytes) = ended(settings, &options.filter)?;
     let mut text = String::new();
@@ -98,6 +84,26 @@ fn prune(settings: &Settings, words: &[String]) -> Result<u8> {
     text += &format!("Total reclaimed space: {}\n", crate::units::size(bytes));
     output::print(&text)?;
     Ok(0)
+}
+
+/// Asks whether to go on, at a terminal or whatever stands in for one.
+pub(super) fn confirm(what: &str) -> Result<()> {
+    use std::io::IsTerminal;
+    report::warn(what);
+    crate::progress::to_stderr("Go on? [y/N] ");
+    let mut answer = String::new();
+    let read = std::io::stdin().read_line(&mut answer);
+    if !std::io::stdin().is_terminal() {
+        crate::progress::to_stderr("\n");
+    }
+    if read.is_err() || !matches!(answer.trim(), "y" | "Y" | "yes") {
+        return Err(Error::new(
+            ErrorKind::FailedPrecondition,
+            "nothing was removed: it was not confirmed",
+        )
+        .with_hint("--force does not ask"));
+    }
+    Ok(())
 }
 
 /// Removes containers that do not run, for which the conditions hold: their IDs, and what their changes
@@ -123,7 +129,7 @@ pub(in crate::verbs) fn ended(
             Ok(Some(snapshot)) => snapshot.usage().map_or(0, |used| used.bytes),
             _ => 0,
         };
-        match remove(&containers, &one.container, false) {
+        match remove(&containers, &one.container, false, false) {
             // Started since.
             Err(error) if error.kind() == ErrorKind::FailedPrecondition => return Ok(()),
             other => other.context(|| format!("cannot remove container {}", one.record.name))?,

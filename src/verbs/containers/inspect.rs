@@ -4,7 +4,7 @@ use rcrun_runtime::error::Result;
 use serde_json::{Value, json};
 
 use super::all;
-use crate::containers::{Container, Exit, Record, Status};
+use crate::containers::{Container, Exit, Record, Status, VolumeUse};
 use crate::settings::Settings;
 
 /// What docker says of a moment that has not come.
@@ -54,7 +54,7 @@ fn show(container: &Container, record: &Record) -> Result<Value> {
         "AppArmorProfile": process["apparmorProfile"].as_str().unwrap_or_default(),
         "HostConfig": host_config(record, &config),
         "GraphDriver": {"Name": "overlay", "Data": {"Snapshot": record.snapshot}},
-        "Mounts": mounts(&config),
+        "Mounts": mounts(&config, &record.volumes),
         "Config": {
             "Hostname": config["hostname"].as_str().unwrap_or_default(),
             "Domainname": config["domainname"].as_str().unwrap_or_default(),
@@ -154,7 +154,7 @@ fn host_config(record: &Record, config: &Value) -> Value {
 }
 
 /// What people mounted: what every container has is left out.
-fn mounts(config: &Value) -> Vec<Value> {
+fn mounts(config: &Value, volumes: &[VolumeUse]) -> Vec<Value> {
     const OWN: [&str; 3] = ["/etc/hosts", "/etc/hostname", "/etc/resolv.conf"];
     const KERNEL: [&str; 6] = [
         "/proc",
@@ -185,6 +185,19 @@ fn mounts(config: &Value) -> Vec<Value> {
                     || option.ends_with("shared")
                     || option.ends_with("slave")
             });
+            let volume = volumes.iter().find(|volume| volume.destination == target);
+            if let Some(volume) = volume {
+                return Some(json!({
+                    "Type": "volume",
+                    "Name": volume.name,
+                    "Source": mount["source"],
+                    "Destination": target,
+                    "Driver": "local",
+                    "Mode": options.join(","),
+                    "RW": !options.contains(&"ro"),
+                    "Propagation": "",
+                }));
+            }
             Some(json!({
                 "Type": if bind { "bind" } else { mount["type"].as_str().unwrap_or_default() },
                 "Source": if bind { mount["source"].as_str().unwrap_or_default() } else { "" },
@@ -208,9 +221,17 @@ mod tests {
             {"destination": "/etc/hosts", "type": "bind", "source": "/s", "options": ["rbind"]},
             {"destination": "/data", "type": "bind", "source": "/srv", "options": ["rbind", "ro", "rprivate"]},
             {"destination": "/tmp", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid"]},
+            {"destination": "/v", "type": "bind", "source": "/s/volumes/x1/data", "options": ["rbind"]},
         ]});
-        let shown = mounts(&config);
-        assert_eq!(shown.len(), 2);
+        let volumes = [VolumeUse {
+            name: "x1".into(),
+            destination: "/v".into(),
+            anonymous: false,
+        }];
+        let shown = mounts(&config, &volumes);
+        assert_eq!(shown.len(), 3);
+        assert_eq!(shown[2]["Type"], "volume");
+        assert_eq!(shown[2]["Name"], "x1");
         assert_eq!(shown[0]["Source"], "/srv");
         assert_eq!(
             (shown[0]["RW"].as_bool(), shown[0]["Propagation"].as_str()),

@@ -1,23 +1,31 @@
 //! `rcrun ps`, people's form: a line for each container.
 
+use rcrun_overlay::layer::store::Layers;
+use rcrun_overlay::snapshot::{Form, Snapshots};
+use rcrun_overlay::store::Store;
 use rcrun_runtime::error::Result;
 use serde::Serialize;
 
 use super::all;
-use super::filter::Filter;
+use super::filter::{Filter, network};
 use crate::containers::{Container, Containers, Exit, Record, Status, short};
 use crate::format::{self, Column, Format};
 use crate::settings::Settings;
 use crate::{output, units};
 
 /// list containers
+///
+/// Fields: ID, Image, ImageID, Command, CreatedAt, RunningFor, State, Status,
+/// Names, Labels, Mounts, LocalVolumes, Networks; with --size also Size,
+/// SizeBytes, VirtualBytes.
 #[derive(Debug, clap::Parser)]
-#[command(name = "ps", disable_help_flag = true)]
+#[command(name = "ps", disable_help_flag = true, verbatim_doc_comment)]
 pub(crate) struct List {
     /// also those that do not run
     #[arg(long, short)]
     all: bool,
-    /// only those for which KEY=VALUE holds: name, id, status, label, ancestor, exited, before, since
+    /// only those for which KEY=VALUE holds: name, id, status, label, ancestor, exited, before, since, volume,
+    /// network, health, publish, expose, is-task
     #[arg(long, short, value_name = "KEY=VALUE")]
     filter: Vec<Filter>,
     #[arg(long, value_name = "FORMAT", help = format::HELP, default_value = "table")]
@@ -34,6 +42,9 @@ pub(crate) struct List {
     /// only identifiers
     #[arg(long, short)]
     quiet: bool,
+    /// also what containers take: what they changed, and with their image's files
+    #[arg(long, short)]
+    size: bool,
 }
 
 /// A line, with docker's names.
@@ -52,19 +63,28 @@ struct Row {
     status: String,
     names: String,
     labels: String,
+    mounts: String,
+    local_volumes: usize,
+    networks: String,
+    size: String,
+    size_bytes: u64,
+    virtual_bytes: u64,
 }
 
-const COLUMNS: [Column; 6] = [
+const COLUMNS: [Column; 7] = [
     ("CONTAINER ID", "ID"),
     ("IMAGE", "Image"),
     ("COMMAND", "Command"),
     ("CREATED", "RunningFor"),
     ("STATUS", "Status"),
     ("NAMES", "Names"),
+    ("SIZE", "Size"),
 ];
 
 /// How much of a command is shown.
 const COMMAND: usize = 20;
+/// How much of a volume's name is shown.
+const VOLUME: usize = 15;
 
 /// A container and how it stands.
 #[derive(Debug)]
@@ -84,10 +104,24 @@ impl crate::verbs::Run for List {
         if let Some(count) = last.and_then(|count| usize::try_from(count).ok()) {
             found.truncate(count);
         }
-        let rows: Vec<Row> = found.iter().map(|one| self.row(one)).collect();
+        let measured = self.format.names(&["Size", "SizeBytes", "VirtualBytes"]);
+        let store = match (self.size || measured) && !self.quiet && !found.is_empty() {
+            true => Some(settings.store()?),
+            false => None,
+        };
+        let rows: Result<Vec<Row>> = found
+            .iter()
+            .map(|one| self.row(one, store.as_ref()))
+            .collect();
+        let rows = rows?;
+        let shown = if self.size {
+            COLUMNS.len()
+        } else {
+            COLUMNS.len() - 1
+        };
         let text = match self.quiet {
             true => rows.iter().map(|row| format!("{}\n", row.id)).collect(),
-            false => format::render(&rows, &self.format, &COLUMNS)?,
+            false => format::render(&rows, &self.format, &COLUMNS[..shown])?,
         };
         output::print(&text)?;
         Ok(0)
@@ -108,7 +142,7 @@ impl List {
             .collect())
     }
 
-    fn row(&self, one: &Found) -> Row {
+    fn row(&self, one: &Found, store: Option<&Store>) -> Result<Row> {
         let record = &one.record;
         let id = |id: &str| match self.no_trunc {
             true => id.to_owned(),
@@ -120,7 +154,13 @@ impl List {
             .labels
             .iter()
             .map(|(key, value)| format!("{key}={value}"));
-        Row {
+        let taken = store.map(|store| size(store, record)).transpose()?;
+        let (own, whole) = taken.unwrap_or_default();
+        let volumes = record.volumes.iter().map(|volume| match self.no_trunc {
+            true => volume.name.clone(),
+            false => volume.name.chars().take(VOLUME).collect(),
+        });
+        Ok(Row {
             id: id(&record.id),
             image: record.image.name.clone(),
             image_id: id(config),
@@ -131,8 +171,34 @@ impl List {
             status: status(&one.status, &one.started()),
             names: record.name.clone(),
             labels: labels.collect::<Vec<_>>().join(","),
-        }
+            mounts: volumes.collect::<Vec<_>>().join(","),
+            local_volumes: record.volumes.len(),
+            networks: network(one).unwrap_or_default(),
+            size: match taken {
+                Some(_) => format!("{} (virtual {})", units::size(own), units::size(whole)),
+                None => String::new(),
+            },
+            size_bytes: own,
+            virtual_bytes: whole,
+        })
     }
+}
+
+/// What a container changed, and what it sees in all. Of one whose files are a copy both are the same.
+fn size(store: &Store, record: &Record) -> Result<(u64, u64)> {
+    let Some(snapshot) = Snapshots::new(store)?.open(&record.snapshot.parse()?)? else {
+        return Ok((0, 0));
+    };
+    let own = snapshot.usage()?.bytes;
+    if snapshot.record().form == Form::Copy {
+        return Ok((own, own));
+    }
+    let layers = Layers::new(store)?;
+    let mut whole = own;
+    for id in &snapshot.record().layers {
+        whole += layers.get(id)?.map_or(0, |layer| layer.record.size);
+    }
+    Ok((own, whole))
 }
 
 /// All containers, newest first. One whose record cannot be read is told of, not shown.

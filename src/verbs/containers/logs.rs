@@ -1,5 +1,6 @@
 //! `rcrun logs`.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::fd::AsFd;
 
@@ -41,6 +42,9 @@ pub(crate) struct Logs {
     /// begin lines with their time
     #[arg(long, short)]
     timestamps: bool,
+    /// begin lines with what `run --log-opt labels=...` and env=... chose
+    #[arg(long)]
+    details: bool,
     name: String,
 }
 
@@ -72,17 +76,17 @@ impl crate::verbs::Run for Logs {
             ));
         }
         let moment = |text: &Option<String>| -> Result<Option<String>> {
-            let unix = text
-                .as_deref()
-                .map(|text| units::moment(text, units::now()));
-            Ok(unix
-                .transpose()?
-                .map(|unix| units::rfc3339(unix).replace('Z', ".")))
+            let read = |text: &String| units::instant(text, units::now());
+            text.as_ref().map(read).transpose()
         };
         let mut printer = Printer {
             since: moment(&self.since)?,
             until: moment(&self.until)?,
             timestamps: self.timestamps,
+            details: match (self.details, &record.log) {
+                (true, Some(log)) => Some(details(&log.attributes)),
+                _ => None,
+            },
             inside: [false; 2],
             pending: [Vec::new(), Vec::new()],
         };
@@ -99,6 +103,23 @@ impl crate::verbs::Run for Logs {
             other => other.map(|()| 0),
         }
     }
+}
+
+/// Names and values as docker writes them: like those of a URL's query, with commas in between.
+fn details(attributes: &BTreeMap<String, String>) -> String {
+    let escaped = |text: &String| -> String {
+        let one = |byte: u8| match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+                char::from(byte).to_string()
+            }
+            b' ' => "+".to_owned(),
+            other => format!("%{other:02X}"),
+        };
+        text.bytes().map(one).collect()
+    };
+    let all = attributes.iter();
+    let all = all.map(|(name, value)| format!("{}={}", escaped(name), escaped(value)));
+    all.collect::<Vec<_>>().join(",")
 }
 
 const CLOSED: &str = "nobody reads any more";
@@ -150,6 +171,8 @@ struct Printer {
     since: Option<String>,
     until: Option<String>,
     timestamps: bool,
+    /// The same before each line.
+    details: Option<String>,
     /// In the middle of a line, by stream.
     inside: [bool; 2],
     /// Not written yet; at most one of them has something.
@@ -177,6 +200,10 @@ impl Printer {
         let out = &mut self.pending[stream];
         if self.timestamps && !self.inside[stream] {
             out.extend_from_slice(line.time.as_bytes());
+            out.push(b' ');
+        }
+        if let Some(details) = self.details.as_ref().filter(|_| !self.inside[stream]) {
+            out.extend_from_slice(details.as_bytes());
             out.push(b' ');
         }
         out.extend_from_slice(line.text);
@@ -211,6 +238,14 @@ fn write(to: &mut dyn Write, bytes: &mut Vec<u8>) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn attributes() {
+        let pairs = [("b", "x y"), ("a/b", "é="), ("c", "")];
+        let map = pairs.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!(details(&map.into()), "a%2Fb=%C3%A9%3D,b=x+y,c=");
+        assert_eq!(details(&BTreeMap::new()), "");
+    }
 
     #[test]
     fn tails() {

@@ -17,7 +17,7 @@ pub(crate) struct Remove {
     /// kill those that run; one that does not exist is no error
     #[arg(long, short)]
     force: bool,
-    /// accepted as docker has it: there are no anonymous volumes
+    /// also volumes that were made for them without a name
     #[arg(long, short)]
     volumes: bool,
     /// one that ended by itself, whose monitor calls
@@ -39,7 +39,7 @@ impl crate::verbs::Run for Remove {
         report::each(&self.names, |name| {
             match find(name)? {
                 Some((containers, container)) => {
-                    let removed = match remove(containers, &container, self.force) {
+                    let removed = match remove(containers, &container, self.force, self.volumes) {
                         Err(error) if error.kind() == ErrorKind::Corrupt && self.force => {
                             // Its record would say which runtime holds it: most likely the one of now.
                             containers.remove_damaged(&container, &settings.runtime)
@@ -64,15 +64,22 @@ impl crate::verbs::Run for Remove {
 }
 
 /// Removes one; that it is gone already is what was wanted.
-pub(super) fn remove(containers: &Containers, container: &Container, force: bool) -> Result<()> {
+pub(super) fn remove(
+    containers: &Containers,
+    container: &Container,
+    force: bool,
+    volumes: bool,
+) -> Result<()> {
     let lock = match container.lock() {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         other => other?,
     };
-    if let Some(record) = container.record()?
+    let record = container.record()?;
+    let with_volumes = volumes || record.as_ref().is_some_and(|record| record.auto_remove);
+    if let Some(record) = &record
         && !force
     {
-        let word = match container.status(&record)? {
+        let word = match container.status(record)? {
             Status::Running(_) => Some("running"),
             Status::Paused(_) => Some("paused"),
             Status::Created | Status::Exited(_) => None,
@@ -85,5 +92,8 @@ pub(super) fn remove(containers: &Containers, container: &Container, force: bool
         mounts::refuse_mounted(&record.snapshot.parse()?)?;
     }
     // The runtime kills what runs and waits for its end.
-    containers.remove(container, &lock)
+    match with_volumes {
+        true => containers.remove_with_volumes(container, &lock),
+        false => containers.remove(container, &lock),
+    }
 }

@@ -109,7 +109,7 @@ impl crate::verbs::Run for RunImage {
                 if begun.is_err() {
                     // Nothing of it ever ran: there is nothing to look at.
                     let lock = made.container.made();
-                    if let Err(error) = containers.remove(&made.container, &lock) {
+                    if let Err(error) = containers.remove_with_volumes(&made.container, &lock) {
                         tracing::warn!("{}", error.chain());
                     }
                 }
@@ -189,7 +189,7 @@ impl RunImage {
     fn failed(&self, made: &Made, error: Error) -> Result<u8> {
         let code = code_of(error)?;
         let containers = Containers::open(&made.store)?;
-        containers.remove(&made.container, &made.container.made())?;
+        containers.remove_with_volumes(&made.container, &made.container.made())?;
         Ok(code)
     }
 

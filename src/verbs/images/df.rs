@@ -18,12 +18,14 @@ use super::list::{NONE, created_since, id};
 use crate::format::{self, Column, Format};
 use crate::images::{self, User};
 use crate::settings::Settings;
+use crate::verbs::containers;
 use crate::{output, units};
 
 /// show what images and containers take on the disk
 ///
 /// SIZE is what is allocated on the disk; the sum of all lines is what du(1)
-/// says. RECLAIMABLE is what `rcrun prune --all --build-cache` would free.
+/// says. RECLAIMABLE is what `rcrun prune --all --build-cache` would free, of
+/// volumes what `rcrun volume prune --all` would.
 ///
 /// Fields: Type, TotalCount, Active, Size, Bytes, Reclaimable, ReclaimableBytes.
 /// With --verbose: Repository, Tag, ID, CreatedSince, Size, Bytes, SharedSize,
@@ -158,11 +160,12 @@ fn rows(store: &Store, catalog: &Catalog, users: &[User], sizes: &Sizes) -> Resu
     let snapshots: u64 = sizes.snapshots.values().sum();
     let incoming = usage.incoming.bytes;
     let cache = Cached::of(store, &named, sizes)?;
+    let volumes = containers::volume::totals(store)?;
     let loose = all
         .saturating_sub(images)
         .saturating_sub(cache.layers_bytes);
     // Layers that are being unpacked are neither images nor garbage.
-    let counted = all + incoming + usage.damaged.bytes + snapshots + cache.mounts;
+    let counted = all + incoming + usage.damaged.bytes + snapshots + cache.mounts + volumes[2];
     let rest = usage.total().saturating_sub(counted);
     let count = |kind: usize| u64::try_from(kind).unwrap_or(u64::MAX);
     let loose_count = sizes
@@ -189,6 +192,13 @@ fn rows(store: &Store, catalog: &Catalog, users: &[User], sizes: &Sizes) -> Resu
             count(users.len()),
             snapshots,
             0,
+        ),
+        Row::new(
+            "Local Volumes",
+            volumes[0],
+            volumes[1],
+            volumes[2],
+            volumes[3],
         ),
         Row::new(
             "Build Cache",

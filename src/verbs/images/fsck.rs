@@ -3,6 +3,7 @@
 use std::io::IsTerminal;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use rcrun_builder::cache::Cache;
 use rcrun_image::Digest;
 use rcrun_image::document::{Document, ImageConfig, MAX_DOCUMENT};
 use rcrun_image::names::{Names, Record};
@@ -15,7 +16,8 @@ use rcrun_overlay::layer::chain::chain_ids;
 use rcrun_overlay::store::Store;
 use rcrun_runtime::error::Result;
 
-use crate::containers::Containers;
+use crate::containers::volumes::Volumes;
+use crate::containers::{Containers, is_id};
 use crate::progress::to_stderr;
 use crate::settings::Settings;
 use crate::{images, interrupt, output, report, units};
@@ -25,8 +27,9 @@ pub(super) const USAGE: &str = "
 Reads every blob from the disk and compares its digest with its name, reads every
 record, and sees that each image has all of its blobs. Prints a line for each thing that is wrong.
 With --repair, what is damaged is moved away and fetched again from where the
-image's name says, by digest; records of layers are made anew from blobs. Files
-of unpacked layers are not looked at.
+image's name says, by digest; records of layers are made anew from blobs. For what
+cannot be made anew, it says what removes it. Files of unpacked layers and of
+volumes are not looked at.
 
 The exit code is that of fsck(8): 0 nothing wrong, 1 everything that was wrong is
 repaired, 4 something is wrong still, 8 the check itself failed.";
@@ -146,6 +149,11 @@ impl Fsck {
             if problem.path.starts_with("layers/") {
                 continue;
             }
+            if let Some(what) = remedy(&problem.path) {
+                left += 1;
+                output::print(&format!("{}: left alone: {what}\n", problem.path))?;
+                continue;
+            }
             if let Some(name) = problem.path.strip_prefix(NAMES) {
                 fsck::set_aside(store, &problem.path)?;
                 left += 1;
@@ -184,14 +192,16 @@ impl Fsck {
             .filter(|problem| problem.path.starts_with("layers/"));
         for problem in layers {
             cancel.check()?;
-            match renew(store, names, &problem.path, cancel)? {
-                true => output::print(&format!("{}: repaired\n", problem.path))?,
-                false => {
-                    left += 1;
-                    let why = "no image here has this layer: `rcrun prune` removes it";
-                    output::print(&format!("{}: left alone: {why}\n", problem.path))?;
-                }
+            if renew(store, names, &problem.path, cancel)? {
+                output::print(&format!("{}: repaired\n", problem.path))?;
+                continue;
             }
+            left += 1;
+            let why = match is_built(store, &problem.path)? {
+                true => "a step of a build made it: `rcrun prune --force --build-cache` removes it",
+                false => "no image here has this layer: `rcrun prune --force` removes it",
+            };
+            output::print(&format!("{}: left alone: {why}\n", problem.path))?;
         }
         let lacks = lacks(store, names)?;
         for Lack { name, digest, what } in &lacks {
@@ -230,6 +240,30 @@ impl Fsck {
     }
 }
 
+/// What helps where nothing can be made anew: the record said what nobody else knows.
+fn remedy(path: &str) -> Option<String> {
+    let mut parts = path.split('/');
+    match (parts.next()?, parts.next()?) {
+        ("containers", id) => Some(format!("`rcrun rm --force {id}` removes the container")),
+        ("snapshots", id) if is_id(id) => {
+            Some(format!("`rcrun rm --force {id}` removes the container"))
+        }
+        ("volumes", name) => Some(format!(
+            "its files are in volumes/{name}/data of the store, and `rcrun volume rm {name}` removes them"
+        )),
+        _ => None,
+    }
+}
+
+/// Whether a layer is of the build cache.
+fn is_built(store: &Store, path: &str) -> Result<bool> {
+    let wanted = path.split('/').nth(1).unwrap_or_default();
+    let Some(cache) = Cache::existing(store)? else {
+        return Ok(false);
+    };
+    Ok(cache.layers()?.iter().any(|layer| layer.as_str() == wanted))
+}
+
 /// The names, and what is wrong with any record of the store.
 fn records(store: &Store, problems: &mut Vec<Problem>) -> Result<Vec<Record>> {
     problems.extend(fsck::records(store)?);
@@ -239,8 +273,25 @@ fn records(store: &Store, problems: &mut Vec<Problem>) -> Result<Vec<Record>> {
         wrong: Wrong::Damaged(error.chain().to_string()),
     };
     if let Some(containers) = Containers::existing(store.path())? {
+        // Of a container that is none any more: swept whatever it is like.
+        let whole = |id: &str| {
+            let found = containers.open_id(id);
+            found.is_ok_and(|container| container.has_record())
+        };
+        problems.retain(|problem| match problem.path.strip_prefix("snapshots/") {
+            Some(rest) => {
+                let id = rest.split('/').next().unwrap_or_default();
+                !is_id(id) || whole(id)
+            }
+            None => true,
+        });
         containers.list(&mut |id, error| {
             problems.push(damaged(format!("containers/{id}/container.json"), &error));
+        })?;
+    }
+    if let Some(volumes) = Volumes::existing(store)? {
+        volumes.list(&mut |name, error| {
+            problems.push(damaged(format!("volumes/{name}/volume.json"), &error));
         })?;
     }
     Names::new(store)?.survey(&mut |file, error| {
@@ -248,13 +299,19 @@ fn records(store: &Store, problems: &mut Vec<Problem>) -> Result<Vec<Record>> {
     })
 }
 
-/// Writes the record of a layer anew, with the help of an image that has it; false if none has.
+/// Writes the record of a layer anew, with the help of an image that has it, by name or for a container;
+/// false if none has.
 fn renew(store: &Store, names: &[Record], path: &str, cancel: &Cancel) -> Result<bool> {
     let wanted = path.split('/').nth(1).unwrap_or_default();
     let mut waiting: Vec<Digest> = names
         .iter()
         .map(|record| record.target.digest.clone())
         .collect();
+    // Who has a damaged record too is told of elsewhere.
+    if let Some(containers) = Containers::existing(store.path())? {
+        let all = containers.list(&mut |_, _| {})?.into_iter();
+        waiting.extend(all.filter_map(|(_, record)| record.image.manifest.parse().ok()));
+    }
     while let Some(digest) = waiting.pop() {
         let manifest = match document(store, &digest) {
             Some(Document::Manifest(manifest)) => manifest,

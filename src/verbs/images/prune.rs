@@ -36,6 +36,9 @@ pub(crate) struct Prune {
     /// also the build cache
     #[arg(long)]
     build_cache: bool,
+    /// also volumes without a name that no container uses (`rcrun volume prune --all`: all unused ones)
+    #[arg(long, conflicts_with = "filter")]
+    volumes: bool,
     /// of the build cache, keep what was used last, up to SIZE
     #[arg(long, value_name = "SIZE", requires = "build_cache")]
     keep_storage: Option<String>,
@@ -95,6 +98,14 @@ impl crate::verbs::Run for Prune {
             let lines = removed
                 .iter()
                 .map(|id| format!("Deleted container: {id}\n"));
+            output::print(&lines.collect::<String>())?;
+        }
+        if self.volumes {
+            let (removed, used) = containers::volume::anonymous(&store)?;
+            bytes += used;
+            let lines = removed
+                .iter()
+                .map(|name| format!("Deleted volume: {name}\n"));
             output::print(&lines.collect::<String>())?;
         }
         if let Some(cache) = Cache::existing(&store)?.filter(|_| self.build_cache) {

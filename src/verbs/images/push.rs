@@ -63,7 +63,7 @@ impl crate::verbs::Run for Push {
         let to = match (&self.destination, &subject) {
             (Some(to), _) => to.clone(),
             (None, Subject::Name(name)) => Location::Registry(name.clone()),
-            (None, Subject::Digest(_)) => {
+            (None, Subject::Digest(_) | Subject::Called(..)) => {
                 return Err(Error::invalid(format!(
                     "cannot push {}: it is not a name, so say where to",
                     self.image

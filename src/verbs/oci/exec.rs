@@ -106,6 +106,7 @@ impl Exec {
             apparmor: self.apparmor.filter(|text| !text.is_empty()),
             process_label: self.process_label.filter(|text| !text.is_empty()),
             detach: self.detach,
+            detach_keys: Vec::new(),
             pid_file: given(self.pid_file),
             console_socket: given(self.console_socket),
             pidfd_socket: given(self.pidfd_socket),

@@ -169,15 +169,7 @@ pub fn checkout(
         .context(|| format!("cannot open {}", tree.display()))?;
     let modules = open::stat(&root, b".gitmodules")?.is_some();
     if modules && address.submodules != Some(false) {
-        let update = [
-            "submodule",
-            "--quiet",
-            "update",
-            "--init",
-            "--recursive",
-            "--depth=1",
-        ];
-        git.run(&update)?;
+        submodules(&git)?;
     }
     if keep {
         git.run(&["remote", "add", "origin", &address.remote])?;
@@ -197,18 +189,51 @@ pub fn checkout(
         })?;
     }
     if address.commit_times {
-        let time = git.run(&["log", "-1", "--format=%ct", &resolved.commit])?;
-        let seconds: i64 = time
-            .trim()
-            .parse()
-            .map_err(|_| Error::invalid("a commit has no time"))?;
-        set_times(&root, seconds)?;
+        set_times(&root, time_of(&git, &resolved.commit)?)?;
     }
     let root = match &address.subdir {
         Some(subdir) => subdirectory(&root, subdir, address)?,
         None => root,
     };
     Ok(Tree::new(root, Owners::Root, &address.remote))
+}
+
+/// All submodules, and theirs: shallow where their servers can.
+fn submodules(git: &Git<'_>) -> Result<()> {
+    let update = [
+        "submodule",
+        "--quiet",
+        "update",
+        "--init",
+        "--recursive",
+        "--depth=1",
+    ];
+    let shallow = git.run(&update);
+    match shallow {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => Err(error),
+        // A server that only knows files, such as any web server, has no shallow history.
+        Err(_) => git.run(&update[..update.len() - 1]).map(drop),
+    }
+}
+
+/// When a commit was made, seconds since 1970: one that [`checkout`] fetched into this directory.
+pub fn time(address: &Address, commit: &str, scratch: &Path) -> Result<i64> {
+    let tree = scratch.join("tree");
+    let kept = tree.join(".git");
+    let repository = match rustix::fs::stat(&kept) {
+        Ok(_) => kept,
+        Err(_) => scratch.join("repository"),
+    };
+    let settings = Settings::default();
+    let git = Git::new(address, &settings).within(&repository, &tree);
+    time_of(&git, commit).context(|| format!("cannot tell the time of commit {commit}"))
+}
+
+fn time_of(git: &Git<'_>, commit: &str) -> Result<i64> {
+    let time = git.run(&["log", "-1", "--format=%ct", commit])?;
+    let none = |_| Error::invalid("a commit has no time");
+    time.trim().parse().map_err(none)
 }
 
 /// Fetches the commit in the cheapest way that the server allows.

@@ -11,11 +11,14 @@ mod program;
 
 pub(super) use address::percent_decoded;
 pub use address::{Address, parse};
-pub use fetch::{Resolved, checkout, resolve};
+pub use fetch::{Resolved, checkout, resolve, time};
+pub(super) use program::base64;
 
 use std::path::PathBuf;
 
 use rcrun_image::registry::Notice;
+
+use super::credentials::Credentials;
 
 /// How git is run.
 #[derive(Debug, Clone, Default)]
@@ -24,8 +27,8 @@ pub struct Settings {
     pub ssh_agent: Option<PathBuf>,
     /// Which hosts are trusted by ssh; any if there is none, as BuildKit has it.
     pub known_hosts: Option<PathBuf>,
-    /// A token for HTTPS, never shown (`--secret id=GIT_AUTH_TOKEN`).
-    pub token: Option<Secret>,
+    /// What servers by HTTP are shown, of this kind and others (`--secret id=GIT_AUTH_TOKEN`).
+    pub credentials: Credentials,
     /// Keep `.git` (`--keep-git-dir`); the address's own wish counts where it has one.
     pub keep_git_dir: bool,
     /// Is told what is tried again, and why; also of files of web servers.

@@ -52,16 +52,14 @@ impl<'a> Git<'a> {
     }
 
     pub(super) fn new(address: &Address, settings: &'a Settings) -> Self {
-        let token = settings.token.as_ref();
-        let token = token.map(|token| format!("x-access-token:{}", token.expose()));
         let own = address
             .credential
             .as_ref()
-            .map(|own| own.expose().to_owned());
-        let http = address.remote.starts_with("http");
-        let basic = own.or(token).filter(|_| http);
-        let authorization = basic
-            .map(|basic| Secret::new(format!("Authorization: basic {}", base64(basic.as_bytes()))));
+            .filter(|_| address.remote.starts_with("http"))
+            .map(|own| Secret::new(format!("basic {}", base64(own.expose().as_bytes()))));
+        let authorization = own
+            .or_else(|| settings.credentials.git(&address.remote))
+            .map(|value| Secret::new(format!("Authorization: {}", value.expose())));
         Self {
             settings,
             remote: address.remote.clone(),
@@ -240,7 +238,7 @@ fn all_of(stream: Option<impl Read>, most: u64) -> Vec<u8> {
     bytes
 }
 
-fn base64(bytes: &[u8]) -> String {
+pub(in crate::context) fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut out = String::new();
     for chunk in bytes.chunks(3) {
@@ -260,6 +258,7 @@ fn base64(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::context::credentials::Credentials;
 
     #[test]
     fn base64_of() {
@@ -280,7 +279,7 @@ mod tests {
             .unwrap()
             .unwrap();
         let settings = Settings {
-            token: Some(Secret::new("canary-token")),
+            credentials: Credentials::among([("GIT_AUTH_TOKEN", &b"canary-token"[..])]),
             ..Settings::default()
         };
         for address in [

@@ -1,22 +1,20 @@
-//! SSH agents for steps: a socket of our own for each, with the mode and owner that the step asks for,
-//! whose connections go to the agent's socket. The agent's own socket is never in a container.
+//! Serves a socket until a step is over.
 //!
-//! What a step has written goes to the agent, also if nothing of the step is left by then: connections that
-//! wait when it ends are let in, and what they have is passed on, for as long as [`PATIENCE`].
+//! What a step has written is answered or passed on, also if nothing of the step is left by then: connections that
+//! wait when it ends are let in, and what they have is read, for as long as [`PATIENCE`].
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rcrun_builder::runner::{RunStep, StepMount};
-use rcrun_runtime::error::{Context, Result};
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::event::{PollFd, PollFlags, poll};
+
+use super::{Agent, protocol};
 
 /// Connections that one step may have open at a time.
 const CONNECTIONS: usize = 64;
@@ -27,57 +25,11 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Between two looks at that, and after a connection that could not be accepted.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// Sockets that are served as long as this lives.
-#[derive(Debug)]
-pub(super) struct Agents {
-    /// Readable when the step is over.
-    over: Arc<OwnedFd>,
-    servers: Vec<JoinHandle<()>>,
-}
-
-impl Agents {
-    /// Serves the agents of a step in its directory; the step's mounts name our sockets from here on.
-    pub(super) fn serve(step: &mut RunStep, directory: &Path) -> Result<Self> {
-        let over = eventfd(0, EventfdFlags::CLOEXEC).context(|| "cannot make an eventfd")?;
-        let mut agents = Self {
-            over: Arc::new(over),
-            servers: Vec::new(),
-        };
-        for (index, mount) in step.mounts.iter_mut().enumerate() {
-            let StepMount::Socket {
-                path, attributes, ..
-            } = mount
-            else {
-                continue;
-            };
-            let own = directory.join(format!("agent-{index}"));
-            let failed = || format!("cannot serve the SSH agent {}", path.display());
-            let listener = listen(&own, *attributes).context(failed)?;
-            agents.add(listener, path.clone());
-            *path = own;
-        }
-        Ok(agents)
-    }
-
-    fn add(&mut self, listener: UnixListener, agent: PathBuf) {
-        let over = Arc::clone(&self.over);
-        self.servers
-            .push(std::thread::spawn(move || serve(&listener, &agent, &over)));
-    }
-}
-
-impl Drop for Agents {
-    fn drop(&mut self) {
-        // An eventfd that counts to one is always written.
-        let _ = rustix::io::write(&self.over, &1_u64.to_ne_bytes());
-        for server in self.servers.drain(..) {
-            // It only ends.
-            let _ = server.join();
-        }
-    }
-}
-
-fn listen(path: &Path, (mode, uid, gid): (u32, u32, u32)) -> std::io::Result<UnixListener> {
+/// A socket with this mode and owner.
+pub(super) fn listen(
+    path: &Path,
+    (mode, uid, gid): (u32, u32, u32),
+) -> std::io::Result<UnixListener> {
     // By a descriptor of the directory, so that its length does not matter.
     let directory = std::fs::File::open(path.parent().unwrap_or(Path::new("/")))?;
     let name = path.file_name().unwrap_or_default();
@@ -90,7 +42,7 @@ fn listen(path: &Path, (mode, uid, gid): (u32, u32, u32)) -> std::io::Result<Uni
 }
 
 /// Accepts until the step is over, and then those who wait.
-fn serve(listener: &UnixListener, agent: &Path, over: &OwnedFd) {
+pub(super) fn serve(listener: &UnixListener, agent: &Agent, over: &OwnedFd) {
     let mut open: Vec<JoinHandle<()>> = Vec::new();
     loop {
         let is_over = wait(listener, over);
@@ -100,9 +52,9 @@ fn serve(listener: &UnixListener, agent: &Path, over: &OwnedFd) {
                     open.retain(|one| !one.is_finished());
                     // Whoever is refused sees that the connection ends.
                     if open.len() < CONNECTIONS {
-                        let agent = agent.to_owned();
+                        let agent = agent.clone();
                         open.push(std::thread::spawn(move || {
-                            let _ = connect(&stream, &agent);
+                            let _ = converse(&stream, &agent);
                             let _ = stream.shutdown(Shutdown::Both);
                         }));
                     }
@@ -137,21 +89,70 @@ fn wait(listener: &UnixListener, over: &OwnedFd) -> bool {
     !both[1].revents().is_empty()
 }
 
-/// Passes on in both directions, until the client is gone or both have ended.
-fn connect(client: &UnixStream, agent: &Path) -> std::io::Result<()> {
+/// Answers one connection until it ends.
+pub(super) fn converse(client: &UnixStream, agent: &Agent) -> std::io::Result<()> {
     client.set_nonblocking(false)?;
-    let server = UnixStream::connect(agent)?;
+    let mut stream = client;
+    match agent {
+        Agent::Keys(keys) => {
+            while let Some(message) = protocol::receive(&mut stream)? {
+                protocol::send(&mut stream, &protocol::answer(&message, &keys.0))?;
+            }
+        }
+        Agent::Socket { path, raw: true } => pass_all(client, &connected(path)?),
+        Agent::Socket { path, raw: false } => {
+            let server = connected(path)?;
+            while let Some(message) = protocol::receive(&mut stream)? {
+                let answer = match protocol::is_allowed(&message) {
+                    true => answered(client, &server, &message)?,
+                    false => protocol::refusal(),
+                };
+                protocol::send(&mut stream, &answer)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What an agent answers, if somebody is left to hear it.
+fn answered(
+    client: &UnixStream,
+    mut server: &UnixStream,
+    message: &[u8],
+) -> std::io::Result<Vec<u8>> {
+    protocol::send(&mut server, message)?;
+    let mut both = [
+        PollFd::from_borrowed_fd(server.as_fd(), PollFlags::IN),
+        PollFd::from_borrowed_fd(client.as_fd(), PollFlags::empty()),
+    ];
+    while poll(&mut both, None) == Err(rustix::io::Errno::INTR) {}
+    if both[0].revents().is_empty() {
+        return Err(std::io::ErrorKind::BrokenPipe.into());
+    }
+    Ok(protocol::receive(&mut server)?.unwrap_or_else(protocol::refusal))
+}
+
+/// Connects to a socket, however long its path is.
+fn connected(path: &Path) -> std::io::Result<UnixStream> {
+    let parent = path.parent().filter(|parent| *parent != Path::new(""));
+    let directory = std::fs::File::open(parent.unwrap_or(Path::new(".")))?;
+    let fd = std::os::fd::AsRawFd::as_raw_fd(&directory);
+    let name = path.file_name().unwrap_or_default();
+    UnixStream::connect(Path::new(&format!("/proc/self/fd/{fd}")).join(name))
+}
+
+/// Passes on in both directions, until the client is gone or both have ended.
+fn pass_all(client: &UnixStream, server: &UnixStream) {
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            pass(client, &server);
+            pass(client, server);
             gone(client);
             // Nobody is left who could read an answer.
             let _ = server.shutdown(Shutdown::Both);
         });
-        pass(&server, client);
+        pass(server, client);
         let _ = client.shutdown(Shutdown::Both);
     });
-    Ok(())
 }
 
 /// Waits until a client has closed both directions, or we have.
@@ -175,19 +176,18 @@ fn pass(mut from: &UnixStream, mut to: &UnixStream) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Agents;
     use super::*;
+    use std::path::PathBuf;
 
     /// Sockets of an agent and of ours, and who serves it.
-    fn served(directory: &Path) -> (UnixListener, PathBuf, Agents) {
+    fn served(directory: &Path, raw: bool) -> (UnixListener, PathBuf, Agents) {
         let (agent, own) = (directory.join("agent"), directory.join("own"));
         let heard = UnixListener::bind(&agent).unwrap();
-        let mut agents = Agents {
-            over: Arc::new(eventfd(0, EventfdFlags::CLOEXEC).unwrap()),
-            servers: Vec::new(),
-        };
+        let mut agents = Agents::new().unwrap();
         let (uid, gid) = (rustix::process::getuid(), rustix::process::getgid());
         let listener = listen(&own, (0o600, uid.as_raw(), gid.as_raw())).unwrap();
-        agents.add(listener, agent);
+        agents.add(listener, Agent::Socket { path: agent, raw });
         (heard, own, agents)
     }
 
@@ -197,7 +197,7 @@ mod tests {
         for round in 0..50 {
             let place = directory.path().join(round.to_string());
             std::fs::create_dir(&place).unwrap();
-            let (heard, own, agents) = served(&place);
+            let (heard, own, agents) = served(&place, true);
             let mut client = UnixStream::connect(&own).unwrap();
             let text = vec![b'x'; 60_000];
             client.write_all(&text).unwrap();
@@ -212,7 +212,7 @@ mod tests {
     #[test]
     fn who_only_stops_writing_is_answered() {
         let directory = tempfile::tempdir().unwrap();
-        let (heard, own, agents) = served(directory.path());
+        let (heard, own, agents) = served(directory.path(), true);
         let agent = std::thread::spawn(move || {
             let (mut stream, _) = heard.accept().unwrap();
             let mut text = String::new();
@@ -231,15 +231,21 @@ mod tests {
 
     #[test]
     fn an_agent_that_never_answers_keeps_nobody() {
-        let directory = tempfile::tempdir().unwrap();
-        let (heard, own, agents) = served(directory.path());
-        let mut client = UnixStream::connect(&own).unwrap();
-        client.write_all(b"question").unwrap();
-        let (silent, _) = heard.accept().unwrap();
-        drop(client);
-        let began = Instant::now();
-        drop(agents);
-        assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
-        drop(silent);
+        for raw in [true, false] {
+            let directory = tempfile::tempdir().unwrap();
+            let (heard, own, agents) = served(directory.path(), raw);
+            let mut client = UnixStream::connect(&own).unwrap();
+            // Which keys there are.
+            client.write_all(&[0, 0, 0, 1, 11]).unwrap();
+            let (mut silent, _) = heard.accept().unwrap();
+            let mut question = [0; 5];
+            silent.read_exact(&mut question).unwrap();
+            assert_eq!(question, [0, 0, 0, 1, 11]);
+            drop(client);
+            let began = Instant::now();
+            drop(agents);
+            assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
+            drop(silent);
+        }
     }
 }
