@@ -68,15 +68,34 @@ pub(crate) fn client(
     cancel: &Cancel,
     progress: Option<&Arc<Progress>>,
 ) -> Result<Client> {
+    let notice = match progress.cloned() {
+        Some(progress) => told(move |line| progress.line(line)),
+        None => Notice::default(),
+    };
+    telling_client(settings, authfile, cancel, notice)
+}
+
+/// The same for who shows things otherwise.
+pub(crate) fn telling_client(
+    settings: &Settings,
+    authfile: Option<&str>,
+    cancel: &Cancel,
+    notice: Notice,
+) -> Result<Client> {
     let mut options = options(settings, authfile)?;
     options.cancel = cancel.clone();
-    if let Some(progress) = progress.cloned() {
-        options.notice = Notice::new(move |wait, cause| {
-            let seconds = wait.as_secs_f64().round();
-            progress.line(&format!("retrying in {seconds} s: {cause}"));
-        });
-    }
+    options.notice = notice;
     Ok(Client::new(options))
+}
+
+/// Tells in a line what is waited for before it is tried again.
+pub(crate) fn told(line: impl Fn(&str) + Send + Sync + 'static) -> Notice {
+    Notice::new(move |wait, cause| {
+        line(&match wait.is_zero() {
+            true => format!("trying another way: {cause}"),
+            false => format!("retrying in {} s: {cause}", wait.as_secs_f64().round()),
+        });
+    })
 }
 
 /// Whether an image's layers are all there; they are unpacked anew if only their archives are. The lease

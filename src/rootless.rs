@@ -18,6 +18,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use nix::sched::CloneFlags;
 use rcrun_runtime::error::{Context, Error, ErrorKind, Result};
@@ -42,6 +43,7 @@ const PROGRAMS: [&str; 5] = [
 const SAID: u64 = 4096;
 
 static ENTERED: AtomicBool = AtomicBool::new(false);
+static OUTSIDE: Mutex<Option<OwnedFd>> = Mutex::new(None);
 
 /// Whether a verb for people has to [`enter`] first.
 pub(crate) fn is_needed() -> bool {
@@ -76,10 +78,21 @@ pub(crate) fn enter() -> Result<()> {
     if is_ordinary() {
         enter_user_namespace()?;
     }
+    let root = File::open("/").context(|| "cannot open /")?;
     nix::sched::unshare(CloneFlags::CLONE_NEWNS)
         .map_err(|errno| forbidden(Error::from(errno).context("cannot make a mount namespace")))?;
     ENTERED.store(true, Ordering::Relaxed);
+    *OUTSIDE.lock().unwrap_or_else(PoisonError::into_inner) = Some(root.into());
     Ok(())
+}
+
+/// The root directory in the mount namespace that this process came from, if it has entered one: for the first
+/// who asks, so that it is not open for longer than somebody needs it.
+pub(crate) fn outside() -> Option<OwnedFd> {
+    OUTSIDE
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take()
 }
 
 fn enter_user_namespace() -> Result<()> {

@@ -256,7 +256,11 @@ impl Settings {
 
     /// Opens the store, and makes it where there is none.
     pub(crate) fn store(&self) -> Result<Store> {
-        Store::open(&self.store_path()?)
+        let store = Store::open(&self.store_path()?)?;
+        if let Some(root) = rootless::outside() {
+            store.seen_from(root);
+        }
+        Ok(store)
     }
 
     /// The settings file, read anew.

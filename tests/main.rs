@@ -4,7 +4,8 @@
 //! One binary plays four parts, told apart in `main`: the runner (libtest-mimic), the two processes that
 //! isolate and reap one test (`harness::stage`), and the probe that runs inside containers (`probe`).
 //! `RCRUN_RUNTIME=/path/to/runc cargo test` runs the same tests against another runtime;
-//! `RCRUN_TEST_FULL=1` runs long variants with their full counts.
+//! `RCRUN_TEST_FULL=1` runs long variants with their full counts; `RCRUN_TEST_USER=1` runs the tests of builds
+//! with an ordinary user's verbs, in a store of that user.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,

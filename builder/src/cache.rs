@@ -131,6 +131,11 @@ impl Cache {
             .context(|| "cannot wait for another build that does the same")
     }
 
+    /// Removes the turns of builds that were killed. They stop nobody.
+    pub fn sweep(&self) -> Result<()> {
+        Door::sweep(self.directory("locks")?.as_fd())
+    }
+
     /// What was made under a key; a record that cannot be read is none. It counts as used now.
     pub fn get(&self, key: &Digest) -> Option<Entry> {
         let name = file_name(key);

@@ -173,6 +173,15 @@ impl Known {
         all.iter().find(|one| one.below.as_ref() == below)
     }
 
+    /// A place does not have this blob after all: what it is for is not known from there any more.
+    pub fn forget(&mut self, place: usize, blob: &Digest) {
+        let other = |one: &Remote| one.place != place || one.blob.digest != *blob;
+        for all in self.steps.values_mut() {
+            all.retain(other);
+        }
+        self.mounts.retain(|_, one| other(one));
+    }
+
     /// What a cache mount has.
     pub fn mount(&self, name: &Digest) -> Option<&Remote> {
         self.mounts.get(name)

@@ -13,6 +13,7 @@ use std::time::Duration;
 use rcrun_overlay::durable::{self, open_directory};
 use rcrun_overlay::gc::measure;
 use rcrun_overlay::layer::store::Layers;
+use rcrun_overlay::lease::{LayerId, Lease, layers_in_use};
 use rcrun_overlay::lock;
 use rcrun_overlay::store::Store;
 use rustix::fs::AtFlags;
@@ -38,13 +39,19 @@ pub struct Shrunk {
 
 /// Something that can go.
 enum Item {
-    Step(Digest),
+    Step(Digest, LayerId),
     Mount(CString),
 }
 
 /// Forgets what was not used for longest until no more than `limit` bytes are kept; `None` only counts.
-/// What is in use at the moment stays.
-pub fn shrink(store: &Store, cache: &Cache, limit: Option<u64>) -> Result<Shrunk> {
+/// What is in use at the moment stays: cache mounts, and steps whose layers somebody else's lease holds, as a
+/// build does that goes on above them. `own` is the caller's.
+pub fn shrink(
+    store: &Store,
+    cache: &Cache,
+    limit: Option<u64>,
+    own: Option<&Lease>,
+) -> Result<Shrunk> {
     let layers = Layers::new(store)?;
     let mut shrunk = Shrunk::default();
     let mut seen = HashSet::new();
@@ -52,12 +59,12 @@ pub fn shrink(store: &Store, cache: &Cache, limit: Option<u64>) -> Result<Shrunk
     for (key, entry, used) in in_use(cache.list()?) {
         match layers.get(&entry.layer)? {
             Some(layer) => {
-                let bytes = if seen.insert(entry.layer) {
+                let bytes = if seen.insert(entry.layer.clone()) {
                     layer.record.allocated.unwrap_or(layer.record.size)
                 } else {
                     0
                 };
-                items.push((used, bytes, Item::Step(key)));
+                items.push((used, bytes, Item::Step(key, entry.layer)));
             }
             // What it stands for is not there: no reason to keep it.
             None if limit.is_some() => {
@@ -76,11 +83,12 @@ pub fn shrink(store: &Store, cache: &Cache, limit: Option<u64>) -> Result<Shrunk
     shrunk.kept = items.iter().map(|(_, bytes, _)| bytes).sum();
     shrunk.steps = items
         .iter()
-        .filter(|(_, _, item)| matches!(item, Item::Step(_)))
+        .filter(|(_, _, item)| matches!(item, Item::Step(..)))
         .count();
     let Some(limit) = limit else {
         return Ok(shrunk);
     };
+    let used = layers_in_use(store, own)?;
     let age = if limit == 0 { Duration::ZERO } else { NOTES };
     cache.forget_notes(age)?;
     items.sort_by_key(|(used, ..)| *used);
@@ -89,7 +97,8 @@ pub fn shrink(store: &Store, cache: &Cache, limit: Option<u64>) -> Result<Shrunk
             break;
         }
         match item {
-            Item::Step(key) => {
+            Item::Step(_, layer) if used.contains(&layer) => continue,
+            Item::Step(key, _) => {
                 cache.forget(&key)?;
                 shrunk.forgotten += 1;
                 shrunk.steps -= 1;

@@ -225,6 +225,26 @@ impl Drop for Inner {
     }
 }
 
+/// Layers that others use at the moment: held by living leases, but this one.
+pub fn layers_in_use(store: &Store, except: Option<&Lease>) -> Result<HashSet<LayerId>> {
+    // Whoever appends is kept out, so lines are whole.
+    let _excluded = lock::exclude(store.root())?;
+    let own = except.map(|lease| lease.0.name.as_str());
+    let mut used = HashSet::new();
+    for name in tree::names(store.leases_fd())? {
+        let name = name.to_string_lossy().into_owned();
+        if own == Some(name.as_str()) {
+            continue;
+        }
+        let held = read(store, &name).context(|| format!("cannot read leases/{name}"))?;
+        used.extend(held.into_iter().flatten().filter_map(|root| match root {
+            Root::Layer(id) => Some(id),
+            _ => None,
+        }));
+    }
+    Ok(used)
+}
+
 /// What living leases hold, and the names of dead ones. Only for who excluded everybody.
 pub(crate) fn survey(
     store: &Store,
@@ -324,8 +344,14 @@ mod tests {
         again.hold(&[root.clone(), root.clone()]).unwrap();
         lease.hold(std::slice::from_ref(&root)).unwrap();
         drop(lease);
+        let layer: LayerId = Digest::of(b"y").hex().parse().unwrap();
+        again.hold(&[Root::Layer(layer.clone())]).unwrap();
+        let used = |except| layers_in_use(&store, except).unwrap();
+        assert_eq!(used(None), HashSet::from([layer.clone()]));
+        assert_eq!(used(Some(&again)), HashSet::new());
         let held = lock::exclude(store.root()).unwrap();
-        let (living, dead) = survey(&store, &held).unwrap();
+        let (mut living, dead) = survey(&store, &held).unwrap();
+        assert!(living.remove(&Root::Layer(layer)));
         assert_eq!(living.into_iter().collect::<Vec<_>>(), [root]);
         assert!(dead.is_empty());
         drop(again);

@@ -12,13 +12,13 @@
 //! sharers overtake a waiting excluder forever, so there is a door: the lock is only ever asked for
 //! while one holds the door, and the excluder keeps it until it is done.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-use crate::{Context, Error, ErrorKind, Result};
+use crate::{Context, Error, ErrorKind, Result, tree};
 
 /// The lock file in a store's root.
 pub const STORE_LOCK: &str = "store.lock";
@@ -193,6 +193,26 @@ impl Door {
         }
     }
 
+    /// Removes the names of those who were killed inside and whom nobody waited for.
+    pub fn sweep(directory: BorrowedFd<'_>) -> Result<()> {
+        for name in tree::names(directory)? {
+            let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+            let file = match rustix::fs::openat(directory, &name, flags, Mode::empty()) {
+                Ok(file) => file,
+                // Whoever was inside has left meanwhile; what is no file is no lock.
+                Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) => continue,
+                Err(errno) => Err(errno)
+                    .context(|| format!("cannot open the lock {}", name.to_string_lossy()))?,
+            };
+            let name = name.to_string_lossy();
+            if try_lock(&file, Kind::Exclusive)? && is_named(directory, &name, &file)? {
+                // Before it is free again, as when somebody leaves.
+                let _ = rustix::fs::unlinkat(directory, &*name, AtFlags::empty());
+            }
+        }
+        Ok(())
+    }
+
     fn open(directory: &OwnedFd, name: &str) -> Result<OwnedFd> {
         let flags = OFlags::RDONLY | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         rustix::fs::openat(directory, name, flags, Mode::from(0o600))
@@ -259,6 +279,28 @@ mod tests {
         assert!(!is_named(&root, "file", &file).unwrap());
         std::fs::write(&path, "").unwrap();
         assert!(!is_named(&root, "file", &file).unwrap());
+    }
+
+    #[test]
+    fn doors_of_the_killed_go_and_those_in_use_stay() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = || OwnedFd::from(open(directory.path()));
+        let inside = Door::try_enter(at(), "used").unwrap().unwrap();
+        std::fs::write(directory.path().join("left"), "").unwrap();
+        std::os::unix::fs::symlink("used", directory.path().join("link")).unwrap();
+        let names = || {
+            let mut names: Vec<_> = std::fs::read_dir(directory.path())
+                .unwrap()
+                .map(|entry| entry.unwrap().file_name())
+                .collect();
+            names.sort();
+            names
+        };
+        Door::sweep(at().as_fd()).unwrap();
+        assert_eq!(names(), ["link", "used"]);
+        assert!(Door::try_enter(at(), "used").unwrap().is_none());
+        drop(inside);
+        assert_eq!(names(), ["link"]);
     }
 
     #[test]

@@ -9,9 +9,9 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -70,6 +70,8 @@ struct Inner {
     leases: OwnedFd,
     /// Somebody vouches for layers that were never synced.
     trusting: std::sync::atomic::AtomicBool,
+    /// The mount that it is on, as others know it: see [`Store::seen_from`].
+    mount: OnceLock<OwnedFd>,
     reuse: Reuse,
 }
 
@@ -102,6 +104,7 @@ impl Store {
             incoming,
             leases,
             trusting: std::sync::atomic::AtomicBool::new(false),
+            mount: OnceLock::new(),
             reuse: Reuse::default(),
         };
         Ok(Self(Arc::new(inner)))
@@ -144,6 +147,31 @@ impl Store {
 
     pub(crate) fn trusts_unsynced(&self) -> bool {
         self.0.trusting.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// Looks for it in another mount namespace, of which this is the root: what was never synced counts as long
+    /// as the mount there stays. For a process whose own namespace ends with it, so that nobody would ever know
+    /// its mounts again. What is not found there, or is another directory, changes nothing.
+    pub fn seen_from(&self, root: impl AsFd) {
+        let Ok(path) = self.path().strip_prefix("/") else {
+            return;
+        };
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let within = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        let Ok(seen) = rustix::fs::openat2(root, path, flags, Mode::empty(), within) else {
+            return;
+        };
+        if let (Ok(there), Ok(here)) = (rustix::fs::fstat(&seen), rustix::fs::fstat(self.root()))
+            && lock::same(&there, &here)
+        {
+            // Said before, it was the same.
+            let _ = self.0.mount.set(seen);
+        }
+    }
+
+    /// Its root directory on the mount that vouches for what was never synced.
+    pub(crate) fn on_its_mount(&self) -> BorrowedFd<'_> {
+        self.0.mount.get().map_or(self.root(), AsFd::as_fd)
     }
 
     /// How long layers count that are not synced before they are there; none if they have to be: all

@@ -11,7 +11,7 @@ use rcrun_image::platform::Platform;
 use rcrun_image::progress::Event;
 use rcrun_image::pull::{self, DOWNLOADS, Request, Way};
 use rcrun_image::reference::Reference;
-use rcrun_image::registry::Cancel;
+use rcrun_image::registry::{Cancel, Notice};
 use rcrun_image::transport::{self, In, Means, Naming};
 use rcrun_overlay::durable;
 use rcrun_overlay::lease::{Lease, Root};
@@ -35,6 +35,8 @@ pub(crate) struct Images<'a> {
     /// Ask the registry even if the image is here.
     pub(crate) always: bool,
     pub(crate) cancel: &'a Cancel,
+    /// Is told what is tried again.
+    pub(crate) notice: &'a Notice,
     /// Hears about pulls, with the image's name.
     pub(crate) watch: &'a (dyn Fn(&str, Event) + Sync),
     pub(crate) known: Mutex<HashMap<(String, String), Arc<BaseImage>>>,
@@ -117,7 +119,8 @@ impl Images<'_> {
 
     fn pull(&self, reference: &Reference, platform: &Platform) -> Result<()> {
         let cancel = self.cancel.child();
-        let client = images::client(self.settings, None, &cancel, None)?;
+        let notice = self.notice.clone();
+        let client = images::telling_client(self.settings, None, &cancel, notice)?;
         let name = reference.familiar();
         let request = Request {
             reference,

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use rcrun_builder::export::Options;
 use rcrun_builder::export::cache::{self, Content};
 use rcrun_builder::remote::Known;
-use rcrun_builder::solve::Done;
+use rcrun_builder::solve::{Done, Lost};
 use rcrun_image::artifact::Artifact;
 use rcrun_image::document::Descriptor;
 use rcrun_image::platform::Platform;
@@ -211,7 +211,6 @@ pub(super) struct Opened<'a> {
     pub(super) known: Known,
     artifacts: Vec<Artifact>,
     job: &'a Job<'a>,
-    cancel: Cancel,
 }
 
 /// Reads them for a platform.
@@ -220,15 +219,14 @@ pub(super) fn open<'a>(job: &'a Job<'a>, platform: &Platform) -> Result<Opened<'
         known: Known::default(),
         artifacts: Vec::new(),
         job,
-        cancel: job.cancel.child(),
     };
     for place in &job.asked.cache_from {
         // A place that does not answer calls off its own work only.
-        let client = images::client(
+        let client = images::telling_client(
             job.settings,
             job.flags.authfile.as_deref(),
             &job.cancel.child(),
-            None,
+            job.notice().clone(),
         )?;
         let read = Artifact::open(place, client, platform).and_then(|artifact| {
             let (_, steps) = opened.known.add(&artifact.manifest, &artifact.config)?;
@@ -266,7 +264,23 @@ impl Opened<'_> {
             let line = format!("fetching {digest} of a cache ({size})");
             self.job.progress.line(&line);
         }
-        artifact.bring(self.job.store, blob, &|_| (), &self.cancel)
+        // What cannot be had from one place calls off nothing else.
+        let cancel: Cancel = self.job.cancel.child();
+        artifact.bring(self.job.store, blob, &|_| (), &cancel)
+    }
+
+    /// What could not be had is not known any more, and people are told why.
+    pub(super) fn forget(&mut self, lost: &[Lost]) {
+        for one in lost {
+            let place = self.job.asked.cache_from.get(one.place);
+            let place = place.map(ToString::to_string).unwrap_or_default();
+            let line = format!(
+                "WARNING: the cache {place} does not have what it says, so that is done here: {}",
+                one.why
+            );
+            self.job.progress.line(&line);
+            self.known.forget(one.place, &one.blob);
+        }
     }
 }
 

@@ -38,9 +38,7 @@ fn added(job: &Job<'_>, source: &CopySource, checksum: Option<&str>) -> Result<O
         CopySource::Git(url) => {
             Dated::repository(url, checksum, &job.asked.settings.git, &scratch)?
         }
-        CopySource::Http(url) => {
-            Dated::download(url, checksum, &job.asked.settings.git.credentials, &scratch)?
-        }
+        CopySource::Http(url) => Dated::download(url, checksum, &job.asked.settings.git, &scratch)?,
         CopySource::Path(_) | CopySource::Inline { .. } => Dated::No,
     };
     dated.time()

@@ -16,12 +16,11 @@ use rcrun_builder::events::{Event, Watch};
 use rcrun_builder::export::{self, Target, Written};
 use rcrun_builder::graph::{self, Graph, Problem, Wanted};
 use rcrun_builder::shrink::shrink;
-use rcrun_builder::solve::{self, Done, Imports, Solved, Solver, Tools};
-use rcrun_image::document::Descriptor;
+use rcrun_builder::solve::{Done, Solved};
 use rcrun_image::platform::Platform;
 use rcrun_image::progress;
 use rcrun_image::pull::Way;
-use rcrun_image::registry::Cancel;
+use rcrun_image::registry::{Cancel, Notice};
 use rcrun_overlay::layer::Overlay;
 use rcrun_overlay::layer::store::Layers;
 use rcrun_overlay::lease::{LayerId, Lease};
@@ -35,7 +34,6 @@ use super::contexts::Contexts;
 use super::places::{self, Place};
 use super::progress::{Progress, Style};
 use super::result::{self, Variant};
-use super::runner::Processes;
 use super::{attest, caches, check, epoch, failure, outputs};
 use crate::settings::Settings;
 use crate::verbs::build::Build;
@@ -56,12 +54,15 @@ pub(crate) fn build(flags: &Build, settings: &Settings) -> Result<u8> {
     let store = settings.store()?;
     let cache = Cache::open(&store)?;
     places::sweep(&store, &settings.runtime)?;
+    cache.sweep()?;
     Layers::new(&store)?.remove_abandoned()?;
     let style = match flags.quiet {
         true => Style::Quiet,
         false => Style::parse(&flags.progress)?,
     };
-    let progress = Progress::new(style);
+    let progress = Arc::new(Progress::new(style));
+    let shown = Arc::clone(&progress);
+    asked.settings.git.notice = images::told(move |line| shown.line(line));
     let cancel = Cancel::new();
     let lease = store.lease()?;
     // What is fetched goes where steps work: it is removed with it.
@@ -217,6 +218,11 @@ impl Job<'_> {
         Ok(0)
     }
 
+    /// Who is told what is tried again.
+    pub(super) fn notice(&self) -> &Notice {
+        &self.asked.settings.git.notice
+    }
+
     /// Where the context is from, if that has an address.
     fn address(&self, files: &Files) -> Result<Option<Origin>> {
         let location = source::locate(&self.flags.context)?;
@@ -265,7 +271,7 @@ impl Job<'_> {
             return Ok(());
         };
         let limit = crate::units::bytes(&limit).context(|| "the limit of the build cache")?;
-        let shrunk = shrink(self.store, self.cache, Some(limit))?;
+        let shrunk = shrink(self.store, self.cache, Some(limit), Some(self.lease))?;
         if shrunk.forgotten + shrunk.mounts > 0 {
             images::sweep(self.store, &rcrun_overlay::gc::Policy::default())?;
         }
@@ -288,58 +294,21 @@ impl Job<'_> {
             way: self.way,
             always: self.flags.pull,
             cancel: self.cancel,
+            notice: self.notice(),
             watch: &pulls,
             known: Mutex::new(HashMap::new()),
         };
         let graph = graph::plan(file, wanted, &bases)?;
-        let runner = Processes {
-            store: self.store,
-            runtime: &self.settings.runtime,
-            agents: &self.asked.agents,
-        };
-        let watch = |event: &Event<'_>| self.progress.event(event);
-        let platform = &graph.stages[graph.target].platform;
-        let caches = caches::open(self, platform)?;
-        let bring = |place: usize, blob: &Descriptor| caches.bring(place, blob);
-        let imports = Imports {
-            known: &caches.known,
-            bring: &bring,
-        };
-        let tools = Tools {
-            store: self.store,
-            lease: self.lease,
-            cache: self.cache,
-            runner: &runner,
-            watch: &watch,
-            cancel: self.cancel,
-            marks: self.marks(),
-            imports: Some(&imports),
-        };
-        let settings = solve::Settings {
-            scratch: self.scratch.to_owned(),
-            epoch: self.asked.settings.epoch.or(graph.epoch),
-            ..self.asked.settings.clone()
-        };
         let steps = before
             .iter()
             .flat_map(|one| &one.graph.stages)
             .map(|stage| stage.steps.len());
-        let solver = Solver::new(&tools, &graph, context, &settings, steps.sum())?;
-        let mut layers = Vec::new();
-        let solved = solver.solve().and_then(|solved| {
-            self.complete(&solver, &solved)?;
-            layers.clone_from(&solved.layers);
-            Ok(match self.flags.squash {
-                true => Arc::new(solver.squash(&solved)?),
-                false => solved,
-            })
-        });
-        let (made, done) = (solver.made(), solver.done());
-        drop(solver);
+        let attempt = self.solve(&graph, context, steps.sum())?;
+        let (made, done) = (attempt.made, attempt.done);
         // What was made is written out while layers are archived.
         std::thread::scope(|scope| {
             let settled = scope.spawn(|| self.settle(&made));
-            let built = solved.and_then(|solved| {
+            let built = attempt.solved.and_then(|(solved, layers)| {
                 let mut built = Built {
                     graph,
                     solved,
@@ -364,20 +333,6 @@ impl Job<'_> {
         let layers = Layers::new(self.store)?;
         if layers.settle(made)? > 0 {
             layers.settle_older(Duration::ZERO)?;
-        }
-        Ok(())
-    }
-
-    /// Fetches layers of imported caches that the results are made of.
-    fn complete(&self, solver: &Solver<'_>, solved: &Solved) -> Result<()> {
-        let asked = self.asked;
-        if outputs::needs_files(&asked.outputs) || caches::needs_layers(&asked.cache_to) {
-            solver.complete(&solved.layers)?;
-        }
-        if caches::needs_all(&asked.cache_to) {
-            for step in solver.done().steps {
-                solver.complete(&[step.layer])?;
-            }
         }
         Ok(())
     }

@@ -5,6 +5,7 @@ mod agents;
 mod annotations;
 mod arguments;
 mod asked;
+mod attempt;
 mod attest;
 mod bases;
 mod caches;

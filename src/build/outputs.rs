@@ -175,11 +175,11 @@ fn push(job: &Job<'_>, top: &Descriptor, name: &Reference, by_digest: bool) -> R
 pub(super) fn copy(job: &Job<'_>, subjects: &[Subject], to: &Location) -> Result<()> {
     let cancel = job.cancel.child();
     let client = match to {
-        Location::Registry(_) => Some(images::client(
+        Location::Registry(_) => Some(images::telling_client(
             job.settings,
             job.flags.authfile.as_deref(),
             &cancel,
-            None,
+            job.notice().clone(),
         )?),
         _ => None,
     };

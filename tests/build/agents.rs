@@ -4,8 +4,9 @@ use crate::harness::builds::{Builds, Case};
 use crate::harness::{Env, Need, Test, test};
 use std::fs;
 use std::io::Read as _;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -98,6 +99,7 @@ fn keys_of_files(env: &Env) {
             .args(["-q", "-N", "", "-t", kind, "-f", path])
             .status();
         assert!(made.unwrap().success());
+        chown(&key, env.user, env.user).unwrap();
         let listed = Command::new("ssh-keygen")
             .args(["-lf", path])
             .output()
@@ -125,11 +127,15 @@ fn keys_of_files(env: &Env) {
     // The same of an agent, which still has its key afterwards.
     let socket = env.path("agent");
     let socket = socket.to_str().unwrap();
-    let agent = Command::new("ssh-agent")
+    let mut agent = Command::new("ssh-agent");
+    agent
         .args(["-D", "-a", socket])
-        .stdout(std::process::Stdio::null())
-        .spawn();
-    let agent = Ended(agent.unwrap());
+        .stdout(std::process::Stdio::null());
+    // It answers its own user, and root.
+    if let Some(user) = env.user {
+        agent.uid(user).gid(user);
+    }
+    let agent = Ended(agent.spawn().unwrap());
     let ask = |words: &[&str]| {
         let mut program = Command::new("ssh-add");
         program.args(words).env("SSH_AUTH_SOCK", socket);
@@ -162,6 +168,7 @@ fn keys_of_files(env: &Env) {
         .args(["-q", "-N", "secret", "-t", "ed25519", "-f", locked])
         .status();
     assert!(made.unwrap().success());
+    chown(locked, env.user, env.user).unwrap();
     let build = builds.build(&[&format!("--ssh=default={locked}")], &context);
     build.fails("the key is encrypted").fails("ssh-add");
 }
@@ -174,6 +181,7 @@ fn git_asks_the_agent_that_is_called_default(env: &Env) {
         .arg(&key)
         .status();
     assert!(made.unwrap().success());
+    chown(&key, env.user, env.user).unwrap();
     // A program that is called ssh, and tells whom it may ask.
     let programs = builds.context(&[]);
     let script = format!("#!/bin/sh\nssh-add -l >{} 2>&1\nexit 1\n", said.display());

@@ -3,6 +3,7 @@
 use crate::harness::builds::{Build, Builds};
 use crate::harness::people::layer;
 use crate::harness::{Env, Test, test};
+use rcrun_image::registry::testing::{Answer, Fault};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ pub(super) fn tests() -> Vec<Test> {
         test!(what_was_fetched_is_kept),
         test!(cache_mounts_travel),
         test!(caches_of_others_are_warnings),
+        test!(a_layer_that_has_vanished_is_made_here),
         test!(a_damaged_layer_is_an_error),
         test!(a_layer_that_is_another_is_an_error),
         test!(a_record_cannot_speak_for_another_step),
@@ -104,7 +106,7 @@ fn all_cached(build: &Build) {
     assert!(!build.cached().is_empty());
 }
 
-fn another_machine_finds_all_steps_done_at_a_registry(env: &Env) {
+pub(super) fn another_machine_finds_all_steps_done_at_a_registry(env: &Env) {
     let builds = Builds::new(env);
     let name = builds.shelf.name("cache:1");
     for compression in ["gzip", "zstd"] {
@@ -266,7 +268,7 @@ fn what_was_fetched_is_kept(env: &Env) {
     assert_ne!(first.digest(), fourth.digest());
 }
 
-fn cache_mounts_travel(env: &Env) {
+pub(super) fn cache_mounts_travel(env: &Env) {
     let builds = Builds::new(env);
     let step = |last: &str| format!("FROM base\nRUN --mount=type=cache,target=/c,uid=3 {last}\n");
     let (_, to, from) = layout(&builds, ",cache-mounts=true");
@@ -319,6 +321,72 @@ fn caches_of_others_are_warnings(env: &Env) {
     let build = builds.of(&[&from], text, &[]);
     assert!(build.output.stderr.contains("BuildKit"), "{}", build.output);
     assert_eq!(build.done().len(), 1);
+}
+
+fn a_layer_that_has_vanished_is_made_here(env: &Env) {
+    let builds = Builds::new(env);
+    let text = "FROM base\nRUN echo 1 >/a\nRUN echo 2 >/b\nRUN echo 3 >/c\n";
+    let (path, to, from) = layout(&builds, "");
+    let first = builds.of(&[&to], text, &[]);
+    let (manifest, _) = documents(&path);
+    let layers = manifest["layers"].as_array().unwrap();
+    for (gone, cached) in [(0, 0), (1, 1), (2, 2)] {
+        let file = blob(&path, &layers[gone]["digest"]);
+        let bytes = fs::read(&file).unwrap();
+        fs::remove_file(&file).unwrap();
+        another_machine(&builds);
+        let context = builds.dockerfile(text);
+        let build = builds.build(&[&from], &context).ok();
+        assert_eq!(build.digest(), first.digest());
+        let said = &build.output.stderr;
+        assert_eq!(said.matches("WARNING").count(), 1, "{said}");
+        let told = layers[gone]["digest"].as_str().unwrap();
+        assert!(
+            said.contains(told) && said.contains("is done here"),
+            "{said}"
+        );
+        // What was found at first is looked for again: what there was counts, and what is missing is made.
+        let done = build.done();
+        assert!(
+            done.iter()
+                .any(|step| step.contains(&format!("echo {}", gone + 1))),
+            "{done:?}"
+        );
+        assert!(build.step("echo 1").cached, "first, it was found");
+        let last: Vec<bool> = build
+            .steps
+            .iter()
+            .rev()
+            .take(3)
+            .map(|step| step.cached)
+            .collect();
+        assert_eq!(
+            last.iter().filter(|cached| **cached).count(),
+            cached,
+            "{said}"
+        );
+        let again = builds.build(&[&from], &context).ok();
+        all_cached(&again);
+        fs::write(&file, bytes).unwrap();
+    }
+    // At a registry, where it is a stage that is copied from.
+    let name = builds.shelf.name("cache");
+    let to = format!("--cache-to=type=registry,ref={name},mode=max");
+    let from = format!("--cache-from={name}");
+    let first = builds.of(&[&to], &dockerfile(""), FILES);
+    let taken = builds.shelf.registry.manifest("cache", "latest").unwrap();
+    let taken: Value = serde_json::from_slice(&taken).unwrap();
+    for layer in taken["layers"].as_array().unwrap() {
+        let digest = layer["digest"].as_str().unwrap();
+        builds
+            .shelf
+            .registry
+            .fault("GET", digest, 9, Fault::Answer(Answer::new(404, "")));
+    }
+    another_machine(&builds);
+    let build = builds.of(&[&from], &dockerfile(""), FILES);
+    assert!(build.output.stderr.contains("WARNING"), "{}", build.output);
+    assert_ne!(build.digest(), first.digest(), "other random numbers");
 }
 
 fn a_damaged_layer_is_an_error(env: &Env) {

@@ -15,6 +15,7 @@ mod epoch;
 mod git;
 mod named;
 mod outputs;
+mod rootless;
 mod run;
 mod secrets;
 mod squash;
@@ -39,6 +40,7 @@ const MODULES: &[Module] = &[
     ("git", git::tests),
     ("named", named::tests),
     ("outputs", outputs::tests),
+    ("rootless", rootless::tests),
     ("run", run::tests),
     ("secrets", secrets::tests),
     ("squash", squash::tests),

@@ -15,7 +15,10 @@ pub(super) fn tests() -> Vec<Test> {
         test!(pushed_by_digest_it_has_no_tag),
         test!(two_outputs_cannot_have_one_name),
         test!(several_platforms_are_one_index),
-        test!(programs_of_other_machines_need_binfmt),
+        test!(programs_of_other_machines_run_where_there_is_an_emulator)
+            .root("only root can look for emulators"),
+        test!(programs_of_other_machines_need_binfmt)
+            .root("in a user namespace nobody can tell which emulators the machine has"),
     ]
 }
 
@@ -218,6 +221,65 @@ fn several_platforms_are_one_index(env: &Env) {
             "3"
         );
     }
+}
+
+/// A program for arm64 without libraries, which writes `arm\n`.
+fn program_for_arm() -> Vec<u8> {
+    let code: [u32; 8] = [
+        0xd280_0020, // mov x0, #1
+        0x1000_00e1, // adr x1, text
+        0xd280_0082, // mov x2, #4
+        0xd280_0808, // mov x8, #64: write
+        0xd400_0001, // svc #0
+        0xd280_0000, // mov x0, #0
+        0xd280_0ba8, // mov x8, #93: exit
+        0xd400_0001, // svc #0
+    ];
+    let mut file = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
+    let half = |file: &mut Vec<u8>, value: u16| file.extend(value.to_le_bytes());
+    let word = |file: &mut Vec<u8>, value: u32| file.extend(value.to_le_bytes());
+    let long = |file: &mut Vec<u8>, value: u64| file.extend(value.to_le_bytes());
+    half(&mut file, 2); // executable
+    half(&mut file, 183); // arm64
+    word(&mut file, 1);
+    long(&mut file, 0x40_0000 + 120); // behind both headers
+    long(&mut file, 64);
+    long(&mut file, 0);
+    word(&mut file, 0);
+    for value in [64, 56, 1, 0, 0, 0] {
+        half(&mut file, value);
+    }
+    word(&mut file, 1); // to be loaded
+    word(&mut file, 5); // read and execute
+    for value in [0, 0x40_0000, 0x40_0000, 156, 156, 0x1000] {
+        long(&mut file, value);
+    }
+    for instruction in code {
+        word(&mut file, instruction);
+    }
+    file.extend(b"arm\n");
+    file
+}
+
+fn programs_of_other_machines_run_where_there_is_an_emulator(env: &Env) {
+    let builds = Builds::new(env);
+    let formats = env.directory("formats");
+    let none: Option<&str> = None;
+    let flags = nix::mount::MsFlags::empty();
+    let known = nix::mount::mount(none, &formats, Some("binfmt_misc"), flags, none);
+    let arm = fs::read_to_string(formats.join("qemu-aarch64"));
+    if known.is_ok() {
+        nix::mount::umount(&formats).unwrap();
+    }
+    if !arm.is_ok_and(|text| text.starts_with("enabled") && text.contains('F')) {
+        env.skip("no emulator for arm64 is registered here that opens its program at once (qemu-user-static)");
+    }
+    let text = "FROM scratch\nCOPY --chmod=755 program /\nRUN [\"/program\"]\n";
+    let context = builds.dockerfile(text);
+    fs::write(context.join("program"), program_for_arm()).unwrap();
+    let built = builds.build(&["--platform=linux/arm64"], &context).ok();
+    assert_eq!(built.step("RUN").said, "arm\n");
+    assert_eq!(built.document()["architecture"], "arm64");
 }
 
 fn programs_of_other_machines_need_binfmt(env: &Env) {

@@ -4,6 +4,7 @@ use super::people::layer;
 use super::runtime::Running;
 use super::store::{Image, Published, Shelf};
 use super::tree::attributes;
+use super::users::inside;
 use super::{Env, Output};
 use rcrun_image::catalog;
 use rcrun_image::pull::Way;
@@ -177,8 +178,11 @@ impl<'a> Builds<'a> {
     /// `build` with flags, of a context.
     pub(crate) fn command(&self, flags: &[&str], context: &Path) -> Command {
         let parent = format!("--cgroup-parent={}", self.env.tag);
+        // An ordinary user has no cgroup here.
+        let parent = self.env.user.is_none().then_some(parent.as_str());
         let words = [
-            &["build", "--progress=rawjson", &parent],
+            &["build", "--progress=rawjson"],
+            parent.as_slice(),
             flags,
             &[context.to_str().unwrap()],
         ];
@@ -253,7 +257,7 @@ impl<'a> Builds<'a> {
 }
 
 /// The steps of a `--progress rawjson`; other lines are errors.
-fn steps(text: &str) -> Vec<Step> {
+pub(crate) fn steps(text: &str) -> Vec<Step> {
     let mut open: BTreeMap<u64, Step> = BTreeMap::new();
     let mut over = Vec::new();
     for line in text.lines() {
@@ -352,11 +356,15 @@ impl Build {
         let digest = self.digest().parse().unwrap();
         let store = Store::open(&self.store).unwrap();
         let image = catalog::Image::read(&store.content(), &digest).unwrap();
-        let layers = image.unwrap().layers(Way::Privileged).unwrap();
+        let (way, marks) = match super::users::wanted() {
+            true => (Way::Rootless, Overlay::User),
+            false => (Way::Privileged, Overlay::Trusted),
+        };
+        let layers = image.unwrap().layers(way).unwrap();
         if layers.is_empty() {
             return Files(BTreeMap::new());
         }
-        let stack = Stack::open(&store, &layers, Overlay::Trusted).unwrap();
+        let stack = Stack::open(&store, &layers, marks).unwrap();
         let root = stack.detached(&Mounting::default()).unwrap();
         let path = format!("/proc/self/fd/{}/.", root.as_raw_fd());
         Files::read(Path::new(&path))
@@ -481,7 +489,7 @@ impl File {
         Self {
             kind,
             mode: stat.mode() & 0o7777,
-            owner: (stat.uid(), stat.gid()),
+            owner: (inside(stat.uid()), inside(stat.gid())),
             modified: (stat.mtime(), stat.mtime_nsec()),
             content,
             attributes: attributes(path),

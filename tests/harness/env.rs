@@ -2,10 +2,10 @@
 
 use super::runtime::Runtime;
 use super::stage::{self, Skip};
-use super::{Bundle, spec};
+use super::{Bundle, spec, users};
 use std::cell::Cell;
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 
 /// Everything a test may touch. All paths are below `dir`, all names start with `tag`.
@@ -14,6 +14,8 @@ pub(crate) struct Env {
     pub(crate) dir: PathBuf,
     pub(crate) tag: String,
     pub(crate) rt: Runtime,
+    /// The ordinary user whose verbs are called.
+    pub(crate) user: Option<u32>,
     count: Cell<u32>,
 }
 
@@ -30,10 +32,15 @@ impl Env {
             PathBuf::from(std::env::var_os(stage::RUNTIME).unwrap()),
             &dir,
         );
+        let user = users::wanted().then_some(users::ALICE);
+        if let Some(id) = user {
+            chown(&dir, Some(id), Some(id)).unwrap();
+        }
         Self {
             dir,
             tag,
             rt,
+            user,
             count: Cell::new(0),
         }
     }

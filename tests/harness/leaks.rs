@@ -68,7 +68,8 @@ impl Snapshot {
                 .into_iter()
                 .map(|c| format!("cgroup: {}", c.display())),
         );
-        found.extend(entries(&env.rt.root).map(|e| format!("state: {e}")));
+        let state = entries(&env.rt.root).filter(|e| !e.contains("/.user-namespace-"));
+        found.extend(state.map(|e| format!("state: {e}")));
         // What a process of the store left that nobody would go on with.
         for place in ["leases", "layers/incoming", "trash"] {
             let place = env.path("store").join(place);

@@ -58,6 +58,10 @@ pub(crate) struct Test {
     pub(crate) only_rcrun: Option<&'static str>,
     pub(crate) needs: Vec<Need>,
     pub(crate) timeout: Duration,
+    /// Its verbs on images are an ordinary user's ([`users`]).
+    pub(crate) user: bool,
+    /// Why it cannot be an ordinary user's.
+    pub(crate) root: Option<&'static str>,
 }
 
 impl Test {
@@ -69,6 +73,8 @@ impl Test {
             only_rcrun: None,
             needs: Vec::new(),
             timeout: Duration::from_secs(60),
+            user: false,
+            root: None,
         }
     }
 
@@ -80,6 +86,18 @@ impl Test {
 
     pub(crate) fn needs(mut self, need: Need) -> Self {
         self.needs.push(need);
+        self
+    }
+
+    /// The same for an ordinary user.
+    pub(crate) fn by_user(mut self) -> Self {
+        self.user = true;
+        self
+    }
+
+    /// For root only, also where `RCRUN_TEST_USER=1` asks for ordinary users.
+    pub(crate) fn root(mut self, reason: &'static str) -> Self {
+        self.root = Some(reason);
         self
     }
 

@@ -3,7 +3,7 @@
 //!
 //! When pid 1 leaves, the kernel kills everything of the test; what was still alive before that is a leak.
 
-use super::{Env, Test, leaks};
+use super::{Env, Test, leaks, users};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::Signal;
@@ -116,6 +116,10 @@ fn body(test: &Test) -> ExitCode {
         }
     }));
     let env = Env::new();
+    if env.user.is_some() {
+        // As long as this mount namespace.
+        std::mem::forget(users::both(&env));
+    }
     let before = leaks::Snapshot::take(&env);
     let outcome = catch_unwind(AssertUnwindSafe(|| (test.body)(&env)));
     if let Err(payload) = outcome {

@@ -1,12 +1,13 @@
 //! A store of images, the scripted registry it is filled from, and the verbs on it.
 
 use super::runtime::Running;
-use super::{Env, Output};
+use super::{Env, Output, users};
 use rcrun_image::Digest;
 use rcrun_image::document::media;
 use rcrun_image::registry::testing::{Registry, Setup};
 use serde_json::{Value, json};
 use std::cell::RefCell;
+use std::os::unix::fs::chown;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -104,7 +105,15 @@ impl<'a> Shelf<'a> {
             registry,
             variables: RefCell::default(),
         };
-        shelf.set("HOME", env.directory("home").to_str().unwrap());
+        let mut places = vec![("HOME", "home")];
+        places.extend(env.user.map(|_| ("XDG_RUNTIME_DIR", "run")));
+        for (variable, name) in places {
+            let path = env.directory(name);
+            if env.user.is_some() {
+                chown(&path, env.user, env.user).unwrap();
+            }
+            shelf.set(variable, path.to_str().unwrap());
+        }
         shelf
     }
 
@@ -133,7 +142,11 @@ impl<'a> Shelf<'a> {
     }
 
     pub(crate) fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(self.env.rt.path());
+        let program = self.env.rt.path();
+        let mut command = match self.env.user {
+            None => Command::new(program),
+            Some(id) => users::command(id, &program),
+        };
         command
             .arg("--root")
             .arg(&self.env.rt.root)

@@ -1,12 +1,12 @@
 //! The runner: the suite's directory, the base root file system, and one isolated process per test.
 
-use super::{Need, Test, cgroup, process, stage};
+use super::{Need, Test, cgroup, process, stage, users};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use std::fs::{self, File};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// Programs that tests call by name; every one is a symlink to busybox.
 const APPLETS: &[&str] = &[
@@ -24,6 +24,8 @@ pub(crate) struct Suite {
     dir: PathBuf,
     runtime: PathBuf,
     is_rcrun: bool,
+    /// The same program where ordinary users may execute it, once one has to.
+    open: OnceLock<PathBuf>,
 }
 
 pub(crate) fn main(tests: Vec<Test>) -> ExitCode {
@@ -81,6 +83,7 @@ impl Suite {
             dir,
             runtime,
             is_rcrun,
+            open: OnceLock::new(),
         })
     }
 
@@ -89,6 +92,10 @@ impl Suite {
             return Ok(Completion::ignored_with(format!("only rcrun: {reason}")));
         }
         if let Some(lack) = test.needs.iter().find_map(|need| self.lacks(*need)) {
+            return Ok(Completion::ignored_with(lack));
+        }
+        let user = test.user || users::wanted();
+        if let Some(lack) = Some(test).filter(|_| user).and_then(|t| self.refused(t)) {
             return Ok(Completion::ignored_with(lack));
         }
         let tag = format!("rt{}-{index}", std::process::id());
@@ -104,11 +111,15 @@ impl Suite {
                 "RCRUN_TEST_FULL",
                 std::env::var("RCRUN_TEST_FULL").unwrap_or_default(),
             )
+            .env(users::USER, if user { "1" } else { "" })
             .env("HOST_SECRET", "canary-of-the-host")
             .env(stage::STAGE, stage::ISOLATE)
             .env(stage::TEST, &test.name)
             .env(stage::DIR, &dir)
-            .env(stage::RUNTIME, &self.runtime)
+            .env(
+                stage::RUNTIME,
+                if user { self.open() } else { &self.runtime },
+            )
             .current_dir(&dir)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
@@ -154,6 +165,29 @@ impl Suite {
             print!("{}: {text}", test.name);
         }
         Ok(Completion::Completed)
+    }
+
+    /// Why a test is not run for an ordinary user.
+    fn refused(&self, test: &Test) -> Option<String> {
+        if let Some(reason) = test.root {
+            return Some(format!("needs root: {reason}"));
+        }
+        if !test.user && !test.name.starts_with("build::") {
+            return Some("only tests of builds have users".to_owned());
+        }
+        let programs = ["newuidmap", "newgidmap", "setpriv"];
+        programs
+            .into_iter()
+            .find_map(|name| self.lacks(Need::Program(name)))
+    }
+
+    /// The directory of a build may be closed to others.
+    fn open(&self) -> &Path {
+        self.open.get_or_init(|| {
+            let copy = self.dir.join("rcrun");
+            fs::copy(&self.runtime, &copy).expect("the suite's directory has room");
+            copy
+        })
     }
 
     fn lacks(&self, need: Need) -> Option<String> {

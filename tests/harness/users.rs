@@ -71,6 +71,35 @@ impl Drop for Accounts {
     }
 }
 
+/// Set to 1: tests that can be are an ordinary user's.
+pub(crate) const USER: &str = "RCRUN_TEST_USER";
+
+/// Whether this test's verbs are an ordinary user's.
+pub(crate) fn wanted() -> bool {
+    std::env::var(USER).is_ok_and(|value| value == "1")
+}
+
+/// A program as a user, and nothing of this process's environment that says who that is.
+pub(crate) fn command(id: u32, program: &Path) -> Command {
+    let mut command = Command::new("setpriv");
+    let id = id.to_string();
+    command
+        .args(["--reuid", &id, "--regid", &id, "--clear-groups", "--"])
+        .arg(program)
+        .env_remove(super::stage::STAGE)
+        .env_remove("LOGNAME");
+    command
+}
+
+/// The id that a user's file has in the user's containers.
+pub(crate) fn inside(id: u32) -> u32 {
+    match id {
+        ALICE => 0,
+        id if (SUBORDINATE..SUBORDINATE + COUNT).contains(&id) => id - SUBORDINATE + 1,
+        id => id,
+    }
+}
+
 /// What an ordinary user has.
 pub(crate) struct User<'a> {
     env: &'a Env,

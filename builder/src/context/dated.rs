@@ -13,7 +13,6 @@ use rcrun_overlay::compress::Limits;
 use rustix::fs::{CWD, Mode, OFlags};
 
 use super::copy::{detect_archive, open_archive, rewind};
-use super::credentials::Credentials;
 use super::{git, http};
 use crate::{Context, Digest, Error, Result};
 
@@ -85,7 +84,7 @@ impl Dated {
     pub fn download(
         url: &str,
         checksum: Option<&str>,
-        credentials: &Credentials,
+        settings: &git::Settings,
         scratch: &Path,
     ) -> Result<Self> {
         let checksum: Option<Digest> = checksum.map(str::parse).transpose()?;
@@ -97,9 +96,9 @@ impl Dated {
             name: Some("file"),
             checksum: checksum.as_ref(),
             etag: None,
-            credentials,
+            credentials: &settings.credentials,
         };
-        match http::fetch(&http::client(), &request, directory.as_fd())? {
+        match http::fetch(&http::client(&settings.notice), &request, directory.as_fd())? {
             http::Fetched::New(download) => Ok(Self::File {
                 modified: download.modified,
                 file: Arc::new(super::view::read(directory.as_fd(), b"file")?),
@@ -158,7 +157,7 @@ mod tests {
             ("/empty.tar", 200, "", tar(&[(Directory, 9)])),
             ("/text", 200, "", b"text".to_vec()),
         ]);
-        let none = Credentials::default();
+        let none = git::Settings::default();
         for (path, expected) in [
             ("/said.tar", Some(1_445_412_480)),
             ("/quiet.tar", Some(1_700_000_302)),

@@ -7,6 +7,7 @@
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rcrun_image::registry::Notice;
 use rcrun_image::registry::client::Options;
 use rcrun_image::registry::settings::Settings;
 use rcrun_image::registry::url::Url;
@@ -64,11 +65,11 @@ pub enum Fetched {
     Unchanged,
 }
 
-/// A client as registries are reached, with the proxies of the environment.
-pub fn client() -> Web {
-    Web::new(Options::new(Settings::default(), |name| {
-        std::env::var(name).ok()
-    }))
+/// A client as registries are reached, with the proxies of the environment. It tells of waits.
+pub fn client(notice: &Notice) -> Web {
+    let mut options = Options::new(Settings::default(), |name| std::env::var(name).ok());
+    options.notice = notice.clone();
+    Web::new(options)
 }
 
 /// Whether a source of ADD is meant to be fetched by HTTP. Git sources are looked for before.
@@ -249,7 +250,7 @@ mod tests {
             etag: None,
             credentials: &Credentials::default(),
         };
-        let fetched = fetch(&client(), &request, fd.as_fd());
+        let fetched = fetch(&client(&Notice::default()), &request, fd.as_fd());
         (directory, fetched)
     }
 
@@ -301,7 +302,7 @@ mod tests {
             etag: Some("\"v1\""),
             credentials: &Credentials::default(),
         };
-        let fetched = fetch(&client(), &request, fd.as_fd()).unwrap();
+        let fetched = fetch(&client(&Notice::default()), &request, fd.as_fd()).unwrap();
         assert!(matches!(fetched, Fetched::Unchanged));
         assert!(
             server.seen().contains("if-none-match: \"v1\""),
@@ -367,7 +368,7 @@ mod tests {
                 etag: None,
                 credentials: &credentials,
             };
-            fetch(&client(), &request, fd.as_fd()).unwrap();
+            fetch(&client(&Notice::default()), &request, fd.as_fd()).unwrap();
         }
         // Another port is another server.
         assert!(!other.seen().contains("canary"), "{}", other.seen());

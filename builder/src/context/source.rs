@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rcrun_image::registry::Notice;
 use rcrun_overlay::compress::Limits;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
@@ -278,6 +279,8 @@ struct Scratch<'a> {
     path: &'a Path,
     fd: OwnedFd,
     credentials: &'a Credentials,
+    /// Is told what is tried again.
+    notice: &'a Notice,
 }
 
 impl<'a> Scratch<'a> {
@@ -289,6 +292,7 @@ impl<'a> Scratch<'a> {
             path,
             fd,
             credentials: &git.credentials,
+            notice: &git.notice,
         })
     }
 
@@ -336,7 +340,7 @@ impl<'a> Scratch<'a> {
             etag: None,
             credentials: self.credentials,
         };
-        match http::fetch(&http::client(), &request, directory.as_fd())? {
+        match http::fetch(&http::client(self.notice), &request, directory.as_fd())? {
             http::Fetched::New(download) => {
                 let file = super::view::read(directory.as_fd(), name.as_bytes())?;
                 Ok((download.tree, file, download.modified))

@@ -16,7 +16,6 @@ use crate::cache::Entry;
 use crate::context::copy::{
     Chmod, Options, Owner, Request, Selection, Source, Times, Unpack, select,
 };
-use crate::context::credentials::Credentials;
 use crate::context::tree::Tree;
 use crate::context::{git, http};
 use crate::graph::{self, CopyOp, CopySource};
@@ -145,8 +144,7 @@ impl Solver<'_> {
                 },
                 CopySource::Http(url) => {
                     let directory = self.scratch()?;
-                    let known = &self.settings.git.credentials;
-                    let source = fetch(url, op.checksum.as_deref(), known, &directory.0)?;
+                    let source = self.fetch(url, op.checksum.as_deref(), &directory.0)?;
                     if let Source::Download(download) = &source {
                         self.used(Material::new(url, &download.digest));
                     }
@@ -318,6 +316,32 @@ impl Solver<'_> {
         Ok(Scratch(path))
     }
 
+    fn fetch(
+        &self,
+        url: &str,
+        checksum: Option<&str>,
+        directory: &std::path::Path,
+    ) -> Result<Source> {
+        let checksum: Option<Digest> = checksum.map(str::parse).transpose()?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let at = rustix::fs::open(directory, flags, Mode::empty())
+            .context(|| format!("cannot open {}", directory.display()))?;
+        let web = http::client(&self.settings.git.notice);
+        let request = http::Request {
+            url,
+            name: None,
+            checksum: checksum.as_ref(),
+            etag: None,
+            credentials: &self.settings.git.credentials,
+        };
+        match http::fetch(&web, &request, at.as_fd())? {
+            http::Fetched::New(download) => Ok(Source::Download(download)),
+            http::Fetched::Unchanged => {
+                Err(Error::invalid(format!("{url}: the server sent nothing")))
+            }
+        }
+    }
+
     fn clone_of(
         &self,
         url: &str,
@@ -357,30 +381,6 @@ impl Solver<'_> {
         ));
         let tree = git::checkout(&address, &resolved, &settings, scratch)?;
         Ok((Source::Checkout(tree), resolved.commit))
-    }
-}
-
-fn fetch(
-    url: &str,
-    checksum: Option<&str>,
-    credentials: &Credentials,
-    directory: &std::path::Path,
-) -> Result<Source> {
-    let checksum: Option<Digest> = checksum.map(str::parse).transpose()?;
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let at = rustix::fs::open(directory, flags, Mode::empty())
-        .context(|| format!("cannot open {}", directory.display()))?;
-    let web = http::client();
-    let request = http::Request {
-        url,
-        name: None,
-        checksum: checksum.as_ref(),
-        etag: None,
-        credentials,
-    };
-    match http::fetch(&web, &request, at.as_fd())? {
-        http::Fetched::New(download) => Ok(Source::Download(download)),
-        http::Fetched::Unchanged => Err(Error::invalid(format!("{url}: the server sent nothing"))),
     }
 }
 

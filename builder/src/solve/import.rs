@@ -42,6 +42,17 @@ impl std::fmt::Debug for Imports<'_> {
 /// Layers that were found elsewhere and are not here yet.
 pub(super) type Pending = Mutex<HashMap<LayerId, Awaited>>;
 
+/// What a cache said it has, and could not give.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lost {
+    /// Which cache.
+    pub place: usize,
+    /// Its blob.
+    pub blob: Digest,
+    /// Why.
+    pub why: String,
+}
+
 #[derive(Debug, Clone)]
 pub(super) struct Awaited {
     /// Under which it was looked for.
@@ -159,7 +170,8 @@ impl Solver<'_> {
         }
     }
 
-    /// Fetches those of a stage's layers that are only known by now.
+    /// Fetches those of a stage's layers that are only known by now. What cannot be had is an error, and one of
+    /// those that [`Solver::lost`] tells of: without their records the steps are done here.
     pub fn complete(&self, layers: &[LayerId]) -> Result<()> {
         let Some(imports) = self.imports else {
             return Ok(());
@@ -171,15 +183,23 @@ impl Solver<'_> {
         };
         for some in wanted.chunks(DOWNLOADS) {
             std::thread::scope(|scope| {
-                let bring = |one: &Awaited| (imports.bring)(one.remote.place, &one.remote.blob);
+                let bring = |one: &Awaited| {
+                    let brought = (imports.bring)(one.remote.place, &one.remote.blob);
+                    brought.inspect_err(|error| self.lose(&one.remote, error))
+                };
                 let threads: Vec<_> = some
                     .iter()
                     .map(|(_, one)| scope.spawn(move || bring(one)))
                     .collect();
-                threads.into_iter().try_for_each(|thread| {
-                    let panicked = |_| Err(Error::new(ErrorKind::Internal, "a thread panicked"));
-                    thread.join().unwrap_or_else(panicked)
-                })
+                let all: Vec<Result<()>> = threads
+                    .into_iter()
+                    .map(|thread| {
+                        let panicked =
+                            |_| Err(Error::new(ErrorKind::Internal, "a thread panicked"));
+                        thread.join().unwrap_or_else(panicked)
+                    })
+                    .collect();
+                all.into_iter().collect::<Result<()>>()
             })
             .context(|| "cannot fetch a layer of an imported cache")
             .map_err(|error| error.with_hint("leave out --cache-from, or write that cache anew"))?;
@@ -195,6 +215,27 @@ impl Solver<'_> {
             }
         }
         Ok(())
+    }
+
+    /// What caches could not give, for which [`Solver::solve`] and [`Solver::complete`] have failed.
+    pub fn lost(&self) -> Vec<Lost> {
+        let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        lost.clone()
+    }
+
+    /// What a place does not have, or does not give, can be made here. What is damaged may be more than an
+    /// accident, and where there is no room for it there is none for the step either.
+    fn lose(&self, remote: &Remote, error: &Error) {
+        use ErrorKind::{Corrupt, Exhausted, Internal};
+        if self.cancel.is_cancelled() || matches!(error.kind(), Corrupt | Exhausted | Internal) {
+            return;
+        }
+        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        lost.push(Lost {
+            place: remote.place,
+            blob: remote.blob.digest.clone(),
+            why: error.chain().to_string(),
+        });
     }
 
     fn pending(&self) -> std::sync::MutexGuard<'_, HashMap<LayerId, Awaited>> {
@@ -279,7 +320,13 @@ impl Solver<'_> {
             return Ok(false);
         };
         self.lease.hold(&[Root::Blob(remote.blob.digest.clone())])?;
-        (imports.bring)(remote.place, &remote.blob)?;
+        if let Err(error) = (imports.bring)(remote.place, &remote.blob) {
+            self.cancel.check()?;
+            let why = error.chain();
+            let text = format!("not restoring a cache mount of an imported cache: {why}");
+            (self.watch)(&crate::events::Event::Warning { text: &text });
+            return Ok(false);
+        }
         let options = Options {
             devices: Devices::Refuse,
             ..way(self.marks).options()

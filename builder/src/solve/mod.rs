@@ -40,7 +40,7 @@ use crate::runner::{Limits, Runner};
 use crate::{Digest, Error, ErrorKind, Result};
 pub(crate) use access::way;
 pub use done::{Done, DoneStep, Material};
-pub use import::Imports;
+pub use import::{Imports, Lost};
 use key::Key;
 use wait::Cell;
 
@@ -117,6 +117,7 @@ pub struct Solver<'a> {
     pub(crate) stats: StatCache,
     imports: Option<&'a Imports<'a>>,
     pending: import::Pending,
+    lost: Mutex<Vec<import::Lost>>,
     layers: Layers,
     /// Those that were made.
     made: Mutex<Vec<LayerId>>,
@@ -194,6 +195,7 @@ impl<'a> Solver<'a> {
             stats,
             imports: tools.imports.filter(|imports| !imports.known.is_empty()),
             pending: Mutex::default(),
+            lost: Mutex::default(),
             layers: Layers::new(tools.store)?,
             made: Mutex::default(),
             cells: graph.stages.iter().map(|_| Cell::new()).collect(),

@@ -118,12 +118,19 @@ impl fmt::Debug for Notice {
 }
 
 impl Notice {
-    /// Tells this listener, from any thread.
+    /// Tells this listener, from any thread: how long is waited, and why.
     pub fn new(listener: impl Fn(Duration, &str) + Send + Sync + 'static) -> Self {
         Self(Some(Arc::new(NoticeState {
             listener: Box::new(listener),
             told: Mutex::default(),
         })))
+    }
+
+    /// Tells that something did not work and is tried in another way, at once.
+    pub fn otherwise(&self, error: &Error) {
+        if let Some(state) = &self.0 {
+            (state.listener)(Duration::ZERO, &error.chain().to_string());
+        }
     }
 
     fn tell(&self, wait: Duration, error: &Error) {

@@ -8,7 +8,8 @@
 //! it is mounted and removed when it no longer is; inodes of sysfs are never used again within a
 //! boot (fs/kernfs/dir.c: `kernfs_ino` with a generation). That number is the same for everybody,
 //! whatever mount namespace. For other file systems there is the unique number of a mount (Linux
-//! 6.8), which only tells something to those who see the very same mount.
+//! 6.8), which only tells something to those who see the very same mount: an ordinary user's processes look for
+//! it in the mount namespace that they come from ([`Store::seen_from`]).
 
 use std::os::fd::AsFd;
 
@@ -107,8 +108,13 @@ fn instance(directory: impl AsFd) -> Option<u64> {
 }
 
 fn unique_mount(store: &Store) -> Result<Option<u64>> {
-    let stat = statx(store.root(), c"", AtFlags::EMPTY_PATH, MNT_ID_UNIQUE)
-        .context(|| "cannot examine the store")?;
+    let stat = statx(
+        store.on_its_mount(),
+        c"",
+        AtFlags::EMPTY_PATH,
+        MNT_ID_UNIQUE,
+    )
+    .context(|| "cannot examine the store")?;
     let known = stat.stx_mask & MNT_ID_UNIQUE.bits() != 0;
     Ok(known.then_some(stat.stx_mnt_id))
 }

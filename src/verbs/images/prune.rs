@@ -111,7 +111,7 @@ impl crate::verbs::Run for Prune {
         if let Some(cache) = Cache::existing(&store)?.filter(|_| self.build_cache) {
             let keep = self.keep_storage.as_deref().map(units::bytes);
             let keep = keep.transpose().context(|| "--keep-storage")?;
-            shrink(&store, &cache, Some(keep.unwrap_or(0)))?;
+            shrink(&store, &cache, Some(keep.unwrap_or(0)), None)?;
         }
         self.untag(&store)?;
         let mut policy = Policy::default();

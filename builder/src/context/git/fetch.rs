@@ -269,6 +269,7 @@ fn obtain(git: &Git<'_>, address: &Address, resolved: &Resolved) -> Result<()> {
             Ok(_) => {}
             Err(error) if error.kind() == ErrorKind::PermissionDenied => return Err(error),
             Err(error) => {
+                git.notice().otherwise(&error);
                 first.get_or_insert(error);
             }
         }

@@ -16,6 +16,8 @@ pub(super) use program::base64;
 
 use std::path::PathBuf;
 
+use rcrun_image::registry::Notice;
+
 use super::credentials::Credentials;
 
 /// How git is run.
@@ -29,6 +31,8 @@ pub struct Settings {
     pub credentials: Credentials,
     /// Keep `.git` (`--keep-git-dir`); the address's own wish counts where it has one.
     pub keep_git_dir: bool,
+    /// Is told what is tried again, and why; also of files of web servers.
+    pub notice: Notice,
 }
 
 /// Text that is never printed.

@@ -1,6 +1,7 @@
 //! The host's program git, run so that neither the host's configuration nor a repository decides
 //! what is executed.
 
+use rcrun_image::registry::Notice;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -45,6 +46,11 @@ pub(super) struct Git<'a> {
 }
 
 impl<'a> Git<'a> {
+    /// Who is told what is tried again.
+    pub(super) fn notice(&self) -> &'a Notice {
+        &self.settings.notice
+    }
+
     pub(super) fn new(address: &Address, settings: &'a Settings) -> Self {
         let own = address
             .credential
