@@ -288,17 +288,32 @@ impl<'a> Shelf<'a> {
 
     /// Lets layers that were pulled be on the disk for good, as after a while.
     pub(crate) fn settle(&self) {
-        let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(120);
-        let layers = std::fs::read_dir(self.path().join("layers"))
-            .unwrap()
-            .flatten();
-        for layer in layers.filter(|layer| layer.file_type().unwrap().is_dir()) {
-            let record = layer.path().join("unsettled.json");
-            if let Ok(file) = std::fs::File::open(&record) {
-                file.set_modified(long_ago).unwrap();
-            }
-        }
+        self.age_layers();
         self.ok(&["prune", "--force"]);
+        assert_eq!(self.unsettled(), 0);
+    }
+
+    /// Lets layers that were pulled seem to be there for a while.
+    pub(crate) fn age_layers(&self) {
+        let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(120);
+        for record in self.unsettled_records() {
+            let file = std::fs::File::open(&record).unwrap();
+            file.set_modified(long_ago).unwrap();
+        }
+    }
+
+    /// How many layers are in the page cache only.
+    pub(crate) fn unsettled(&self) -> usize {
+        self.unsettled_records().len()
+    }
+
+    fn unsettled_records(&self) -> Vec<PathBuf> {
+        let layers = std::fs::read_dir(self.path().join("layers")).unwrap();
+        let real = layers
+            .flatten()
+            .filter(|layer| layer.file_type().unwrap().is_dir());
+        let records = real.map(|layer| layer.path().join("unsettled.json"));
+        records.filter(|record| record.exists()).collect()
     }
 
     /// The fields of lines that a verb prints, by `--format`.

@@ -12,6 +12,7 @@ pub(super) fn tests() -> Vec<Test> {
         strace(test!(tag_is_killed_anywhere)),
         strace(test!(rmi_is_killed_anywhere)),
         strace(test!(prune_is_killed_anywhere)),
+        strace(test!(settling_is_killed_anywhere)),
         strace(test!(run_is_killed_anywhere)),
         strace(test!(rm_is_killed_anywhere)),
         strace(test!(fsck_is_killed_anywhere)),
@@ -189,6 +190,25 @@ fn prune_is_killed_anywhere(env: &Env) {
             },
         );
     }
+}
+
+/// Layers that were pulled become durable: each counts before, in between and after.
+fn settling_is_killed_anywhere(env: &Env) {
+    let world = World::new(env);
+    let prune = ["prune", "--force"];
+    let before = || {
+        world.shelf.ok(&["prune", "--all", "--force"]);
+        world.both();
+        world.shelf.age_layers();
+    };
+    let after = || {
+        let found = world.known.check(&world.shelf.path());
+        assert_eq!(found.layers, 3);
+        world.shelf.ok(&prune);
+        assert_eq!(world.shelf.unsettled(), 0);
+        assert_eq!(world.known.check(&world.shelf.path()).layers, 3);
+    };
+    world.each(STEPS, &prune, before, after);
 }
 
 fn run_is_killed_anywhere(env: &Env) {
