@@ -17,6 +17,7 @@ pub mod gc;
 pub mod layer;
 pub mod lease;
 pub mod lock;
+mod order;
 pub mod record;
 mod removal;
 pub mod snapshot;

@@ -16,10 +16,8 @@ use std::sync::OnceLock;
 
 use rustix::fs::{Mode, OFlags, major, minor};
 
+use crate::order::{EXT, kind};
 use crate::{Result, durable};
-
-/// What statfs(2) says of ext2, ext3 and ext4.
-const EXT: u64 = 0xef53;
 
 /// Whether a file system gives blocks of removed files away before the removal is durable. Asked once.
 #[derive(Debug, Default)]
@@ -34,10 +32,10 @@ impl Reuse {
 
 fn asked(directory: impl AsFd) -> bool {
     // Who cannot be asked may do it.
-    match rustix::fs::fstatfs(&directory) {
-        Ok(found) if u64::try_from(found.f_type) != Ok(EXT) => return false,
-        Ok(_) => {}
-        Err(_) => return true,
+    match kind(&directory) {
+        Some(EXT) => {}
+        Some(_) => return false,
+        None => return true,
     }
     let Ok(stat) = rustix::fs::fstat(&directory) else {
         return true;

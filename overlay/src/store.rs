@@ -19,6 +19,7 @@ use crate::content::Content;
 use crate::durable::{self, open_directory};
 use crate::layer::lifetime::Lifetime;
 use crate::lease::Lease;
+use crate::order::Order;
 use crate::removal::{self, Reuse};
 use crate::{Context, Error, ErrorKind, Result, lock, tree};
 
@@ -73,6 +74,7 @@ struct Inner {
     /// The mount that it is on, as others know it: see [`Store::seen_from`].
     mount: OnceLock<OwnedFd>,
     reuse: Reuse,
+    order: Order,
 }
 
 impl Store {
@@ -106,6 +108,7 @@ impl Store {
             trusting: std::sync::atomic::AtomicBool::new(false),
             mount: OnceLock::new(),
             reuse: Reuse::default(),
+            order: Order::default(),
         };
         Ok(Self(Arc::new(inner)))
     }
@@ -198,6 +201,11 @@ impl Store {
     /// Whether what is removed has to be kept until that is durable: see [`removal`].
     pub(crate) fn reuses_early(&self) -> bool {
         self.0.reuse.is_early(self.root())
+    }
+
+    /// Whether changes are durable in the order in which they are made, whatever is synced.
+    pub(crate) fn commits_in_order(&self) -> bool {
+        self.0.order.is_kept(self.root())
     }
 
     /// Makes what was removed from a directory durable where others could get its blocks before.

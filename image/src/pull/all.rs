@@ -11,7 +11,7 @@ use rcrun_overlay::lease::Root;
 use rcrun_overlay::store::Store;
 
 use super::blob::Source;
-use super::{Event, Pull, Pulled, Request};
+use super::{Event, Next, Pull, Pulled, Request};
 use crate::closure::{Closure, Place, Platforms, closure};
 use crate::crew::each;
 use crate::document::{Descriptor, Document, MAX_INDEX_DEPTH};
@@ -36,7 +36,7 @@ fn everything(store: &Store, client: &Client, request: &Request<'_>) -> Result<P
     }
     let pull = Pull::begin(store, client, &own, way)?;
     pull.finish_with(|pull| {
-        let changed = pull.gather()?;
+        let changed = pull.gather(Next::Nothing)?;
         Ok(pull.others(&found)? | changed)
     })
 }

@@ -100,7 +100,7 @@ pub fn complete(store: &Store, client: &Client, request: &Request<'_>) -> Result
     };
     documents
         .and_then(|documents| Pull::begin(store, client, request, documents))
-        .and_then(|pull| pull.gather().map(|_| pull.manifest_digest()))
+        .and_then(|pull| pull.gather(Next::Nothing).map(|_| pull.manifest_digest()))
         .context(|| format!("cannot complete {reference}"))
 }
 
@@ -203,6 +203,15 @@ pub fn unpack_stored(
     }
 }
 
+/// What is written once all of an image is in the store.
+#[derive(Clone, Copy)]
+enum Next {
+    /// Its name, durably, if anything was missing.
+    Name,
+    /// Nothing.
+    Nothing,
+}
+
 /// A pull in progress.
 struct Pull<'a> {
     content: Content,
@@ -279,7 +288,7 @@ impl<'a> Pull<'a> {
     }
 
     fn finish(self) -> Result<Pulled> {
-        self.finish_with(Self::gather)
+        self.finish_with(|pull| pull.gather(Next::Name))
     }
 
     /// Names the image when `gather` has brought it into the store, and said whether it lacked
@@ -309,8 +318,9 @@ impl<'a> Pull<'a> {
         })
     }
 
-    /// Brings all of the image into the store, durably. Says whether anything was missing.
-    fn gather(&self) -> Result<bool> {
+    /// Brings all of the image into the store, durably, at the latest with the name that comes next if one
+    /// does. Says whether anything was missing.
+    fn gather(&self, next: Next) -> Result<bool> {
         let layers = Layers::new(self.store)?;
         let (fetched, unpacked) = self.fetch_and_unpack(&layers)?;
         let mut changed = fetched || !unpacked.is_empty();
@@ -328,7 +338,10 @@ impl<'a> Pull<'a> {
         let documents = self.documents.iter().map(|one| &one.digest);
         let blobs = self.manifest.layers.iter().chain([&self.manifest.config]);
         let blobs = blobs.map(|blob| &blob.digest);
-        self.content.sync_names(documents.chain(blobs))?;
+        match (next, changed) {
+            (Next::Name, true) => self.content.order_names(documents.chain(blobs))?,
+            _ => self.content.sync_names(documents.chain(blobs))?,
+        }
         Ok(changed)
     }
 

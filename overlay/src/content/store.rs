@@ -212,6 +212,16 @@ impl Content {
         }
     }
 
+    /// Sees that the names of blobs are durable before anything that is written and synced from now on:
+    /// before the name of their image. Where all changes go through one journal nothing has to be done
+    /// for that.
+    pub fn order_names<'a>(&self, digests: impl Iterator<Item = &'a Digest>) -> Result<()> {
+        match self.store.commits_in_order() {
+            true => Ok(()),
+            false => self.sync_names(digests),
+        }
+    }
+
     /// Makes the names of blobs durable that are there, whoever put them there: before something
     /// durable refers to them. Costs nothing for those that are durable already.
     pub fn sync_names<'a>(&self, digests: impl Iterator<Item = &'a Digest>) -> Result<()> {

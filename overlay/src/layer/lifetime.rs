@@ -13,9 +13,10 @@
 
 use std::os::fd::AsFd;
 
-use rustix::fs::{AtFlags, StatxFlags, major, minor, statx};
+use rustix::fs::{AtFlags, StatxFlags, statx};
 use serde::{Deserialize, Serialize};
 
+use crate::order::{self, EXT, XFS};
 use crate::store::Store;
 use crate::{Context, Result};
 
@@ -24,8 +25,8 @@ const MNT_ID_UNIQUE: StatxFlags = StatxFlags::from_bits_retain(0x4000);
 
 /// What statfs(2) says of file systems that have a directory for each instance, and where that is.
 const KINDS: [(u64, &str); 3] = [
-    (0xef53, "/sys/fs/ext4"),
-    (0x5846_5342, "/sys/fs/xfs"),
+    (EXT, "/sys/fs/ext4"),
+    (XFS, "/sys/fs/xfs"),
     (0xf2f5_2010, "/sys/fs/f2fs"),
 ];
 
@@ -98,12 +99,9 @@ fn boot() -> Result<String> {
 
 /// The inode of the directory that sysfs has for the file system of a directory, if it has one.
 fn instance(directory: impl AsFd) -> Option<u64> {
-    let kind = u64::try_from(rustix::fs::fstatfs(&directory).ok()?.f_type).ok()?;
+    let kind = order::kind(&directory)?;
     let (_, parent) = KINDS.iter().find(|(known, _)| *known == kind)?;
-    let device = rustix::fs::fstat(&directory).ok()?.st_dev;
-    let link = format!("/sys/dev/block/{}:{}", major(device), minor(device));
-    let target = std::fs::read_link(link).ok()?;
-    let name = target.file_name()?.to_str()?;
+    let name = order::device(&directory)?;
     Some(rustix::fs::stat(format!("{parent}/{name}")).ok()?.st_ino)
 }
 

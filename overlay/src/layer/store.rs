@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::built;
 use super::lifetime::Lifetime;
 use super::unsettled::UNSETTLED;
-use crate::content::{Verified, commit_all, place_all};
+use crate::content::{Verified, place_all};
 use crate::durable::{self, open_directory};
 use crate::lease::{LayerId, Lease, Root};
 use crate::lock::{self, Kind, Waiting};
@@ -257,7 +257,8 @@ impl Layers {
         self.publish_with(lease, layers, Vec::new())
     }
 
-    /// The same, and blobs before that, which are durable.
+    /// The same, and blobs before that, whose names [`Content::sync_names`](crate::content::Content::sync_names)
+    /// makes durable.
     pub fn publish_with(
         &self,
         lease: &Lease,
@@ -265,11 +266,11 @@ impl Layers {
         blobs: Vec<Verified>,
     ) -> Result<Vec<Layer>> {
         if layers.is_empty() {
-            return commit_all(blobs).map(|_| Vec::new());
+            return place_all(blobs, || Ok(())).map(|()| Vec::new());
         }
         match self.store.lifetime()? {
             Some(lifetime) => {
-                commit_all(blobs)?;
+                place_all(blobs, || Ok(()))?;
                 self.publish_unsettled(lease, layers, &lifetime)
             }
             None => self.publish_durably(layers, blobs),
