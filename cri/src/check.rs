@@ -86,101 +86,106 @@ impl Facts {
     }
 }
 
-/// Judges a machine, worst and best alike, in a fixed order.
+/// One thing that was looked at: what was seen of it, and what to say if it is not good.
+struct Look {
+    subject: &'static str,
+    good: bool,
+    otherwise: Verdict,
+    seen: String,
+    remedy: String,
+}
+
+impl Look {
+    fn judged(self) -> Finding {
+        let (verdict, words) = match self.good {
+            true => (Verdict::Fine, self.seen),
+            false => (self.otherwise, format!("{}: {}", self.seen, self.remedy)),
+        };
+        Finding {
+            verdict,
+            subject: self.subject,
+            words,
+        }
+    }
+}
+
+/// Judges a machine, in a fixed order.
 pub fn judge(facts: &Facts) -> Vec<Finding> {
-    let finding = |verdict, subject, words: String| Finding {
-        verdict,
-        subject,
-        words,
-    };
-    let good_if = |good: bool, otherwise| if good { Verdict::Fine } else { otherwise };
     let version = version(&facts.kernel);
-    let kernel = good_if(version >= Some(OLDEST), Verdict::Missing);
-    let overlay = facts
-        .filesystems
-        .lines()
-        .any(|line| line.trim_start_matches("nodev").trim() == "overlay");
-    let (v, missing) = controllers(facts);
-    let namespaces = facts.user_namespaces > 0 && version >= Some(MAPPED);
-    let remedy = |good: Verdict, seen: String, remedy: &str| match good {
-        Verdict::Fine => seen,
-        _ => format!("{seen}: {remedy}"),
+    let (cgroups, lacking) = controllers(facts);
+    let overlay = |line: &str| line.split_whitespace().last() == Some("overlay");
+    let overlay = facts.filesystems.lines().any(overlay);
+    let word = |good, word: &str| match good {
+        true => word.to_owned(),
+        false => format!("not {word}"),
     };
-    let (root, fs) = (
-        good_if(facts.root, Verdict::Missing),
-        good_if(overlay, Verdict::Missing),
-    );
-    let limits = good_if(missing.is_empty(), Verdict::Lacking);
-    let users = good_if(namespaces, Verdict::Lacking);
-    let descriptors = good_if(facts.descriptors >= DESCRIPTORS, Verdict::Lacking);
-    let store = good_if(facts.store.is_none(), Verdict::Missing);
-    let seen = |good: Verdict, yes: &str, no: &str| match good {
-        Verdict::Fine => yes.to_owned(),
-        _ => no.to_owned(),
+    let look = |subject, good, otherwise, seen: String, remedy: String| Look {
+        subject,
+        good,
+        otherwise,
+        seen,
+        remedy,
     };
-    vec![
-        finding(
-            root,
+    let users = version >= Some(MAPPED) && facts.user_namespaces > 0;
+    use Verdict::{Lacking, Missing};
+    let looks = [
+        look(
             "user",
-            seen(root, "root", "not root: the server needs root's rights"),
+            facts.root,
+            Missing,
+            word(facts.root, "root"),
+            "the server needs root's rights".to_owned(),
         ),
-        finding(
-            kernel,
+        look(
             "kernel",
-            remedy(
-                kernel,
-                facts.kernel.clone(),
-                &format!("{}.{} or later is needed", OLDEST.0, OLDEST.1),
-            ),
+            version >= Some(OLDEST),
+            Missing,
+            facts.kernel.clone(),
+            format!("{}.{} or later is needed", OLDEST.0, OLDEST.1),
         ),
-        finding(
-            fs,
+        look(
             "overlay",
-            seen(
-                fs,
-                "there",
-                "the kernel has no overlayfs: load the module overlay",
-            ),
+            overlay,
+            Missing,
+            word(overlay, "there"),
+            "load the module overlay".to_owned(),
         ),
-        finding(
-            limits,
+        look(
             "cgroups",
-            remedy(
-                limits,
-                v.to_owned(),
-                &format!(
-                    "no controller for {}, so no such limits",
-                    missing.join(", ")
-                ),
+            lacking.is_empty(),
+            Lacking,
+            cgroups.to_owned(),
+            format!(
+                "no controller for {}, so no such limits",
+                lacking.join(", ")
             ),
         ),
-        finding(
-            users,
+        look(
             "user namespaces",
-            seen(
-                users,
-                "there, with mapped ids",
-                "not for pods: they need Linux 5.19 and the sysctl user.max_user_namespaces above 0",
+            users,
+            Lacking,
+            word(users, "for pods"),
+            format!(
+                "they need Linux {}.{} and user.max_user_namespaces above 0",
+                MAPPED.0, MAPPED.1
             ),
         ),
-        finding(
-            descriptors,
+        look(
             "descriptors",
-            remedy(
-                descriptors,
-                facts.descriptors.to_string(),
-                "raise LimitNOFILE of the service",
-            ),
+            facts.descriptors >= DESCRIPTORS,
+            Lacking,
+            facts.descriptors.to_string(),
+            "raise LimitNOFILE of the service".to_owned(),
         ),
-        finding(
-            store,
+        look(
             "store",
-            facts
-                .store
-                .clone()
-                .unwrap_or_else(|| "nothing against it".to_owned()),
+            facts.store.is_none(),
+            Missing,
+            word(facts.store.is_none(), "usable"),
+            facts.store.clone().unwrap_or_default(),
         ),
-    ]
+    ];
+    looks.into_iter().map(Look::judged).collect()
 }
 
 /// Which cgroups there are, and which controllers they lack.

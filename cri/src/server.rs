@@ -9,6 +9,7 @@
 
 use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
@@ -44,13 +45,15 @@ const BLOCKING: usize = 128;
 const BLOCKING_IDLE: Duration = Duration::from_secs(2);
 /// How long requests may take to end when the server is told to stop.
 const GRACE: Duration = Duration::from_secs(10);
+/// How long connections may take to end after that.
+const FAREWELL: Duration = Duration::from_millis(500);
 /// After an error of accept, most likely for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves until SIGTERM or SIGINT. `settings` are those of the start.
 pub fn serve(host: Host, settings: &Settings) -> Result<()> {
     settings.check()?;
-    let socket = Socket::open(&settings.socket()?)?;
+    let path = settings.socket()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .max_blocking_threads(BLOCKING)
@@ -59,19 +62,20 @@ pub fn serve(host: Host, settings: &Settings) -> Result<()> {
         .enable_all()
         .build()
         .context(|| "cannot start the server's threads")?;
-    let served = runtime.block_on(run(host, settings, &socket));
-    socket.remove();
+    let served = runtime.block_on(run(host, settings, &path));
     // Work that is called off and does not end must not keep the process.
     runtime.shutdown_timeout(Duration::from_secs(1));
     served
 }
 
-async fn run(host: Host, settings: &Settings, socket: &Socket) -> Result<()> {
+async fn run(host: Host, settings: &Settings, path: &Path) -> Result<()> {
     let failed = || "cannot start the server";
-    let listener = UnixListener::from_std(socket.listener.try_clone()?).context(failed)?;
+    // Before anybody can know that we are there.
     let mut terminate = signal(SignalKind::terminate()).context(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).context(failed)?;
     let mut hangup = signal(SignalKind::hangup()).context(failed)?;
+    let socket = Socket::open(path)?;
+    let listener = UnixListener::from_std(socket.listener.try_clone()?).context(failed)?;
     let version = host.version;
     let host = Arc::new(host);
     let images = Images::start(&host, settings).await?;
@@ -81,14 +85,14 @@ async fn run(host: Host, settings: &Settings, socket: &Socket) -> Result<()> {
     );
     let (stop, stopped) = watch::channel(false);
     // Every connection has a sender; when all are gone, all have ended.
-    let (busy, mut ended) = mpsc::channel::<Infallible>(1);
+    let (open, mut closed) = mpsc::channel::<Infallible>(1);
     notify("READY=1");
     tracing::info!(listen = %settings.listen, store = %host.store.path().display(), "rcrun serves the CRI");
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    let serving = connection(stream, front.clone(), stopped.clone(), busy.clone());
+                    let serving = connection(stream, front.clone(), stopped.clone(), open.clone());
                     tokio::spawn(serving);
                 }
                 Err(error) => {
@@ -107,10 +111,14 @@ async fn run(host: Host, settings: &Settings, socket: &Socket) -> Result<()> {
     socket.remove();
     images.stop();
     let _ = stop.send(true);
-    drop(busy);
-    if tokio::time::timeout(GRACE, ended.recv()).await.is_err() {
+    drop(open);
+    let mut running = front.running.subscribe();
+    let answered = running.wait_for(|running| *running == 0);
+    if tokio::time::timeout(GRACE, answered).await.is_err() {
         tracing::warn!("requests were still running after {} s", GRACE.as_secs());
     }
+    // What was answered is on its way; a client that does not listen is not waited for.
+    let _ = tokio::time::timeout(FAREWELL, closed.recv()).await;
     Ok(())
 }
 
@@ -119,7 +127,7 @@ async fn connection(
     stream: UnixStream,
     front: Front,
     mut stopped: watch::Receiver<bool>,
-    _busy: mpsc::Sender<Infallible>,
+    _open: mpsc::Sender<Infallible>,
 ) {
     let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
@@ -143,11 +151,30 @@ async fn connection(
 struct Front {
     images: ImageServiceServer<Images>,
     runtime: RuntimeServiceServer<Runtime>,
+    /// How many requests are being answered.
+    running: watch::Sender<usize>,
+}
+
+/// A request that is being answered.
+struct Running(watch::Sender<usize>);
+
+impl Running {
+    fn begin(running: &watch::Sender<usize>) -> Self {
+        running.send_modify(|running| *running += 1);
+        Self(running.clone())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.send_modify(|running| *running -= 1);
+    }
 }
 
 impl Front {
     fn new(images: Images, runtime: Runtime) -> Self {
         Self {
+            running: watch::Sender::new(0),
             images: ImageServiceServer::new(images)
                 .max_decoding_message_size(MAX_MESSAGE)
                 .max_encoding_message_size(MAX_MESSAGE),
@@ -179,6 +206,7 @@ impl Front {
 
     /// Answers within the client's deadline, whatever happens.
     async fn answer_in_time(self, request: Request<Incoming>) -> Response<Body> {
+        let _running = Running::begin(&self.running);
         let limit = match deadline(request.headers()) {
             Ok(limit) => limit,
             Err(status) => return status.into_http(),
@@ -188,12 +216,13 @@ impl Front {
         let answer = Caught(Box::pin(self.answer(request)));
         let answered = match limit {
             None => Ok(answer.await),
-            Some(limit) => tokio::time::timeout(limit, answer).await,
+            Some(Duration::ZERO) => Err(()),
+            Some(limit) => tokio::time::timeout(limit, answer).await.map_err(drop),
         };
         let response = match answered {
             Ok(Some(response)) => response,
             Ok(None) => Status::internal("a defect in the server: see its log").into_http(),
-            Err(_) => Status::deadline_exceeded(format!(
+            Err(()) => Status::deadline_exceeded(format!(
                 "the client's deadline of {limit:?} has passed",
                 limit = limit.unwrap_or_default()
             ))

@@ -195,11 +195,9 @@ impl<'a> Reading<'a> {
             match self.images_of(&record) {
                 Ok(images) => led.push((record, images)),
                 Err(error) => {
-                    trouble.push(format!(
-                        "image {} cannot be used: {}",
-                        record.name,
-                        error.chain()
-                    ));
+                    let hint = error.hint().unwrap_or("`rcrun fsck` tells more");
+                    let (name, why) = (&record.name, error.chain());
+                    trouble.push(format!("image {name} cannot be used: {why}; {hint}"));
                 }
             }
         }

@@ -25,6 +25,9 @@ use crate::host::{Current, Host};
 use crate::work::Gate;
 use crate::{Error, ErrorKind, Result};
 
+/// How long a pull that was called off may take to end.
+const END: Duration = Duration::from_secs(5);
+
 /// The identifier of what was pulled.
 type Outcome = Result<Digest, Status>;
 
@@ -155,8 +158,8 @@ impl Pulls {
                 Err(_) if progress.left(limit).is_zero() => {
                     progress.stalled.store(true, Ordering::SeqCst);
                     cancel.cancel();
-                    // It ends soon, but that is not waited for.
-                    break Err(Status::deadline_exceeded(""));
+                    let ended = tokio::time::timeout(END, work.as_mut()).await;
+                    break ended.unwrap_or_else(|_| Err(Status::deadline_exceeded("")));
                 }
                 Err(_) => {}
             }
@@ -277,6 +280,15 @@ impl Progress {
     }
 }
 
+/// Ends what a client still has when it is dropped: idle connections, and hooks that know of one another.
+struct End<'a>(&'a Cancel);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
 /// The pull itself, which blocks.
 fn pull(
     host: &Host,
@@ -287,6 +299,9 @@ fn pull(
 ) -> Result<Digest> {
     cancel.check()?;
     progress.moved();
+    // Of this client alone, so that its connections can be let go of at the end, whoever holds them.
+    let cancel = &cancel.child();
+    let _end = End(cancel);
     let mut options = current.registries;
     options.cancel = cancel.clone();
     options.credentials = credentials(&wanted.image, wanted.credential.as_ref(), &current.cri);
