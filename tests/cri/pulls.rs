@@ -369,7 +369,7 @@ fn settings_count_from_the_next_pull_on(env: &Env) {
     node.configure(json!({"pinned": 7}));
     let said = node.refused(
         node.images().pull_image(pull("registry.k8s.io/app")),
-        Code::InvalidArgument,
+        Code::FailedPrecondition,
     );
     assert!(said.contains("settings.json"), "{said}");
     assert_eq!(node.list().len(), 1);

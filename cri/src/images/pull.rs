@@ -125,10 +125,11 @@ impl Pulls {
         );
         drop(flights);
         let pulls = self.clone();
+        let landing = Landing(number, Arc::clone(&self.flights));
         tokio::spawn(async move {
             let result = pulls.fly(wanted, cancel).await;
             // Who asks from now on asks the registry anew.
-            lock(&pulls.flights).all.remove(&number);
+            drop(landing);
             let _ = done.send(Some(result));
         });
         Ok((ticket(number), outcome))
@@ -138,7 +139,9 @@ impl Pulls {
         let image = wanted.image.clone();
         let current = {
             let host = Arc::clone(&self.host);
-            READERS.run(move || (host.current)()).await?
+            let read = READERS.run(move || (host.current)()).await;
+            // Not the request is wrong.
+            read.map_err(|status| Status::failed_precondition(status.message()))?
         };
         let limit = Duration::from_secs(current.cri.pull_progress_timeout);
         let progress = Arc::new(Progress::default());
@@ -188,7 +191,7 @@ impl Pulls {
                 let milliseconds = begun.elapsed().as_millis();
                 tracing::info!(%image, %id, milliseconds, "pulled");
             }
-            Err(status) => tracing::error!(code = ?status.code(), "{}", status.message()),
+            Err(status) => tracing::warn!(code = ?status.code(), "{}", status.message()),
         }
         result
     }
@@ -196,6 +199,15 @@ impl Pulls {
 
 /// Places for reading the settings.
 static READERS: std::sync::LazyLock<Gate> = std::sync::LazyLock::new(|| Gate::new(2));
+
+/// Takes a pull off the list when it ends, even by a panic.
+struct Landing(u64, Arc<Mutex<Flights>>);
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        lock(&self.1).all.remove(&self.0);
+    }
+}
 
 /// Somebody who waits for a pull.
 struct Ticket {
@@ -286,6 +298,8 @@ struct End<'a>(&'a Cancel);
 impl Drop for End<'_> {
     fn drop(&mut self) {
         self.0.cancel();
+        // A pull needs more memory than anything else here.
+        rcrun_runtime::sys::process::trim_memory();
     }
 }
 

@@ -11,6 +11,9 @@ use super::describe::{self, Facts};
 use crate::proto::v1 as cri;
 use crate::{Error, Result};
 
+/// The shortest beginning of an identifier that counts, which is what people are shown: `cafe` may be a
+/// name that is not there, and somebody wants it removed.
+const BEGINNING: usize = 12;
 /// How many candidates an error names.
 const SHOWN: usize = 4;
 
@@ -119,7 +122,7 @@ impl View {
         {
             return Ok(Some(found));
         }
-        match is_hex(digest) {
+        match is_hex(digest) && digest.len() >= BEGINNING {
             true => self.by_beginning(digest),
             false => Ok(None),
         }
@@ -270,18 +273,22 @@ mod tests {
     }
 
     #[test]
-    fn an_ambiguous_beginning_is_refused() {
-        let led = (0..40).map(|n| {
-            let name = format!("m{n}");
-            (
-                record(&format!("a.io/x:{n}"), &name),
-                vec![facts(&name, "host")],
-            )
+    fn an_ambiguous_beginning_is_refused_and_a_short_one_no_identifier() {
+        let beginning = "cafe".repeat(3);
+        let led = ["0", "1"].map(|end| {
+            let mut facts = facts(end, "host");
+            facts.id = format!("sha256:{beginning}{}", end.repeat(52))
+                .parse()
+                .unwrap();
+            (record(&format!("a.io/x:{end}"), end), vec![facts])
         });
-        let view = View::new(1, led.collect(), &HashSet::new());
-        let ambiguous = "0123456789abcdef"
-            .chars()
-            .any(|c| view.find(&c.to_string()).is_err());
-        assert!(ambiguous, "40 identifiers begin with 16 digits");
+        let view = View::new(1, led.into(), &HashSet::new());
+        let error = view.find(&beginning).unwrap_err();
+        assert!(
+            error.to_string().contains("of 2 images' identifiers"),
+            "{error}"
+        );
+        assert!(view.find(&format!("{beginning}0")).unwrap().is_some());
+        assert!(view.find("cafe").unwrap().is_none());
     }
 }
