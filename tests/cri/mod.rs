@@ -4,6 +4,7 @@ mod images;
 mod kubelet;
 mod life;
 mod pulls;
+mod removal;
 mod requests;
 
 use crate::harness::modules::{Module, check, of_images};
@@ -15,6 +16,7 @@ const MODULES: &[Module] = &[
     ("kubelet", kubelet::tests),
     ("life", life::tests),
     ("pulls", pulls::tests),
+    ("removal", removal::tests),
     ("requests", requests::tests),
 ];
 
