@@ -19,7 +19,7 @@ use crate::{Context, Error, ErrorKind, Result};
 /// The first descriptor of sd_listen_fds(3).
 const FIRST_HANDED: i32 = 3;
 /// Connections that the kernel keeps while we are busy.
-const BACKLOG: i32 = 128;
+const BACKLOG: i32 = 1024;
 
 /// A socket that listens.
 #[derive(Debug)]

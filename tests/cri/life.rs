@@ -298,12 +298,13 @@ fn an_idle_server_is_small(env: &Env) {
     }
     std::thread::sleep(Duration::from_secs(3));
     let (private, threads) = (
-        kilobytes(node.pid(), "smaps_rollup", "Private_Dirty:"),
+        kilobytes(node.pid(), "smaps_rollup", "Anonymous:"),
         entries(node.pid(), "task"),
     );
-    node.shelf.env.rt.note(&format!(
-        "{private} KiB private and dirty, {threads} threads\n"
-    ));
+    node.shelf
+        .env
+        .rt
+        .note(&format!("{private} KiB of its own, {threads} threads\n"));
     assert!(private < 4096, "{private} KiB");
     assert!(threads <= 4, "{threads} threads");
 }
@@ -328,7 +329,7 @@ fn no_descriptors_threads_or_memory_are_lost(env: &Env) {
         // Threads that block end after a while.
         std::thread::sleep(Duration::from_secs(3));
         let pid = node.pid();
-        let memory = kilobytes(pid, "smaps_rollup", "Private_Dirty:");
+        let memory = kilobytes(pid, "smaps_rollup", "Anonymous:");
         (entries(pid, "fd"), entries(pid, "task"), memory)
     };
     (0..20).for_each(|_| round());

@@ -80,8 +80,8 @@ fn host(address: &str) -> &str {
 mod tests {
     use super::*;
 
-    fn of(auth: AuthConfig) -> Result<Option<Credential>> {
-        credential(&auth, &"reg.lan:5000/a:1".parse().unwrap())
+    fn of(auth: &AuthConfig) -> Result<Option<Credential>> {
+        credential(auth, &"reg.lan:5000/a:1".parse().unwrap())
     }
 
     fn user(user: &str, password: &str) -> Option<Credential> {
@@ -94,25 +94,25 @@ mod tests {
     #[test]
     fn every_kind_of_credential() {
         let text = |text: &str| text.to_owned();
-        assert_eq!(of(AuthConfig::default()).unwrap(), None);
+        assert_eq!(of(&AuthConfig::default()).unwrap(), None);
         let name = AuthConfig {
             username: text("u"),
             password: text("p:w"),
             ..Default::default()
         };
-        assert_eq!(of(name.clone()).unwrap(), user("u", "p:w"));
+        assert_eq!(of(&name).unwrap(), user("u", "p:w"));
         let encoded = |plain: &str| AuthConfig {
             auth: BASE64_STANDARD.encode(plain),
             ..Default::default()
         };
-        assert_eq!(of(encoded("u:p:w\0\0")).unwrap(), user("u", "p:w"));
-        assert_eq!(of(encoded("u:")).unwrap(), user("u", ""));
+        assert_eq!(of(&encoded("u:p:w\0\0")).unwrap(), user("u", "p:w"));
+        assert_eq!(of(&encoded("u:")).unwrap(), user("u", ""));
         let identity = AuthConfig {
             identity_token: text("t"),
             ..name.clone()
         };
         assert_eq!(
-            of(identity).unwrap(),
+            of(&identity).unwrap(),
             Some(Credential::Identity {
                 user: text("u"),
                 token: Secret::new("t")
@@ -123,7 +123,7 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(
-            of(registry).unwrap(),
+            of(&registry).unwrap(),
             Some(Credential::Registry {
                 token: Secret::new("t")
             })
@@ -146,7 +146,7 @@ mod tests {
             ("https://index.docker.io/v1/", false),
             ("evil.lan/reg.lan:5000", false),
         ] {
-            assert_eq!(of(with(server)).unwrap().is_some(), sent, "{server}");
+            assert_eq!(of(&with(server)).unwrap().is_some(), sent, "{server}");
         }
         let hub = credential(
             &with("https://index.docker.io/v1/"),
@@ -170,7 +170,7 @@ mod tests {
                 auth: auth.into(),
                 ..Default::default()
             };
-            let error = of(auth).unwrap_err();
+            let error = of(&auth).unwrap_err();
             assert!(
                 !format!("{}", error.chain()).contains("geheim"),
                 "{error:?}"
