@@ -31,6 +31,8 @@ below any engine, in place of runc:
 const OCI: &str = "OCI runtime, as runc";
 const IMAGES: &str = "images and the store";
 const CONTAINERS: &str = "containers of images";
+const BUILDS: &str = "builds";
+const NODE: &str = "node of a cluster";
 
 /// What `--version` prints.
 ///
@@ -55,6 +57,8 @@ pub(crate) fn program() -> String {
     let parts = [
         (CONTAINERS, verbs::containers(), verbs::shared()),
         (IMAGES, verbs::images(), &[]),
+        (BUILDS, verbs::builds(), &[]),
+        (NODE, verbs::node(), &[]),
         (OCI, verbs::oci(), &[]),
     ];
     let shown = |part: &'static [Verb]| part.iter().filter(|verb| !verb.hidden);

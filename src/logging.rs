@@ -82,7 +82,9 @@ fn open(path: &Path) -> Result<File> {
 
 impl tracing::Subscriber for Log {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        self.debug || *metadata.level() <= Level::INFO
+        // Libraries tell of every frame, and of what is in it.
+        let ours = || metadata.target().starts_with("rcrun");
+        *metadata.level() <= Level::INFO || (self.debug && ours())
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {

@@ -198,7 +198,7 @@ impl Global {
 }
 
 /// What the verbs work with.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Settings {
     /// The library, told its state directory and cgroup driver.
     pub(crate) runtime: Runtime,

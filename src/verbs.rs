@@ -8,6 +8,7 @@ mod form;
 mod images;
 mod monitor;
 mod oci;
+mod serve;
 
 #[cfg(feature = "generate")]
 mod generate;
@@ -375,6 +376,16 @@ pub(crate) fn containers() -> &'static [Verb] {
     containers::VERBS
 }
 
+/// The verbs on Dockerfiles.
+pub(crate) fn builds() -> &'static [Verb] {
+    std::slice::from_ref(&build::VERB)
+}
+
+/// The verbs of a node of a cluster.
+pub(crate) fn node() -> &'static [Verb] {
+    std::slice::from_ref(&serve::VERB)
+}
+
 /// Of these, the ones whose words an OCI runtime has as well.
 pub(crate) fn shared() -> &'static [Verb] {
     containers::SHARED
@@ -383,9 +394,15 @@ pub(crate) fn shared() -> &'static [Verb] {
 /// All verbs, in the order of the help.
 pub(crate) fn all() -> impl Iterator<Item = &'static Verb> {
     #[cfg(feature = "generate")]
-    return tables().chain([&build::VERB, &monitor::VERB, &build::STEP, &generate::VERB]);
+    return tables().chain([
+        &build::VERB,
+        &serve::VERB,
+        &monitor::VERB,
+        &build::STEP,
+        &generate::VERB,
+    ]);
     #[cfg(not(feature = "generate"))]
-    tables().chain([&build::VERB, &monitor::VERB, &build::STEP])
+    tables().chain([&build::VERB, &serve::VERB, &monitor::VERB, &build::STEP])
 }
 
 fn tables() -> impl Iterator<Item = &'static Verb> {

@@ -16,6 +16,7 @@
 )]
 
 mod build;
+mod cri;
 mod harness;
 mod oci;
 mod people;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
 /// Every test of every area.
 fn all() -> Vec<harness::Test> {
     let mut tests = build::all();
+    tests.extend(cri::all());
     tests.extend(oci::all());
     tests.extend(people::all());
     tests.extend(store::all());

@@ -56,7 +56,7 @@ use crate::{Context, Digest, Error, Result, durable, tree};
 
 mod sizes;
 mod usage;
-pub use sizes::{Sizes, measure, sizes};
+pub use sizes::{Sizes, Taken, blob_taken, measure, sizes, taken};
 pub use usage::{Part, Usage, usage};
 
 /// How many objects are removed before others are let in again.

@@ -23,6 +23,8 @@ pub(crate) struct File {
     pub(crate) registries: registry::settings::Settings,
     /// How images are built.
     pub(crate) build: Build,
+    /// How the CRI server works.
+    pub(crate) cri: rcrun_cri::Settings,
 }
 
 /// How images are built.

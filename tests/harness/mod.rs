@@ -7,6 +7,7 @@ pub(crate) mod builds;
 pub(crate) mod bundle;
 pub(crate) mod cgroup;
 pub(crate) mod container;
+pub(crate) mod cri;
 pub(crate) mod criu;
 pub(crate) mod env;
 pub(crate) mod faults;

@@ -81,7 +81,7 @@ pub struct Credentials {
     files: Vec<PathBuf>,
     written: Option<PathBuf>,
     helpers: Helpers,
-    only: Option<(String, Credential)>,
+    given: Option<(String, Credential)>,
 }
 
 impl Credentials {
@@ -102,7 +102,7 @@ impl Credentials {
                 files,
                 written,
                 helpers,
-                only: None,
+                given: None,
             };
         }
         let home = path("HOME");
@@ -121,7 +121,7 @@ impl Credentials {
             files,
             written,
             helpers,
-            only: None,
+            given: None,
         }
     }
 
@@ -134,17 +134,20 @@ impl Credentials {
                 path: None,
                 deadline: helper::DEADLINE,
             },
-            only: None,
+            given: None,
         }
     }
 
     /// This one for this host, and no file.
     pub fn only(host: &str, credential: &Credential) -> Self {
-        let only = Some((host.to_owned(), credential.clone()));
-        Self {
-            only,
-            ..Self::none()
-        }
+        Self::none().with(host, credential)
+    }
+
+    /// This one for this host, whatever the files say; they are asked for others.
+    #[must_use]
+    pub fn with(mut self, host: &str, credential: &Credential) -> Self {
+        self.given = Some((host.to_owned(), credential.clone()));
+        self
     }
 
     /// With another deadline for helpers.
@@ -156,8 +159,10 @@ impl Credentials {
 
     /// The credential for a repository of a host; the most specific one of the first file with any.
     pub fn find(&self, host: &str, repository: &str) -> Result<Option<Credential>> {
-        if let Some((known, credential)) = &self.only {
-            return Ok((known == host).then(|| credential.clone()));
+        if let Some((known, credential)) = &self.given
+            && known == host
+        {
+            return Ok(Some(credential.clone()));
         }
         for path in &self.files {
             let words = || format!("cannot read credentials from {}", path.display());

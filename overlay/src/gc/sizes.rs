@@ -71,11 +71,56 @@ impl Sizes {
     }
 }
 
+/// What something takes on the disk.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Taken {
+    /// Allocated bytes.
+    pub bytes: u64,
+    /// Files and directories, each of which takes an inode.
+    pub entries: u64,
+}
+
+impl std::ops::Add for Taken {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            bytes: self.bytes + other.bytes,
+            entries: self.entries + other.entries,
+        }
+    }
+}
+
+impl std::iter::Sum for Taken {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), std::ops::Add::add)
+    }
+}
+
 /// What one thing takes on the disk, by its name in a directory.
-pub fn measure(directory: impl std::os::fd::AsFd, name: &std::ffi::CStr) -> Result<u64> {
+pub fn taken(directory: impl std::os::fd::AsFd, name: &std::ffi::CStr) -> Result<Taken> {
     let mut meter = tree::Meter::default();
     meter.add_tree(directory, name)?;
-    Ok(meter.bytes)
+    Ok(Taken {
+        bytes: meter.bytes,
+        entries: meter.entries,
+    })
+}
+
+/// What a blob takes; nothing if it is not there.
+pub fn blob_taken(store: &Store, digest: &Digest) -> Result<Taken> {
+    match store.content().shard(digest)? {
+        None => Ok(Taken::default()),
+        Some(shard) => {
+            let name = CString::new(digest.hex()).map_err(std::io::Error::from)?;
+            taken(&shard, &name)
+        }
+    }
+}
+
+/// The bytes that one thing takes, by its name in a directory.
+pub fn measure(directory: impl std::os::fd::AsFd, name: &std::ffi::CStr) -> Result<u64> {
+    taken(directory, name).map(|taken| taken.bytes)
 }
 
 #[cfg(test)]

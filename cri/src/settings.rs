@@ -1,0 +1,160 @@
+//! The `cri` section of the settings file.
+//!
+//! Owns what can be set, the defaults and the limits. `listen`, `cgroup_driver` and `parallel_pulls` count
+//! from the start of the server; everything else from the next pull on, or from SIGHUP.
+
+use std::path::PathBuf;
+
+use rcrun_image::reference::Reference;
+use serde::{Deserialize, Serialize};
+
+use crate::{Context, Error, Result};
+
+/// Most pulls at a time: each has a few threads.
+const MAX_PARALLEL_PULLS: usize = 64;
+/// Longest time without progress that can be asked for: a day.
+const MAX_PROGRESS_TIMEOUT: u64 = 86_400;
+
+/// The section.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// The socket: `unix:///PATH`, or the path.
+    pub listen: String,
+    /// Who makes cgroups; the kubelet asks, and does the same.
+    pub cgroup_driver: CgroupDriver,
+    /// Images that the kubelet is told to leave when it makes room.
+    pub pinned: Vec<String>,
+    /// File of credentials for pulls that come without, as docker's config.json or podman's auth.json.
+    pub auth_file: Option<PathBuf>,
+    /// Pulls at a time; others wait.
+    pub parallel_pulls: usize,
+    /// Seconds without a byte from the registry after which a pull fails.
+    pub pull_progress_timeout: u64,
+}
+
+/// Who makes cgroups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CgroupDriver {
+    /// systemd where it runs with cgroup v2, else files.
+    Auto,
+    /// We do, by files.
+    Cgroupfs,
+    /// systemd, by its bus.
+    Systemd,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            listen: "unix:///run/rcrun/cri.sock".to_owned(),
+            cgroup_driver: CgroupDriver::Auto,
+            pinned: Vec::new(),
+            auth_file: None,
+            parallel_pulls: 8,
+            pull_progress_timeout: 300,
+        }
+    }
+}
+
+impl Settings {
+    /// Refuses what cannot be meant.
+    pub fn check(&self) -> Result<()> {
+        self.socket()?;
+        self.pinned()?;
+        let wrong = |what: &str, most: u64| {
+            Err(Error::invalid(format!(
+                "the setting cri.{what} is not in 1..={most}"
+            )))
+        };
+        if !(1..=MAX_PARALLEL_PULLS).contains(&self.parallel_pulls) {
+            return wrong("parallel_pulls", MAX_PARALLEL_PULLS as u64);
+        }
+        if !(1..=MAX_PROGRESS_TIMEOUT).contains(&self.pull_progress_timeout) {
+            return wrong("pull_progress_timeout", MAX_PROGRESS_TIMEOUT);
+        }
+        Ok(())
+    }
+
+    /// The path of the socket.
+    pub fn socket(&self) -> Result<PathBuf> {
+        let path = self.listen.strip_prefix("unix://").unwrap_or(&self.listen);
+        if !path.starts_with('/') || path.contains('\0') || path.ends_with('/') {
+            return Err(Error::invalid(format!(
+                "cannot listen on {:?}: write unix:///PATH, or an absolute path",
+                self.listen
+            )));
+        }
+        Ok(PathBuf::from(path))
+    }
+
+    /// The names of pinned images, in full.
+    pub fn pinned(&self) -> Result<Vec<Reference>> {
+        let parse = |text: &String| {
+            let reference = text.parse();
+            reference.context(|| "the setting cri.pinned has a wrong name")
+        };
+        self.pinned.iter().map(parse).collect()
+    }
+}
+
+impl CgroupDriver {
+    /// What `auto` means on this machine.
+    pub fn resolved(self) -> Self {
+        let there = |path: &str| std::path::Path::new(path).exists();
+        match self {
+            Self::Auto
+                if there("/run/systemd/system") && there("/sys/fs/cgroup/cgroup.controllers") =>
+            {
+                Self::Systemd
+            }
+            Self::Auto => Self::Cgroupfs,
+            chosen => chosen,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Settings, String> {
+        let settings: Settings = serde_json::from_str(text).map_err(|e| e.to_string())?;
+        settings.check().map_err(|e| e.chain().to_string())?;
+        Ok(settings)
+    }
+
+    #[test]
+    fn defaults_hold_and_are_shown() {
+        let shown = serde_json::to_string(&Settings::default()).unwrap();
+        assert_eq!(read(&shown).unwrap(), Settings::default());
+        assert_eq!(read("{}").unwrap(), Settings::default());
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused() {
+        for (text, words) in [
+            (r#"{"listens":"/x"}"#, "unknown field"),
+            (r#"{"listen":"tcp://127.0.0.1:1"}"#, "unix:///PATH"),
+            (r#"{"listen":"cri.sock"}"#, "unix:///PATH"),
+            (r#"{"listen":"unix://"}"#, "unix:///PATH"),
+            (r#"{"listen":"/run/"}"#, "unix:///PATH"),
+            (r#"{"pinned":["A B"]}"#, "cri.pinned"),
+            (r#"{"cgroup_driver":"v1"}"#, "unknown variant"),
+            (r#"{"parallel_pulls":0}"#, "cri.parallel_pulls"),
+            (r#"{"parallel_pulls":65}"#, "cri.parallel_pulls"),
+            (
+                r#"{"pull_progress_timeout":0}"#,
+                "cri.pull_progress_timeout",
+            ),
+        ] {
+            let error = read(text).unwrap_err();
+            assert!(error.contains(words), "{text}: {error}");
+        }
+        let settings = read(r#"{"listen":"/run/a.sock","pinned":["pause:3"]}"#).unwrap();
+        assert_eq!(settings.socket().unwrap(), PathBuf::from("/run/a.sock"));
+        let pinned = settings.pinned().unwrap();
+        assert_eq!(pinned[0].to_string(), "docker.io/library/pause:3");
+    }
+}

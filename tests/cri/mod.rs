@@ -1,0 +1,31 @@
+//! The CRI server, over its socket, with a client of the generated code.
+
+mod images;
+mod kubelet;
+mod life;
+mod pulls;
+mod removal;
+mod requests;
+
+use crate::harness::modules::{Module, check, of_images};
+use crate::harness::{Env, Test, test};
+
+/// Modules and their tests. `no_file_of_the_server_is_forgotten` compares this list with the directory.
+const MODULES: &[Module] = &[
+    ("images", images::tests),
+    ("kubelet", kubelet::tests),
+    ("life", life::tests),
+    ("pulls", pulls::tests),
+    ("removal", removal::tests),
+    ("requests", requests::tests),
+];
+
+pub(crate) fn all() -> Vec<Test> {
+    let mut tests = vec![test!(no_file_of_the_server_is_forgotten)];
+    tests.extend(of_images("cri", MODULES));
+    tests
+}
+
+fn no_file_of_the_server_is_forgotten(_: &Env) {
+    check("cri", MODULES);
+}
