@@ -113,7 +113,10 @@ impl Bridge {
         if !desk.place.leases()?.is_empty() {
             return Err(Error::new(
                 ErrorKind::Busy,
-                format!("cannot remove {}: containers are connected", self.settings.name),
+                format!(
+                    "cannot remove {}: containers are connected",
+                    self.settings.name
+                ),
             ));
         }
         desk.drop_table()?;
@@ -240,7 +243,8 @@ impl Desk<'_> {
         let known: Option<Made> = self.place.host();
         let in_use = !leases.is_empty();
         let table = known.as_ref().map_or(0, |made| made.table);
-        let (made, changed) = host::bridge(&mut self.routing, self.settings, known.as_ref(), in_use)?;
+        let (made, changed) =
+            host::bridge(&mut self.routing, self.settings, known.as_ref(), in_use)?;
         let present = table_number(&mut self.netfilter, &self.settings.table)?;
         match !changed && table != 0 && present == Some(table) {
             true => Ok(made),
@@ -308,7 +312,10 @@ impl Desk<'_> {
                 Err(_) => true,
             };
         }
-        host::delete(&mut self.routing, &links::host_name(self.settings, lease.slot))?;
+        host::delete(
+            &mut self.routing,
+            &links::host_name(self.settings, lease.slot),
+        )?;
         self.place.forget(lease)?;
         match self.place.host::<Made>() {
             // Some of its ports were missing: all others are written anew.
@@ -349,7 +356,10 @@ impl Desk<'_> {
             return Ok(());
         }
         let taken = |port: &Port, whose: &str| {
-            Error::new(ErrorKind::Exists, format!("port {port} of the host is taken by {whose}"))
+            Error::new(
+                ErrorKind::Exists,
+                format!("port {port} of the host is taken by {whose}"),
+            )
         };
         for lease in leases.iter().filter(|lease| lease.ports) {
             let Ok(record) = self.place.read(lease) else {
@@ -385,7 +395,14 @@ impl Desk<'_> {
             return wrong("its table of nf_tables is gone");
         }
         let (settings, outcome) = (self.settings, &record.outcome);
-        links::check(&mut self.routing, settings, &made, lease.slot, request, outcome)
+        links::check(
+            &mut self.routing,
+            settings,
+            &made,
+            lease.slot,
+            request,
+            outcome,
+        )
     }
 }
 

@@ -12,7 +12,7 @@ mod cache;
 mod config;
 mod invoke;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod watch;
 
 use std::path::{Path, PathBuf};
@@ -80,7 +80,9 @@ impl Plugins {
         let answer = self.run(plugin, Command::Version, &[], &told)?;
         let list = answer.get("supportedVersions").and_then(Value::as_array);
         let list = list.ok_or_else(|| {
-            Error::invalid(format!("plugin {plugin} does not say which versions it speaks"))
+            Error::invalid(format!(
+                "plugin {plugin} does not say which versions it speaks"
+            ))
         })?;
         let text = |value: &Value| value.as_str().map(str::to_owned);
         Ok(list.iter().filter_map(text).collect())
@@ -102,7 +104,9 @@ impl Plugins {
             result = Some(done.context(cannot)?);
         }
         let result = result.unwrap_or_default();
-        self.cache.remember_result(&request.key, &result).context(cannot)?;
+        self.cache
+            .remember_result(&request.key, &result)
+            .context(cannot)?;
         outcome(&result).context(cannot)
     }
 
@@ -110,9 +114,16 @@ impl Plugins {
     pub fn check(&self, request: &Request<'_>) -> Result<()> {
         let cannot = || format!("cannot confirm the network of {}", request.key);
         let _shared = self.cache.enter(false).context(cannot)?;
-        let attachment = self.cache.recall(&request.key).context(cannot)?.ok_or_else(|| {
-            Error::new(ErrorKind::NotFound, format!("{}: it is not connected", cannot()))
-        })?;
+        let attachment = self
+            .cache
+            .recall(&request.key)
+            .context(cannot)?
+            .ok_or_else(|| {
+                Error::new(
+                    ErrorKind::NotFound,
+                    format!("{}: it is not connected", cannot()),
+                )
+            })?;
         let list = &attachment.configuration;
         if list.disable_check || !list.speaks("0.4.0") {
             return Ok(());
@@ -148,8 +159,13 @@ impl Plugins {
         let list = &attachment.configuration;
         let result = self.cache.result(key).filter(|_| list.speaks("0.4.0"));
         for plugin in list.plugins.iter().rev() {
-            let done =
-                self.attached(&attachment, plugin, Command::Del, result.as_ref(), Some(&path));
+            let done = self.attached(
+                &attachment,
+                plugin,
+                Command::Del,
+                result.as_ref(),
+                Some(&path),
+            );
             match done {
                 Ok(_) => {}
                 // The plugin says that there is nothing to remove.
@@ -200,7 +216,9 @@ impl Plugins {
 
     /// The same as an error. What kubelet and people look for stands in its words.
     pub fn status(&self) -> Result<()> {
-        let list = self.configuration().context(|| "cni plugin not initialized")?;
+        let list = self
+            .configuration()
+            .context(|| "cni plugin not initialized")?;
         for plugin in &list.plugins {
             let kind = config::kind(plugin);
             invoke::find(&self.programs, kind)?;
@@ -247,7 +265,9 @@ impl Plugins {
 /// What plugins say they did.
 fn outcome(result: &Value) -> Result<Outcome> {
     if !result.is_object() {
-        return Err(Error::invalid("cannot understand the plugins' result: it is no object"));
+        return Err(Error::invalid(
+            "cannot understand the plugins' result: it is no object",
+        ));
     }
     serde_json::from_value(result.clone())
         .map_err(|error| Error::invalid(format!("cannot understand the plugins' result: {error}")))

@@ -143,7 +143,10 @@ impl Socket {
             true => Ok(batch),
             false => Err(Error::new(
                 ErrorKind::Internal,
-                format!("cannot send to the kernel by netlink: {sent} of {} bytes", batch.bytes.len()),
+                format!(
+                    "cannot send to the kernel by netlink: {sent} of {} bytes",
+                    batch.bytes.len()
+                ),
             )),
         }
     }
@@ -166,10 +169,7 @@ impl Socket {
 }
 
 /// Does something in another network namespace and comes back. The work must not leave the thread.
-pub(crate) fn inside<T>(
-    namespace: BorrowedFd<'_>,
-    work: impl FnOnce() -> Result<T>,
-) -> Result<T> {
+pub(crate) fn inside<T>(namespace: BorrowedFd<'_>, work: impl FnOnce() -> Result<T>) -> Result<T> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let own = rustix::fs::open("/proc/thread-self/ns/net", flags, Mode::empty())
         .context(|| "cannot open /proc/thread-self/ns/net")?;

@@ -107,10 +107,18 @@ pub struct Address {
     /// The address.
     pub address: Prefixed,
     /// The way out of its network.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "or_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "or_none"
+    )]
     pub gateway: Option<IpAddr>,
     /// Which of the interfaces has it.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "index")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "index"
+    )]
     pub interface: Option<usize>,
 }
 
@@ -120,7 +128,11 @@ pub struct Route {
     /// Where to.
     pub dst: Prefixed,
     /// By which way.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "or_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "or_none"
+    )]
     pub gw: Option<IpAddr>,
     /// The longest packet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -169,9 +181,15 @@ mod tests {
         assert_eq!(addresses, ["10.1.0.5"]);
         assert_eq!(read.routes[0].dst.to_string(), "0.0.0.0/0");
         for (text, addresses) in [
-            (r#"{"interfaces":null,"ips":null,"routes":null,"dns":null}"#, 0),
+            (
+                r#"{"interfaces":null,"ips":null,"routes":null,"dns":null}"#,
+                0,
+            ),
             ("{}", 0),
-            (r#"{"ips":[{"address":"::1/128","gateway":"","interface":-1}]}"#, 1),
+            (
+                r#"{"ips":[{"address":"::1/128","gateway":"","interface":-1}]}"#,
+                1,
+            ),
             (r#"{"ips":[{"address":"::1/128","interface":7}]}"#, 0),
         ] {
             let read: Outcome = serde_json::from_str(text).unwrap();

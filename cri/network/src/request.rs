@@ -285,7 +285,11 @@ mod tests {
             ("a", "et,h0", false),
             ("a", "0123456789abcdef", false),
         ] {
-            assert_eq!(Key::new(id, interface).is_ok(), good, "{id:?} {interface:?}");
+            assert_eq!(
+                Key::new(id, interface).is_ok(),
+                good,
+                "{id:?} {interface:?}"
+            );
         }
         assert!(Key::new(&"a".repeat(ID_MAX), "eth0").is_ok());
         assert!(Key::new(&"a".repeat(ID_MAX + 1), "eth0").is_err());

@@ -11,9 +11,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::settings::{Settings, Subnet, hardware};
+use super::settings::{Settings, hardware};
 use crate::netlink::message::Batch;
-use crate::netlink::route::{self, Link};
+use crate::netlink::route::{self, Link, Way};
 use crate::netlink::{Refused, Socket};
 use crate::{Context, Error, ErrorKind, Result};
 
@@ -79,7 +79,9 @@ pub(super) fn bridge(
     let stranger = |why: String| Error::new(ErrorKind::Exists, why);
     let fresh = match &present {
         Some(link) if link.kind != "bridge" => {
-            return Err(stranger(format!("cannot make bridge {name}: a device has that name")));
+            return Err(stranger(format!(
+                "cannot make bridge {name}: a device has that name"
+            )));
         }
         // A bridge of other settings has the wrong addresses.
         Some(_) if made.is_some_and(|made| made.settings != *settings) => {
@@ -96,7 +98,8 @@ pub(super) fn bridge(
         Some(mtu) => mtu,
         None => uplink_mtu(socket)?,
     };
-    let made = make(socket, settings, fresh, mtu).context(|| format!("cannot make bridge {name}"))?;
+    let made =
+        make(socket, settings, fresh, mtu).context(|| format!("cannot make bridge {name}"))?;
     sysctls(settings)?;
     Ok((made, true))
 }
@@ -159,8 +162,8 @@ pub(super) fn delete(socket: &mut Socket, name: &str) -> Result<()> {
     }
 }
 
-/// The device that leads to an address; none if nothing does.
-fn way(socket: &mut Socket, to: IpAddr) -> Option<u32> {
+/// What leads to an address; none if nothing does.
+fn way(socket: &mut Socket, to: IpAddr) -> Option<Way> {
     let mut found = None;
     let mut batch = socket.batch();
     route::get_route(&mut batch, to);
@@ -175,14 +178,14 @@ fn apart(socket: &mut Socket, settings: &Settings) -> Result<()> {
     for subnet in settings.subnets() {
         let gateway = subnet.gateway();
         let outside = OUTSIDE[usize::from(gateway.is_ipv6())];
-        let Some(index) = way(socket, gateway) else {
+        let Some(there) = way(socket, gateway) else {
             continue;
         };
-        if way(socket, outside) == Some(index) && !on_link(socket, index, subnet)? {
+        if way(socket, outside).as_ref() == Some(&there) {
             continue;
         }
-        let at = one_link(socket, |batch| route::get_link_at(batch, index))?;
-        let device = at.map_or_else(|| index.to_string(), |link| link.name);
+        let at = one_link(socket, |batch| route::get_link_at(batch, there.device))?;
+        let device = at.map_or_else(|| there.device.to_string(), |link| link.name);
         let network = subnet.address(0);
         return Err(Error::new(
             ErrorKind::Exists,
@@ -193,27 +196,13 @@ fn apart(socket: &mut Socket, settings: &Settings) -> Result<()> {
     Ok(())
 }
 
-/// Whether a device has an address of that network. The way out may be within it.
-fn on_link(socket: &mut Socket, index: u32, subnet: Subnet) -> Result<bool> {
-    let mut found = false;
-    let mut batch = socket.batch();
-    route::get_addresses(&mut batch);
-    socket
-        .ask(batch, |_, body| {
-            let address = route::parse_address(body);
-            found |= address.is_some_and(|(at, address)| at == index && subnet.contains(address));
-        })
-        .context(|| "cannot list addresses")?;
-    Ok(found)
-}
-
 fn uplink_mtu(socket: &mut Socket) -> Result<u32> {
     let mut least = None;
     for outside in OUTSIDE {
-        let Some(index) = way(socket, outside) else {
+        let Some(way) = way(socket, outside) else {
             continue;
         };
-        let link = one_link(socket, |batch| route::get_link_at(batch, index))?;
+        let link = one_link(socket, |batch| route::get_link_at(batch, way.device))?;
         // Loopback leads nowhere, and its packets may be of any length.
         let mtu = link.map_or(DEFAULT_MTU, |link| link.mtu).min(65_535);
         least = Some(least.unwrap_or(mtu).min(mtu));

@@ -320,8 +320,16 @@ mod tests {
             assert_eq!(Lease::parse(name), Some(lease));
         }
         for name in [
-            "last", "host.json", ".new-1", "00005xn,a,b", "0005bn,a,b", "+0005bn,a,b", "00005bn,a",
-            "00005bn,,b", "00005bn,a,", "00005bn,a,b,c",
+            "last",
+            "host.json",
+            ".new-1",
+            "00005xn,a,b",
+            "0005bn,a,b",
+            "+0005bn,a,b",
+            "00005bn,a",
+            "00005bn,,b",
+            "00005bn,a,",
+            "00005bn,a,b,c",
         ] {
             assert_eq!(Lease::parse(name), None, "{name}");
         }

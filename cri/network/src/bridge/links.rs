@@ -106,14 +106,23 @@ pub(super) fn connect(
         batch.acknowledged();
     };
     let mut carried = carry(socket, build)?;
-    if matches!(carried, Err(Refused { message: 0, errno: Errno::EXIST })) {
+    if matches!(
+        carried,
+        Err(Refused {
+            message: 0,
+            errno: Errno::EXIST
+        })
+    ) {
         // Nobody has this slot: what has its name was left by somebody who was killed.
         host::delete(socket, &host)?;
         carried = carry(socket, build)?;
     }
     match carried {
         Ok(()) => {}
-        Err(Refused { message: 0, errno: Errno::EXIST }) => {
+        Err(Refused {
+            message: 0,
+            errno: Errno::EXIST,
+        }) => {
             return Err(Error::new(
                 ErrorKind::Exists,
                 format!("cannot make {inner}: the container's network namespace has one"),
@@ -129,10 +138,7 @@ pub(super) fn connect(
         .context(|| format!("cannot configure {inner}"))
 }
 
-fn carry(
-    socket: &mut Socket,
-    build: impl FnOnce(&mut Batch),
-) -> Result<Result<(), Refused>> {
+fn carry(socket: &mut Socket, build: impl FnOnce(&mut Batch)) -> Result<Result<(), Refused>> {
     let mut batch = socket.batch();
     build(&mut batch);
     socket.carry_out(batch)
@@ -152,7 +158,12 @@ fn configure(name: &str, outcome: &Outcome) -> Result<()> {
     let mut batch = socket.batch();
     route::set_up(&mut batch, LOOPBACK);
     for ip in &outcome.ips {
-        route::add_address(&mut batch, link.index, ip.address.address, ip.address.prefix);
+        route::add_address(
+            &mut batch,
+            link.index,
+            ip.address.address,
+            ip.address.prefix,
+        );
     }
     route::set_up(&mut batch, link.index);
     for gateway in outcome.routes.iter().filter_map(|route| route.gw) {

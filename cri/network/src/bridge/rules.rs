@@ -114,7 +114,11 @@ pub(super) fn whole(to: &mut Transaction<'_>, settings: &Settings, all: &[Mapped
     to.add_chain("outgoing", Some(&OUTGOING));
     guard(to, &settings.name);
     for chain in ["incoming", "local"] {
-        to.add_rule(chain, "ports of this host", &[E::ToThisHost, E::Jump("ports")]);
+        to.add_rule(
+            chain,
+            "ports of this host",
+            &[E::ToThisHost, E::Jump("ports")],
+        );
     }
     for family in [&V4, &V6] {
         ports(to, family);
@@ -260,7 +264,11 @@ fn elements(mapped: &Mapped<'_>) -> Vec<(&'static str, Vec<Element>)> {
                 value,
                 comment,
             };
-            let map = if at.is_some() { family.ports_at } else { family.ports };
+            let map = if at.is_some() {
+                family.ports_at
+            } else {
+                family.ports
+            };
             match found.iter_mut().find(|(name, _)| *name == map) {
                 Some((_, list)) => list.push(element),
                 None => found.push((map, vec![element])),
@@ -305,11 +313,26 @@ mod tests {
             address: address.map(|text| text.parse().unwrap()),
         };
         for (ports, want) in [
-            (vec![port(None, Protocol::Tcp)], vec![("ports4", 8, 8), ("ports6", 8, 20)]),
-            (vec![port(Some("0.0.0.0"), Protocol::Udp)], vec![("ports4", 8, 8)]),
-            (vec![port(Some("::"), Protocol::Udp)], vec![("ports6", 8, 20)]),
-            (vec![port(Some("127.0.0.1"), Protocol::Sctp)], vec![("ports4_at", 12, 8)]),
-            (vec![port(Some("::1"), Protocol::Tcp)], vec![("ports6_at", 24, 20)]),
+            (
+                vec![port(None, Protocol::Tcp)],
+                vec![("ports4", 8, 8), ("ports6", 8, 20)],
+            ),
+            (
+                vec![port(Some("0.0.0.0"), Protocol::Udp)],
+                vec![("ports4", 8, 8)],
+            ),
+            (
+                vec![port(Some("::"), Protocol::Udp)],
+                vec![("ports6", 8, 20)],
+            ),
+            (
+                vec![port(Some("127.0.0.1"), Protocol::Sctp)],
+                vec![("ports4_at", 12, 8)],
+            ),
+            (
+                vec![port(Some("::1"), Protocol::Tcp)],
+                vec![("ports6_at", 24, 20)],
+            ),
         ] {
             let mapped = Mapped {
                 id: "a",

@@ -74,7 +74,10 @@ pub(super) fn capabilities(request: &Request<'_>) -> Map<String, Value> {
         }
     };
     let some = |list: Vec<Value>| (!list.is_empty()).then_some(Value::Array(list));
-    put("portMappings", some(request.ports.iter().map(mapping).collect()));
+    put(
+        "portMappings",
+        some(request.ports.iter().map(mapping).collect()),
+    );
     put("bandwidth", bandwidth(request));
     put(
         "dns",
@@ -86,7 +89,10 @@ pub(super) fn capabilities(request: &Request<'_>) -> Map<String, Value> {
     put("ips", some(request.addresses.iter().map(text).collect()));
     put("mac", request.mac.clone().map(Value::from));
     put("cgroupPath", request.cgroup.clone().map(Value::from));
-    put("infinibandGUID", request.infiniband.clone().map(Value::from));
+    put(
+        "infinibandGUID",
+        request.infiniband.clone().map(Value::from),
+    );
     all
 }
 
@@ -102,7 +108,10 @@ fn mapping(port: &Port) -> Value {
 
 fn bandwidth(request: &Request<'_>) -> Option<Value> {
     let mut limits = Map::new();
-    let both = [("ingress", request.bandwidth.ingress), ("egress", request.bandwidth.egress)];
+    let both = [
+        ("ingress", request.bandwidth.ingress),
+        ("egress", request.bandwidth.egress),
+    ];
     for (name, limit) in both {
         if let Some((rate, burst)) = limit {
             limits.insert(format!("{name}Rate"), rate.into());

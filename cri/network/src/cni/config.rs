@@ -49,7 +49,10 @@ impl Configuration {
         let at = directory.display();
         let why = match wrong.is_empty() {
             true => format!("no network config found in {at}"),
-            false => format!("no network config in {at} can be used: {}", wrong.join("; ")),
+            false => format!(
+                "no network config in {at} can be used: {}",
+                wrong.join("; ")
+            ),
         };
         let hint = "install a network add-on, or set the embedded network";
         Err(Error::new(ErrorKind::NotFound, why).with_hint(hint))
@@ -69,14 +72,20 @@ impl Configuration {
         match list.plugins.len() {
             0 => Err(Error::invalid(format!("{}: it has no plugins", cannot()))),
             1..=PLUGINS_MAX => Ok(list),
-            _ => Err(Error::invalid(format!("{}: it has too many plugins", cannot()))),
+            _ => Err(Error::invalid(format!(
+                "{}: it has too many plugins",
+                cannot()
+            ))),
         }
     }
 
     /// Reads a list, or one plugin that is to be a list.
     pub(super) fn parse(text: &[u8]) -> Result<Self> {
         let mut whole = object(text)?;
-        let name = whole.get("name").and_then(Value::as_str).unwrap_or_default();
+        let name = whole
+            .get("name")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
         let name = name.to_owned();
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
         if !name.starts_with(|c: char| c.is_ascii_alphanumeric()) || !name.chars().all(plain) {
@@ -88,7 +97,9 @@ impl Configuration {
             Some(Value::Bool(true)) => Ok(true),
             Some(Value::String(text)) if text.eq_ignore_ascii_case("true") => Ok(true),
             Some(Value::String(text)) if text.eq_ignore_ascii_case("false") => Ok(false),
-            Some(other) => Err(Error::invalid(format!("{key} is {other}, not true or false"))),
+            Some(other) => Err(Error::invalid(format!(
+                "{key} is {other}, not true or false"
+            ))),
         };
         let (disable_check, disable_gc) = (flag("disableCheck")?, flag("disableGC")?);
         let only_these = flag("loadOnlyInlinedPlugins")?;
@@ -139,11 +150,15 @@ impl Configuration {
 
 /// The program of a plugin.
 pub(super) fn kind(plugin: &Map<String, Value>) -> &str {
-    plugin.get("type").and_then(Value::as_str).unwrap_or_default()
+    plugin
+        .get("type")
+        .and_then(Value::as_str)
+        .unwrap_or_default()
 }
 
 fn object(text: &[u8]) -> Result<Map<String, Value>> {
-    serde_json::from_slice(text).map_err(|error| Error::invalid(format!("it is no JSON object: {error}")))
+    serde_json::from_slice(text)
+        .map_err(|error| Error::invalid(format!("it is no JSON object: {error}")))
 }
 
 /// A plugin must be a program of the directories of plugins, not of elsewhere.
@@ -196,7 +211,9 @@ fn files(directory: &Path, endings: &[&str]) -> Result<Vec<PathBuf>> {
     };
     let mut found = Vec::new();
     for entry in list.take(FILES_MAX) {
-        let path = entry.context(|| format!("cannot list {}", directory.display()))?.path();
+        let path = entry
+            .context(|| format!("cannot list {}", directory.display()))?
+            .path();
         let ending = path.extension().and_then(|ending| ending.to_str());
         if ending.is_some_and(|ending| endings.contains(&ending)) && !path.is_dir() {
             found.push(path);

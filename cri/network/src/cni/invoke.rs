@@ -87,9 +87,19 @@ pub(super) fn find(programs: &[PathBuf], plugin: &str) -> Result<PathBuf> {
 impl Call<'_> {
     /// Runs it; its answer, or null where none is due.
     pub(super) fn run(&self, told: &[u8]) -> Result<Value> {
-        let cannot = || format!("cannot run CNI plugin {} {}", self.plugin, self.command.name());
+        let cannot = || {
+            format!(
+                "cannot run CNI plugin {} {}",
+                self.plugin,
+                self.command.name()
+            )
+        };
         let program = find(self.programs, self.plugin)?;
-        let path: Vec<_> = self.programs.iter().map(|at| at.to_string_lossy()).collect();
+        let path: Vec<_> = self
+            .programs
+            .iter()
+            .map(|at| at.to_string_lossy())
+            .collect();
         let mut command = std::process::Command::new(&program);
         command
             .env("CNI_COMMAND", self.command.name())
@@ -207,10 +217,16 @@ fn words(bytes: &[u8]) -> String {
 fn fault(said: &Said, status: std::process::ExitStatus) -> Error {
     let told: Option<Value> = serde_json::from_slice(&said.out).ok();
     let field = |name: &str| {
-        let text = told.as_ref().and_then(|told| told.get(name)).and_then(Value::as_str);
+        let text = told
+            .as_ref()
+            .and_then(|told| told.get(name))
+            .and_then(Value::as_str);
         words(text.unwrap_or_default().as_bytes())
     };
-    let code = told.as_ref().and_then(|told| told.get("code")).and_then(Value::as_u64);
+    let code = told
+        .as_ref()
+        .and_then(|told| told.get("code"))
+        .and_then(Value::as_u64);
     let mut message = match (field("msg"), field("details")) {
         (msg, details) if details.is_empty() => msg,
         (msg, details) if msg.is_empty() => details,

@@ -60,7 +60,8 @@ impl Batch {
         self.count += 1;
         self.bytes.extend_from_slice(&0u32.to_ne_bytes());
         self.bytes.extend_from_slice(&kind.to_ne_bytes());
-        self.bytes.extend_from_slice(&(flags | REQUEST).to_ne_bytes());
+        self.bytes
+            .extend_from_slice(&(flags | REQUEST).to_ne_bytes());
         self.bytes.extend_from_slice(&sequence.to_ne_bytes());
         self.bytes.extend_from_slice(&0u32.to_ne_bytes());
         self.bytes.extend_from_slice(body);
@@ -231,9 +232,12 @@ mod tests {
     fn batches_are_padded_numbered_and_measured() {
         let mut batch = Batch::new(7);
         batch.begin(16, CREATE, &[1]).put(3, b"a\0");
-        batch.begin(17, 0, &[]).acknowledged().nest(18 | NESTED, |b| {
-            b.put_be32(1, 5).put_text(2, "xyz");
-        });
+        batch
+            .begin(17, 0, &[])
+            .acknowledged()
+            .nest(18 | NESTED, |b| {
+                b.put_be32(1, 5).put_text(2, "xyz");
+            });
         let done = batch.finish();
         assert_eq!((done.first, done.answered, done.last), (7, 8, 8));
         let bytes = done.bytes;
@@ -272,7 +276,9 @@ mod tests {
     #[test]
     fn attack_lengths_of_answers_that_lie() {
         let mut batch = Batch::new(9);
-        batch.begin(20, 0, &[2, 26, 0, 0, 3, 0, 0, 0]).put(2, &[192, 0, 2, 65]);
+        batch
+            .begin(20, 0, &[2, 26, 0, 0, 3, 0, 0, 0])
+            .put(2, &[192, 0, 2, 65]);
         let whole = batch.finish().bytes;
         assert!(parse(&whole).is_some());
         for cut in 1..whole.len() {

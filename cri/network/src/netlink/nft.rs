@@ -303,7 +303,10 @@ pub(crate) enum Expression<'a> {
     /// Find the first register in a map, and what is found into the first register.
     Find(&'a str),
     /// New destination: the address in the first register, the port in the given one.
-    Destination { family: u32, port: u32 },
+    Destination {
+        family: u32,
+        port: u32,
+    },
     /// New source: the address of the device it leaves by.
     Masquerade,
     Drop,

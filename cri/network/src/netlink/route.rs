@@ -269,10 +269,21 @@ pub(crate) fn get_route(batch: &mut Batch, destination: IpAddr) {
     batch.begin(GETROUTE, 0, &body).put(RTA_DST, &value);
 }
 
-/// The device of that way.
-pub(crate) fn parse_route(body: &[u8]) -> Option<u32> {
-    let (_, value) = attributes(body, 12).find(|(kind, _)| *kind == RTA_OIF)?;
-    u32_at(value, 0)
+/// A way: by which device, to which next hop (none: the destination itself is there).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Way {
+    pub(crate) device: u32,
+    hop: Option<Vec<u8>>,
+}
+
+/// Reads that way.
+pub(crate) fn parse_route(body: &[u8]) -> Option<Way> {
+    let find = |wanted: u16| attributes(body, 12).find(|(kind, _)| *kind == wanted);
+    let (_, device) = find(RTA_OIF)?;
+    Some(Way {
+        device: u32_at(device, 0)?,
+        hop: find(RTA_GATEWAY).map(|(_, hop)| hop.to_vec()),
+    })
 }
 
 #[cfg(test)]
@@ -282,7 +293,10 @@ mod tests {
     fn one(build: impl FnOnce(&mut Batch)) -> String {
         let mut batch = Batch::new(1);
         build(&mut batch);
-        batch.finish().bytes[16..].iter().map(|byte| format!("{byte:02x}")).collect()
+        batch.finish().bytes[16..]
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
     }
 
     #[test]
@@ -322,7 +336,10 @@ mod tests {
         let mut batch = Batch::new(1);
         create_bridge(&mut batch, "rcrun0", [2; 6], 1400);
         let link = Link::parse(&batch.finish().bytes[16..]).unwrap();
-        assert_eq!((&*link.name, &*link.kind, link.mtu), ("rcrun0", "bridge", 1400));
+        assert_eq!(
+            (&*link.name, &*link.kind, link.mtu),
+            ("rcrun0", "bridge", 1400)
+        );
         for address in ["10.88.0.5", "fd00::5"] {
             let address: IpAddr = address.parse().unwrap();
             let mut batch = Batch::new(1);
