@@ -188,3 +188,10 @@ pub(crate) fn ip(arguments: &str) {
     let output = command.args(arguments.split(' ')).output().unwrap();
     assert!(output.status.success(), "ip {arguments}: {output:?}");
 }
+
+/// Runs the nft program in the thread's namespace.
+pub(crate) fn nft(arguments: &str) {
+    let mut command = std::process::Command::new("nft");
+    let output = command.args(arguments.split(' ')).output().unwrap();
+    assert!(output.status.success(), "nft {arguments}: {output:?}");
+}

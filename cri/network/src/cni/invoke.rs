@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::{Read, Seek, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -202,7 +202,6 @@ fn input(told: &[u8]) -> Result<Stdio> {
     let mut file = File::from(rustix::fs::memfd_create("cni", MemfdFlags::CLOEXEC)?);
     file.write_all(told)?;
     file.rewind()?;
-    debug_assert!(file.as_fd().try_clone_to_owned().is_ok());
     Ok(file.into())
 }
 

@@ -440,3 +440,76 @@ fn device(name: &str) -> [u8; 16] {
     }
     bytes
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What stands between the beginning and the end of a transaction, behind the header.
+    fn one(build: impl FnOnce(&mut Transaction<'static>)) -> String {
+        let mut changes = Transaction::new(Batch::new(1), "t");
+        build(&mut changes);
+        let bytes = changes.finish().finish().bytes;
+        let body = &bytes[20 + 20..bytes.len() - 20];
+        body.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn messages_are_what_the_kernel_reads() {
+        let element = Element {
+            key: vec![6, 0, 0, 0, 0x1f, 0x90, 0, 0],
+            value: vec![10, 0, 0, 5, 0, 80, 0, 0],
+            comment: "c".into(),
+        };
+        let table = "06000100 74000000";
+        for (got, want) in [
+            (one(Transaction::add_table), "08000200 00000000"),
+            (one(Transaction::delete_table), ""),
+            (
+                one(|t| t.add_chain("c", Some(&OUTGOING))),
+                "06000300 63000000 14000480 08000100 00000004 08000200 00000064 08000700 6e617400",
+            ),
+            (
+                one(|t| {
+                    t.add_map(
+                        "m",
+                        &[Type::Protocol, Type::Port],
+                        &[Type::Ipv4, Type::Port],
+                    )
+                }),
+                "06000200 6d000000 08000300 00000008 08000400 0000030d 08000500 00000008 \
+                 08000600 000001cd 08000700 00000008 08000a00 00000001",
+            ),
+            (
+                one(|t| t.delete_elements("m", [&element])),
+                "06000200 6d000000 18000380 14000180 10000180 0c000100 06000000 1f900000",
+            ),
+            (
+                one(|t| t.add_elements("m", [&element])),
+                "06000200 6d000000 30000380 2c000180 10000180 0c000100 06000000 1f900000 \
+                 10000280 0c000100 0a000005 00500000 08000600 00026300",
+            ),
+            (
+                one(|t| t.add_rule("c", "", &[Expression::Masquerade])),
+                "06000200 63000000 18000480 14000180 09000100 6d617371 00000000 04000280 \
+                 07000700 00010000",
+            ),
+            (
+                one(|t| t.add_rule("c", "", &[Expression::LoadProtocol(0)])),
+                "06000200 63000000 28000480 24000180 09000100 6d657461 00000000 14000280 \
+                 08000100 00000001 08000200 00000010 07000700 00010000",
+            ),
+        ] {
+            let want: String = format!("{table} {want}").split_whitespace().collect();
+            assert_eq!(got, want);
+        }
+    }
+
+    #[test]
+    fn what_is_empty_is_known_and_comments_end() {
+        assert!(Transaction::new(Batch::new(1), "t").is_empty());
+        assert_eq!(remark(&"x".repeat(500)).len(), 2 + 128);
+        assert_eq!(parse_table(&[0; 3]), None);
+    }
+}
