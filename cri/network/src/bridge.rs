@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 
 use crate::netlink::nft::{self, Transaction};
-use crate::netlink::{Refused, Socket, route};
+use crate::netlink::{Refused, Socket, conntrack, route};
 use crate::request::{Bandwidth, Key, Port, Protocol, Request};
 use crate::{Context, Error, ErrorKind, Outcome, Readiness, Result};
 use host::Made;
@@ -234,8 +234,23 @@ impl Desk<'_> {
             if self.transact(changes)?.is_err() {
                 self.rewrite(made.clone())?;
             }
+            self.forget_datagrams(&record.ports)?;
         }
         self.place.finish(lease)
+    }
+
+    /// Clients that go on sending to a port find who has it now.
+    fn forget_datagrams(&mut self, ports: &[Port]) -> Result<()> {
+        for port in ports.iter().filter(|port| port.protocol == Protocol::Udp) {
+            for family in [2, 10] {
+                let mut batch = self.netfilter.batch();
+                conntrack::forget_port(&mut batch, family, port.protocol.number(), port.host);
+                batch.acknowledged();
+                // A kernel that cannot: such clients wait until the kernel forgets by itself.
+                let _ = self.netfilter.carry_out(batch)?;
+            }
+        }
+        Ok(())
     }
 
     /// Makes bridge and table, or finds them as they were left.

@@ -4,6 +4,7 @@
 //! `route` (rtnetlink(7)) and `nft` (nf_tables), both pure. A namespace is a property of the thread: a
 //! socket of another one is made by entering it for the one call (`inside`).
 
+pub(crate) mod conntrack;
 pub(crate) mod message;
 pub(crate) mod nft;
 pub(crate) mod route;

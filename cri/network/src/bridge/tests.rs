@@ -175,6 +175,41 @@ fn ports_lead_into_pods_from_everywhere() {
 }
 
 #[test]
+fn datagrams_find_who_has_the_port_now() {
+    world(|| {
+        let directory = tempfile::tempdir().unwrap();
+        let out = outside();
+        let bridge = bridge(&directory);
+        let client = out.enter(|| std::net::UdpSocket::bind("0.0.0.0:5353").unwrap());
+        client.set_read_timeout(Some(crate::lab::LATE)).unwrap();
+        let keeper = Pod::new("keeper");
+        bridge.add(&keeper.request()).unwrap();
+        let mut buffer = [0; 64];
+        for id in ["a", "b"] {
+            // While nobody has the port, and while another had it.
+            client.send_to(b"?", "192.0.2.1:8080").unwrap();
+            let pod = Pod::new(id);
+            let mut request = pod.request();
+            request.ports = vec![port(8080, 80, Protocol::Udp, None)];
+            bridge.add(&request).unwrap();
+            pod.serve("[::]:80");
+            client.send_to(b"?", "192.0.2.1:8080").unwrap();
+            let answer = loop {
+                match client.recv_from(&mut buffer) {
+                    // That nobody had it.
+                    Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {}
+                    other => break other,
+                }
+            };
+            let (length, from) = answer.unwrap();
+            assert_eq!(&buffer[..length], b"192.0.2.2", "{id}");
+            assert_eq!(from.to_string(), "192.0.2.1:8080");
+            bridge.remove(&pod.key()).unwrap();
+        }
+    });
+}
+
+#[test]
 fn attack_on_the_hosts_loopback() {
     world(|| {
         let directory = tempfile::tempdir().unwrap();
