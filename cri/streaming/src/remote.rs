@@ -167,7 +167,7 @@ mod tests {
         let read = |text: &str| {
             let mut sizes = Vec::new();
             let used = sizes_in(text.as_bytes(), |size| {
-                sizes.push((size.width, size.height))
+                sizes.push((size.width, size.height));
             });
             (used, sizes)
         };

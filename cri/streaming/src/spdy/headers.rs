@@ -22,6 +22,11 @@ impl Headers {
     }
 }
 
+/// The dictionary that both ends preset, for whoever plays a client.
+pub fn preset() -> &'static [u8] {
+    dictionary::bytes()
+}
+
 /// Reads the blocks of one session.
 #[derive(Debug)]
 pub struct Inflater(Decompress);

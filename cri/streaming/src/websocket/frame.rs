@@ -193,7 +193,8 @@ mod tests {
             )))
         };
         let wrong = |why| Err(Wrong(1002, why));
-        let table: &[(&[u8], Result<Option<(Head, usize)>, Wrong>)] = &[
+        type Read = Result<Option<(Head, usize)>, Wrong>;
+        let table: &[(&[u8], Read)] = &[
             (&[], Ok(None)),
             (&[0x82], Ok(None)),
             (&[0x82, 0x85, 1, 2, 3], Ok(None)),

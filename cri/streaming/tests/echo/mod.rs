@@ -1,4 +1,9 @@
 //! A back end that needs no containers: programs of a few words, and ports that echo.
+#![allow(
+    clippy::needless_pass_by_value,
+    clippy::too_many_lines,
+    reason = "errors are mapped, and the programs are a table"
+)]
 
 use rcrun_error::{Error, Result};
 use rcrun_streaming::{
@@ -16,6 +21,8 @@ pub(crate) struct Seen {
     pub(crate) running: AtomicUsize,
     /// Requests whose client was said to be gone.
     pub(crate) gone: AtomicUsize,
+    /// Bytes that `write` has written.
+    pub(crate) written: AtomicUsize,
     /// Requests in all.
     pub(crate) all: AtomicUsize,
 }
@@ -51,13 +58,13 @@ impl Backend for Echo {
                 self.0.gone.fetch_add(1, Ordering::SeqCst);
                 Err(Error::invalid("cannot go on: the client is gone"))
             }
-            code = program(&words, streams) => code,
+            code = program(&self.0, &words, streams) => code,
         }
     }
 
     async fn attach(&self, _: AttachRequest, streams: Streams) -> Result<()> {
         let _running = Running::begin(&self.0);
-        program(&["cat"], streams).await.map(drop)
+        program(&self.0, &["cat"], streams).await.map(drop)
     }
 
     async fn port_forward(&self, _: PortForwardRequest, port: u16, stream: Duplex) -> Result<()> {
@@ -84,7 +91,7 @@ fn lost(error: std::io::Error) -> Error {
     Error::invalid(format!("cannot copy: {error}"))
 }
 
-async fn program(words: &[&str], streams: Streams) -> Result<u8> {
+async fn program(seen: &Seen, words: &[&str], streams: Streams) -> Result<u8> {
     let Streams {
         stdin,
         stdout,
@@ -135,6 +142,7 @@ async fn program(words: &[&str], streams: Streams) -> Result<u8> {
                 let count = left.min(part.len());
                 stdout.write_all(&part[..count]).await.map_err(lost)?;
                 left -= count;
+                seen.written.fetch_add(count, Ordering::SeqCst);
             }
             Ok(0)
         }
