@@ -173,6 +173,7 @@ pub(crate) fn error(refused: &Refused, fields: &str) -> String {
         405 => "Method Not Allowed",
         408 => "Request Timeout",
         426 => "Upgrade Required",
+        503 => "Service Unavailable",
         431 => "Request Header Fields Too Large",
         _ => "Error",
     };

@@ -8,8 +8,10 @@ pub const HEAD: usize = 32 << 10;
 pub const HEAD_FIELDS: usize = 100;
 /// A client has this long to send its request.
 pub const HEAD_TIME: Duration = Duration::from_secs(10);
-/// Connections at once; more wait in the kernel's queue.
-pub const CONNECTIONS: usize = 2048;
+/// Connections that have not yet shown a token; if more come, the oldest of them is dropped.
+pub const STRANGERS: usize = 256;
+/// Sessions at once.
+pub const SESSIONS: usize = 2048;
 
 /// Tokens that wait for their client, as Kubernetes' own server has.
 pub const TOKENS: usize = 1000;

@@ -1,7 +1,8 @@
 //! The server: a listener, the table of one-time URLs, and a task for each connection.
 //!
-//! Connections are limited in number, and each has a deadline for its request. A connection serves one request: its token
-//! is used up by it, whether or not the upgrade succeeds. TLS would wrap the socket in [`Server::serve`], before a byte
+//! Anybody on the machine can connect. Connections without a token are few, have a deadline for their request, and give
+//! way to newer ones: those who say nothing cannot keep out a kubelet, which shows its token at once. A connection serves
+//! one request: its token is used up by it, whether or not the upgrade succeeds. TLS would wrap the socket in [`Server::serve`], before a byte
 //! is read; [`crate::transport`] is where it would be a third kind.
 
 use crate::backend::Backend;
@@ -16,12 +17,14 @@ use crate::websocket::serve as websocket;
 use bytes::BytesMut;
 use rcrun_error::{Error, ErrorKind, Result};
 use rustix::net::sockopt;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
 /// Serves exec, attach and port-forward on one-time URLs.
@@ -41,6 +44,8 @@ struct Shared<B> {
     settings: Settings,
     address: SocketAddr,
     tokens: Mutex<Tokens>,
+    strangers: Mutex<BTreeMap<u64, AbortHandle>>,
+    sessions: Semaphore,
 }
 
 impl<B> Clone for Urls<B> {
@@ -52,6 +57,12 @@ impl<B> Clone for Urls<B> {
 impl<B> Shared<B> {
     fn tokens(&self) -> MutexGuard<'_, Tokens> {
         self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn strangers(&self) -> MutexGuard<'_, BTreeMap<u64, AbortHandle>> {
+        self.strangers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -78,9 +89,15 @@ impl<B: Backend> Server<B> {
     ///
     /// # Errors
     ///
-    /// If the address is taken or not this machine's.
+    /// If the address is taken or not this machine's, or if it is every address and nothing says which one a kubelet
+    /// reaches.
     pub async fn bind(settings: Settings, backend: B) -> Result<Self> {
         let address = settings.address;
+        if address.ip().is_unspecified() && settings.host.is_none() {
+            return Err(Error::invalid(format!(
+                "cannot make URLs for every address ({address}): name the host that a kubelet reaches"
+            )));
+        }
         let failed = |error: std::io::Error| {
             Error::new(
                 ErrorKind::Unavailable,
@@ -94,6 +111,8 @@ impl<B: Backend> Server<B> {
             settings,
             address,
             tokens: Mutex::default(),
+            strangers: Mutex::default(),
+            sessions: Semaphore::new(limits::SESSIONS),
         };
         let shared = Arc::new(shared);
         Ok(Self { listener, shared })
@@ -111,18 +130,19 @@ impl<B: Backend> Server<B> {
 
     /// Serves until it is dropped; sessions go on without it.
     pub async fn serve(self) {
-        let room = Arc::new(Semaphore::new(limits::CONNECTIONS));
-        loop {
-            let Ok(permit) = Arc::clone(&room).acquire_owned().await else {
-                return;
-            };
+        for number in 0.. {
             match self.listener.accept().await {
                 Ok((socket, _)) => {
+                    let mut strangers = self.shared.strangers();
+                    if strangers.len() >= limits::STRANGERS
+                        && let Some((_, oldest)) = strangers.pop_first()
+                    {
+                        oldest.abort();
+                    }
                     let shared = Arc::clone(&self.shared);
-                    tokio::spawn(async move {
-                        connection(&shared, socket).await;
-                        drop(permit);
-                    });
+                    let task =
+                        tokio::spawn(async move { connection(&shared, number, socket).await });
+                    strangers.insert(number, task.abort_handle());
                 }
                 Err(error) => {
                     // Descriptors ran out, or a client left before it was accepted.
@@ -135,12 +155,15 @@ impl<B: Backend> Server<B> {
 }
 
 /// Serves one connection.
-async fn connection<B: Backend>(shared: &Arc<Shared<B>>, mut socket: TcpStream) {
+async fn connection<B: Backend>(shared: &Arc<Shared<B>>, number: u64, mut socket: TcpStream) {
     prepare(&socket);
     let mut bytes = BytesMut::new();
     let head = match timeout(limits::HEAD_TIME, read_head(&mut socket, &mut bytes)).await {
         Ok(Ok(Some(head))) => Ok(head),
-        Ok(Ok(None)) => return,
+        Ok(Ok(None)) => {
+            shared.strangers().remove(&number);
+            return;
+        }
         Ok(Err(refused)) => Err(refused),
         Err(_) => Err(Refused {
             status: 408,
@@ -157,10 +180,23 @@ async fn connection<B: Backend>(shared: &Arc<Shared<B>>, mut socket: TcpStream) 
         };
         request.map(|request| (head, request)).ok_or(unknown)
     });
-    match found {
-        Ok((head, request)) => upgrade(shared, socket, bytes, head, request).await,
-        Err(refused) => answer(socket, &http::error(&refused, "")).await,
+    let permit = shared.sessions.try_acquire();
+    match (found, permit) {
+        (Ok((head, request)), Ok(_permit)) => {
+            shared.strangers().remove(&number);
+            upgrade(shared, socket, bytes, head, request).await;
+        }
+        (Ok(_), Err(_)) => {
+            let refused = Refused {
+                status: 503,
+                why: "too many sessions run",
+            };
+            answer(socket, &http::error(&refused, "")).await;
+        }
+        (Err(refused), _) => answer(socket, &http::error(&refused, "")).await,
     }
+    // It may still be among them, if it was refused.
+    shared.strangers().remove(&number);
 }
 
 /// Keystrokes do not wait for each other, and clients that lost their power are noticed.

@@ -571,3 +571,43 @@ async fn urls_name_loopback_unless_told() {
     let (host, _) = World::new(settings).await.url("attach o");
     assert!(host.starts_with("node.example:"), "{host}");
 }
+
+#[tokio::test]
+async fn attack_connections_that_say_nothing() {
+    let world = World::new(Settings::default()).await;
+    let (host, _) = world.url("exec o exit 0");
+    let mut silent = Vec::new();
+    for at in 0..2 * limits::STRANGERS {
+        let mut client = Client::connect(&host).await;
+        if at % 2 == 0 {
+            client.send(b"GET /exec/").await;
+        }
+        silent.push(client);
+    }
+    let mut client = Client::spdy(&world, "exec oe exit 3", V4).await;
+    client.open_all(&["error", "stdout", "stderr"]).await;
+    assert_eq!(text(&client.rest().await[&3].0), "out\n");
+    // The oldest had to go, the newest have their time.
+    let mut byte = [0];
+    let oldest = tokio::io::AsyncReadExt::read(&mut silent[0].socket, &mut byte).await;
+    assert!(matches!(oldest, Ok(0) | Err(_)), "{oldest:?}");
+    let newest = silent.last_mut().unwrap();
+    newest.send(b"x").await;
+    let waits = tokio::io::AsyncReadExt::read(&mut newest.socket, &mut byte);
+    assert!(
+        tokio::time::timeout(Duration::from_millis(200), waits)
+            .await
+            .is_err()
+    );
+}
+
+#[tokio::test]
+async fn every_address_needs_a_host() {
+    let address = "0.0.0.0:0".parse().unwrap();
+    let settings = Settings {
+        address,
+        ..Settings::default()
+    };
+    let refused = rcrun_streaming::Server::bind(settings, echo::Echo::default()).await;
+    assert!(refused.unwrap_err().to_string().contains("name the host"));
+}
