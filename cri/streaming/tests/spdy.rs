@@ -365,3 +365,28 @@ async fn a_back_end_that_ignores_its_client_is_dropped() {
     assert_eq!(world.seen.running.load(Ordering::SeqCst), 1);
     world.quiet().await;
 }
+
+#[tokio::test]
+async fn a_session_that_is_stalled_is_idle() {
+    if std::env::var("RCRUN_TEST_FULL").is_err() {
+        println!(
+            "skipped: takes {:?} and more; set RCRUN_TEST_FULL=1",
+            limits::PROBE
+        );
+        return;
+    }
+    let idle_timeout = limits::PROBE + Duration::from_millis(500);
+    let world = World::new(Settings {
+        idle_timeout,
+        ..Settings::default()
+    })
+    .await;
+    let mut client = Client::spdy(&world, "exec io stuck", V4).await;
+    client.open_all(&["error", "stdin", "stdout"]).await;
+    client.data(3, false, &vec![0; 2 * limits::PIPE]).await;
+    let ended = tokio::time::timeout(2 * idle_timeout, world.quiet()).await;
+    assert!(
+        ended.is_ok(),
+        "what tells of a client that is gone is not activity"
+    );
+}

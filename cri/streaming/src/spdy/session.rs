@@ -218,6 +218,7 @@ async fn write(mut output: Output, mut queue: mpsc::Receiver<Out>, shared: Arc<S
         };
         let put = match out {
             Out::Data { id, fin, bytes } => {
+                shared.idle.touch();
                 let head = frame::data_head(id, fin, bytes.len());
                 output.put(&head, &bytes).await
             }
@@ -227,7 +228,6 @@ async fn write(mut output: Output, mut queue: mpsc::Receiver<Out>, shared: Arc<S
         if put.is_err() {
             return shared.vanish();
         }
-        shared.idle.touch();
     }
 }
 
