@@ -1,4 +1,4 @@
-//! Targets of fuzzing: everything of builder, image and store that reads bytes of strangers without touching files, each
+//! Targets of fuzzing: everything of builder, image, store and streaming that reads bytes of strangers without touching files, each
 //! with what has to hold for any input, beyond that it ends and does not panic.
 //!
 //! Two ways run them. `cargo test -p rcrun-fuzz` changes the seeds at random, the same way each time ([`mutate`]), for two
@@ -14,6 +14,7 @@ pub mod archives;
 pub mod documents;
 pub mod language;
 pub mod mutate;
+pub mod streams;
 
 /// Something that is fuzzed.
 #[derive(Clone, Copy)]
@@ -88,6 +89,21 @@ pub const TARGETS: &[Target] = &[
         name: "names",
         run: documents::names,
         seeds: documents::name_seeds,
+    },
+    Target {
+        name: "spdy",
+        run: streams::spdy,
+        seeds: streams::spdy_seeds,
+    },
+    Target {
+        name: "websocket",
+        run: streams::websocket,
+        seeds: streams::websocket_seeds,
+    },
+    Target {
+        name: "http",
+        run: streams::http,
+        seeds: streams::http_seeds,
     },
 ];
 

@@ -8,7 +8,7 @@
 use rcrun_builder::context::ignore::Ignore;
 use rcrun_builder::dockerfile::parse;
 use rcrun_builder::remote::Known;
-use rcrun_fuzz::{archives, documents, language};
+use rcrun_fuzz::{archives, documents, language, streams};
 use rcrun_image::document::{Document, ImageConfig};
 use rcrun_overlay::archive::Reader;
 use rcrun_overlay::archive::pax::Extended;
@@ -97,4 +97,20 @@ fn documents_are_read() {
         Known::default().add(&manifest, records).is_ok()
     });
     assert_eq!(known.count(), 2);
+}
+
+#[test]
+fn streams_are_understood() {
+    let seeds = streams::spdy_seeds();
+    let frames: Vec<usize> = seeds
+        .iter()
+        .map(|seed| streams::spdy_frames(seed))
+        .collect();
+    assert_eq!(frames, [6, 2, 4]);
+    let messages = |seed: &Vec<u8>| streams::websocket_frames(seed);
+    let messages: Vec<usize> = streams::websocket_seeds().iter().map(messages).collect();
+    assert_eq!(messages, [4, 3]);
+    for seed in streams::http_seeds() {
+        assert!(matches!(rcrun_streaming::http::parse(&seed), Ok(Some(_))));
+    }
 }
