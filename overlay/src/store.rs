@@ -280,10 +280,13 @@ fn make_layout(root: &OwnedFd) -> Result<()> {
     let flags = OFlags::RDONLY | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     rustix::fs::openat(root, lock::STORE_LOCK, flags, Mode::from(0o600))
         .context(|| format!("cannot create {}", lock::STORE_LOCK))?;
-    for name in ["content", "layers", "images", "containers"] {
-        durable::sync_directory(open_directory(root, name)?)?;
+    // Else the sync of the version brings them along.
+    if !Order::default().is_kept(root) {
+        for name in ["content", "layers", "images", "containers"] {
+            durable::sync_directory(open_directory(root, name)?)?;
+        }
+        durable::sync_directory(root)?;
     }
-    durable::sync_directory(root)?;
     let text = serde_json::to_vec(&Version { version: VERSION })
         .map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))?;
     durable::replace(root, VERSION_FILE, &text, Mode::from(0o444))
