@@ -17,6 +17,8 @@ use crate::state::{MONITORS, check_id};
 /// Version of the document that this program writes and reads.
 pub const VERSION: u32 = 1;
 const NAME: &str = "launch.json";
+/// How often a directory is made that others take away at the same time.
+const ATTEMPTS: usize = 100;
 const LENGTH_MAX: u64 = 1 << 20;
 const ANSWER_MAX: u64 = 64 << 10;
 
@@ -226,11 +228,22 @@ impl Launch {
     fn write(&self, directory: &Path) -> Result<()> {
         use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
         let failed = || format!("cannot write {}", directory.join(NAME).display());
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(directory)
-            .context(failed)?;
+        // Whoever removes the last directory takes the one above along: then it is made again.
+        let mut attempts = 0;
+        loop {
+            let made = std::fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(directory);
+            match made {
+                Err(error)
+                    if error.kind() == std::io::ErrorKind::NotFound && attempts < ATTEMPTS =>
+                {
+                    attempts += 1;
+                }
+                made => break made.context(failed)?,
+            }
+        }
         let text =
             serde_json::to_vec(self).map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))?;
         let new = directory.join(".new");
