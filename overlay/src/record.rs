@@ -1,13 +1,14 @@
-//! The last field of a record: a digest of all before it.
+//! What all records have in common: a version, and as the last field a digest of all before it.
 //!
 //! Blobs have their digests for names; records have none, and a wrong bit in a number or a digest
 //! would be believed. `"seal"` is always written last, so what it is about is the text before it,
 //! whatever fields a later version has. A record without one is believed as it is: one wrong bit
 //! that makes another field of the seal's name leaves everything else right.
 
-use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
-use crate::{Digest, Error, ErrorKind, Result};
+use crate::{Context, Digest, Error, ErrorKind, Result};
 
 /// What comes between the record's other fields and the seal.
 const BEFORE: &[u8] = b",\"seal\":\"";
@@ -28,6 +29,27 @@ pub fn encode(record: &impl Serialize) -> Result<Vec<u8>> {
     text.extend_from_slice(seal.hex().as_bytes());
     text.extend_from_slice(AFTER);
     Ok(text)
+}
+
+/// Decodes a record of a version; `name` is the file's. The version is looked at first: what else another
+/// one has may not be readable at all. One that is not this is `Unsupported`, all else `Corrupt`.
+pub fn decode<T: DeserializeOwned>(text: &[u8], name: &str, version: u32) -> Result<T> {
+    #[derive(Deserialize)]
+    struct Head {
+        version: u32,
+    }
+    let corrupt = |error: serde_json::Error| {
+        Error::new(ErrorKind::Corrupt, format!("cannot read {name}: {error}"))
+    };
+    let head: Head = serde_json::from_slice(text).map_err(corrupt)?;
+    if head.version != version {
+        return Err(Error::unsupported(format!(
+            "{name} has version {}, this program knows version {version} only",
+            head.version
+        )));
+    }
+    check(text).context(|| format!("cannot read {name}"))?;
+    serde_json::from_slice(text).map_err(corrupt)
 }
 
 /// Sees whether a record's seal fits, if it has one.
@@ -71,6 +93,39 @@ mod tests {
                 // What the record says is right, if it can be read at all.
                 assert_eq!(other[..end], text[..end]);
             }
+        }
+    }
+
+    #[test]
+    fn the_version_comes_before_all_else() {
+        #[derive(Debug, PartialEq, Serialize, Deserialize)]
+        struct Record {
+            version: u32,
+            name: String,
+        }
+        let read = |text: &[u8]| decode::<Record>(text, "a.json", 1);
+        let name = "a".to_owned();
+        let text = encode(&Record { version: 1, name }).unwrap();
+        assert_eq!(read(&text).unwrap().name, "a");
+        let sealed = String::from_utf8(text).unwrap();
+        for (text, kind, says) in [
+            (sealed.replace("\"a\"", "\"b\""), ErrorKind::Corrupt, "seal"),
+            (
+                sealed.replace(":1,", ":2,"),
+                ErrorKind::Unsupported,
+                "version 2",
+            ),
+            (
+                "{\"version\":2,\"name\":7}".into(),
+                ErrorKind::Unsupported,
+                "a.json",
+            ),
+            ("{\"version\":1}".into(), ErrorKind::Corrupt, "a.json"),
+            ("[]".into(), ErrorKind::Corrupt, "a.json"),
+        ] {
+            let error = read(text.as_bytes()).unwrap_err();
+            assert_eq!(error.kind(), kind, "{text}");
+            assert!(error.chain().to_string().contains(says), "{error:?}");
         }
     }
 

@@ -73,6 +73,8 @@ struct Inner {
     trusting: std::sync::atomic::AtomicBool,
     /// The mount that it is on, as others know it: see [`Store::seen_from`].
     mount: OnceLock<OwnedFd>,
+    /// What vouches for layers that were never synced, asked for once.
+    now: OnceLock<Lifetime>,
     reuse: Reuse,
     order: Order,
 }
@@ -107,6 +109,7 @@ impl Store {
             leases,
             trusting: std::sync::atomic::AtomicBool::new(false),
             mount: OnceLock::new(),
+            now: OnceLock::new(),
             reuse: Reuse::default(),
             order: Order::default(),
         };
@@ -175,6 +178,15 @@ impl Store {
     /// Its root directory on the mount that vouches for what was never synced.
     pub(crate) fn on_its_mount(&self) -> BorrowedFd<'_> {
         self.0.mount.get().map_or(self.root(), AsFd::as_fd)
+    }
+
+    /// The present lifetime, with nothing but the boot where nothing else is told. After [`Store::seen_from`].
+    pub(crate) fn now(&self) -> Result<&Lifetime> {
+        if let Some(now) = self.0.now.get() {
+            return Ok(now);
+        }
+        let now = Lifetime::asked(self)?;
+        Ok(self.0.now.get_or_init(|| now))
     }
 
     /// How long layers count that are not synced before they are there; none if they have to be: all

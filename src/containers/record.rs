@@ -10,9 +10,10 @@ use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
+use rcrun_overlay::layer::lifetime::boot;
 use rcrun_overlay::{durable, record};
 use rcrun_runtime::container::{CgroupDriver, Runtime};
-use rcrun_runtime::error::{Context, Error, ErrorKind, Result};
+use rcrun_runtime::error::Result;
 use rustix::fs::Mode;
 use serde::{Deserialize, Serialize};
 
@@ -166,8 +167,7 @@ impl Record {
 fn passing() -> Option<&'static str> {
     static NAME: OnceLock<Option<String>> = OnceLock::new();
     let name = NAME.get_or_init(|| {
-        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-        let boot = boot.trim();
+        let boot = boot().ok()?;
         let plain = |byte: u8| byte.is_ascii_hexdigit() || byte == b'-';
         (!boot.is_empty() && boot.bytes().all(plain)).then(|| format!("container.{boot}.json"))
     });
@@ -195,20 +195,7 @@ pub(super) fn read(directory: BorrowedFd<'_>) -> Result<Option<Record>> {
 }
 
 fn parse(bytes: &[u8]) -> Result<Record> {
-    #[derive(Deserialize)]
-    struct Version {
-        version: u32,
-    }
-    let corrupt = |e: serde_json::Error| Error::new(ErrorKind::Corrupt, format!("{FILE}: {e}"));
-    // The version first: what else a later one has may not be readable at all.
-    let Version { version } = serde_json::from_slice(bytes).map_err(corrupt)?;
-    if version != VERSION {
-        return Err(Error::unsupported(format!(
-            "{FILE} has version {version}, this program knows version {VERSION} only"
-        )));
-    }
-    record::check(bytes).context(|| format!("cannot read {FILE}"))?;
-    serde_json::from_slice(bytes).map_err(corrupt)
+    record::decode(bytes, FILE, VERSION)
 }
 
 /// Writes the record, whole, and durable unless the container is not to outlive this boot.
@@ -224,6 +211,7 @@ pub(super) fn write(directory: BorrowedFd<'_>, record: &Record) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rcrun_runtime::error::ErrorKind;
 
     #[test]
     fn another_version_is_refused_before_anything_else_is_read() {

@@ -6,8 +6,9 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use rcrun_overlay::archive::name::{join, show, split};
+use rcrun_overlay::archive::name::{join, show};
 use rcrun_overlay::layer::attributes::read_extended_of;
+use rcrun_overlay::layer::changes::with_directories;
 use rcrun_overlay::layer::merged::{Found, Merged};
 use rcrun_overlay::layer::tree::proc_path;
 use rcrun_overlay::layer::{Change, ChangeKind};
@@ -71,19 +72,7 @@ fn differences(old: &mut Merged, new: &mut Merged) -> Result<Vec<Change>> {
             changes.extend(kind.map(|kind| Change { path, kind }));
         }
     }
-    // A directory in which something is different is different.
-    let mut known: BTreeSet<Vec<u8>> = changes.iter().map(|one| one.path.clone()).collect();
-    for mut path in known.clone() {
-        loop {
-            path = split(&path).0.to_vec();
-            if path.is_empty() || !known.insert(path.clone()) {
-                break;
-            }
-            let (path, kind) = (path.clone(), ChangeKind::Modified);
-            changes.insert(Change { path, kind });
-        }
-    }
-    Ok(changes.into_iter().collect())
+    Ok(with_directories(changes))
 }
 
 /// The names in a directory; none in what is none there.

@@ -14,6 +14,7 @@ use rcrun_image::Digest;
 use rcrun_image::catalog::{Image, Meant, no_such_image};
 use rcrun_image::pull::Way;
 use rcrun_image::registry::Cancel;
+use rcrun_overlay::layer::lifetime::boot;
 use rcrun_overlay::lease::{Lease, Root, SnapshotId};
 use rcrun_overlay::snapshot::{
     Mounted, Options, Snapshot, Snapshots, mount_namespace, mounts_everywhere,
@@ -244,12 +245,6 @@ fn is_living(
     let there = number(NAMESPACE).is_some_and(|one| looked.namespaces.contains(&one));
     let all = !looked.partial && (pids == FIRST_PIDS || number(PIDS) == Some(pids));
     labels.get(BOOT).map(String::as_str) == Some(boot) && (looked.found || !(there || all))
-}
-
-fn boot() -> Result<String> {
-    let path = "/proc/sys/kernel/random/boot_id";
-    let text = std::fs::read_to_string(path).context(|| format!("cannot read {path}"))?;
-    Ok(text.trim().to_owned())
 }
 
 fn pids() -> Result<u64> {

@@ -165,13 +165,7 @@ impl Layers {
             if record.lifetime.is_none() {
                 durable::sync_directory(&self.whole)?;
             }
-            layer.published = true;
-            let diff = open_directory(&layer.directory, DIFF)?;
-            Ok(Layer {
-                id: id.clone(),
-                record,
-                diff,
-            })
+            layer.named(record)
         };
         publish().context(|| format!("cannot finish layer {id}"))
     }

@@ -1,5 +1,6 @@
 //! What a container changed, for people: `rcrun diff`.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -10,7 +11,7 @@ use super::merged::{Merged, is_opaque};
 use super::options::Overlay;
 use super::tree::is_kernels_whiteout;
 use super::tree::{self, Tree};
-use crate::archive::name::{join, show};
+use crate::archive::name::{join, show, split};
 use crate::{Context, Result};
 
 /// What happened to a file.
@@ -62,6 +63,23 @@ impl fmt::Display for Change {
         }
         Ok(())
     }
+}
+
+/// These changes and those of the directories that they are in, sorted by path: a directory in which something
+/// is different is different.
+pub fn with_directories(mut changes: BTreeSet<Change>) -> Vec<Change> {
+    let mut known: BTreeSet<Vec<u8>> = changes.iter().map(|one| one.path.clone()).collect();
+    for mut path in known.clone() {
+        loop {
+            path = split(&path).0.to_vec();
+            if path.is_empty() || !known.insert(path.clone()) {
+                break;
+            }
+            let (path, kind) = (path.clone(), ChangeKind::Modified);
+            changes.insert(Change { path, kind });
+        }
+    }
+    changes.into_iter().collect()
 }
 
 /// What an upper directory changes of the layers below it (top first), sorted by path. A running

@@ -11,7 +11,7 @@ use rustix::fs::{AtFlags, FileType, Mode, Stat};
 use rustix::io::Errno;
 
 use super::attributes::{self, Fresh, complete_directory, read_extended};
-use super::changes::{Change, ChangeKind};
+use super::changes::{Change, ChangeKind, with_directories};
 use super::implied::copy;
 use super::merged::{Found, Merged};
 use super::options::Overlay;
@@ -189,22 +189,7 @@ pub fn differences(
             }
         }
     }
-    // A directory in which something is different is different.
-    let mut known: BTreeSet<Vec<u8>> = changes.iter().map(|one| one.path.clone()).collect();
-    for mut path in known.clone() {
-        loop {
-            path = split(&path).0.to_vec();
-            if path.is_empty() || !known.insert(path.clone()) {
-                break;
-            }
-            let kind = ChangeKind::Modified;
-            changes.insert(Change {
-                path: path.clone(),
-                kind,
-            });
-        }
-    }
-    Ok(changes.into_iter().collect())
+    Ok(with_directories(changes))
 }
 
 fn is_other(stat: &Stat, found: &Found, shift: &Shift<'_>) -> bool {

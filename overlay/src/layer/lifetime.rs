@@ -46,20 +46,23 @@ pub struct Lifetime {
 impl Lifetime {
     /// The present one of a store; none where nothing tells instances or mounts apart.
     pub fn of(store: &Store) -> Result<Option<Self>> {
+        let now = store.now()?;
+        let told = now.instance.is_some() || now.mount.is_some();
+        Ok(told.then(|| now.clone()))
+    }
+
+    /// Asks the kernel: it says the same as long as the store is open.
+    pub(crate) fn asked(store: &Store) -> Result<Self> {
         let instance = instance(store.root());
         let mount = match instance {
             Some(_) => None,
             None => unique_mount(store)?,
         };
-        if instance.is_none() && mount.is_none() {
-            return Ok(None);
-        }
-        let boot = boot()?;
-        Ok(Some(Self {
-            boot,
+        Ok(Self {
+            boot: boot()?,
             instance,
             mount,
-        }))
+        })
     }
 
     /// Whether all processes of the machine agree on it, whatever they see mounted.
@@ -81,17 +84,17 @@ impl Lifetime {
     /// Whether it has ended for everybody. Who does not see sysfs cannot know of a file system that was
     /// mounted anew, and must not take away what others may be using.
     pub(super) fn is_over(&self, store: &Store) -> Result<bool> {
-        if boot()? != self.boot {
-            return Ok(true);
-        }
-        Ok(match (self.instance, instance(store.root())) {
-            (Some(then), Some(now)) => then != now,
-            _ => false,
-        })
+        let now = store.now()?;
+        Ok(now.boot != self.boot
+            || match (self.instance, now.instance) {
+                (Some(then), Some(now)) => then != now,
+                _ => false,
+            })
     }
 }
 
-fn boot() -> Result<String> {
+/// The kernel's `boot_id`: another one whenever the machine is started.
+pub fn boot() -> Result<String> {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
         .context(|| "cannot read /proc/sys/kernel/random/boot_id")?;
     Ok(boot.trim().to_owned())

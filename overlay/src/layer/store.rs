@@ -118,6 +118,16 @@ impl Unfinished {
         &self.id
     }
 
+    /// What it is now that it has its name.
+    pub(super) fn named(&mut self, record: Record) -> Result<Layer> {
+        self.published = true;
+        Ok(Layer {
+            id: self.id.clone(),
+            record,
+            diff: open_directory(&self.directory, DIFF)?,
+        })
+    }
+
     /// Throws away what was unpacked so far.
     pub fn clear(&mut self) -> Result<()> {
         self.diff = empty(&self.directory, &self.id)?;
@@ -295,13 +305,7 @@ impl Layers {
             let name = layer.id.as_str();
             rustix::fs::renameat(&self.incoming, name, &self.whole, name)
                 .context(|| format!("cannot rename layers/incoming/{name} to layers/{name}"))?;
-            layer.published = true;
-            let diff = open_directory(&layer.directory, DIFF)?;
-            done.push(Layer {
-                id: layer.id.clone(),
-                record,
-                diff,
-            });
+            done.push(layer.named(record)?);
         }
         durable::sync_directory(&self.whole)?;
         Ok(done)
@@ -336,19 +340,9 @@ fn find_record(directory: &OwnedFd, own: &LayerId) -> Result<Option<Record>> {
 }
 
 pub(super) fn read_record(directory: &OwnedFd, name: &str) -> Result<Option<Record>> {
-    let Some(bytes) = durable::read(directory, name, RECORD_LIMIT)? else {
-        return Ok(None);
-    };
-    let record: Record = serde_json::from_slice(&bytes)
-        .map_err(|error| Error::new(ErrorKind::Corrupt, format!("cannot read {name}: {error}")))?;
-    if record.version != VERSION {
-        return Err(Error::unsupported(format!(
-            "{name} has version {}, not {VERSION}",
-            record.version
-        )));
-    }
-    record::check(&bytes).context(|| format!("cannot read {name}"))?;
-    Ok(Some(record))
+    durable::read(directory, name, RECORD_LIMIT)?
+        .map(|bytes| record::decode(&bytes, name, VERSION))
+        .transpose()
 }
 
 pub(super) fn open_if_there(at: &OwnedFd, id: &LayerId) -> Result<Option<OwnedFd>> {

@@ -17,8 +17,8 @@ use rustix::io::Errno;
 
 use super::built::{is_own_name, own_name};
 use super::lifetime::Lifetime;
-use super::store::{DIFF, Layer, Layers, RECORD, Record, Unfinished, read_record};
-use crate::durable::{self, open_directory};
+use super::store::{Layer, Layers, RECORD, Record, Unfinished, read_record};
+use crate::durable;
 use crate::lease::{LayerId, Lease, Root};
 use crate::{Context, ErrorKind, Result, record, tree};
 
@@ -60,13 +60,7 @@ impl Layers {
                 }
                 rustix::fs::renameat(&self.incoming, id.as_str(), &self.whole, own.as_str())
                     .context(|| format!("cannot rename layers/incoming/{id} to layers/{own}"))?;
-                layer.published = true;
-                let diff = open_directory(&layer.directory, DIFF)?;
-                Ok(Layer {
-                    id: id.clone(),
-                    record,
-                    diff,
-                })
+                layer.named(record)
             };
             publish().context(|| format!("cannot finish layer {id}"))
         };
@@ -153,6 +147,7 @@ mod tests {
     use super::super::lifetime::Lifetime;
     use super::super::store::{Claim, VERSION};
     use super::*;
+    use crate::durable::open_directory;
     use crate::gc::{Policy, Reachable, collect};
     use crate::lock::up_to;
     use crate::store::Store;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::layer::Overlay as Marks;
 use crate::lease::LayerId;
-use crate::{Context, Error, ErrorKind, Result, durable, record};
+use crate::{Error, Result, durable, record};
 
 /// The version of `snapshot.json` that is read and written.
 pub const VERSION: u32 = 1;
@@ -112,22 +112,8 @@ impl Record {
 
     /// Of a snapshot's directory; none if it has none.
     pub(super) fn read(directory: impl AsFd) -> Result<Option<Self>> {
-        #[derive(Deserialize)]
-        struct Head {
-            version: u32,
-        }
-        let Some(bytes) = durable::read(directory, RECORD, RECORD_LIMIT as u64)? else {
-            return Ok(None);
-        };
-        let corrupt =
-            |error| Error::new(ErrorKind::Corrupt, format!("cannot read {RECORD}: {error}"));
-        let Head { version } = serde_json::from_slice(&bytes).map_err(corrupt)?;
-        if version != VERSION {
-            return Err(Error::unsupported(format!(
-                "{RECORD} has version {version}, not {VERSION}"
-            )));
-        }
-        record::check(&bytes).context(|| format!("cannot read {RECORD}"))?;
-        serde_json::from_slice(&bytes).map(Some).map_err(corrupt)
+        durable::read(directory, RECORD, RECORD_LIMIT as u64)?
+            .map(|bytes| record::decode(&bytes, RECORD, VERSION))
+            .transpose()
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
 
 use rcrun_overlay::{durable, record};
-use rcrun_runtime::error::{Context, Error, ErrorKind, Result};
+use rcrun_runtime::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 /// The file.
@@ -63,25 +63,13 @@ pub(super) fn read(directory: BorrowedFd<'_>) -> Result<Option<Record>> {
 }
 
 fn parse(bytes: &[u8]) -> Result<Record> {
-    #[derive(Deserialize)]
-    struct Version {
-        version: u32,
-    }
-    let corrupt = |e: serde_json::Error| Error::new(ErrorKind::Corrupt, format!("{FILE}: {e}"));
-    // The version first: what else a later one has may not be readable at all.
-    let Version { version } = serde_json::from_slice(bytes).map_err(corrupt)?;
-    if version != VERSION {
-        return Err(Error::unsupported(format!(
-            "{FILE} has version {version}, this program knows version {VERSION} only"
-        )));
-    }
-    record::check(bytes).context(|| format!("cannot read {FILE}"))?;
-    serde_json::from_slice(bytes).map_err(corrupt)
+    record::decode(bytes, FILE, VERSION)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rcrun_runtime::error::ErrorKind;
 
     #[test]
     fn what_is_written_is_read_and_nothing_else() {

@@ -18,7 +18,7 @@ use rcrun_overlay::{durable, lock, record};
 use super::arguments;
 use super::config::Configuration;
 use crate::request::{Key, Request};
-use crate::{Context, Error, ErrorKind, Result};
+use crate::{Context, ErrorKind, Result};
 
 /// Bytes of a record.
 const RECORD_MAX: u64 = 4 << 20;
@@ -122,13 +122,7 @@ impl Cache {
             let Some(text) = durable::read(self.open()?, &name(key), RECORD_MAX)? else {
                 return Ok(None);
             };
-            record::check(&text)?;
-            let read: Attachment = serde_json::from_slice(&text)
-                .map_err(|error| Error::new(ErrorKind::Corrupt, error.to_string()))?;
-            match read.version {
-                VERSION => Ok(Some(read)),
-                other => Err(Error::unsupported(format!("it has version {other}"))),
-            }
+            record::decode(&text, &name(key), VERSION).map(Some)
         };
         match read() {
             // Removing goes on with the configuration of today, as if nothing were known.
@@ -141,9 +135,8 @@ impl Cache {
     pub(super) fn result(&self, key: &Key) -> Option<Value> {
         let text = durable::read(self.open().ok()?, &result_name(key), RECORD_MAX);
         let text = text.ok().flatten()?;
-        record::check(&text).ok()?;
-        let read: Remembered = serde_json::from_slice(&text).ok()?;
-        (read.version == VERSION).then_some(read.result)
+        let read: Remembered = record::decode(&text, &result_name(key), VERSION).ok()?;
+        Some(read.result)
     }
 
     pub(super) fn forget(&self, key: &Key) -> Result<()> {
