@@ -129,6 +129,18 @@ impl Verb {
         verb
     }
 
+    /// Runs it for a verb that has it behind a word of its own: `volume rm`.
+    fn behind(&self, words: &[String], settings: &Settings) -> Result<u8, Error> {
+        let parsed = self
+            .parse(words, Global::default())
+            .map_err(Error::invalid)?;
+        if parsed.global.help {
+            crate::output::print(&crate::help::verb(self))?;
+            return Ok(0);
+        }
+        (self.start)(parsed.matches.map_err(Error::invalid)?, settings)
+    }
+
     /// It needs no store.
     const fn without_store(mut self) -> Self {
         self.in_store = false;

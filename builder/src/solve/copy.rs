@@ -106,18 +106,7 @@ impl Solver<'_> {
         if let Some(known) = self.cache.noted::<Known>("quick", quick.hex()) {
             return Ok(known.key);
         }
-        let request = Request {
-            sources: vec![Source::Path {
-                tree: self.tree(index)?.0,
-                path: inner.to_owned(),
-            }],
-            dest: "/".to_owned(),
-            owner: None,
-            chmod: None,
-            parents: false,
-            exclude: Vec::new(),
-            unpack: Unpack::No,
-        };
+        let request = Request::of(self.tree(index)?.0, inner);
         let key = select(&request)?.checksum(threads(), Some(&self.stats))?;
         let known = Known { key: key.clone() };
         self.cache.note("quick", quick.hex(), &known)?;

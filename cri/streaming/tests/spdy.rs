@@ -9,17 +9,10 @@
 mod client;
 mod echo;
 
-use client::{Client, Frame, World};
+use client::{Client, FORWARD, Frame, V4, World, text};
 use rcrun_streaming::{Settings, limits};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-
-const V4: &str = "v4.channel.k8s.io";
-const FORWARD: &str = "portforward.k8s.io";
-
-fn text(bytes: &[u8]) -> &str {
-    std::str::from_utf8(bytes).unwrap()
-}
 
 #[tokio::test]
 async fn exec_says_its_output_and_its_exit_code() {

@@ -9,17 +9,12 @@
 mod client;
 mod echo;
 
-use client::{Client, World};
+use client::{Client, V4, World, text};
 use rcrun_streaming::Settings;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-const V4: &str = "v4.channel.k8s.io";
 const V5: &str = "v5.channel.k8s.io";
-
-fn text(bytes: &[u8]) -> &str {
-    std::str::from_utf8(bytes).unwrap()
-}
 
 #[tokio::test]
 async fn half_close_in_the_fifth_version() {

@@ -9,7 +9,7 @@ use super::list::found;
 use super::remove::remove;
 use super::{SHARED, VERBS, all};
 use crate::containers::Status;
-use crate::settings::{Global, Settings};
+use crate::settings::Settings;
 use crate::{output, report};
 
 /// list, remove and otherwise manage containers
@@ -43,14 +43,7 @@ impl crate::verbs::Run for Group {
         let verb = verb
             .filter(|verb| verb.name != "container")
             .ok_or_else(unknown)?;
-        let parsed = verb
-            .parse(words, Global::default())
-            .map_err(Error::invalid)?;
-        if parsed.global.help {
-            output::print(&crate::help::verb(verb))?;
-            return Ok(0);
-        }
-        (verb.start)(parsed.matches.map_err(Error::invalid)?, settings)
+        verb.behind(words, settings)
     }
 }
 

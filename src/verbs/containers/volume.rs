@@ -10,7 +10,7 @@ use crate::containers::spec::words;
 use crate::containers::volumes::{self, Record, User, Volume, Volumes};
 use crate::containers::{Containers, random_id};
 use crate::format::{self, Column, Format};
-use crate::settings::{Global, Settings};
+use crate::settings::Settings;
 use crate::verbs::{Count, Verb};
 use crate::{output, report, units};
 
@@ -56,14 +56,7 @@ impl crate::verbs::Run for Group {
         let verb = VERBS.iter().find(is);
         let unknown = || Error::invalid(format!("there is no verb {name:?} on volumes"));
         let verb = verb.ok_or_else(unknown)?;
-        let parsed = verb
-            .parse(words, Global::default())
-            .map_err(Error::invalid)?;
-        if parsed.global.help {
-            output::print(&crate::help::verb(verb))?;
-            return Ok(0);
-        }
-        (verb.start)(parsed.matches.map_err(Error::invalid)?, settings)
+        verb.behind(words, settings)
     }
 }
 

@@ -61,10 +61,15 @@ pub struct Request {
 impl Request {
     /// All that is in a tree, as it is, into the root itself.
     pub fn whole(tree: Tree) -> Self {
+        Self::of(tree, ".")
+    }
+
+    /// What is at a path of a tree, as it is, into the root itself.
+    pub fn of(tree: Tree, path: &str) -> Self {
         Self {
             sources: vec![Source::Path {
                 tree,
-                path: ".".to_owned(),
+                path: path.to_owned(),
             }],
             dest: "/".to_owned(),
             owner: None,

@@ -10,6 +10,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+/// Protocols that most tests speak.
+pub(crate) const V4: &str = "v4.channel.k8s.io";
+pub(crate) const FORWARD: &str = "portforward.k8s.io";
+
+pub(crate) fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
 /// Longer than anything takes.
 const PATIENCE: Duration = Duration::from_secs(20);
 
