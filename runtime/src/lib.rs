@@ -17,6 +17,7 @@ pub mod idmap;
 mod launch;
 pub mod monitor;
 pub mod netdev;
+pub mod pin;
 mod operations;
 pub mod plan;
 pub mod rdt;
