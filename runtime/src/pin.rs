@@ -7,11 +7,12 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use nix::sched::CloneFlags;
 use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType as Type};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -19,12 +20,12 @@ use rustix::mount::{MountFlags, UnmountFlags};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::launch::{identity, parent};
+use crate::launch::parent;
 use crate::monitor::WireError;
 use crate::operations::caller::prove_single_threaded;
 use crate::plan::namespaces::{IdMaps, flag_of, map_text};
 use crate::rootfs::mount::{attach, clone_tree};
-use crate::sys::process::{CloneArgs, Cloned, clone, exit_now};
+use crate::sys::process::{CloneArgs, Cloned, SingleThreaded, clone, exit_now};
 
 /// Kinds that can be pinned, with the names of their files, which are those of /proc/PID/ns.
 const KINDS: [(Type, &str); 4] = [
@@ -119,101 +120,80 @@ impl Pin {
     fn try_to_make(&self) -> Result<()> {
         let kinds = self.kinds()?;
         let directory = open_directory(&self.directory)?;
+        let proof = prove_single_threaded()?;
         let flags = kinds.iter().map(|(kind, _)| flag_of(*kind).0).sum();
-        let (mut go, release) = pipe()?;
-        let (said, mut say) = pipe()?;
+        let failed = || "cannot create the pod's namespaces";
+        match self.is_mapped() {
+            true => {
+                let (pidfd, pid, held) = self.clone_mapped(proof, flags).context(failed)?;
+                let kept = keep(pid, &directory, &kinds);
+                drop(held);
+                let _ = parent::reap(pidfd.as_fd());
+                kept?;
+                // What the host's root may set there, the pod's may not always.
+                for (kind, name) in kinds.iter().filter(|(kind, _)| *kind != Type::User) {
+                    let flag = CloneFlags::from_bits_retain(flag_of(*kind).0 as libc::c_int);
+                    let file = open_at(&directory, name)?;
+                    nix::sched::setns(file, flag)
+                        .map_err(Error::from)
+                        .context(failed)?;
+                }
+            }
+            false => {
+                let flags = CloneFlags::from_bits_retain(flags as libc::c_int);
+                nix::sched::unshare(flags)
+                    .map_err(Error::from)
+                    .context(failed)?;
+                keep(0, &directory, &kinds)?;
+            }
+        }
+        self.set_up()?;
+        match self.shm {
+            Some(size) => self.mount_shm(&directory, size),
+            None => Ok(()),
+        }
+    }
+
+    /// A process in a new user namespace with its maps, and in the others; it ends with the pipe.
+    fn clone_mapped(&self, proof: SingleThreaded, flags: u64) -> Result<(OwnedFd, i32, File)> {
+        let (mut wait, held) = pipe()?;
         let args = CloneArgs {
             flags,
             cgroup: None,
         };
-        let proof = prove_single_threaded()?;
-        match clone(proof, &args).context(|| "cannot create the pod's namespaces")? {
+        match clone(proof, &args)? {
             Cloned::Child => {
-                drop((release, said));
-                // Nothing to read but the end: the parent gave up, or died.
-                let mut word = [0];
-                if go.read_exact(&mut word).is_ok() {
-                    let answer = Self::answer(&self.set_up());
-                    let _ = say.write_all(answer.as_bytes());
-                    // The namespaces are there as long as we are.
-                    let _ = go.read_exact(&mut word);
-                }
+                drop(held);
+                let _ = wait.read_exact(&mut [0]);
                 exit_now(0)
             }
             Cloned::Parent(pid, pidfd) => {
-                drop((go, say));
-                let made = self.adopt(pid, &directory, &kinds, release, said);
-                let _ = parent::reap(pidfd.as_fd());
-                made
-            }
-        }
-    }
-
-    /// From outside: ids, and the files that keep what the child has.
-    fn adopt(
-        &self,
-        pid: i32,
-        directory: &OwnedFd,
-        kinds: &[(Type, &str)],
-        mut release: File,
-        said: File,
-    ) -> Result<()> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let proc = rustix::fs::open(c"/proc", flags, Mode::empty())
-            .context(|| "cannot open /proc")?;
-        if self.is_mapped() {
-            parent::write_maps(&proc, pid, &self.maps())?;
-        }
-        release.write_all(b"+").context(|| "cannot release the pod's namespaces")?;
-        let mut answer = Vec::new();
-        let mut said = said.take(ANSWER_MAX);
-        let mut piece = [0; 4096];
-        // It ends when the document does: the child stays.
-        let answer: Answer = loop {
-            let count = said.read(&mut piece).context(|| "cannot hear from the pod's namespaces")?;
-            answer.extend_from_slice(&piece[..count]);
-            match serde_json::from_slice(&answer) {
-                Ok(answer) => break answer,
-                Err(_) if count > 0 => {}
-                Err(_) => {
-                    let text = "the process that makes the pod's namespaces was killed";
-                    return Err(Error::new(ErrorKind::Unavailable, text));
+                drop(wait);
+                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                let proc = rustix::fs::open(c"/proc", flags, Mode::empty())?;
+                match parent::write_maps(&proc, pid, &self.maps()) {
+                    Ok(()) => Ok((pidfd, pid, held)),
+                    Err(error) => {
+                        drop(held);
+                        let _ = parent::reap(pidfd.as_fd());
+                        Err(error)
+                    }
                 }
             }
-        };
-        if let Some(error) = answer.error {
-            return Err(error.into());
-        }
-        for (_, name) in kinds {
-            let failed = || format!("cannot keep the pod's {name} namespace");
-            let source = format!("{pid}/ns/{name}");
-            let tree = clone_tree(proc.as_fd(), &crate::plan::c_path(Path::new(&source))?, false);
-            let tree = tree.context(failed)?;
-            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDONLY | OFlags::CLOEXEC;
-            let mode = Mode::from_raw_mode(0o444);
-            let file = rustix::fs::openat(directory, *name, flags, mode).context(failed)?;
-            attach(tree.as_fd(), file.as_fd()).context(failed)?;
-        }
-        match self.shm {
-            Some(size) => self.mount_shm(directory, size),
-            None => Ok(()),
         }
     }
 
     /// In the new namespaces.
     fn set_up(&self) -> Result<()> {
-        if self.is_mapped() {
-            identity::become_root(false)
-                .map_err(|fail| Error::from(fail.errno))
-                .context(|| "cannot become root of the pod's user namespace")?;
-        }
         let has = |name: &str| self.namespaces.iter().any(|one| one == name);
         if has("net") {
             crate::sys::netlink::lo_up().context(|| "cannot bring up the pod's loopback device")?;
         }
         if let Some(name) = &self.hostname {
             if !has("uts") {
-                return Err(Error::invalid("hostname: the pod has the host's"));
+                return Err(Error::invalid(
+                    "cannot set a host name: the pod has the host's",
+                ));
             }
             rustix::system::sethostname(name.as_bytes())
                 .context(|| format!("cannot set host name {name:?}"))?;
@@ -238,8 +218,14 @@ impl Pin {
         let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
         let target = crate::rootfs::fd_path(place.as_fd());
         let options = crate::plan::c_path(Path::new(&options))?;
-        rustix::mount::mount(c"shm", target.as_c_str(), c"tmpfs", flags, Some(options.as_c_str()))
-            .context(failed)
+        rustix::mount::mount(
+            c"shm",
+            target.as_c_str(),
+            c"tmpfs",
+            flags,
+            Some(options.as_c_str()),
+        )
+        .context(failed)
     }
 
     fn kinds(&self) -> Result<Vec<(Type, &'static str)>> {
@@ -277,6 +263,26 @@ impl Pin {
     }
 }
 
+/// Binds a process's namespaces to files; 0 is this one.
+fn keep(pid: i32, directory: &OwnedFd, kinds: &[(Type, &str)]) -> Result<()> {
+    for (_, name) in kinds {
+        keep_one(pid, directory, name)?;
+    }
+    Ok(())
+}
+
+fn keep_one(pid: i32, directory: &OwnedFd, name: &str) -> Result<()> {
+    let failed = || format!("cannot keep the pod's {name} namespace");
+    let source = match pid {
+        0 => format!("/proc/self/ns/{name}"),
+        pid => format!("/proc/{pid}/ns/{name}"),
+    };
+    let tree = clone_tree(CWD, &crate::plan::c_path(Path::new(&source))?, false).context(failed)?;
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDONLY | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(directory, name, flags, Mode::from_raw_mode(0o444));
+    attach(tree.as_fd(), file.context(failed)?.as_fd()).context(failed)
+}
+
 /// What 0 inside is outside.
 fn outside(maps: &[LinuxIdMapping]) -> u32 {
     let root = maps.iter().find(|map| map.container_id() == 0);
@@ -301,7 +307,8 @@ fn pipe() -> Result<(File, File)> {
 
 fn open_directory(path: &Path) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::open(path, flags, Mode::empty()).context(|| format!("cannot open {}", path.display()))
+    rustix::fs::open(path, flags, Mode::empty())
+        .context(|| format!("cannot open {}", path.display()))
 }
 
 /// Lets go of all that was pinned in a directory, and removes its files; what is not there is no error.
@@ -348,28 +355,25 @@ fn remove(directory: &OwnedFd, name: &str) -> Result<(), Errno> {
     }
 }
 
-/// Keeps the pid namespace's file of a process beside the others: its name outlives the pid.
+/// Keeps the pid namespace of a process beside the others: its file outlives the pid.
 pub fn pin_pid(directory: &Path, pid: i32) -> Result<()> {
-    let failed = || format!("cannot keep the pid namespace of process {pid}");
-    let directory = open_directory(directory)?;
-    let source = crate::plan::c_path(Path::new(&format!("/proc/{pid}/ns/pid")))?;
-    let tree = clone_tree(CWD, &source, false).context(failed)?;
-    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDONLY | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(&directory, "pid", flags, Mode::from_raw_mode(0o444));
-    attach(tree.as_fd(), file.context(failed)?.as_fd()).context(failed)
+    keep_one(pid, &open_directory(directory)?, "pid")
 }
 
 /// Opens a pinned namespace; `NotFound` when the file is none (any more): somebody unmounted it.
 pub fn open(directory: &Path, name: &str) -> Result<OwnedFd> {
-    let path = directory.join(name);
+    let failed = || format!("cannot open {}", directory.join(name).display());
+    open_at(&open_directory(directory)?, name).context(failed)
+}
+
+fn open_at(directory: &OwnedFd, name: &str) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let failed = || format!("cannot open the pod's {name} namespace");
-    let file = rustix::fs::open(&path, flags, Mode::empty()).context(failed)?;
-    match rustix::fs::fstatfs(&file).context(failed)?.f_type == NSFS_MAGIC {
+    let file = rustix::fs::openat(directory, name, flags, Mode::empty())?;
+    match rustix::fs::fstatfs(&file)?.f_type == NSFS_MAGIC {
         true => Ok(file),
         false => {
-            let text = format!("{} is not a namespace (any more)", path.display());
-            Err(Error::new(ErrorKind::NotFound, text)).context(failed)
+            let text = format!("the file of the {name} namespace is none (any more)");
+            Err(Error::new(ErrorKind::NotFound, text))
         }
     }
 }
