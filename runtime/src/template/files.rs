@@ -5,7 +5,8 @@ use std::net::IpAddr;
 
 use crate::error::{Error, Result};
 
-const LOCAL: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\n\
+/// Names of this machine and of its links.
+pub const LOCAL: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\n\
                      ff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n";
 
 /// `NAME:ADDRESS` or `NAME=ADDRESS`.
