@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use rcrun_overlay::store::Store;
 use rcrun_runtime::container::{CgroupDriver, Runtime};
 use rcrun_runtime::error::{Context, Error, Result};
+use rcrun_runtime::template::clean;
 
 use crate::arguments::{Flag, switch};
 use crate::logging::Format;
@@ -315,22 +316,6 @@ fn given_root(root: &str) -> Result<PathBuf> {
         ));
     }
     Ok(root)
-}
-
-/// Folds `.` and `..` of an absolute path without looking at the file system.
-pub(crate) fn clean(path: &Path) -> PathBuf {
-    use std::path::Component;
-    let mut cleaned = PathBuf::from("/");
-    for part in path.components() {
-        match part {
-            Component::ParentDir => {
-                cleaned.pop();
-            }
-            Component::Normal(name) => cleaned.push(name),
-            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
-        }
-    }
-    cleaned
 }
 
 fn default_root() -> Result<PathBuf> {

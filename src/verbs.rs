@@ -21,7 +21,7 @@ use rcrun_runtime::error::Error;
 use crate::arguments::{self, Flag, switch};
 use crate::settings::{GLOBAL, Global, Settings};
 pub(crate) use images::pull::fetch;
-pub(crate) use oci::signal::parse as signal_number;
+pub(crate) use rcrun_runtime::template::signal::parse as signal_number;
 
 /// A verb's arguments, parsed, and what it does with them.
 pub(crate) trait Run: Parser {

@@ -4,6 +4,7 @@
 //! - [`serve`]: runs the server until it is told to stop.
 //! - [`settings`]: the `cri` section of the settings file.
 //! - [`check`](mod@check): what the node lacks.
+//! - [`spec`]: what is asked for -> what is to be done, for pods and containers; nobody calls it yet.
 //! - [`proto`]: the interface, generated from `proto/api.proto`.
 //!
 //! This crate is the only asynchronous one. It keeps no truth of its own: images are those of the store,
@@ -24,6 +25,7 @@ pub mod proto;
 mod runtime;
 mod server;
 pub mod settings;
+pub mod spec;
 mod status;
 mod work;
 

@@ -27,6 +27,7 @@ pub mod selfexe;
 pub mod spec;
 mod state;
 pub mod sys;
+pub mod template;
 
 pub use error::{Error, ErrorKind, Result};
 pub use state::time::seconds as rfc3339_seconds;

@@ -23,6 +23,8 @@ use rcrun_overlay::snapshot::{Mounting, Stack};
 use rcrun_overlay::store::Store;
 use rcrun_runtime::container::{CgroupDriver, CreateOptions};
 use rcrun_runtime::error::{Context, Error, ErrorKind, Result};
+use rcrun_runtime::template::capabilities::of_mask;
+use rcrun_runtime::template::cdi;
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -166,7 +168,7 @@ impl Worker<'_> {
 
     fn config(&self, store: &Store, step: &RunStep, mounts: Vec<Value>) -> Result<Value> {
         let cwd = std::env::current_dir().context(|| "cannot read the current directory")?;
-        let cdi: Vec<&Path> = spec::CDI_DIRECTORIES.iter().map(Path::new).collect();
+        let cdi: Vec<&Path> = cdi::DIRECTORIES.iter().map(Path::new).collect();
         let around = Around {
             cwd: &cwd,
             variable: &|_| None,
@@ -185,7 +187,7 @@ impl Worker<'_> {
                 .into_owned(),
             name: "build".to_owned(),
             hostname: step.limits.hostname.clone(),
-            capabilities: spec::of_mask(make::own_capabilities()?),
+            capabilities: of_mask(make::own_capabilities()?),
             kernel,
             cgroup2: Path::new("/sys/fs/cgroup/cgroup.controllers").exists(),
             systemd: self.settings.runtime.cgroup_driver == CgroupDriver::Systemd,

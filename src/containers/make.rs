@@ -25,6 +25,8 @@ use rcrun_overlay::store::Store;
 use rcrun_runtime::container::CgroupDriver;
 use rcrun_runtime::error::{Context, Error, ErrorKind, Result};
 use rcrun_runtime::monitor::{self, Launch, When};
+use rcrun_runtime::template::capabilities::of_mask;
+use rcrun_runtime::template::cdi;
 use rustix::fs::{AtFlags, Mode, OFlags};
 use serde_json::Value;
 
@@ -116,7 +118,7 @@ pub(crate) fn make(
 
 fn ask(wanted: &Wanted<'_>) -> Result<Asked> {
     let cwd = std::env::current_dir().context(|| "cannot read the current directory")?;
-    let cdi: Vec<&Path> = spec::CDI_DIRECTORIES.iter().map(Path::new).collect();
+    let cdi: Vec<&Path> = cdi::DIRECTORIES.iter().map(Path::new).collect();
     let around = Around {
         cwd: &cwd,
         variable: &|name| std::env::var(name).ok(),
@@ -217,7 +219,7 @@ impl Maker<'_> {
                 .nodename()
                 .to_string_lossy()
                 .into_owned(),
-            capabilities: spec::of_mask(own_capabilities()?),
+            capabilities: of_mask(own_capabilities()?),
             kernel,
             cgroup2: Path::new("/sys/fs/cgroup/cgroup.controllers").exists(),
             systemd: self.settings.runtime.cgroup_driver == CgroupDriver::Systemd,

@@ -14,7 +14,6 @@ mod ps;
 mod restore;
 mod resume;
 mod run;
-pub(crate) mod signal;
 mod size;
 mod spec;
 mod start;
@@ -24,7 +23,7 @@ mod update;
 use super::{Count, Verb};
 
 pub(super) use ps::{host_ps, select};
-pub(super) use signal::parse as parse_signal;
+pub(super) use rcrun_runtime::template::signal::parse as parse_signal;
 
 /// Whether this is a signal's name or number.
 pub(super) fn is_signal(text: &str) -> bool {

@@ -9,14 +9,16 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use rcrun_runtime::error::{Context, Error, Result};
+use rcrun_runtime::template::capabilities::{Capability, capability};
+use rcrun_runtime::template::cdi::{Applied, Registry};
+use rcrun_runtime::template::devices::{Node, everything, nodes};
+use rcrun_runtime::template::files::{self, Resolver};
 use serde_json::{Map, Value};
 
-use super::cdi::{self, Applied, Registry};
-use super::devices::{self, Node, Wanted};
-use super::files::{self, Resolver};
+use super::devices::{self, Wanted};
 use super::limits;
 use super::mounts::{self, Mount, Source};
-use super::security::{self, Capability, Seccomp, Security};
+use super::security::{Seccomp, Security};
 use super::userns::{self, Userns};
 use super::words::{self, Problems};
 use crate::containers::flags::ContainerFlags;
@@ -287,8 +289,8 @@ impl Asked {
     }
 
     fn confinement(&mut self, flags: &ContainerFlags, problems: &mut Problems) {
-        self.cap_add = problems.all("--cap-add", &flags.cap_add, security::capability);
-        self.cap_drop = problems.all("--cap-drop", &flags.cap_drop, security::capability);
+        self.cap_add = problems.all("--cap-add", &flags.cap_add, capability);
+        self.cap_drop = problems.all("--cap-drop", &flags.cap_drop, capability);
         for text in &flags.security_opt {
             problems.take("--security-opt", self.security.take(text));
         }
@@ -308,12 +310,12 @@ impl Asked {
             match wanted {
                 Wanted::Cdi(name) => names.push(name),
                 Wanted::Path(device) => {
-                    let found = problems.take("--device", devices::nodes(&device));
+                    let found = problems.take("--device", nodes(&device));
                     self.nodes.extend(found.unwrap_or_default());
                 }
             }
         }
-        names.extend(problems.all("--gpus", &flags.gpus, cdi::gpus).concat());
+        names.extend(problems.all("--gpus", &flags.gpus, devices::gpus).concat());
         if !names.is_empty() {
             let applied = Registry::read(around.cdi).and_then(|registry| registry.apply(&names));
             self.cdi = problems.take("--device", applied).unwrap_or_default();
@@ -325,7 +327,7 @@ impl Asked {
         );
         if self.privileged {
             let all = problems
-                .take("--privileged", devices::everything())
+                .take("--privileged", everything())
                 .unwrap_or_default();
             let named: Vec<String> = self.nodes.iter().map(|node| node.path.clone()).collect();
             self.nodes

@@ -7,18 +7,19 @@ use rcrun_image::accounts::{Accounts, Identity};
 use rcrun_image::document::Config;
 use rcrun_runtime::error::{Context, Error, Result};
 use rcrun_runtime::plan::annotations::STAY;
+use rcrun_runtime::template::capabilities::capabilities;
+use rcrun_runtime::template::devices::Node;
+use rcrun_runtime::template::seccomp::{self, Machine};
+use rcrun_runtime::template::{MASKED, PATH, READ_ONLY, clean, files};
 use serde_json::{Map, Value, json};
 
 use super::asked::{Asked, Join, Place};
-use super::seccomp::{self, Machine};
-use super::security::{MASKED, READ_ONLY, Seccomp, capabilities};
+use super::mounts;
+use super::security::Seccomp;
 use super::userns::{Extent, Userns};
-use super::{files, mounts};
 use crate::containers::short;
 use crate::verbs::signal_number;
 
-/// Where programs are looked for, unless the image says so.
-const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// SIGTERM, and how long it has.
 const STOP: (i32, u64) = (15, 10);
 
@@ -263,7 +264,7 @@ fn command(asked: &Asked, image: &Config) -> Result<Vec<String>> {
 fn directory(asked: &Asked, image: &Config) -> String {
     let of_image = || {
         let path = std::path::Path::new("/").join(&image.working_dir);
-        crate::settings::clean(&path).to_string_lossy().into_owned()
+        clean(&path).to_string_lossy().into_owned()
     };
     asked.workdir.clone().unwrap_or_else(of_image)
 }
@@ -344,7 +345,7 @@ fn linux(asked: &Asked, facts: &Facts, bounding: &BTreeSet<&'static str>) -> Res
     let mut linux = json!({
         "namespaces": namespaces(asked, facts),
         "resources": resources(asked),
-        "devices": asked.nodes.iter().chain(&asked.cdi.nodes).map(super::devices::Node::node).collect::<Vec<_>>(),
+        "devices": asked.nodes.iter().chain(&asked.cdi.nodes).map(Node::node).collect::<Vec<_>>(),
         "sysctl": asked.sysctls,
     });
     // A path that was asked for has to be; without one, who has no rights goes without a cgroup.
@@ -421,13 +422,7 @@ fn resources(asked: &Asked) -> Value {
     let mut resources: Map<String, Value> = asked.resources.clone();
     let mut rules = vec![json!({"allow": asked.privileged, "access": "rwm"})];
     if !asked.privileged {
-        rules.extend(
-            asked
-                .nodes
-                .iter()
-                .chain(&asked.cdi.nodes)
-                .map(super::devices::Node::rule),
-        );
+        rules.extend(asked.nodes.iter().chain(&asked.cdi.nodes).map(Node::rule));
         rules.extend(asked.device_rules.iter().cloned());
     }
     resources.insert("devices".into(), Value::Array(rules));

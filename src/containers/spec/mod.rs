@@ -5,23 +5,17 @@
 //! What docker does is done here too, unless it would hide a mistake: what is bound must exist.
 
 mod asked;
-mod calls;
-mod cdi;
 mod config;
 mod devices;
-mod files;
 mod limits;
 mod mounts;
-mod seccomp;
 mod security;
 mod userns;
 pub(crate) mod words;
 
 pub(crate) use asked::{Around, Asked, Join, Place};
-pub(crate) use cdi::DIRECTORIES as CDI_DIRECTORIES;
 pub(crate) use config::{Facts, Files, Rootless, config, file_texts, labels, stop};
 pub(crate) use mounts::{VolumeMount, VolumePlace};
-pub(crate) use security::of_mask;
 pub(crate) use userns::{Extent, Pool, Userns, pick};
 
 #[cfg(test)]

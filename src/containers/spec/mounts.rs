@@ -118,7 +118,7 @@ pub(crate) fn volume(text: &str, cwd: &Path) -> Result<Mount> {
 
 /// A volume without a name, for a directory that an image declares as one.
 pub(crate) fn of_image(path: &str) -> Result<Mount> {
-    let path = crate::settings::clean(&Path::new("/").join(path));
+    let path = rcrun_runtime::template::clean(&Path::new("/").join(path));
     Ok(Bind::of_volume(None, &path.to_string_lossy())?.finish())
 }
 
@@ -259,7 +259,7 @@ struct Bind {
 
 impl Bind {
     fn new(source: &str, target: &str, cwd: &Path) -> Result<Self> {
-        let source = crate::settings::clean(&cwd.join(source));
+        let source = rcrun_runtime::template::clean(&cwd.join(source));
         Self::of(Source::Host(source), target)
     }
 

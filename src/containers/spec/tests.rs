@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::containers::flags::ContainerFlags;
+use rcrun_runtime::template::capabilities::of_mask;
 
 #[derive(Debug, Parser)]
 #[command(disable_help_flag = true)]

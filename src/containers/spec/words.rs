@@ -127,7 +127,7 @@ pub(crate) fn inside(text: &str) -> Result<String> {
             "{text:?} is not an absolute path in the container"
         )));
     }
-    let clean = crate::settings::clean(text.as_ref());
+    let clean = rcrun_runtime::template::clean(text.as_ref());
     Ok(clean.to_string_lossy().into_owned())
 }
 

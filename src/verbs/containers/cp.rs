@@ -123,7 +123,8 @@ impl Inside {
 
     /// What is mounted into the container is not there while it does not run.
     fn refuse_mounts(&self) -> Result<()> {
-        let path = crate::settings::clean(std::path::Path::new("/").join(&self.path).as_ref());
+        let path =
+            rcrun_runtime::template::clean(std::path::Path::new("/").join(&self.path).as_ref());
         for target in self.container.mount_targets()? {
             if path.starts_with(&target) {
                 let target = target.display();

@@ -6,11 +6,12 @@ use std::path::PathBuf;
 use rcrun_runtime::container::ExecOptions;
 use rcrun_runtime::error::{Context, Error, ErrorKind, Result};
 use rcrun_runtime::monitor;
+use rcrun_runtime::template::capabilities::of_mask;
 use rustix::fs::{Mode, OFlags};
 
 use super::run::code_of;
 use super::{get_with_record, not_running};
-use crate::containers::spec::{of_mask, words};
+use crate::containers::spec::words;
 use crate::containers::{Container, Record, Status};
 use crate::settings::Settings;
 

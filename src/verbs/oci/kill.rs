@@ -1,8 +1,8 @@
 //! `rcrun kill`.
 
 use rcrun_runtime::error::Error;
+use rcrun_runtime::template::signal;
 
-use super::signal;
 use crate::settings::Settings;
 
 /// kill sends the specified signal (default: SIGTERM) to the container's init process

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use rcrun_runtime::error::{Error, Result};
+use crate::error::{Error, Result};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -30,17 +30,17 @@ const PROCESSORS: [(&str, &str, &str, &[&str]); 5] = [
 
 /// What a profile depends on.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Machine<'a> {
+pub struct Machine<'a> {
     /// `std::env::consts::ARCH`.
-    pub(crate) processor: &'a str,
+    pub processor: &'a str,
     /// Release of the kernel.
-    pub(crate) kernel: (u32, u32),
+    pub kernel: (u32, u32),
     /// Capabilities of the container.
-    pub(crate) capabilities: &'a BTreeSet<&'static str>,
+    pub capabilities: &'a BTreeSet<&'static str>,
 }
 
 /// Our profile.
-pub(crate) fn default(machine: Machine<'_>) -> Value {
+pub fn default(machine: Machine<'_>) -> Value {
     let split = |text: &'static str| text.split_whitespace();
     let mut names: BTreeSet<&str> = ALLOWED.iter().flat_map(|text| split(text)).collect();
     for (processor, more) in OF_PROCESSOR {
@@ -140,7 +140,7 @@ impl Condition {
 }
 
 /// A file's profile, as the runtime takes it.
-pub(crate) fn file(text: &[u8], machine: Machine<'_>) -> Result<Value> {
+pub fn file(text: &[u8], machine: Machine<'_>) -> Result<Value> {
     let mut profile: Map<String, Value> = serde_json::from_slice(text)
         .map_err(|e| Error::invalid(format!("not a seccomp profile: {e}")))?;
     let wrong = |e: serde_json::Error| Error::invalid(format!("not a seccomp profile: {e}"));

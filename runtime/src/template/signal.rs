@@ -1,6 +1,6 @@
 //! Names of signals.
 
-use rcrun_runtime::error::Error;
+use crate::error::Error;
 
 /// Numbers of signal(7) by name, for the architectures we build for.
 const NAMES: &[(&str, i32)] = &[
@@ -45,7 +45,7 @@ const FIRST_REAL_TIME: i32 = 34;
 const LAST: i32 = 64;
 
 /// The number of a signal given as number, `TERM`, `SIGTERM`, `RTMIN+3` or `RTMAX-1`, in any case.
-pub(crate) fn parse(text: &str) -> Result<i32, Error> {
+pub fn parse(text: &str) -> Result<i32, Error> {
     let number = match text.parse::<i32>() {
         Ok(number) => Some(number).filter(|number| (0..=LAST).contains(number)),
         Err(_) => by_name(&text.to_ascii_uppercase()),

@@ -8,19 +8,19 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use rcrun_runtime::error::{Context, Error, ErrorKind, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::devices::{Device, Node, nodes};
 
 /// Where the files are; a device of a later directory takes the place of one of an earlier.
-pub(crate) const DIRECTORIES: [&str; 2] = ["/etc/cdi", "/var/run/cdi"];
+pub const DIRECTORIES: [&str; 2] = ["/etc/cdi", "/var/run/cdi"];
 /// The longest file.
 const LIMIT: u64 = 16 << 20;
 
 /// Whether it is like `vendor.com/class=name`.
-pub(crate) fn is_name(text: &str) -> bool {
+pub fn is_name(text: &str) -> bool {
     let Some((kind, name)) = text.split_once('=') else {
         return false;
     };
@@ -38,33 +38,6 @@ pub(crate) fn is_name(text: &str) -> bool {
             .chars()
             .all(|c| c.is_ascii_alphanumeric() || "_-.:".contains(c));
     word(vendor, "_-.") && word(class, "_-.") && device
-}
-
-/// The devices that `--gpus` means.
-pub(crate) fn gpus(text: &str) -> Result<Vec<String>> {
-    let text = text.trim_matches('"');
-    let names: Vec<String> = match text.split_once('=') {
-        None if text == "all" || text == "-1" => vec!["all".into()],
-        None => match text.parse::<u32>() {
-            Ok(count) if (1..=64).contains(&count) => (0..count).map(|n| n.to_string()).collect(),
-            Ok(_) => return Err(Error::invalid(format!("{text} is no number of GPUs"))),
-            Err(_) => text.split(',').map(str::to_owned).collect(),
-        },
-        Some(("device", list)) => list.split(',').map(str::to_owned).collect(),
-        Some(("count", "all")) => vec!["all".into()],
-        Some(("count", count)) => return gpus(count),
-        Some(_) => {
-            return Err(Error::unsupported(format!(
-                "{text:?}: use all, a number or device=NAME"
-            )));
-        }
-    };
-    let full = |name: String| format!("nvidia.com/gpu={name}");
-    let names: Vec<String> = names.into_iter().map(full).collect();
-    match names.iter().find(|name| !is_name(name)) {
-        None => Ok(names),
-        Some(name) => Err(Error::invalid(format!("{name:?} is no device"))),
-    }
 }
 
 #[derive(Deserialize)]
@@ -93,7 +66,7 @@ struct Entry {
 /// What is to be changed of a container.
 #[derive(Debug, Default, Clone, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
-pub(crate) struct Edits {
+struct Edits {
     env: Vec<String>,
     device_nodes: Vec<NodeEdit>,
     mounts: Vec<MountEdit>,
@@ -140,18 +113,22 @@ struct HookEdit {
 
 /// The same, with the host's facts looked up.
 #[derive(Debug, Default, Clone)]
-pub(crate) struct Applied {
-    pub(crate) env: Vec<String>,
-    pub(crate) nodes: Vec<Node>,
-    pub(crate) mounts: Vec<Value>,
+pub struct Applied {
+    /// Variables, `NAME=VALUE`.
+    pub env: Vec<String>,
+    /// Devices.
+    pub nodes: Vec<Node>,
+    /// Entries of `mounts`.
+    pub mounts: Vec<Value>,
     /// By kind.
-    pub(crate) hooks: BTreeMap<String, Vec<Value>>,
-    pub(crate) gids: Vec<u32>,
+    pub hooks: BTreeMap<String, Vec<Value>>,
+    /// More groups.
+    pub gids: Vec<u32>,
 }
 
 /// Everything that the files in some directories say about devices.
 #[derive(Debug, Default)]
-pub(crate) struct Registry {
+pub struct Registry {
     devices: BTreeMap<String, (PathBuf, Edits, Edits)>,
     /// Files that are not JSON.
     unread: Vec<PathBuf>,
@@ -159,7 +136,7 @@ pub(crate) struct Registry {
 
 impl Registry {
     /// Reads them.
-    pub(crate) fn read<P: AsRef<Path>>(directories: &[P]) -> Result<Self> {
+    pub fn read<P: AsRef<Path>>(directories: &[P]) -> Result<Self> {
         let mut all = Self::default();
         for directory in directories {
             let directory = directory.as_ref();
@@ -206,7 +183,7 @@ impl Registry {
     }
 
     /// What the devices of these names need. Of a file that has several of them, its own part once.
-    pub(crate) fn apply(&self, names: &[String]) -> Result<Applied> {
+    pub fn apply(&self, names: &[String]) -> Result<Applied> {
         let mut applied = Applied::default();
         let mut files: Vec<&Path> = Vec::new();
         for name in names {
@@ -374,22 +351,6 @@ mod tests {
             "/dev/a=b",
         ] {
             assert!(!is_name(text), "{text}");
-        }
-        let shown = |text| gpus(text).ok().map(|all| all.join(" "));
-        for (text, expected) in [
-            ("all", Some("nvidia.com/gpu=all")),
-            ("2", Some("nvidia.com/gpu=0 nvidia.com/gpu=1")),
-            (
-                "device=0,GPU-3",
-                Some("nvidia.com/gpu=0 nvidia.com/gpu=GPU-3"),
-            ),
-            ("\"device=1\"", Some("nvidia.com/gpu=1")),
-            ("0", None),
-            ("capabilities=utility", None),
-            ("", None),
-            ("device=../x", None),
-        ] {
-            assert_eq!(shown(text).as_deref(), expected, "{text}");
         }
     }
 

@@ -3,13 +3,14 @@
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-use rcrun_runtime::error::{Error, Result};
+use crate::error::{Error, Result};
 
-const LOCAL: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\n\
+/// Names of this machine and of its links.
+pub const LOCAL: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\n\
                      ff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n";
 
 /// `NAME:ADDRESS` or `NAME=ADDRESS`.
-pub(crate) fn host(text: &str) -> Result<(String, IpAddr)> {
+pub fn host(text: &str) -> Result<(String, IpAddr)> {
     let wrong = || Error::invalid(format!("{text:?} is not NAME:ADDRESS"));
     let at = text.find([':', '=']).ok_or_else(wrong)?;
     let (name, address) = (&text[..at], &text[at + 1..]);
@@ -27,7 +28,7 @@ pub(crate) fn host(text: &str) -> Result<(String, IpAddr)> {
 }
 
 /// Whether it can stand in /etc/hosts and be a host's name: sethostname(2) takes 64 bytes.
-pub(crate) fn is_host(name: &str) -> bool {
+pub fn is_host(name: &str) -> bool {
     (1..=64).contains(&name.len())
         && name
             .bytes()
@@ -36,7 +37,7 @@ pub(crate) fn is_host(name: &str) -> bool {
 }
 
 /// /etc/hosts; with the host's network the host's own file comes first.
-pub(crate) fn hosts(of_host: Option<&str>, hostname: &str, added: &[(String, IpAddr)]) -> String {
+pub fn hosts(of_host: Option<&str>, hostname: &str, added: &[(String, IpAddr)]) -> String {
     let mut text = match of_host {
         Some(text) => format!("{}\n", text.trim_end_matches('\n')),
         None => LOCAL.to_owned(),
@@ -52,14 +53,17 @@ pub(crate) fn hosts(of_host: Option<&str>, hostname: &str, added: &[(String, IpA
 
 /// What was asked of the resolver.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Resolver {
-    pub(crate) servers: Vec<IpAddr>,
-    pub(crate) search: Vec<String>,
-    pub(crate) options: Vec<String>,
+pub struct Resolver {
+    /// Addresses of name servers.
+    pub servers: Vec<IpAddr>,
+    /// Domains to search in; a single `.` is none.
+    pub search: Vec<String>,
+    /// Options.
+    pub options: Vec<String>,
 }
 
 /// A word of resolv.conf(5): no second line may hide in it.
-pub(crate) fn resolver_word(text: &str) -> Result<String> {
+pub fn resolver_word(text: &str) -> Result<String> {
     match !text.is_empty() && text.chars().all(|c| c.is_ascii_graphic()) {
         true => Ok(text.to_owned()),
         false => Err(Error::invalid(format!(
@@ -70,7 +74,7 @@ pub(crate) fn resolver_word(text: &str) -> Result<String> {
 
 /// /etc/resolv.conf: the host's, with what was asked for in its place. Without the host's network a
 /// server on the host's loopback is none.
-pub(crate) fn resolv_conf(of_host: &str, host_network: bool, asked: &Resolver) -> String {
+pub fn resolv_conf(of_host: &str, host_network: bool, asked: &Resolver) -> String {
     let mut text = String::new();
     let lines = of_host.lines().filter(|line| {
         let mut words = line.split_whitespace();
