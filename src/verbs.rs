@@ -415,7 +415,13 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Verb> {
         &generate::VERB,
     ]);
     #[cfg(not(feature = "generate"))]
-    tables().chain([&build::VERB, &serve::VERB, &monitor::VERB, &pin::VERB, &build::STEP])
+    tables().chain([
+        &build::VERB,
+        &serve::VERB,
+        &monitor::VERB,
+        &pin::VERB,
+        &build::STEP,
+    ])
 }
 
 fn tables() -> impl Iterator<Item = &'static Verb> {

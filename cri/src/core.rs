@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use rcrun_network::Network;
+use rcrun_network::{Bridge, Network, Plugins};
 use rcrun_runtime::container::{self, Runtime};
 use tokio::sync::watch;
 use tonic::Status;
@@ -16,7 +16,7 @@ use crate::host::Host;
 use crate::images::Images;
 use crate::proto::v1 as cri;
 use crate::records::{ContainerRecord, Places, PodRecord, PodStage};
-use crate::settings::{CgroupDriver, Settings};
+use crate::settings::{CgroupDriver, NetworkKind, Settings};
 use crate::spec::Node;
 use crate::work::Gate;
 use crate::{Context, Error, ErrorKind, Result};
@@ -263,20 +263,12 @@ impl Container {
     pub(crate) fn life(&self) -> Life {
         self.life.borrow().clone()
     }
-
-    pub(crate) fn has_ended(&self) -> bool {
-        matches!(*self.life.borrow(), Life::Ended(_))
-    }
 }
 
 impl Core {
-    pub(crate) fn new(
-        host: &Arc<Host>,
-        settings: &Settings,
-        images: Images,
-        network: Network,
-    ) -> Result<Arc<Self>> {
+    pub(crate) fn new(host: &Arc<Host>, settings: &Settings, images: Images) -> Result<Arc<Self>> {
         let places = Places::open(&host.store, &host.root)?;
+        let network = network(settings, &places)?;
         let runtime = Runtime {
             root: places.runtime_root(),
             cgroup_driver: match settings.cgroup_driver.resolved() {
@@ -285,7 +277,7 @@ impl Core {
             },
             rootless: Some(false),
         };
-        let node = crate::facts::node(&runtime).context(|| "cannot look at this node")?;
+        let node = crate::facts::node(&runtime, settings).context(|| "cannot look at this node")?;
         Ok(Arc::new(Self {
             host: Arc::clone(host),
             images,
@@ -386,10 +378,13 @@ impl Core {
 
     /// Reserves the name of something that is there.
     fn hold(tables: &mut Tables, name: &Name, id: &str) {
-        tables.names.entry(name.clone()).or_insert_with(|| Reserved {
-            id: id.to_owned(),
-            outcome: watch::channel(Outcome::Made).1,
-        });
+        tables
+            .names
+            .entry(name.clone())
+            .or_insert_with(|| Reserved {
+                id: id.to_owned(),
+                outcome: watch::channel(Outcome::Made).1,
+            });
     }
 
     pub(crate) fn insert_pod(&self, pod: &Arc<Pod>) {
@@ -419,6 +414,25 @@ impl Core {
             .remove(&container.id);
         self.release(&container.name, &container.id);
     }
+}
+
+fn network(settings: &Settings, places: &Places) -> Result<Network> {
+    let plugins = || {
+        let cache = places.of_plugins();
+        Plugins::new(&settings.cni_config, &settings.cni_plugins, &cache)
+    };
+    let bridge = || Bridge::new(settings.bridge.clone(), &places.of_bridge());
+    Ok(match settings.network {
+        NetworkKind::Cni => Network::Plugins(plugins()),
+        NetworkKind::Bridge => Network::Bridge(bridge()?),
+        NetworkKind::Auto => {
+            let plugins = plugins();
+            match plugins.configuration() {
+                Ok(_) => Network::Plugins(plugins),
+                Err(_) => Network::Bridge(bridge()?),
+            }
+        }
+    })
 }
 
 /// The one whose key is this or begins with it; the error has the number of those that do.

@@ -47,7 +47,10 @@ impl Events {
             container_event_type: kind.into(),
             created_at: now(),
             pod_sandbox_status: Some(report::pod(pod)),
-            containers_statuses: containers.iter().map(|one| report::container(one)).collect(),
+            containers_statuses: containers
+                .iter()
+                .map(|one| report::container(one))
+                .collect(),
         };
         // Who is too far behind, or gone, loses its sender.
         all.retain(|listener| listener.try_send(event.clone()).is_ok());

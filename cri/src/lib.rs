@@ -17,19 +17,30 @@
 #![forbid(unsafe_code)]
 
 pub mod check;
+mod containers;
+mod core;
+mod events;
+mod facts;
 mod host;
 mod images;
 mod listen;
 mod notify;
+mod pods;
 pub mod proto;
+mod readable;
+mod records;
+mod recover;
+mod report;
 mod runtime;
 mod server;
 pub mod settings;
 pub mod spec;
 mod status;
+mod time;
 mod work;
 
 pub use host::{Current, Host};
 pub use rcrun_error::{Context, Error, ErrorKind, Result};
+pub use records::roots;
 pub use server::serve;
 pub use settings::Settings;

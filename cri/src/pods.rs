@@ -4,7 +4,7 @@
 //! Each step has its way back, and what a step needs for that is on the disk before the step is done:
 //! a server that is killed anywhere leaves a record in which the next one reads what to take away.
 
-mod init;
+pub(crate) mod init;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -67,7 +67,9 @@ impl Core {
         };
         match self.pod_if_any(id)?.filter(unheard) {
             Some(pod) => Ok(pod.id.clone()),
-            None => Err(Status::already_exists(format!("{name} is there already: {id}"))),
+            None => Err(Status::already_exists(format!(
+                "{name} is there already: {id}"
+            ))),
         }
     }
 
@@ -90,8 +92,10 @@ impl Core {
         self.heavy.run(work).await?;
         self.insert_pod(&pod);
         reservation.done();
-        self.events.of_pod(&pod, cri::ContainerEventType::ContainerCreatedEvent);
-        self.events.of_pod(&pod, cri::ContainerEventType::ContainerStartedEvent);
+        self.events
+            .of_pod(&pod, cri::ContainerEventType::ContainerCreatedEvent);
+        self.events
+            .of_pod(&pod, cri::ContainerEventType::ContainerStartedEvent);
         init::watch(&self, &pod);
         self.settle(Kind::Pod, &pod.id);
         Ok(())
@@ -170,12 +174,15 @@ impl Core {
         });
         request.ports = plan.ports.clone();
         request.bandwidth = plan.bandwidth;
-        request.dns = config.dns_config.as_ref().map(|dns| rcrun_network::outcome::Dns {
-            nameservers: dns.servers.clone(),
-            domain: String::new(),
-            search: dns.searches.clone(),
-            options: dns.options.clone(),
-        });
+        request.dns = config
+            .dns_config
+            .as_ref()
+            .map(|dns| rcrun_network::outcome::Dns {
+                nameservers: dns.servers.clone(),
+                domain: String::new(),
+                search: dns.searches.clone(),
+                options: dns.options.clone(),
+            });
         request.cgroup = Some(plan.cgroup.directory(""))
             .map(|path| path.trim_end_matches('/').to_owned())
             .filter(|path| !path.is_empty());
@@ -198,10 +205,14 @@ impl Core {
         for (name, text) in [
             ("hostname", format!("{}\n", plan.hostname)),
             ("hosts", plan.hosts(&of_host("/etc/hosts"), addresses)),
-            ("resolv.conf", plan.resolv_conf(&of_host("/etc/resolv.conf"))),
+            (
+                "resolv.conf",
+                plan.resolv_conf(&of_host("/etc/resolv.conf")),
+            ),
         ] {
             let path = directory.join(name);
-            write_file(&path, &text, root).context(|| format!("cannot write {}", path.display()))?;
+            write_file(&path, &text, root)
+                .context(|| format!("cannot write {}", path.display()))?;
         }
         Ok(())
     }
@@ -230,13 +241,16 @@ impl Core {
         let core = Arc::clone(self);
         if was_ready {
             let record = record.clone();
-            self.light.run(move || core.places.write_pod(&record)).await?;
+            self.light
+                .run(move || core.places.write_pod(&record))
+                .await?;
         }
         self.end_all(pod).await?;
         let (core, stopped) = (Arc::clone(self), Arc::clone(pod));
         self.heavy.run(move || core.let_go(&stopped)).await?;
         if was_ready {
-            self.events.of_pod(pod, cri::ContainerEventType::ContainerStoppedEvent);
+            self.events
+                .of_pod(pod, cri::ContainerEventType::ContainerStoppedEvent);
             self.settle(Kind::Pod, &pod.id);
         }
         Ok(())
@@ -297,7 +311,8 @@ impl Core {
             let (this, removed) = (Arc::clone(&core), Arc::clone(&pod));
             core.light.run(move || this.take_away(&removed)).await?;
             core.forget_pod(&pod);
-            core.events.of_pod(&pod, cri::ContainerEventType::ContainerDeletedEvent);
+            core.events
+                .of_pod(&pod, cri::ContainerEventType::ContainerDeletedEvent);
             Ok(())
         })
         .await
@@ -328,7 +343,12 @@ fn write_file(path: &Path, text: &str, root: Option<u32>) -> Result<()> {
     use std::io::Write as _;
     use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
     let mut options = std::fs::OpenOptions::new();
-    let mut file = options.write(true).create(true).truncate(true).mode(0o644).open(path)?;
+    let mut file = options
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o644)
+        .open(path)?;
     file.write_all(text.as_bytes())?;
     // Whatever the umask says.
     file.set_permissions(std::fs::Permissions::from_mode(0o644))?;

@@ -6,6 +6,8 @@
 //! STORE/cri/containers/ID/          container.json, and the bundle, the exit record, volumes
 //! ROOT/.cri/pods/ID/                pinned namespaces and /dev/shm: gone with the boot
 //! ROOT/.cri/run/                    the runtime's root
+//! STORE/cri/cni/                    attachments by CNI plugins
+//! ROOT/.cri/network/                those of the embedded network
 //! ```
 //!
 //! A directory without a record is being made or removed; one that a killed server left is taken away
@@ -23,7 +25,7 @@ use prost::Message;
 use rcrun_overlay::lease::{Root, SnapshotId};
 use rcrun_overlay::store::Store;
 use rcrun_overlay::{durable, record};
-use rustix::fs::{AtFlags, CWD, FileType, FlockOperation, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -116,6 +118,19 @@ pub(crate) struct ContainerRecord {
     pub(crate) started: Option<i64>,
     /// Why it could not be started.
     pub(crate) failure: Option<Failure>,
+    /// Images that are mounted in it.
+    #[serde(default)]
+    pub(crate) volumes: Vec<Volume>,
+}
+
+/// An image, or a part of it, as one of a container's mounts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Volume {
+    /// Which of its mounts.
+    pub(crate) index: usize,
+    /// Where it is mounted on the host.
+    pub(crate) path: PathBuf,
+    pub(crate) image: ImageFacts,
 }
 
 /// Of which image a container is.
@@ -151,7 +166,9 @@ fn encoded(message: &impl Message) -> String {
 
 fn decoded<M: Message + Default>(text: &str) -> Result<M> {
     let corrupt = |why: String| Error::new(ErrorKind::Corrupt, format!("its configuration: {why}"));
-    let bytes = STANDARD.decode(text).map_err(|error| corrupt(error.to_string()))?;
+    let bytes = STANDARD
+        .decode(text)
+        .map_err(|error| corrupt(error.to_string()))?;
     M::decode(&*bytes).map_err(|error| corrupt(error.to_string()))
 }
 
@@ -194,6 +211,7 @@ impl ContainerRecord {
             user: User::default(),
             started: None,
             failure: None,
+            volumes: Vec::new(),
         }
     }
 
@@ -253,6 +271,16 @@ impl Places {
         self.run.join("run")
     }
 
+    /// What is remembered of CNI's attachments.
+    pub(crate) fn of_plugins(&self) -> PathBuf {
+        self.path.join("cni")
+    }
+
+    /// The embedded network's records.
+    pub(crate) fn of_bridge(&self) -> PathBuf {
+        self.run.join("network")
+    }
+
     /// Where a pod's namespaces are.
     pub(crate) fn namespaces(&self, pod: &str) -> PathBuf {
         self.run.join("pods").join(pod)
@@ -289,7 +317,13 @@ impl Places {
 
     /// Writes a record.
     fn write(&self, kind: Kind, id: &str, record: &impl Serialize) -> Result<()> {
-        let failed = || format!("cannot write {}/{}", self.path(kind, id).display(), kind.file());
+        let failed = || {
+            format!(
+                "cannot write {}/{}",
+                self.path(kind, id).display(),
+                kind.file()
+            )
+        };
         let directory = self.open_one(kind, id).context(failed)?;
         let bytes = record::encode(record)?;
         durable::replace_unsynced(&directory, kind.file(), &bytes, Mode::from_raw_mode(0o600))
@@ -381,7 +415,10 @@ pub fn roots(store: &Store) -> Result<Vec<Root>> {
             }
             Err(error) => return Err(error).context(failed),
         };
-        roots.push(Root::Image(record.image.manifest.parse()?));
+        let images = record.volumes.iter().map(|volume| &volume.image);
+        for image in images.chain([&record.image]) {
+            roots.push(Root::Image(image.manifest.parse()?));
+        }
         roots.push(Root::Snapshot(record.snapshot.parse::<SnapshotId>()?));
     }
     Ok(roots)
@@ -488,9 +525,4 @@ pub(crate) fn now() -> i64 {
         .duration_since(std::time::UNIX_EPOCH)
         .unwrap_or_default();
     i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
-}
-
-/// Whether a directory is there.
-pub(crate) fn exists(path: &Path) -> bool {
-    rustix::fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW).is_ok()
 }

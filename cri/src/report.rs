@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use crate::core::{Container, ContainerState, Life, Pod, PodState};
+use serde_json::{Value, json};
+
+use crate::core::{Container, ContainerState, Core, Life, Pod, PodState};
 use crate::proto::v1 as cri;
-use crate::records::PodStage;
+use crate::records::{Kind, PodStage};
 
 /// A pod's state, as the interface has it.
 fn pod_state(state: &PodState) -> cri::PodSandboxState {
@@ -42,7 +44,9 @@ pub(crate) fn listed_pod(
     let config = &state.config;
     let wanted = filter.is_none_or(|filter| {
         pod.id.starts_with(&filter.id)
-            && filter.state.is_none_or(|state| state.state == i32::from(told))
+            && filter
+                .state
+                .is_none_or(|state| state.state == i32::from(told))
             && has_labels(&config.labels, &filter.label_selector)
     });
     wanted.then(|| cri::PodSandbox {
@@ -67,7 +71,9 @@ pub(crate) fn listed_container(
     let wanted = filter.is_none_or(|filter| {
         container.id.starts_with(&filter.id)
             && container.pod.id.starts_with(&filter.pod_sandbox_id)
-            && filter.state.is_none_or(|state| state.state == i32::from(told))
+            && filter
+                .state
+                .is_none_or(|state| state.state == i32::from(told))
             && has_labels(&config.labels, &filter.label_selector)
     });
     wanted.then(|| cri::Container {
@@ -90,7 +96,10 @@ pub(crate) fn pod(pod: &Pod) -> cri::PodSandboxStatus {
     let config = &state.config;
     let mut addresses = state.record.addresses.iter();
     let ready = state.record.state == PodStage::Ready;
-    let security = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+    let security = config
+        .linux
+        .as_ref()
+        .and_then(|linux| linux.security_context.as_ref());
     let options = security.and_then(|security| security.namespace_options.clone());
     cri::PodSandboxStatus {
         id: pod.id.clone(),
@@ -129,7 +138,11 @@ pub(crate) fn container(container: &Container) -> cri::ContainerStatus {
         labels: config.labels.clone(),
         annotations: config.annotations.clone(),
         mounts: mounts(&state),
-        log_path: record.log.as_ref().map(|log| log.display().to_string()).unwrap_or_default(),
+        log_path: record
+            .log
+            .as_ref()
+            .map(|log| log.display().to_string())
+            .unwrap_or_default(),
         resources: config.linux.as_ref().map(|linux| cri::ContainerResources {
             linux: linux.resources.clone(),
             windows: None,
@@ -142,7 +155,7 @@ pub(crate) fn container(container: &Container) -> cri::ContainerStatus {
                 supplemental_groups: record.user.groups.clone(),
             }),
         }),
-        stop_signal: crate::spec::signal_of_number(record.stop_signal).into(),
+        stop_signal: crate::spec::status::stop_signal(record.stop_signal).into(),
         ..Default::default()
     };
     if let Life::Ended(end) = life {
@@ -161,7 +174,69 @@ fn mounts(state: &ContainerState) -> Vec<cri::Mount> {
     for volume in volumes {
         if let Some(mount) = mounts.get_mut(volume.index) {
             mount.host_path = volume.path.display().to_string();
+            if let Some(image) = &mut mount.image {
+                image.image = volume.image.reference.clone();
+            }
         }
     }
     mounts
+}
+
+impl Core {
+    /// Pods that a filter leaves, by their identifiers.
+    pub(crate) fn list_pods(&self, filter: Option<&cri::PodSandboxFilter>) -> Vec<cri::PodSandbox> {
+        let pods = self.pods();
+        pods.iter()
+            .filter_map(|pod| listed_pod(pod, filter))
+            .collect()
+    }
+
+    /// Containers that a filter leaves, by their identifiers.
+    pub(crate) fn list_containers(
+        &self,
+        filter: Option<&cri::ContainerFilter>,
+    ) -> Vec<cri::Container> {
+        let all = self.containers();
+        all.iter()
+            .filter_map(|one| listed_container(one, filter))
+            .collect()
+    }
+
+    /// For people: what crictl shows as `info`.
+    pub(crate) fn pod_info(&self, pod: &Pod) -> BTreeMap<String, String> {
+        let init = self.runtime.init(&pod.id).ok().flatten();
+        let directory = self.places.namespaces(&pod.id);
+        let info = json!({
+            "pid": init.map_or(0, |(pid, _)| pid),
+            "runtimeType": "rcrun",
+            "netNamespace": directory.join("net"),
+            "netNamespaceClosed": rcrun_runtime::pin::open(&directory, "net").is_err(),
+            "addresses": pod.state().record.addresses,
+            "directory": self.places.path(Kind::Pod, &pod.id),
+        });
+        BTreeMap::from([("info".to_owned(), info.to_string())])
+    }
+
+    /// The same of a container.
+    pub(crate) async fn container_info(&self, container: &Container) -> BTreeMap<String, String> {
+        let init = self.runtime.init(&container.id).ok().flatten();
+        let directory = self.places.path(Kind::Container, &container.id);
+        let config = directory.join("config.json");
+        let spec = self.light.run(move || Ok(std::fs::read(config)?)).await;
+        let spec = spec
+            .ok()
+            .and_then(|text| serde_json::from_slice(&text).ok());
+        let state = container.state();
+        let info = json!({
+            "sandboxID": container.pod.id,
+            "pid": init.map_or(0, |(pid, _)| pid),
+            "snapshotKey": state.record.snapshot,
+            "runtimeType": "rcrun",
+            "runtimeRoot": self.runtime.root,
+            "directory": directory,
+            "imageID": state.record.image.id,
+            "runtimeSpec": spec.unwrap_or(Value::Null),
+        });
+        BTreeMap::from([("info".to_owned(), info.to_string())])
+    }
 }
