@@ -316,7 +316,7 @@ fn processes_are_shared_where_asked_for(env: &Env) {
     let of_pod = shared(&pods, "one");
     let pod = pods.run(&of_pod);
     let config = pods.container("a", "exec sleep 1234");
-    let mut with = |config: &mut cri::ContainerConfig| {
+    let with = |config: &mut cri::ContainerConfig| {
         let security = crate::harness::pods::security(config);
         security.namespace_options = Some(cri::NamespaceOption {
             pid: cri::NamespaceMode::Pod.into(),

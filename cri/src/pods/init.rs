@@ -41,7 +41,7 @@ pub(super) fn start(core: &Core, pod: &Pod, plan: &PodPlan) -> Result<()> {
         return Err(Error::new(ErrorKind::Internal, text)).context(failed);
     }
     let report = core.runtime.state(&pod.id).context(failed)?;
-    pin::pin_pid(&core.places.namespaces(&pod.id), report.pid).context(failed)
+    pin::pin_pid(&core.places.of_boot(&pod.id), report.pid).context(failed)
 }
 
 fn config(core: &Core, pod: &Pod, plan: &PodPlan) -> Result<Value> {
