@@ -276,6 +276,13 @@ impl<'a> Pods<'a> {
     }
 }
 
+impl Drop for Pods<'_> {
+    fn drop(&mut self) {
+        // As a kubelet does.
+        super::cgroup::remove_empty_children(&self.env.tag);
+    }
+}
+
 /// A request for a container.
 pub(crate) fn creation(
     pod: &str,
