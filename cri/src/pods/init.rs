@@ -20,7 +20,7 @@ use crate::{Context, Error, ErrorKind, Result};
 pub(super) fn start(core: &Core, pod: &Pod, plan: &PodPlan) -> Result<()> {
     let bundle = core.places.path(Kind::Pod, &pod.id).join("init");
     let failed = || "cannot start the pod's init";
-    std::fs::create_dir_all(bundle.join("rootfs")).context(failed)?;
+    std::fs::create_dir_all(bundle.join("rootfs/dev")).context(failed)?;
     let config = config(core, pod, plan)?.to_string();
     std::fs::write(bundle.join("config.json"), config).context(failed)?;
     let mut command = Command::new("/proc/self/exe");
@@ -92,6 +92,11 @@ fn config(core: &Core, pod: &Pod, plan: &PodPlan) -> Result<Value> {
     Ok(json!({
         "ociVersion": "1.2.0",
         "root": { "path": "rootfs", "readonly": true },
+        // The root of a user namespace may not write to the other one.
+        "mounts": [{
+            "destination": "/dev", "type": "tmpfs", "source": "tmpfs",
+            "options": ["nosuid", "noexec", "mode=755", "size=64k"],
+        }],
         "linux": linux,
         "annotations": {
             "io.kubernetes.cri.container-type": "sandbox",
