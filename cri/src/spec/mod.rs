@@ -25,6 +25,8 @@ mod log;
 mod mounts;
 pub mod pod;
 mod process;
+#[cfg(test)]
+mod recorded;
 pub mod resources;
 mod security;
 pub mod status;
