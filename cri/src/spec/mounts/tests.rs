@@ -287,7 +287,7 @@ fn mounts_that_are_none() {
         sub,
     ] {
         assert!(
-            made(&[one.clone()], Propagation::Shared).is_err(),
+            made(std::slice::from_ref(&one), Propagation::Shared).is_err(),
             "{one:?}"
         );
     }
