@@ -12,9 +12,8 @@
 //! or a label says is data and never decides over the host.
 //!
 //! Sources: `cri/proto/api.proto` with its comments; where those are silent, what containerd 2.3 does, since that is
-//! what kubelets are tested with. Otherwise than containerd: capabilities that are asked for as ambient are; a mount
-//! that is not to be read-only stays as the host has it, instead of becoming writable; /etc/hosts is no copy of the
-//! host's; where a request has no security context at all, /proc is masked; a limit of huge pages that nobody can
+//! what kubelets are tested with. Otherwise than containerd: capabilities that are asked for as ambient are;
+//! /etc/hosts is no copy of the host's; where a request has no security context at all, /proc is masked; a limit of huge pages that nobody can
 //! keep is an error; a container has its pod's namespaces or is refused, but for processes.
 
 mod cgroup;

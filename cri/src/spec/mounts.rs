@@ -118,7 +118,8 @@ fn understood(index: usize, mount: &v1::Mount) -> Result<Wanted<'_>> {
     match (mount.recursive_read_only, mount.readonly) {
         (true, _) => options.push("rro".into()),
         (false, true) => options.push("ro".into()),
-        (false, false) => {}
+        // Options of the host's mount, such as noexec, do not count, as for other runtimes of pods.
+        (false, false) => options.push("rw".into()),
     }
     Ok(Wanted {
         index,

@@ -187,7 +187,7 @@ fn propagation_and_access() {
         one.propagation = asked as i32;
         let all = made(&[one], host).ok();
         let all = all.map(|all| (words(found(&all, "/m")), all.propagation));
-        let expected = expected.map(|(word, root)| (format!("rbind,{word}"), root));
+        let expected = expected.map(|(word, root)| (format!("rbind,{word},rw"), root));
         assert_eq!(all, expected, "{asked:?} {host:?}");
     }
     let (mut both, mut in_) = (mount("/a", "/a"), mount("/b", "/b"));
@@ -226,7 +226,7 @@ fn read_only_with_what_is_below() {
     let mut more = mount("/m", "/h");
     more.mount_options = vec!["noexec".into(), "nosuid".into()];
     let all = made(&[more.clone()], Propagation::Shared).unwrap();
-    assert_eq!(words(found(&all, "/m")), "rbind,noexec,nosuid,rprivate");
+    assert_eq!(words(found(&all, "/m")), "rbind,noexec,nosuid,rprivate,rw");
     for word in [
         "rw",
         "ro",
