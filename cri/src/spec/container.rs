@@ -2,7 +2,7 @@
 //!
 //! This file puts the parts together; each has a module of its own beside it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use rcrun_image::accounts::{Accounts, Identity};
@@ -94,6 +94,24 @@ pub struct Place<'a> {
     pub seccomp: Option<&'a [u8]>,
     /// The pid namespace of `Asks::target`.
     pub target_pid: Option<PathBuf>,
+}
+
+impl<'a> Place<'a> {
+    /// Nothing was looked up.
+    pub fn new(id: &'a str, image_name: &'a str, accounts: &'a Accounts) -> Self {
+        Self {
+            id,
+            image_name,
+            accounts,
+            sources: BTreeMap::new(),
+            images: BTreeMap::new(),
+            volumes: BTreeMap::new(),
+            devices: Vec::new(),
+            cdi: Applied::default(),
+            seccomp: None,
+            target_pid: None,
+        }
+    }
 }
 
 /// A bind mount's source, looked up.
@@ -228,10 +246,16 @@ fn judge(config: &v1::ContainerConfig) -> Result<()> {
     if config.windows.is_some() {
         return Err(Error::invalid("windows: this node runs Linux"));
     }
-    let image = config.image.as_ref().map_or("", |image| &image.image);
-    match image.is_empty() {
-        true => Err(Error::invalid("image.image is missing")),
-        false => Ok(()),
+    let mut notes = config.annotations.iter();
+    if let Some((name, _)) = notes.find(|(name, value)| name.contains('\0') || value.contains('\0'))
+    {
+        return Err(Error::invalid(format!(
+            "annotations: {name:?} holds a null character"
+        )));
+    }
+    match &config.image {
+        Some(image) if !image.image.is_empty() => pod::handler(&image.runtime_handler),
+        _ => Err(Error::invalid("image.image is missing")),
     }
 }
 
@@ -292,15 +316,8 @@ pub fn container(
         asked.security.privileged,
         &node.capabilities,
     )?;
-    let mut identity = identity::identity(&asked.security, &image.user, place.accounts, held.user)
+    let identity = identity::identity(&asked.security, held.user, &image.user, place)
         .context(|| "security_context")?;
-    let groups: BTreeSet<u32> = identity
-        .additional
-        .iter()
-        .chain(&place.cdi.gids)
-        .copied()
-        .collect();
-    identity.additional = groups.into_iter().collect();
     let labels = document::labels(&asked, &around)?;
     let base = Base {
         privileged: asked.security.privileged,

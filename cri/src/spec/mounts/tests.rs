@@ -1,7 +1,4 @@
-use std::collections::BTreeMap;
-
 use rcrun_image::accounts::Accounts;
-use rcrun_runtime::template::cdi::Applied;
 
 use super::*;
 
@@ -52,18 +49,8 @@ fn made_with(
     };
     let wanted = wanted(&config)?;
     let accounts = Accounts::default();
-    let mut place = Place {
-        id: "c",
-        image_name: "i",
-        accounts: &accounts,
-        sources: BTreeMap::new(),
-        images: BTreeMap::new(),
-        volumes: BTreeMap::from([("/data".to_owned(), PathBuf::from("/volumes/1"))]),
-        devices: Vec::new(),
-        cdi: Applied::default(),
-        seccomp: None,
-        target_pid: None,
-    };
+    let mut place = Place::new("c", "i", &accounts);
+    place.volumes.insert("/data".into(), "/volumes/1".into());
     for (index, origin) in wanted.iter().map(Wanted::what) {
         match origin {
             Origin::Host(path) => {
