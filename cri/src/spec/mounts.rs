@@ -97,6 +97,9 @@ fn understood(index: usize, mount: &v1::Mount) -> Result<Wanted<'_>> {
     }
     let from = from(mount, private)?;
     let mut options = vec!["rbind".to_owned()];
+    if mount.mount_options.len() > OPTIONS.len() {
+        return Err(Error::invalid("mount_options: some are given twice"));
+    }
     for word in &mount.mount_options {
         if !OPTIONS.contains(&word.as_str()) {
             return Err(Error::invalid(format!(
@@ -118,7 +121,8 @@ fn understood(index: usize, mount: &v1::Mount) -> Result<Wanted<'_>> {
     match (mount.recursive_read_only, mount.readonly) {
         (true, _) => options.push("rro".into()),
         (false, true) => options.push("ro".into()),
-        (false, false) => {}
+        // Options of the host's mount, such as noexec, do not count, as for other runtimes of pods.
+        (false, false) => options.push("rw".into()),
     }
     Ok(Wanted {
         index,
@@ -151,6 +155,7 @@ fn from(mount: &v1::Mount, private: bool) -> Result<Origin<'_>> {
     if !mount.host_path.is_empty() {
         return Err(Error::invalid("host_path and image are both given"));
     }
+    super::pod::handler(&image.runtime_handler)?;
     if image.image.is_empty() {
         return Err(Error::invalid("image.image is missing"));
     }
