@@ -12,7 +12,7 @@ pub const MESSAGE: usize = 4 << 20;
 pub const LENGTH: usize = (16 << 20) - 1;
 /// Bytes of one frame of the multiplexer: a whole message with its header.
 pub const FRAME: usize = MESSAGE + 10;
-/// Fields of one message at all depths, so that a few bytes do not become many in memory.
+/// Texts and messages within one message, at all depths, so that a few bytes do not become many in memory.
 pub const FIELDS: usize = 64 << 10;
 /// Messages within messages that are counted; the interface has 7.
 pub const DEPTH: usize = 12;

@@ -241,7 +241,7 @@ fn answer<A: prost::Message + Default>(body: &Body) -> Result<A, Failure> {
 /// A message of the plugin, within limits.
 pub(crate) fn decode<M: prost::Message + Default>(bytes: &[u8]) -> Result<M, String> {
     if wire::fields(bytes) > limits::FIELDS {
-        return Err(format!("a message of more than {} fields", limits::FIELDS));
+        return Err(format!("a message of more than {} parts", limits::FIELDS));
     }
     M::decode(bytes).map_err(|error| format!("a message that cannot be read: {error}"))
 }

@@ -335,6 +335,7 @@ async fn accept(
     mut stop: watch::Receiver<bool>,
 ) {
     let strangers = Arc::new(Semaphore::new(limits::STRANGERS));
+    let stopped = stop.clone();
     let accepting = async {
         loop {
             // Never closed, so there is always a permit in the end.
@@ -343,10 +344,13 @@ async fn accept(
             };
             match listener.accept().await {
                 Ok((stream, _)) => {
-                    let core = Arc::clone(&core);
+                    let (core, mut stop) = (Arc::clone(&core), stopped.clone());
                     tokio::spawn(async move {
-                        if let Err(error) = core.admit(stream).await {
-                            tracing::warn!("an NRI plugin is left out: {}", error.chain());
+                        tokio::select! {
+                            outcome = core.admit(stream) => if let Err(error) = outcome {
+                                tracing::warn!("an NRI plugin is left out: {}", error.chain());
+                            },
+                            _ = stop.wait_for(|stop| *stop) => {}
                         }
                         drop(permit);
                     });

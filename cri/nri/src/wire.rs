@@ -284,8 +284,10 @@ fn frame_header(out: &mut Vec<u8>, side: Side, length: usize) {
     out.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes());
 }
 
-/// How many fields a message has at all depths, as if all that can be a message were one. Where it is none, what
-/// stands before that counts, for a decoder makes that much of it. After [`limits::FIELDS`] counting ends.
+/// How many fields with a length a message has at all depths: texts, bytes, messages, which are what becomes larger in
+/// memory than it was. What is inside is counted as if it were a message; where it is none, what stands before that
+/// counts, for a decoder makes that much of it. In a text of letters such a field takes 34 bytes at least, so no text
+/// is mistaken for many. After [`limits::FIELDS`] counting ends.
 pub(crate) fn fields(bytes: &[u8]) -> usize {
     let mut found = 0;
     count(bytes, limits::DEPTH, &mut found);
@@ -299,7 +301,6 @@ fn count(mut bytes: &[u8], depth: usize, found: &mut usize) -> Option<()> {
         if tag >> 3 == 0 {
             return None;
         }
-        *found += 1;
         match tag & 7 {
             0 => drop(varint(&mut bytes)?),
             1 => bytes = bytes.get(8..)?,
@@ -307,6 +308,7 @@ fn count(mut bytes: &[u8], depth: usize, found: &mut usize) -> Option<()> {
                 let length = usize::try_from(varint(&mut bytes)?).ok()?;
                 let inner = bytes.get(..length)?;
                 bytes = &bytes[length..];
+                *found += 1;
                 if depth > 0 {
                     let _ = count(inner, depth - 1, found);
                 }

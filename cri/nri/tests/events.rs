@@ -523,6 +523,8 @@ async fn a_long_list_is_told_in_several_messages() {
     };
     let _patient = Plugin::begin(&lab.socket, "10", "patient", &[], handler).await;
     lab.plugins(&["10-patient"]).await;
+    // What it wants is done before operations go on.
+    drop(lab.nri.operation().await);
     let parts = std::mem::take(&mut *parts.lock().unwrap());
     assert!(parts.len() > 3, "{}", parts.len());
     let pods: Vec<_> = parts.iter().flat_map(|part| part.pods.clone()).collect();
