@@ -368,7 +368,3 @@ async fn accept(
     }
     drop(socket);
 }
-
-#[cfg(test)]
-#[path = "nri_tests.rs"]
-mod tests;

@@ -178,7 +178,8 @@ async fn an_answer_that_is_no_message_fails_the_event() {
 
 #[tokio::test]
 async fn garbage_drops_the_plugin_and_the_event_goes_on() {
-    let cases: [(&str, fn(u32) -> Vec<u8>); 7] = [
+    type Bytes = fn(u32) -> Vec<u8>;
+    let cases: [(&str, Bytes); 7] = [
         ("noise", |_| vec![0xff; 100]),
         ("http", |_| b"HTTP/1.1 200 OK\r\n\r\n".to_vec()),
         ("third connection", |_| frame(3, b"hello")),

@@ -205,5 +205,4 @@ fn clean(path: &str) -> String {
 }
 
 #[cfg(test)]
-#[path = "tests.rs"]
 mod tests;

@@ -177,5 +177,4 @@ impl Updates {
 }
 
 #[cfg(test)]
-#[path = "tests.rs"]
 mod tests;

@@ -290,6 +290,8 @@ pub async fn register(wire: &mut Wire, index: &str, name: &str) {
     wire.next = 3;
 }
 
+/// What answers a method and its payload.
+type Handler = Box<dyn FnMut(&str, &[u8]) -> Reply + Send>;
 /// A call of the plugin's own, and where its answer goes.
 type Call = (String, Vec<u8>, mpsc::UnboundedSender<Outcome>);
 type Outcome = Result<Vec<u8>, ttrpc::Status>;
@@ -297,7 +299,7 @@ type Outcome = Result<Vec<u8>, ttrpc::Status>;
 async fn serve(
     mut wire: Wire,
     events: i32,
-    mut handler: Box<dyn FnMut(&str, &[u8]) -> Reply + Send>,
+    mut handler: Handler,
     tell: mpsc::UnboundedSender<(String, Vec<u8>)>,
     mut calls: mpsc::UnboundedReceiver<Call>,
 ) {

@@ -1,4 +1,5 @@
 use super::*;
+
 use crate::proto::v1alpha1::{
     CdiDevice, Container, Field, Hook, Hooks, HugepageLimit, KeyValue, LinuxContainerAdjustment,
     LinuxCpu, LinuxDevice, LinuxMemory, LinuxNamespace, LinuxNetDevice, LinuxPids, LinuxRdt, Mount,
@@ -6,7 +7,11 @@ use crate::proto::v1alpha1::{
     OptionalUInt64, PosixRlimit,
 };
 
+mod conflicts;
+mod updates;
+
 type Adjust = ContainerAdjustment;
+
 type Linux = LinuxContainerAdjustment;
 
 fn env(key: &str, value: &str) -> KeyValue {
@@ -103,9 +108,11 @@ fn join(wanted: Vec<Adjust>) -> Result<(Container, Adjust, OwningPlugins)> {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn lists_with_keys_are_set_replaced_and_removed() {
     // What plugins want of variables: each a list of keys and values.
-    let cases: &[(&[&[(&str, &str)]], &[&str], &[(&str, &str)])] = &[
+    type Pairs<'a> = &'a [(&'a str, &'a str)];
+    let cases: &[(&[Pairs<'_>], &[&str], Pairs<'_>)] = &[
         (
             &[&[("N", "1")]],
             &["A=own", "B=own=1", "C", "N=1"],
@@ -397,265 +404,6 @@ fn everything(number: i64) -> LinuxResources {
     }
 }
 
-#[test]
-fn two_plugins_may_not_set_the_same() {
-    let number = |value| Some(OptionalInt64 { value });
-    let resources = |resources: LinuxResources| {
-        linux(Linux {
-            resources: Some(resources),
-            ..Linux::default()
-        })
-    };
-    let of_memory = |memory: LinuxMemory| {
-        resources(LinuxResources {
-            memory: Some(memory),
-            ..LinuxResources::default()
-        })
-    };
-    let of_linux = [
-        (
-            "CgroupsPath",
-            Linux {
-                cgroups_path: "/x".to_owned(),
-                ..Linux::default()
-            },
-        ),
-        (
-            "OomScoreAdj",
-            Linux {
-                oom_score_adj: Some(OptionalInt { value: 1 }),
-                ..Linux::default()
-            },
-        ),
-        (
-            "IoPriority",
-            Linux {
-                io_priority: Some(Default::default()),
-                ..Linux::default()
-            },
-        ),
-        (
-            "SeccompPolicy",
-            Linux {
-                seccomp_policy: Some(Default::default()),
-                ..Linux::default()
-            },
-        ),
-        (
-            "LinuxSched",
-            Linux {
-                scheduler: Some(Default::default()),
-                ..Linux::default()
-            },
-        ),
-        (
-            "MemoryPolicy",
-            Linux {
-                memory_policy: Some(Default::default()),
-                ..Linux::default()
-            },
-        ),
-        (
-            "Devices \"/dev/d\"",
-            Linux {
-                devices: vec![device("/dev/d", 0)],
-                ..Linux::default()
-            },
-        ),
-        (
-            "Namespace \"pid\"",
-            Linux {
-                namespaces: vec![namespace("-pid", "")],
-                ..Linux::default()
-            },
-        ),
-        (
-            "Sysctl \"s\"",
-            Linux {
-                sysctl: pairs(&[("s", String::new())]),
-                ..Linux::default()
-            },
-        ),
-        (
-            "LinuxNetDevices \"e\"",
-            Linux {
-                net_devices: pairs(&[("e", LinuxNetDevice::default())]),
-                ..Linux::default()
-            },
-        ),
-    ];
-    let mut cases: Vec<(&str, Adjust)> = of_linux
-        .into_iter()
-        .map(|(name, wanted)| (name, linux(wanted)))
-        .collect();
-    cases.extend([
-        (
-            "Annotations \"k\"",
-            Adjust {
-                annotations: pairs(&[("k", String::new())]),
-                ..Adjust::default()
-            },
-        ),
-        (
-            "Mounts \"/m\"",
-            Adjust {
-                mounts: vec![mount("/m", "")],
-                ..Adjust::default()
-            },
-        ),
-        (
-            "Env \"A\"",
-            Adjust {
-                env: vec![env("A", "")],
-                ..Adjust::default()
-            },
-        ),
-        (
-            "Args",
-            Adjust {
-                args: words(&["a"]),
-                ..Adjust::default()
-            },
-        ),
-        (
-            "Rlimits \"R\"",
-            Adjust {
-                rlimits: vec![rlimit("R", 1)],
-                ..Adjust::default()
-            },
-        ),
-        (
-            "CdiDevices \"d\"",
-            Adjust {
-                cdi_devices: vec![CdiDevice {
-                    name: "d".to_owned(),
-                }],
-                ..Adjust::default()
-            },
-        ),
-        (
-            "MemLimit",
-            of_memory(LinuxMemory {
-                limit: number(1),
-                ..LinuxMemory::default()
-            }),
-        ),
-        (
-            "MemSwapLimit",
-            of_memory(LinuxMemory {
-                swap: number(1),
-                ..LinuxMemory::default()
-            }),
-        ),
-        ("MemLimit", resources(everything(1))),
-    ]);
-    for (field, wanted) in cases {
-        let error = join(vec![wanted.clone(), wanted.clone()])
-            .unwrap_err()
-            .to_string();
-        for word in [field, "10-a", "20-b"] {
-            assert!(error.contains(word), "{field}: {error}");
-        }
-        // The third, too.
-        let error = join(vec![wanted.clone(), Adjust::default(), wanted])
-            .unwrap_err()
-            .to_string();
-        assert!(error.contains("10-a and 30-c"), "{field}: {error}");
-    }
-}
-
-#[test]
-fn each_limit_belongs_to_one_plugin() {
-    // Everything at once, then each alone: each must be refused, and by its own name.
-    let all = everything(1);
-    let (memory, cpu) = (all.memory.unwrap(), all.cpu.clone().unwrap());
-    macro_rules! alone {
-        ($part:ident $from:ident: $($field:ident $name:literal,)*) => {[$((
-            $name,
-            LinuxResources {
-                $part: Some({
-                    let mut only = <_ as Default>::default();
-                    // The type is that of the whole.
-                    if false { only = $from.clone(); }
-                    only.$field = $from.$field.clone();
-                    only
-                }),
-                ..LinuxResources::default()
-            },
-        )),*]};
-    }
-    let mut cases: Vec<(&str, LinuxResources)> = Vec::new();
-    cases.extend(alone!(memory memory:
-        limit "MemLimit", reservation "MemReservation", swap "MemSwapLimit", kernel "MemKernelLimit",
-        kernel_tcp "MemTCPLimit", swappiness "MemSwappiness", disable_oom_killer "MemDisableOomKiller",
-        use_hierarchy "MemUseHierarchy",
-    ));
-    cases.extend(alone!(cpu cpu:
-        shares "CPUShares", quota "CPUQuota", period "CPUPeriod", realtime_runtime "CPURealtimeRuntime",
-        realtime_period "CPURealtimePeriod", cpus "CPUSetCPUs", mems "CPUSetMems",
-    ));
-    let none = LinuxResources::default;
-    cases.extend([
-        (
-            "HugepageLimits \"2MB\"",
-            LinuxResources {
-                hugepage_limits: all.hugepage_limits.clone(),
-                ..none()
-            },
-        ),
-        (
-            "BlockioClass",
-            LinuxResources {
-                blockio_class: all.blockio_class.clone(),
-                ..none()
-            },
-        ),
-        (
-            "RdtClass",
-            LinuxResources {
-                rdt_class: all.rdt_class.clone(),
-                ..none()
-            },
-        ),
-        (
-            "CgroupsUnified \"memory.high\"",
-            LinuxResources {
-                unified: all.unified.clone(),
-                ..none()
-            },
-        ),
-        (
-            "PidsLimit",
-            LinuxResources {
-                pids: all.pids,
-                ..none()
-            },
-        ),
-    ]);
-    for (name, only) in cases {
-        let mut updates = Updates::new(None, None);
-        updates
-            .add("10-a", vec![update("x", all.clone(), false)])
-            .unwrap();
-        let outcome = updates.add("20-b", vec![update("x", only.clone(), false)]);
-        let error = outcome.unwrap_err().to_string();
-        assert!(
-            error.contains(&format!("both set {name}")),
-            "{name}: {error}"
-        );
-        // Of another container it is nobody's.
-        updates
-            .add("20-b", vec![update("y", only.clone(), false)])
-            .unwrap();
-        // Set by one, it arrives.
-        let mut updates = Updates::new(None, None);
-        updates
-            .add("10-a", vec![update("x", only.clone(), false)])
-            .unwrap();
-        assert_eq!(updates.finish().0, [update("x", only, false)]);
-    }
-}
-
 fn update(id: &str, resources: LinuxResources, ignore_failure: bool) -> ContainerUpdate {
     ContainerUpdate {
         container_id: id.to_owned(),
@@ -664,85 +412,6 @@ fn update(id: &str, resources: LinuxResources, ignore_failure: bool) -> Containe
         }),
         ignore_failure,
     }
-}
-
-fn limit(value: i64) -> LinuxResources {
-    LinuxResources {
-        memory: Some(LinuxMemory {
-            limit: Some(OptionalInt64 { value }),
-            ..LinuxMemory::default()
-        }),
-        ..LinuxResources::default()
-    }
-}
-
-fn pids(limit: i64) -> LinuxResources {
-    LinuxResources {
-        pids: Some(LinuxPids { limit }),
-        ..LinuxResources::default()
-    }
-}
-
-#[test]
-fn updates_that_may_fail_leave_nothing_behind() {
-    let mut updates = Updates::new(None, None);
-    updates
-        .add("10-a", vec![update("x", limit(1), true)])
-        .unwrap();
-    // The conflict takes the other limit with it.
-    let both = LinuxResources {
-        pids: pids(5).pids,
-        ..limit(2)
-    };
-    updates.add("20-b", vec![update("x", both, true)]).unwrap();
-    // So a third may set it, and needs it.
-    updates
-        .add("30-c", vec![update("x", pids(6), false)])
-        .unwrap();
-    let expected = LinuxResources {
-        pids: pids(6).pids,
-        ..limit(1)
-    };
-    assert_eq!(updates.finish().0, [update("x", expected, false)]);
-}
-
-#[test]
-fn nobody_updates_the_container_that_is_made() {
-    let mut creation = Creation::new(CreateContainerRequest {
-        pod: None,
-        container: Some(container()),
-    });
-    let answer = CreateContainerResponse {
-        update: vec![update("c", limit(1), true)],
-        ..CreateContainerResponse::default()
-    };
-    let error = creation.add("10-a", answer).unwrap_err().to_string();
-    assert!(
-        error.contains("10-a") && error.contains("container c"),
-        "{error}"
-    );
-}
-
-#[test]
-fn updates_of_the_container_of_the_event_are_no_list() {
-    let subject = Some(("c".to_owned(), everything(1)));
-    let mut updates = Updates::new(None, subject);
-    // What the request says is nobody's yet.
-    updates
-        .add(
-            "10-a",
-            vec![update("c", limit(2), false), update("d", limit(3), false)],
-        )
-        .unwrap();
-    assert!(
-        updates
-            .add("20-b", vec![update("c", limit(4), false)])
-            .is_err()
-    );
-    let mut expected = everything(1);
-    expected.memory.as_mut().unwrap().limit = Some(OptionalInt64 { value: 2 });
-    assert_eq!(updates.subject(), Some(&expected));
-    assert_eq!(updates.finish().0, [update("d", limit(3), false)]);
 }
 
 #[test]
