@@ -10,7 +10,7 @@
 //!     registration, configuration, one event          plugin
 //!       all plugins in order                          nri, operation
 //!         what they want, joined                      collect
-//!           in the container's configuration          adjust
+//!           in the container's configuration          adjust; describe is the way back
 //! ```
 //!
 //! Reference: <https://github.com/containerd/nri> (version 0.12), whose order and failure semantics these are. Where
@@ -20,6 +20,7 @@
 
 pub mod adjust;
 mod collect;
+pub mod describe;
 mod launch;
 pub mod limits;
 mod link;

@@ -3,7 +3,7 @@
 mod plugin;
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use plugin::*;
 use prost::Message;
@@ -114,10 +114,14 @@ async fn an_operation_that_takes_long_holds_others_up_only_for_a_while() {
     let handler = |_: &str, _: &[u8]| nothing();
     let mut late = Plugin::begin(&lab.socket, "10", "late", &[], handler).await;
     late.hear("Configure").await;
+    // Now it waits, and whoever comes waits behind it.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let begun = Instant::now();
     for _ in 0..5 {
         let other = timeout(Duration::from_secs(10), lab.nri.operation()).await;
         drop(other.expect("an operation while a plugin waits for another"));
     }
+    assert!(begun.elapsed() > Duration::from_millis(300));
     assert_eq!(lab.nri.plugins(), [] as [&str; 0]);
     drop(long);
     late.hear("Synchronize").await;

@@ -111,6 +111,18 @@ fn all_that_can_be_wanted_is_a_configuration() {
             }),
             seccomp_policy: Some(LinuxSeccomp {
                 default_action: "SCMP_ACT_ALLOW".to_owned(),
+                architectures: words(&["SCMP_ARCH_X86_64"]),
+                syscalls: vec![LinuxSyscall {
+                    names: words(&["read"]),
+                    action: "SCMP_ACT_ERRNO".to_owned(),
+                    errno_ret: Some(OptionalUInt32 { value: 5 }),
+                    args: vec![LinuxSeccompArg {
+                        index: 1,
+                        value: 2,
+                        value_two: 3,
+                        op: "SCMP_CMP_EQ".to_owned(),
+                    }],
+                }],
                 ..LinuxSeccomp::default()
             }),
         }),
@@ -136,4 +148,41 @@ fn all_that_can_be_wanted_is_a_configuration() {
         strange(&mut written[part], &whole);
     }
     assert_eq!(written, spec);
+    told_again(&spec, wanted);
+}
+
+/// The way back: plugins are told what they wanted.
+fn told_again(spec: &Value, wanted: Adjust) {
+    let told = crate::describe::container(spec);
+    assert_eq!(told.annotations, wanted.annotations);
+    assert_eq!(told.mounts, wanted.mounts);
+    assert_eq!(told.env, ["A=1"]);
+    assert_eq!(told.args, wanted.args);
+    assert_eq!(told.hooks, wanted.hooks);
+    assert_eq!(told.rlimits, wanted.rlimits);
+    let (told, mut wanted) = (told.linux.unwrap(), wanted.linux.unwrap());
+    // The right to use the device was added to it.
+    let rules = &mut wanted.resources.as_mut().unwrap().devices;
+    rules.push(LinuxDeviceCgroup {
+        allow: true,
+        r#type: "c".to_owned(),
+        major: int64(1),
+        minor: int64(3),
+        access: "rw".to_owned(),
+    });
+    assert_eq!(told.resources, wanted.resources);
+    assert_eq!(told.devices, wanted.devices);
+    assert_eq!(told.cgroups_path, wanted.cgroups_path);
+    assert_eq!(told.oom_score_adj, wanted.oom_score_adj);
+    assert_eq!(told.io_priority, wanted.io_priority);
+    assert_eq!(told.namespaces, wanted.namespaces);
+    assert_eq!(told.sysctl, wanted.sysctl);
+    assert_eq!(told.net_devices, wanted.net_devices);
+    assert_eq!(told.scheduler, wanted.scheduler);
+    assert_eq!(told.rdt, wanted.rdt);
+    assert_eq!(told.seccomp_policy, wanted.seccomp_policy);
+    // Limits alone are written the same.
+    let mut limits = json!({});
+    apply_resources(&mut limits, &wanted.resources.unwrap()).unwrap();
+    assert_eq!(limits["linux"]["resources"], spec["linux"]["resources"]);
 }
