@@ -183,3 +183,71 @@ async fn a_long_list_is_told_in_several_messages() {
     hasty.end().await;
     assert_eq!(lab.nri.plugins(), ["10-patient"]);
 }
+
+/// Each container reaches each plugin once: in the list that it is told when it joins, or as an event.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn no_container_is_lost_while_plugins_come_and_containers_are_made() {
+    const MAKERS: usize = 4;
+    const EACH: usize = 100;
+    const PLUGINS: usize = 12;
+    let lab = Arc::new(Lab::new().await);
+    let mut makers = tokio::task::JoinSet::new();
+    for maker in 0..MAKERS {
+        let lab = Arc::clone(&lab);
+        makers.spawn(async move {
+            for number in 0..EACH {
+                let operation = lab.nri.operation().await;
+                let made = container(&format!("c{maker}-{number}"));
+                operation.create_container(&pod("p"), &made).await.unwrap();
+                tokio::task::yield_now().await;
+                lab.memory.state.lock().unwrap().containers.push(made);
+                drop(operation);
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        });
+    }
+    let mut joining = tokio::task::JoinSet::new();
+    for number in 0..PLUGINS {
+        let lab = Arc::clone(&lab);
+        joining.spawn(async move {
+            tokio::time::sleep(Duration::from_millis(10 * number as u64)).await;
+            let known = Arc::new(Mutex::new(Vec::new()));
+            let listed = Arc::new(Mutex::new(0));
+            let (knows, lists) = (Arc::clone(&known), Arc::clone(&listed));
+            let handler = move |method: &str, payload: &[u8]| {
+                let mut knows = knows.lock().unwrap();
+                match method {
+                    "Synchronize" => {
+                        let told = SynchronizeRequest::decode(payload).unwrap();
+                        *lists.lock().unwrap() = told.containers.len();
+                        knows.extend(told.containers.into_iter().map(|one| one.id));
+                    }
+                    "CreateContainer" => {
+                        let told = CreateContainerRequest::decode(payload).unwrap();
+                        knows.push(told.container.unwrap().id);
+                    }
+                    _ => {}
+                }
+                nothing()
+            };
+            let events = [Event::CreateContainer];
+            let plugin = Plugin::join(&lab.socket, "10", "p", &events, handler).await;
+            // Some leave in the middle of it all.
+            (number % 3 > 0).then_some((plugin, known, listed))
+        });
+    }
+    let plugins = joining.join_all().await;
+    makers.join_all().await;
+    let mut all: Vec<String> = (0..MAKERS * EACH)
+        .map(|number| format!("c{}-{}", number / EACH, number % EACH))
+        .collect();
+    all.sort();
+    let mut midway = 0;
+    for (_plugin, known, listed) in plugins.into_iter().flatten() {
+        let mut known = known.lock().unwrap().clone();
+        midway += usize::from((1..all.len()).contains(&*listed.lock().unwrap()));
+        known.sort();
+        assert_eq!(known, all);
+    }
+    assert!(midway > 0, "no plugin joined while containers were made");
+}
