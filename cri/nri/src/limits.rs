@@ -24,8 +24,10 @@ pub const REQUESTS: usize = 8;
 pub const PLUGINS: usize = 128;
 /// Connections that have not registered yet; others wait in the kernel.
 pub const STRANGERS: usize = 32;
-/// How long operations that begin may wait for one that a plugin waits for.
+/// How long operations that begin wait for one that a plugin waits for: at first.
 pub const JOIN: Duration = Duration::from_secs(1);
+/// The same, at most: longer than an operation takes on a machine that is busy.
+pub const JOIN_MAX: Duration = Duration::from_secs(10);
 /// Bytes of a plugin's name.
 pub const NAME: usize = 128;
 /// Bytes of what a plugin says about an error that are repeated.

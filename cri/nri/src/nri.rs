@@ -144,14 +144,16 @@ impl Core {
         self.turn.lock().await
     }
 
-    /// Waits until there are no operations. Those that begin meanwhile wait, but never longer than [`limits::JOIN`]
-    /// for one that does not end.
+    /// Waits until there are no operations. Those that begin meanwhile wait, too, but for one that does not end only
+    /// [`limits::JOIN`], then twice as long, and never longer than [`limits::JOIN_MAX`].
     async fn alone(&self) -> tokio::sync::RwLockWriteGuard<'_, ()> {
+        let mut patience = limits::JOIN;
         loop {
-            if let Ok(alone) = timeout(limits::JOIN, self.joining.write()).await {
+            if let Ok(alone) = timeout(patience, self.joining.write()).await {
                 return alone;
             }
             sleep(PAUSE).await;
+            patience = (2 * patience).min(limits::JOIN_MAX);
         }
     }
 
@@ -171,14 +173,14 @@ impl Core {
                 }
             });
         }
-        let started: Vec<Plugin> = starting.join_all().await.into_iter().flatten().collect();
+        let started = starting.join_all().await.into_iter().flatten();
+        let mut started: Vec<Plugin> = started.collect();
         if started.is_empty() {
             return Ok(());
         }
         let _alone = self.alone().await;
         let state = self.runtime.synchronize().await?;
         let mut updates = Vec::new();
-        let mut started = started;
         started.sort_by(|a, b| a.identity.index.cmp(&b.identity.index));
         for plugin in started {
             let told = timeout(plugin.request_time(), synchronize(&plugin, &state)).await;
