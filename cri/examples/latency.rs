@@ -17,8 +17,7 @@ use tonic::codegen::http::{Request, Response};
 #[derive(Clone)]
 struct Wire(hyper::client::conn::http2::SendRequest<Body>);
 
-type Sending =
-    Pin<Box<dyn Future<Output = hyper::Result<Response<hyper::body::Incoming>>> + Send>>;
+type Sending = Pin<Box<dyn Future<Output = hyper::Result<Response<hyper::body::Incoming>>> + Send>>;
 
 impl tonic::codegen::Service<Request<Body>> for Wire {
     type Response = Response<hyper::body::Incoming>;
@@ -43,7 +42,10 @@ async fn connect(socket: &str) -> Result<Client, Box<dyn Error>> {
     let stream = hyper_util::rt::TokioIo::new(stream);
     let (sender, connection) = hyper::client::conn::http2::handshake(executor, stream).await?;
     tokio::spawn(connection);
-    Ok(Client::with_origin(Wire(sender), "http://localhost".parse()?))
+    Ok(Client::with_origin(
+        Wire(sender),
+        "http://localhost".parse()?,
+    ))
 }
 
 struct Stopwatch<'a> {
@@ -106,7 +108,11 @@ async fn one(
         config: Some(config.clone()),
         runtime_handler: String::new(),
     };
-    let pod_id = client.run_pod_sandbox(request).await?.into_inner().pod_sandbox_id;
+    let pod_id = client
+        .run_pod_sandbox(request)
+        .await?
+        .into_inner()
+        .pod_sandbox_id;
     all += watch.lap("RunPodSandbox");
     let container = cri::ContainerConfig {
         metadata: Some(cri::ContainerMetadata {
@@ -117,9 +123,13 @@ async fn one(
             image: image.to_owned(),
             ..Default::default()
         }),
-        command: ["sh", "-c", "trap 'exit 0' TERM; while :; do sleep 1000 & wait; done"]
-            .map(str::to_owned)
-            .into(),
+        command: [
+            "sh",
+            "-c",
+            "trap 'exit 0' TERM; while :; do sleep 1000 & wait; done",
+        ]
+        .map(str::to_owned)
+        .into(),
         log_path: "c.log".to_owned(),
         linux: Some(cri::LinuxContainerConfig::default()),
         ..Default::default()
@@ -129,7 +139,11 @@ async fn one(
         config: Some(container),
         sandbox_config: Some(config),
     };
-    let container_id = client.create_container(request).await?.into_inner().container_id;
+    let container_id = client
+        .create_container(request)
+        .await?
+        .into_inner()
+        .container_id;
     all += watch.lap("CreateContainer");
     let request = cri::StartContainerRequest {
         container_id: container_id.clone(),
@@ -158,7 +172,11 @@ async fn one(
     };
     client.remove_pod_sandbox(request).await?;
     all += watch.lap("RemovePodSandbox");
-    watch.times.entry("the five together").or_default().push(all);
+    watch
+        .times
+        .entry("the five together")
+        .or_default()
+        .push(all);
     Ok(())
 }
 
@@ -183,7 +201,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
         for (name, times) in times {
             times.sort_by(f64::total_cmp);
             let at = |part: f64| times[((times.len() - 1) as f64 * part).round() as usize];
-            println!("  {name:18} p50 {:7.1}  p99 {:7.1}  min {:7.1} ms", at(0.5), at(0.99), at(0.0));
+            println!(
+                "  {name:18} p50 {:7.1}  p99 {:7.1}  min {:7.1} ms",
+                at(0.5),
+                at(0.99),
+                at(0.0)
+            );
         }
     }
     Ok(())

@@ -6,6 +6,7 @@ mod life;
 mod pods;
 mod pulls;
 mod removal;
+mod replay;
 mod requests;
 
 use crate::harness::modules::{Module, check, of_images};
@@ -19,6 +20,7 @@ const MODULES: &[Module] = &[
     ("pods", pods::tests),
     ("pulls", pulls::tests),
     ("removal", removal::tests),
+    ("replay", replay::tests),
     ("requests", requests::tests),
 ];
 
