@@ -204,6 +204,12 @@ pub(crate) fn sweep(store: &Store, policy: &gc::Policy) -> Result<Collected> {
                 root => drop(roots.insert(root)),
             }
         }
+        for root in rcrun_cri::roots(store)? {
+            match root {
+                Root::Snapshot(id) => drop(stay.insert(id)),
+                root => drop(roots.insert(root)),
+            }
+        }
         let mut reachable = marker.reachable(store, &roots)?;
         if let Some(cache) = &cache {
             reachable.layers.extend(cache.layers()?);

@@ -8,6 +8,7 @@ mod form;
 mod images;
 mod monitor;
 mod oci;
+mod pin;
 mod serve;
 
 #[cfg(feature = "generate")]
@@ -414,7 +415,13 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Verb> {
         &generate::VERB,
     ]);
     #[cfg(not(feature = "generate"))]
-    tables().chain([&build::VERB, &serve::VERB, &monitor::VERB, &build::STEP])
+    tables().chain([
+        &build::VERB,
+        &serve::VERB,
+        &monitor::VERB,
+        &pin::VERB,
+        &build::STEP,
+    ])
 }
 
 fn tables() -> impl Iterator<Item = &'static Verb> {

@@ -1,6 +1,8 @@
 //! What the program around the server lends it: the store, the settings, and the sweep, which has to know
 //! of containers and builds.
 
+use std::path::PathBuf;
+
 use rcrun_image::pull::Way;
 use rcrun_image::registry;
 use rcrun_overlay::store::Store;
@@ -23,6 +25,8 @@ type Sweep = dyn Fn(&Store) -> Result<()> + Send + Sync;
 pub struct Host {
     /// Where images are.
     pub store: Store,
+    /// Below which the runtime keeps what is of this boot; the server has a directory of its own there.
+    pub root: PathBuf,
     /// How layers are unpacked.
     pub way: Way,
     /// The program's version, which the kubelet shows.

@@ -1,19 +1,22 @@
-//! RuntimeService, as far as it is there: what the server is, and what the node is to do.
+//! RuntimeService: what the kubelet and crictl ask of pods and containers.
 //!
-//! Everything that concerns pods and containers answers UNIMPLEMENTED, and [`Runtime::status`] says that
-//! the runtime is not ready, so that a kubelet does not send pods to this node.
+//! Handlers here unpack requests, call, and word answers.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use tonic::codegen::tokio_stream::Stream;
+use rcrun_network::Readiness;
+use tonic::codegen::tokio_stream::{self, Stream};
 use tonic::{Request, Response, Status};
 
-use crate::images::Images;
+use crate::core::Core;
+use crate::events::Listening;
 use crate::proto::v1 as cri;
 use crate::proto::v1::runtime_service_server::RuntimeService;
+use crate::records::now;
+use crate::report;
 use crate::settings::{CgroupDriver, Settings};
 
 /// The version of the kubelet's side, which containerd and CRI-O say too.
@@ -24,25 +27,24 @@ const API: &str = "v1";
 const NAME: &str = "rcrun";
 /// Names of runtime handlers. The empty one is the default.
 pub(crate) const HANDLERS: [&str; 2] = ["", NAME];
-/// Why the runtime is not ready.
-const WITHOUT_PODS: &str = "this version of rcrun serves images only: pods are not implemented";
+/// Pods or containers in one piece of a streamed list.
+const PIECE: usize = 100;
 
 /// The service.
-#[derive(Debug)]
 pub(crate) struct Runtime {
     version: &'static str,
     driver: CgroupDriver,
-    images: Images,
+    core: Arc<Core>,
     /// What UpdateRuntimeConfig said.
     pod_cidr: Mutex<String>,
 }
 
 impl Runtime {
-    pub(crate) fn new(version: &'static str, settings: &Settings, images: Images) -> Self {
+    pub(crate) fn new(version: &'static str, settings: &Settings, core: Arc<Core>) -> Self {
         Self {
             version,
             driver: settings.cgroup_driver.resolved(),
-            images,
+            core,
             pod_cidr: Mutex::default(),
         }
     }
@@ -53,7 +55,7 @@ impl Runtime {
 
     fn info(&self) -> BTreeMap<String, String> {
         let config = serde_json::json!({
-            "cri": *self.images.settings(),
+            "cri": *self.core.images.settings(),
             "cgroupDriver": self.driver,
             "podCIDR": *self.pod_cidr(),
         });
@@ -64,11 +66,16 @@ impl Runtime {
 /// An answer that comes in pieces.
 type Pieces<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// The refusal of a method, which is given as it stands below: `run_pod_sandbox`.
-fn unimplemented(method: &str) -> Status {
-    let word = |word: &str| word[..1].to_uppercase() + &word[1..];
-    let name: String = method.split('_').map(word).collect();
-    Status::unimplemented(format!("{name}: {WITHOUT_PODS}"))
+/// In pieces of a bearable size.
+fn pieces<T, R: Send + 'static>(all: Vec<T>, piece: fn(Vec<T>) -> R) -> Pieces<R> {
+    let mut rest = all;
+    let mut pieces = Vec::with_capacity(rest.len().div_ceil(PIECE));
+    while !rest.is_empty() {
+        let more = rest.split_off(rest.len().min(PIECE));
+        pieces.push(Ok(piece(rest)));
+        rest = more;
+    }
+    Box::pin(tokio_stream::iter(pieces))
 }
 
 /// Whether this is what UpdateRuntimeConfig takes: networks, separated by commas; or nothing.
@@ -101,7 +108,8 @@ macro_rules! absent {
             'a: 'b,
             Self: 'b,
         {
-            Box::pin(std::future::ready(Err(unimplemented(stringify!($method)))))
+            let text = concat!(stringify!($method), " is not implemented");
+            Box::pin(std::future::ready(Err(Status::unimplemented(text))))
         }
     )*};
 }
@@ -124,28 +132,43 @@ impl RuntimeService for Runtime {
         &self,
         request: Request<cri::StatusRequest>,
     ) -> Result<Response<cri::StatusResponse>, Status> {
-        let not_ready = |kind: &str| cri::RuntimeCondition {
+        let condition = |kind: &str, ready: Readiness| cri::RuntimeCondition {
             r#type: kind.to_owned(),
-            status: false,
-            reason: "PodsNotImplemented".to_owned(),
-            message: WITHOUT_PODS.to_owned(),
+            status: ready.ready,
+            reason: ready.reason,
+            message: ready.message,
         };
+        let node = &self.core.node;
         let handler = |name: &str| cri::RuntimeHandler {
             name: name.to_owned(),
-            features: Some(cri::RuntimeHandlerFeatures::default()),
+            features: Some(cri::RuntimeHandlerFeatures {
+                recursive_read_only_mounts: node.deep_read_only,
+                user_namespaces: node.mapped_mounts,
+            }),
         };
+        let core = Arc::clone(&self.core);
+        let network = self
+            .core
+            .light
+            .run(move || Ok(core.network.readiness()))
+            .await?;
         let verbose = request.into_inner().verbose;
         Ok(Response::new(cri::StatusResponse {
             status: Some(cri::RuntimeStatus {
-                conditions: vec![not_ready("RuntimeReady"), not_ready("NetworkReady")],
+                conditions: vec![
+                    condition("RuntimeReady", Readiness::ready()),
+                    condition("NetworkReady", network),
+                ],
             }),
-            info: if verbose {
-                self.info()
-            } else {
-                BTreeMap::new()
+            info: match verbose {
+                true => self.info(),
+                false => BTreeMap::new(),
             },
             runtime_handlers: HANDLERS.map(handler).into(),
-            features: Some(cri::RuntimeFeatures::default()),
+            features: Some(cri::RuntimeFeatures {
+                supplemental_groups_policy: true,
+                ..Default::default()
+            }),
         }))
     }
 
@@ -178,65 +201,278 @@ impl RuntimeService for Runtime {
         Ok(Response::new(cri::UpdateRuntimeConfigResponse {}))
     }
 
+    async fn run_pod_sandbox(
+        &self,
+        request: Request<cri::RunPodSandboxRequest>,
+    ) -> Result<Response<cri::RunPodSandboxResponse>, Status> {
+        let pod_sandbox_id = self.core.run_pod(request.into_inner()).await?;
+        Ok(Response::new(cri::RunPodSandboxResponse { pod_sandbox_id }))
+    }
+
+    async fn stop_pod_sandbox(
+        &self,
+        request: Request<cri::StopPodSandboxRequest>,
+    ) -> Result<Response<cri::StopPodSandboxResponse>, Status> {
+        self.core
+            .stop_pod(&request.into_inner().pod_sandbox_id)
+            .await?;
+        Ok(Response::new(cri::StopPodSandboxResponse {}))
+    }
+
+    async fn remove_pod_sandbox(
+        &self,
+        request: Request<cri::RemovePodSandboxRequest>,
+    ) -> Result<Response<cri::RemovePodSandboxResponse>, Status> {
+        self.core
+            .remove_pod(&request.into_inner().pod_sandbox_id)
+            .await?;
+        Ok(Response::new(cri::RemovePodSandboxResponse {}))
+    }
+
+    async fn pod_sandbox_status(
+        &self,
+        request: Request<cri::PodSandboxStatusRequest>,
+    ) -> Result<Response<cri::PodSandboxStatusResponse>, Status> {
+        let request = request.into_inner();
+        let pod = self.core.pod(&request.pod_sandbox_id)?;
+        let containers = pod.containers();
+        Ok(Response::new(cri::PodSandboxStatusResponse {
+            status: Some(report::pod(&pod)),
+            info: match request.verbose {
+                true => self.core.pod_info(&pod),
+                false => BTreeMap::new(),
+            },
+            containers_statuses: containers
+                .iter()
+                .map(|one| report::container(one))
+                .collect(),
+            timestamp: now(),
+        }))
+    }
+
+    async fn list_pod_sandbox(
+        &self,
+        request: Request<cri::ListPodSandboxRequest>,
+    ) -> Result<Response<cri::ListPodSandboxResponse>, Status> {
+        let items = self.core.list_pods(request.into_inner().filter.as_ref());
+        Ok(Response::new(cri::ListPodSandboxResponse { items }))
+    }
+
+    async fn create_container(
+        &self,
+        request: Request<cri::CreateContainerRequest>,
+    ) -> Result<Response<cri::CreateContainerResponse>, Status> {
+        let container_id = self.core.create_container(request.into_inner()).await?;
+        Ok(Response::new(cri::CreateContainerResponse { container_id }))
+    }
+
+    async fn start_container(
+        &self,
+        request: Request<cri::StartContainerRequest>,
+    ) -> Result<Response<cri::StartContainerResponse>, Status> {
+        self.core
+            .start_container(&request.into_inner().container_id)
+            .await?;
+        Ok(Response::new(cri::StartContainerResponse {}))
+    }
+
+    async fn stop_container(
+        &self,
+        request: Request<cri::StopContainerRequest>,
+    ) -> Result<Response<cri::StopContainerResponse>, Status> {
+        let request = request.into_inner();
+        self.core
+            .stop_container(&request.container_id, request.timeout)
+            .await?;
+        Ok(Response::new(cri::StopContainerResponse {}))
+    }
+
+    async fn remove_container(
+        &self,
+        request: Request<cri::RemoveContainerRequest>,
+    ) -> Result<Response<cri::RemoveContainerResponse>, Status> {
+        self.core
+            .remove_container(&request.into_inner().container_id)
+            .await?;
+        Ok(Response::new(cri::RemoveContainerResponse {}))
+    }
+
+    async fn list_containers(
+        &self,
+        request: Request<cri::ListContainersRequest>,
+    ) -> Result<Response<cri::ListContainersResponse>, Status> {
+        let containers = self
+            .core
+            .list_containers(request.into_inner().filter.as_ref());
+        Ok(Response::new(cri::ListContainersResponse { containers }))
+    }
+
+    async fn container_status(
+        &self,
+        request: Request<cri::ContainerStatusRequest>,
+    ) -> Result<Response<cri::ContainerStatusResponse>, Status> {
+        let request = request.into_inner();
+        let container = self.core.container(&request.container_id)?;
+        Ok(Response::new(cri::ContainerStatusResponse {
+            status: Some(report::container(&container)),
+            info: match request.verbose {
+                true => self.core.container_info(&container).await,
+                false => BTreeMap::new(),
+            },
+        }))
+    }
+
+    async fn reopen_container_log(
+        &self,
+        request: Request<cri::ReopenContainerLogRequest>,
+    ) -> Result<Response<cri::ReopenContainerLogResponse>, Status> {
+        self.core
+            .reopen_log(&request.into_inner().container_id)
+            .await?;
+        Ok(Response::new(cri::ReopenContainerLogResponse {}))
+    }
+
+    type StreamPodSandboxesStream = Pieces<cri::StreamPodSandboxesResponse>;
+
+    async fn stream_pod_sandboxes(
+        &self,
+        request: Request<cri::StreamPodSandboxesRequest>,
+    ) -> Result<Response<Self::StreamPodSandboxesStream>, Status> {
+        let all = self.core.list_pods(request.into_inner().filter.as_ref());
+        let piece = |pod_sandboxes| cri::StreamPodSandboxesResponse { pod_sandboxes };
+        Ok(Response::new(pieces(all, piece)))
+    }
+
+    type StreamContainersStream = Pieces<cri::StreamContainersResponse>;
+
+    async fn stream_containers(
+        &self,
+        request: Request<cri::StreamContainersRequest>,
+    ) -> Result<Response<Self::StreamContainersStream>, Status> {
+        let all = self
+            .core
+            .list_containers(request.into_inner().filter.as_ref());
+        let piece = |containers| cri::StreamContainersResponse { containers };
+        Ok(Response::new(pieces(all, piece)))
+    }
+
+    async fn update_container_resources(
+        &self,
+        request: Request<cri::UpdateContainerResourcesRequest>,
+    ) -> Result<Response<cri::UpdateContainerResourcesResponse>, Status> {
+        self.core.update_container(request.into_inner()).await?;
+        Ok(Response::new(cri::UpdateContainerResourcesResponse {}))
+    }
+
+    async fn update_pod_sandbox_resources(
+        &self,
+        request: Request<cri::UpdatePodSandboxResourcesRequest>,
+    ) -> Result<Response<cri::UpdatePodSandboxResourcesResponse>, Status> {
+        self.core.update_pod(request.into_inner()).await?;
+        Ok(Response::new(cri::UpdatePodSandboxResourcesResponse {}))
+    }
+
+    async fn container_stats(
+        &self,
+        request: Request<cri::ContainerStatsRequest>,
+    ) -> Result<Response<cri::ContainerStatsResponse>, Status> {
+        let stats = self
+            .core
+            .container_stats(&request.into_inner().container_id)
+            .await?;
+        Ok(Response::new(cri::ContainerStatsResponse {
+            stats: Some(stats),
+        }))
+    }
+
+    async fn list_container_stats(
+        &self,
+        request: Request<cri::ListContainerStatsRequest>,
+    ) -> Result<Response<cri::ListContainerStatsResponse>, Status> {
+        let stats = self
+            .core
+            .all_container_stats(request.into_inner().filter)
+            .await?;
+        Ok(Response::new(cri::ListContainerStatsResponse { stats }))
+    }
+
+    type StreamContainerStatsStream = Pieces<cri::StreamContainerStatsResponse>;
+
+    async fn stream_container_stats(
+        &self,
+        request: Request<cri::StreamContainerStatsRequest>,
+    ) -> Result<Response<Self::StreamContainerStatsStream>, Status> {
+        let all = self
+            .core
+            .all_container_stats(request.into_inner().filter)
+            .await?;
+        let piece = |container_stats| cri::StreamContainerStatsResponse { container_stats };
+        Ok(Response::new(pieces(all, piece)))
+    }
+
+    async fn pod_sandbox_stats(
+        &self,
+        request: Request<cri::PodSandboxStatsRequest>,
+    ) -> Result<Response<cri::PodSandboxStatsResponse>, Status> {
+        let stats = self
+            .core
+            .pod_stats(&request.into_inner().pod_sandbox_id)
+            .await?;
+        Ok(Response::new(cri::PodSandboxStatsResponse {
+            stats: Some(stats),
+        }))
+    }
+
+    async fn list_pod_sandbox_stats(
+        &self,
+        request: Request<cri::ListPodSandboxStatsRequest>,
+    ) -> Result<Response<cri::ListPodSandboxStatsResponse>, Status> {
+        let stats = self.core.all_pod_stats(request.into_inner().filter).await?;
+        Ok(Response::new(cri::ListPodSandboxStatsResponse { stats }))
+    }
+
+    type StreamPodSandboxStatsStream = Pieces<cri::StreamPodSandboxStatsResponse>;
+
+    async fn stream_pod_sandbox_stats(
+        &self,
+        request: Request<cri::StreamPodSandboxStatsRequest>,
+    ) -> Result<Response<Self::StreamPodSandboxStatsStream>, Status> {
+        let all = self.core.all_pod_stats(request.into_inner().filter).await?;
+        let piece = |pod_sandbox_stats| cri::StreamPodSandboxStatsResponse { pod_sandbox_stats };
+        Ok(Response::new(pieces(all, piece)))
+    }
+
+    type GetContainerEventsStream = Listening;
+
+    async fn get_container_events(
+        &self,
+        _: Request<cri::GetEventsRequest>,
+    ) -> Result<Response<Self::GetContainerEventsStream>, Status> {
+        Ok(Response::new(self.core.events.listen()))
+    }
+
     absent! {
-        run_pod_sandbox(RunPodSandboxRequest) -> cri::RunPodSandboxResponse;
-        stop_pod_sandbox(StopPodSandboxRequest) -> cri::StopPodSandboxResponse;
-        remove_pod_sandbox(RemovePodSandboxRequest) -> cri::RemovePodSandboxResponse;
-        pod_sandbox_status(PodSandboxStatusRequest) -> cri::PodSandboxStatusResponse;
-        list_pod_sandbox(ListPodSandboxRequest) -> cri::ListPodSandboxResponse;
-        create_container(CreateContainerRequest) -> cri::CreateContainerResponse;
-        start_container(StartContainerRequest) -> cri::StartContainerResponse;
-        stop_container(StopContainerRequest) -> cri::StopContainerResponse;
-        remove_container(RemoveContainerRequest) -> cri::RemoveContainerResponse;
-        list_containers(ListContainersRequest) -> cri::ListContainersResponse;
-        container_status(ContainerStatusRequest) -> cri::ContainerStatusResponse;
-        update_container_resources(UpdateContainerResourcesRequest) -> cri::UpdateContainerResourcesResponse;
-        reopen_container_log(ReopenContainerLogRequest) -> cri::ReopenContainerLogResponse;
         exec_sync(ExecSyncRequest) -> cri::ExecSyncResponse;
         exec(ExecRequest) -> cri::ExecResponse;
         attach(AttachRequest) -> cri::AttachResponse;
         port_forward(PortForwardRequest) -> cri::PortForwardResponse;
-        container_stats(ContainerStatsRequest) -> cri::ContainerStatsResponse;
-        list_container_stats(ListContainerStatsRequest) -> cri::ListContainerStatsResponse;
-        pod_sandbox_stats(PodSandboxStatsRequest) -> cri::PodSandboxStatsResponse;
-        list_pod_sandbox_stats(ListPodSandboxStatsRequest) -> cri::ListPodSandboxStatsResponse;
         checkpoint_container(CheckpointContainerRequest) -> cri::CheckpointContainerResponse;
         checkpoint_pod(CheckpointPodRequest) -> cri::CheckpointPodResponse;
         restore_pod(RestorePodRequest) -> cri::RestorePodResponse;
         list_metric_descriptors(ListMetricDescriptorsRequest) -> cri::ListMetricDescriptorsResponse;
         list_pod_sandbox_metrics(ListPodSandboxMetricsRequest) -> cri::ListPodSandboxMetricsResponse;
-        update_pod_sandbox_resources(UpdatePodSandboxResourcesRequest) -> cri::UpdatePodSandboxResourcesResponse;
     }
 
-    type StreamPodSandboxesStream = Pieces<cri::StreamPodSandboxesResponse>;
-    type StreamContainersStream = Pieces<cri::StreamContainersResponse>;
-    type StreamContainerStatsStream = Pieces<cri::StreamContainerStatsResponse>;
-    type StreamPodSandboxStatsStream = Pieces<cri::StreamPodSandboxStatsResponse>;
     type StreamPodSandboxMetricsStream = Pieces<cri::StreamPodSandboxMetricsResponse>;
-    type GetContainerEventsStream = Pieces<cri::ContainerEventResponse>;
 
     absent! {
-        stream_pod_sandboxes(StreamPodSandboxesRequest) -> Self::StreamPodSandboxesStream;
-        stream_containers(StreamContainersRequest) -> Self::StreamContainersStream;
-        stream_container_stats(StreamContainerStatsRequest) -> Self::StreamContainerStatsStream;
-        stream_pod_sandbox_stats(StreamPodSandboxStatsRequest) -> Self::StreamPodSandboxStatsStream;
         stream_pod_sandbox_metrics(StreamPodSandboxMetricsRequest) -> Self::StreamPodSandboxMetricsStream;
-        get_container_events(GetEventsRequest) -> Self::GetContainerEventsStream;
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_is_absent_is_named_as_in_the_interface() {
-        let status = unimplemented("run_pod_sandbox");
-        assert!(
-            status.message().starts_with("RunPodSandbox: "),
-            "{status:?}"
-        );
-    }
 
     #[test]
     fn networks_of_pods() {

@@ -25,6 +25,7 @@ use tonic::body::Body;
 use tonic::codegen::Service as _;
 use tonic::{Code, Status};
 
+use crate::core::Core;
 use crate::host::Host;
 use crate::images::Images;
 use crate::listen::Socket;
@@ -79,9 +80,23 @@ async fn run(host: Host, settings: &Settings, path: &Path) -> Result<()> {
     let version = host.version;
     let host = Arc::new(host);
     let images = Images::start(&host, settings).await?;
+    let core = {
+        let (host, settings, images) = (Arc::clone(&host), settings.clone(), images.clone());
+        let recovered = tokio::task::spawn_blocking(move || {
+            let core = Core::new(&host, &settings, images)?;
+            core.recover()?;
+            Ok(core)
+        });
+        let recovered: Result<Arc<Core>> = match recovered.await {
+            Ok(recovered) => recovered,
+            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        };
+        recovered?
+    };
+    core.resume();
     let front = Front::new(
         images.clone(),
-        Runtime::new(version, settings, images.clone()),
+        Runtime::new(version, settings, Arc::clone(&core)),
     );
     let (stop, stopped) = watch::channel(false);
     // Every connection has a sender; when all are gone, all have ended.
@@ -110,6 +125,7 @@ async fn run(host: Host, settings: &Settings, path: &Path) -> Result<()> {
     drop(listener);
     socket.remove();
     images.stop();
+    core.events.stop();
     let _ = stop.send(true);
     drop(open);
     let mut running = front.running.subscribe();

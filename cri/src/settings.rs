@@ -1,7 +1,7 @@
 //! The `cri` section of the settings file.
 //!
-//! Owns what can be set, the defaults and the limits. `listen`, `cgroup_driver` and `parallel_pulls` count
-//! from the start of the server; everything else from the next pull on, or from SIGHUP.
+//! Owns what can be set, the defaults and the limits. What concerns pulls, but for `parallel_pulls`, counts
+//! from the next pull on, or from SIGHUP; everything else from the start of the server.
 
 use std::path::PathBuf;
 
@@ -31,6 +31,30 @@ pub struct Settings {
     pub parallel_pulls: usize,
     /// Seconds without a byte from the registry after which a pull fails.
     pub pull_progress_timeout: u64,
+    /// Who connects pods.
+    pub network: NetworkKind,
+    /// The directory of CNI configurations, of which the first counts.
+    pub cni_config: PathBuf,
+    /// Directories of CNI plugins.
+    pub cni_plugins: Vec<PathBuf>,
+    /// The embedded network.
+    pub bridge: rcrun_network::bridge::Settings,
+    /// Pods may use all ports without a capability.
+    pub unprivileged_ports: bool,
+    /// Pods may ping without a capability.
+    pub unprivileged_icmp: bool,
+}
+
+/// Who connects pods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NetworkKind {
+    /// Plugins of a CNI configuration.
+    Cni,
+    /// The embedded network, with which nothing else need be installed.
+    Bridge,
+    /// Plugins where there is a configuration when the server starts, else the embedded network.
+    Auto,
 }
 
 /// Who makes cgroups.
@@ -54,6 +78,12 @@ impl Default for Settings {
             auth_file: None,
             parallel_pulls: 8,
             pull_progress_timeout: 300,
+            network: NetworkKind::Cni,
+            cni_config: rcrun_network::cni::CONFIGURATIONS.into(),
+            cni_plugins: vec![rcrun_network::cni::PROGRAMS.into()],
+            bridge: rcrun_network::bridge::Settings::default(),
+            unprivileged_ports: true,
+            unprivileged_icmp: true,
         }
     }
 }
@@ -70,6 +100,13 @@ impl Settings {
         };
         if !(1..=MAX_PARALLEL_PULLS).contains(&self.parallel_pulls) {
             return wrong("parallel_pulls", MAX_PARALLEL_PULLS as u64);
+        }
+        self.bridge.check().context(|| "the setting cri.bridge")?;
+        for path in self.cni_plugins.iter().chain([&self.cni_config]) {
+            if !path.is_absolute() {
+                let text = format!("the settings cri.cni_*: {} is not absolute", path.display());
+                return Err(Error::invalid(text));
+            }
         }
         if !(1..=MAX_PROGRESS_TIMEOUT).contains(&self.pull_progress_timeout) {
             return wrong("pull_progress_timeout", MAX_PROGRESS_TIMEOUT);

@@ -32,16 +32,21 @@ impl Mapping {
     /// Gives them to a mount that is attached nowhere: what is 0 on the disk belongs to the
     /// container's root.
     pub fn apply(&self, tree: impl AsFd) -> Result<()> {
-        apply(tree.as_fd(), self.0.as_fd(), false)
-            .map_err(|errno| match errno {
-                Errno::INVAL => Error::new(
-                    ErrorKind::Unsupported,
-                    "the file system cannot map ids (or its mount does so already)",
-                ),
-                errno => Error::from(errno),
-            })
-            .context(|| "cannot map the ids of a mount")
+        apply_namespace(tree.as_fd(), self.0.as_fd())
     }
+}
+
+/// Gives the maps of a user namespace to a mount that is attached nowhere.
+pub fn apply_namespace(tree: BorrowedFd<'_>, users: BorrowedFd<'_>) -> Result<()> {
+    apply(tree, users, false)
+        .map_err(|errno| match errno {
+            Errno::INVAL => Error::new(
+                ErrorKind::Unsupported,
+                "the file system cannot map ids (or its mount does so already)",
+            ),
+            errno => Error::from(errno),
+        })
+        .context(|| "cannot map the ids of a mount")
 }
 
 pub(crate) fn apply(

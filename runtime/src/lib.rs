@@ -18,6 +18,7 @@ mod launch;
 pub mod monitor;
 pub mod netdev;
 mod operations;
+pub mod pin;
 pub mod plan;
 pub mod rdt;
 mod rootfs;

@@ -68,6 +68,7 @@ fn host(settings: &Settings) -> Result<Host> {
     let current = settings.clone();
     Ok(Host {
         store: settings.store()?,
+        root: std::path::absolute(&settings.runtime.root).context(|| "cannot resolve --root")?,
         way: images::way(),
         version: help::VERSION,
         current: Box::new(move || {

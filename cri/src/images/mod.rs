@@ -5,6 +5,7 @@
 
 mod auth;
 mod describe;
+mod held;
 mod index;
 mod pull;
 mod sweep;
@@ -29,6 +30,7 @@ use crate::settings::Settings;
 use crate::status::status;
 use crate::work::Gate;
 use crate::{Context, Result};
+pub(crate) use held::Held;
 use index::Index;
 use pull::{Pulls, Wanted};
 use sweep::Sweeper;

@@ -41,6 +41,11 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
+    /// Its manifest.
+    pub(super) fn manifest(&self) -> &Digest {
+        &self.manifest
+    }
+
     /// All names that lead to it, also those that mean another one on this machine.
     pub(super) fn records(&self) -> &[Record] {
         &self.records

@@ -152,13 +152,40 @@ impl Client {
         }
     }
 
+    /// Asks for the container's end without waiting for it: [`Self::heard`] has it when the connection can
+    /// be read. For who waits for many.
+    pub fn ask_for_end(&mut self) -> Result<()> {
+        self.send("wait", json!({}), &[])
+    }
+
+    /// The end that was asked for, if the monitor has told it already. `Unavailable`: it is gone, and left
+    /// no record.
+    pub fn heard(&mut self) -> Result<Option<Exit>> {
+        loop {
+            match self.receive(RecvFlags::DONTWAIT) {
+                Ok(Some(Reply {
+                    error: Some(error), ..
+                })) => return Err(error.into()),
+                Ok(Some(Reply {
+                    exit: Some(exit), ..
+                })) => return Ok(Some(exit)),
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::Busy => return Ok(None),
+                Err(error) if error.kind() == ErrorKind::Unavailable => {
+                    return self.recorded()?.map(Some).ok_or(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
     /// The next thing that the monitor says by itself; waits for it.
     pub fn next_event(&mut self) -> Result<Event> {
         loop {
             if let Some(event) = self.events.pop_front() {
                 return Ok(event);
             }
-            match self.receive() {
+            match self.receive(RecvFlags::empty()) {
                 Ok(_) => {}
                 Err(error) if error.kind() == ErrorKind::Unavailable => {
                     return Ok(self.recorded()?.map_or(Event::Gone, Event::Exit));
@@ -182,18 +209,22 @@ impl Client {
         }
     }
 
-    fn call(&mut self, op: &str, content: Value, descriptors: &[BorrowedFd<'_>]) -> Result<Reply> {
+    fn send(&self, op: &str, content: Value, descriptors: &[BorrowedFd<'_>]) -> Result<()> {
         let mut request = content;
         request["version"] = VERSION.into();
         request["op"] = op.into();
         let send = || protocol::send(&self.socket, &request, descriptors, SendFlags::empty());
         match rustix::io::retry_on_intr(send) {
-            Ok(()) => {}
-            Err(Errno::PIPE | Errno::CONNRESET) => return Err(gone()),
-            Err(errno) => return Err(errno).context(|| "cannot speak to the monitor"),
+            Ok(()) => Ok(()),
+            Err(Errno::PIPE | Errno::CONNRESET) => Err(gone()),
+            Err(errno) => Err(errno).context(|| "cannot speak to the monitor"),
         }
+    }
+
+    fn call(&mut self, op: &str, content: Value, descriptors: &[BorrowedFd<'_>]) -> Result<Reply> {
+        self.send(op, content, descriptors)?;
         loop {
-            let Some(reply) = self.receive()? else {
+            let Some(reply) = self.receive(RecvFlags::empty())? else {
                 continue;
             };
             match (&reply.re, reply.error) {
@@ -209,13 +240,15 @@ impl Client {
         }
     }
 
-    /// Receives one document: an answer, or `None` for an event, which is kept.
-    fn receive(&mut self) -> Result<Option<Reply>> {
-        let datagram = match protocol::receive(&self.socket, RecvFlags::empty()) {
+    /// Receives one document: an answer, or `None` for an event, which is kept. `Busy`: there is none, and
+    /// the flags say not to wait.
+    fn receive(&mut self, flags: RecvFlags) -> Result<Option<Reply>> {
+        let datagram = match protocol::receive(&self.socket, flags) {
             Ok(Some(datagram)) => datagram,
             // A connection that was closed with requests of ours unread: what was sent before is there.
             Err(Errno::INTR | Errno::CONNRESET) => return Ok(None),
             Ok(None) => return Err(gone()),
+            Err(Errno::AGAIN) => return Err(Error::new(ErrorKind::Busy, "nothing was said yet")),
             Err(errno) => return Err(errno).context(|| "cannot hear from the monitor"),
         };
         let reply: Reply = serde_json::from_slice(&datagram.bytes).map_err(|e| {

@@ -203,6 +203,15 @@ impl Launch {
         if let Some(lock) = &lock {
             command.args(["--lock-fd", &lock.as_raw_fd().to_string()]);
         }
+        // What a service manager hands to the caller is not for containers.
+        for name in [
+            "LISTEN_FDS",
+            "LISTEN_PID",
+            "LISTEN_FDNAMES",
+            "NOTIFY_SOCKET",
+        ] {
+            command.env_remove(name);
+        }
         let monitor = command
             .arg(&directory)
             .stdin(Stdio::null())

@@ -29,6 +29,7 @@ pub use launch::{
     Launch, Log, RuntimeFlags, Size, Snapshot, Started, Stdin, VERSION, When, remove,
 };
 pub use log_file::LINE_MAX;
+pub(crate) use protocol::WireError;
 pub use protocol::{DESCRIPTORS_MAX, MESSAGE_MAX, Status};
 pub use relay::{DETACH_KEYS, Ended, Relay, RelayOptions};
 pub use serve::serve;

@@ -84,7 +84,7 @@ pub struct Status {
 
 /// An error on its way through a socket or pipe.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct WireError {
+pub(crate) struct WireError {
     pub kind: String,
     pub message: String,
 }

@@ -335,6 +335,13 @@ pub fn end_on_signals() {
     }
 }
 
+/// Lets the kernel reap this process's children, also those that others leave to it (sigaction(2),
+/// `SIGCHLD`).
+pub fn reap_nobody() {
+    // SAFETY: SIG_IGN is a valid disposition.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+}
+
 /// Blocks all signals, so that they wait for [`next_signal`], also those that would be ignored.
 pub fn block_signals() -> Result<(), Errno> {
     // SAFETY: an all-zero sigset_t is valid, sigfillset makes it the full set, and the pointers are

@@ -16,7 +16,7 @@ const SLOTS_MAX: u32 = 65_534;
 
 /// The network of the bridge. A slot is a number: the same one of both families.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default, deny_unknown_fields)]
 pub struct Settings {
     /// The bridge's name.
     pub name: String,

@@ -73,6 +73,10 @@ impl Init<'_> {
         }
         self.setup.common.close_all_but(&keep)?;
         crate::sys::process::end_on_signals();
+        if self.plan.process.program.is_none() {
+            // It is nothing but the first process of a pid namespace, into which others come.
+            crate::sys::process::reap_nobody();
+        }
         loop {
             let accepted = rustix::io::retry_on_intr(|| {
                 rustix::net::accept_with(listener, SocketFlags::CLOEXEC)

@@ -1,0 +1,396 @@
+//! Containers: made, started, stopped, removed. Each has a monitor that holds it; this server asks and is
+//! told.
+
+mod bundle;
+mod host;
+mod life;
+mod volumes;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use rcrun_overlay::lease::SnapshotId;
+use rcrun_overlay::snapshot::Snapshots;
+use rcrun_runtime::monitor::{self, Client};
+use tonic::Status;
+
+use crate::core::{
+    Claim, Container, Core, End, Life, Name, Pod, Reservation, given, precondition, whole,
+};
+use crate::images::Held;
+use crate::proto::v1 as cri;
+use crate::records::{ContainerRecord, Failure, ImageFacts, Kind, User, now, random_id};
+use crate::status::status;
+use crate::{Context, Error, ErrorKind, Result};
+
+pub(crate) use life::{found, supervise};
+
+/// How long a killed container may take to be gone.
+const KILLED: Duration = Duration::from_secs(20);
+/// The longest that a container is given to end by itself; more is as good as for ever.
+const LONGEST: u64 = 10 * 365 * 86_400;
+/// What a container has that could not be started, as with containerd.
+const START_FAILED: i32 = 128;
+const KILL: i32 = 9;
+
+impl Core {
+    /// CreateContainer.
+    pub(crate) async fn create_container(
+        self: &Arc<Self>,
+        request: cri::CreateContainerRequest,
+    ) -> Result<String, Status> {
+        let config = given(request.config, "config")?;
+        let pod = self.pod(&request.pod_sandbox_id)?;
+        let name = Name::of_container(&pod.id, &config);
+        let wanted = config.image.as_ref().map(|spec| spec.image.clone());
+        let wanted = given(wanted.filter(|image| !image.is_empty()), "image")?;
+        let id = random_id().map_err(|error| status(&error))?;
+        let reservation = match self.claim(&name, &id).await {
+            Claim::Free(reservation) => reservation,
+            Claim::Taken(id) => return self.adopted_container(&name, &id, &config),
+        };
+        let core = Arc::clone(self);
+        let container = whole(async move {
+            let held = core.images.hold(&wanted).await?;
+            let volumes = volumes::hold(&core, &config).await?;
+            let record = ContainerRecord::new(&id, &pod.id, &config);
+            let container = Container::new(record, config, &pod, Life::Made);
+            core.make_container(container, held, volumes, reservation)
+                .await
+        })
+        .await?;
+        container.heard.store(true, Ordering::Relaxed);
+        Ok(container.id.clone())
+    }
+
+    /// What an earlier request of the same name made: the caller's, if that one's answer was not heard.
+    fn adopted_container(
+        &self,
+        name: &Name,
+        id: &str,
+        config: &cri::ContainerConfig,
+    ) -> Result<String, Status> {
+        let unheard = |container: &Arc<Container>| {
+            container.life() == Life::Made
+                && *container.config() == *config
+                && !container.heard.swap(true, Ordering::Relaxed)
+        };
+        match self.container_if_any(id)?.filter(unheard) {
+            Some(container) => Ok(container.id.clone()),
+            None => Err(Status::already_exists(format!(
+                "{name} is there already: {id}"
+            ))),
+        }
+    }
+
+    async fn make_container(
+        self: &Arc<Self>,
+        container: Arc<Container>,
+        held: Held,
+        volumes: volumes::Volumes,
+        reservation: Reservation,
+    ) -> Result<Arc<Container>, Status> {
+        let (core, made) = (Arc::clone(self), Arc::clone(&container));
+        // A pod that is being stopped gets no more containers.
+        let turn = container.pod.turn.lock().await;
+        if !container.pod.is_ready() {
+            let text = format!(
+                "cannot create the container: pod {} is not ready",
+                container.pod.id
+            );
+            return Err(status(&precondition(text)));
+        }
+        let work = move || {
+            let monitor = core.make_one(&made, &held, &volumes);
+            monitor.inspect_err(|_| {
+                if let Err(error) = core.take_container_away(&made.id) {
+                    tracing::error!(container = made.id, "left behind: {}", error.chain());
+                }
+            })
+        };
+        let monitor = self.heavy.run(work).await?;
+        self.insert_container(&container);
+        reservation.done();
+        drop(turn);
+        self.events
+            .of_container(&container, cri::ContainerEventType::ContainerCreatedEvent);
+        supervise(self, &container, Some(monitor));
+        self.settle(Kind::Container, &container.id);
+        Ok(container)
+    }
+
+    /// The steps; its monitor.
+    fn make_one(
+        &self,
+        container: &Container,
+        held: &Held,
+        volumes: &volumes::Volumes,
+    ) -> Result<std::process::Child> {
+        let failed = || "cannot create the container";
+        self.places
+            .create(Kind::Container, &container.id)
+            .context(failed)?;
+        let mut record = container.state().record.clone();
+        record.image = ImageFacts {
+            id: held.image.id.to_string(),
+            manifest: held.image.manifest.digest.to_string(),
+            reference: held.reference.clone(),
+        };
+        let made = bundle::make(self, container, held, volumes).context(failed)?;
+        record.stop_signal = made.container.stop_signal;
+        record.log = made.container.log.as_ref().map(|log| log.full());
+        let identity = &made.container.identity;
+        record.user = User {
+            uid: identity.uid.into(),
+            gid: identity.gid.into(),
+            groups: identity
+                .additional
+                .iter()
+                .map(|gid| i64::from(*gid))
+                .collect(),
+        };
+        record.volumes = made.volumes;
+        self.places.write_container(&record).context(failed)?;
+        container.state().record = record;
+        let launch = bundle::launch(self, container, &made.container);
+        let started = launch.start(&[], None).context(failed)?;
+        Ok(started.monitor)
+    }
+
+    /// StartContainer.
+    pub(crate) async fn start_container(self: &Arc<Self>, id: &str) -> Result<(), Status> {
+        let container = self.container(id)?;
+        let core = Arc::clone(self);
+        whole(async move {
+            let _turn = container.turn.lock().await;
+            match container.life() {
+                Life::Made if container.pod.is_ready() => core.start_one(&container).await,
+                Life::Made => {
+                    let text = format!("pod {} is not ready", container.pod.id);
+                    Err(status(
+                        &precondition(text).context("cannot start the container"),
+                    ))
+                }
+                Life::Running | Life::Ended(_) => {
+                    let text = "cannot start the container: it was started before";
+                    Err(status(&precondition(text)))
+                }
+            }
+        })
+        .await
+    }
+
+    async fn start_one(self: &Arc<Self>, container: &Arc<Container>) -> Result<(), Status> {
+        // What it does may be seen before the monitor's answer.
+        let mut record = container.state().record.clone();
+        record.started = Some(now());
+        container.state().record = record.clone();
+        let (root, id) = (self.places.runtime_root(), container.id.clone());
+        let core = Arc::clone(self);
+        let started = self.light.run(move || {
+            let started = Client::connect(&root, &id).and_then(|mut client| client.start());
+            if let Err(error) = &started {
+                record.started = None;
+                record.failure = Some(Failure {
+                    at: now(),
+                    code: START_FAILED,
+                    message: error.chain().to_string(),
+                });
+            }
+            core.places.write_container(&record)?;
+            started
+                .map_err(|error| (error, record))
+                .map_or_else(|(error, record)| Ok(Err((error, record))), |()| Ok(Ok(())))
+        });
+        match started.await? {
+            Ok(()) => {
+                container.life.send_if_modified(|life| match life {
+                    Life::Made => {
+                        *life = Life::Running;
+                        true
+                    }
+                    // It was short.
+                    _ => false,
+                });
+                self.events
+                    .of_container(container, cri::ContainerEventType::ContainerStartedEvent);
+                Ok(())
+            }
+            Err((error, record)) => {
+                container.state().record = record;
+                life::failed(self, container).await;
+                Err(status(&error.context("cannot start the container")))
+            }
+        }
+    }
+
+    /// StopContainer: asks it to end, and kills it when so many seconds are over.
+    pub(crate) async fn stop_container(
+        self: &Arc<Self>,
+        id: &str,
+        seconds: i64,
+    ) -> Result<(), Status> {
+        let Some(container) = self.container_if_any(id)? else {
+            return Ok(());
+        };
+        let core = Arc::clone(self);
+        let seconds = u64::try_from(seconds).unwrap_or(0).min(LONGEST);
+        whole(async move { core.end(&container, Duration::from_secs(seconds)).await }).await
+    }
+
+    /// Sees that it has ended.
+    pub(crate) async fn end(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        patience: Duration,
+    ) -> Result<(), Status> {
+        let mut life = container.life.subscribe();
+        let ended = |life: &Life| matches!(life, Life::Ended(_));
+        if ended(&life.borrow()) {
+            return Ok(());
+        }
+        let signal = container.state().record.stop_signal;
+        let running = *life.borrow() == Life::Running;
+        if running && !patience.is_zero() && signal != KILL {
+            self.signal(container, signal, false).await?;
+            if tokio::time::timeout(patience, life.wait_for(ended))
+                .await
+                .is_ok()
+            {
+                return Ok(());
+            }
+        }
+        self.signal(container, KILL, true).await?;
+        match tokio::time::timeout(KILLED, life.wait_for(ended)).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(Status::deadline_exceeded(format!(
+                "container {} was killed, and has not ended after {} s: a process of it waits for a device",
+                container.id,
+                KILLED.as_secs()
+            ))),
+        }
+    }
+
+    async fn signal(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        signal: i32,
+        all: bool,
+    ) -> Result<(), Status> {
+        let (core, id) = (Arc::clone(self), container.id.clone());
+        let sent = self
+            .light
+            .run(move || match core.runtime.kill(&id, signal, all) {
+                // It ended meanwhile.
+                Err(error) if is_gone(&error) => Ok(()),
+                other => other.context(|| format!("cannot send signal {signal} to container {id}")),
+            });
+        sent.await
+    }
+
+    /// Ends all containers of a pod at once.
+    pub(crate) async fn end_all(self: &Arc<Self>, pod: &Pod) -> Result<(), Status> {
+        let mut ending = tokio::task::JoinSet::new();
+        for container in pod.containers() {
+            let core = Arc::clone(self);
+            ending.spawn(async move { core.end(&container, Duration::ZERO).await });
+        }
+        let mut result = Ok(());
+        while let Some(ended) = ending.join_next().await {
+            result =
+                result.and(ended.unwrap_or_else(|_| {
+                    Err(Status::internal("a defect in the server: see its log"))
+                }));
+        }
+        result
+    }
+
+    /// RemoveContainer: also one that runs; one that is not there is no error.
+    pub(crate) async fn remove_container(self: &Arc<Self>, id: &str) -> Result<(), Status> {
+        let Some(container) = self.container_if_any(id)? else {
+            return Ok(());
+        };
+        let core = Arc::clone(self);
+        whole(async move { core.remove_container_of(&container).await }).await
+    }
+
+    pub(crate) async fn remove_container_of(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+    ) -> Result<(), Status> {
+        let _turn = container.turn.lock().await;
+        self.end(container, Duration::ZERO).await?;
+        let (core, id) = (Arc::clone(self), container.id.clone());
+        self.heavy
+            .run(move || core.take_container_away(&id))
+            .await?;
+        self.forget_container(container);
+        self.events
+            .of_container(container, cri::ContainerEventType::ContainerDeletedEvent);
+        Ok(())
+    }
+
+    /// All that there may be of it; the directory last.
+    pub(crate) fn take_container_away(&self, id: &str) -> Result<()> {
+        let failed = || format!("cannot remove container {id}");
+        self.runtime.delete(id, true).context(failed)?;
+        life::await_monitor(self, id).context(failed)?;
+        monitor::remove(&self.runtime.root, id).context(failed)?;
+        volumes::unmount(self, id).context(failed)?;
+        let snapshot: SnapshotId = format!("{}{id}", crate::records::SNAPSHOTS).parse()?;
+        Snapshots::new(&self.host.store)?
+            .remove(&snapshot)
+            .context(failed)?;
+        self.places.remove(Kind::Container, id).context(failed)
+    }
+
+    /// ReopenContainerLog.
+    pub(crate) async fn reopen_log(self: &Arc<Self>, id: &str) -> Result<(), Status> {
+        let container = self.container(id)?;
+        if container.life() != Life::Running {
+            let text = format!("cannot reopen the log of container {id}: it does not run");
+            return Err(status(&precondition(text)));
+        }
+        let (root, id) = (self.places.runtime_root(), container.id.clone());
+        let reopened = self.light.run(move || {
+            Client::connect(&root, &id)
+                .and_then(|mut client| client.reopen_log())
+                .context(|| format!("cannot reopen the log of container {id}"))
+        });
+        reopened.await
+    }
+
+    /// Has a record on the disk in a moment.
+    pub(crate) fn settle(self: &Arc<Self>, kind: Kind, id: &str) {
+        let (core, id) = (Arc::clone(self), id.to_owned());
+        tokio::spawn(async move {
+            let settler = Arc::clone(&core);
+            let settled = core
+                .light
+                .run(move || settler.places.settle(kind, &id))
+                .await;
+            if let Err(status) = settled {
+                tracing::warn!("cannot sync a record: {}", status.message());
+            }
+        });
+    }
+}
+
+/// Whether the runtime says that the container has no process any more.
+fn is_gone(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::NotFound | ErrorKind::FailedPrecondition
+    )
+}
+
+/// The end of one that could not be started.
+fn end_of(failure: &Failure) -> End {
+    End {
+        at: failure.at,
+        code: failure.code,
+        reason: "StartError",
+        message: failure.message.clone(),
+    }
+}

@@ -1,0 +1,98 @@
+//! What GetContainerEvents tells: everything that happens to containers and pods, in order, to all who
+//! listen (the kubelet's evented PLEG).
+
+use std::pin::Pin;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use tokio::sync::mpsc;
+use tonic::Status;
+use tonic::codegen::tokio_stream::Stream;
+
+use crate::core::{Container, Pod};
+use crate::proto::v1 as cri;
+use crate::records::now;
+use crate::report;
+
+/// Events that a listener may be behind; one that is further behind has to list everything anew.
+const BEHIND: usize = 1000;
+
+/// All listeners.
+#[derive(Debug, Default)]
+pub(crate) struct Events(Mutex<Vec<mpsc::Sender<cri::ContainerEventResponse>>>);
+
+impl Events {
+    /// Of a container.
+    pub(crate) fn of_container(&self, container: &Container, kind: cri::ContainerEventType) {
+        self.tell(&container.id, &container.pod, kind);
+    }
+
+    /// Of a pod.
+    pub(crate) fn of_pod(&self, pod: &Pod, kind: cri::ContainerEventType) {
+        self.tell(&pod.id, pod, kind);
+    }
+
+    fn all(&self) -> MutexGuard<'_, Vec<mpsc::Sender<cri::ContainerEventResponse>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, id: &str, pod: &Pod, kind: cri::ContainerEventType) {
+        let mut all = self.all();
+        if all.is_empty() {
+            return;
+        }
+        let containers = pod.containers();
+        let event = cri::ContainerEventResponse {
+            container_id: id.to_owned(),
+            container_event_type: kind.into(),
+            created_at: now(),
+            pod_sandbox_status: Some(report::pod(pod)),
+            containers_statuses: containers
+                .iter()
+                .map(|one| report::container(one))
+                .collect(),
+        };
+        // Who is too far behind, or gone, loses its sender.
+        all.retain(|listener| listener.try_send(event.clone()).is_ok());
+    }
+
+    /// From now on.
+    pub(crate) fn listen(&self) -> Listening {
+        let (sender, receiver) = mpsc::channel(BEHIND);
+        self.all().push(sender);
+        Listening {
+            receiver,
+            ended: false,
+        }
+    }
+
+    /// The server stops.
+    pub(crate) fn stop(&self) {
+        self.all().clear();
+    }
+}
+
+/// What a listener hears: events, and in the end why there are no more.
+#[derive(Debug)]
+pub(crate) struct Listening {
+    receiver: mpsc::Receiver<cri::ContainerEventResponse>,
+    ended: bool,
+}
+
+impl Stream for Listening {
+    type Item = Result<cri::ContainerEventResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        Poll::Ready(Some(match ready!(self.receiver.poll_recv(task)) {
+            Some(event) => Ok(event),
+            None => {
+                self.ended = true;
+                let text = "the listener is too slow, or the server stops: list everything anew";
+                Err(Status::unavailable(text))
+            }
+        }))
+    }
+}

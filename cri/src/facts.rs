@@ -1,0 +1,130 @@
+//! What is true of this node, read once when the server starts.
+
+use std::path::Path;
+
+use rcrun_runtime::container::{CgroupDriver, Runtime};
+use rcrun_runtime::template::capabilities;
+
+use crate::settings::Settings;
+use crate::spec::{Driver, Node};
+use crate::{Context, Error, ErrorKind, Result};
+
+/// The first kernel that makes a mount read-only with all below it.
+const DEEP_READ_ONLY: (u32, u32) = (5, 12);
+/// The first kernel whose overlayfs and tmpfs can have their ids mapped.
+const MAPPED_MOUNTS: (u32, u32) = (6, 3);
+
+/// The facts.
+pub(crate) fn node(runtime: &Runtime, settings: &Settings) -> Result<Node> {
+    let there = |path: &str| Path::new(path).exists();
+    let name = rustix::system::uname();
+    let kernel = release(&name.release().to_string_lossy());
+    let cgroup2 = there("/sys/fs/cgroup/cgroup.controllers");
+    let apparmor = std::fs::read_to_string("/sys/module/apparmor/parameters/enabled")
+        .is_ok_and(|text| text.trim() == "Y");
+    Ok(Node {
+        hostname: name.nodename().to_string_lossy().into_owned(),
+        kernel,
+        capabilities: capabilities::of_mask(own_capabilities()?),
+        cgroup2,
+        driver: match runtime.cgroup_driver {
+            CgroupDriver::Systemd => Driver::Systemd,
+            _ => Driver::Cgroupfs,
+        },
+        swap: match cgroup2 {
+            true => there("/proc/swaps"),
+            false => there("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes"),
+        },
+        huge_pages: huge_pages(cgroup2),
+        deep_read_only: kernel >= DEEP_READ_ONLY,
+        mapped_mounts: kernel >= MAPPED_MOUNTS,
+        seccomp: there("/proc/sys/kernel/seccomp"),
+        apparmor: apparmor.then_some(None),
+        selinux: there("/sys/fs/selinux/enforce"),
+        least_oom_score: least_oom_score()?,
+        rlimits: Vec::new(),
+        unprivileged_ports: settings.unprivileged_ports,
+        unprivileged_icmp: settings.unprivileged_icmp,
+    })
+}
+
+fn release(text: &str) -> (u32, u32) {
+    let mut numbers = text
+        .split(|c: char| !c.is_ascii_digit())
+        .map_while(|part| part.parse().ok());
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+/// What this process may hand on: what it has, and what its children may have.
+fn own_capabilities() -> Result<u64> {
+    let text =
+        std::fs::read_to_string("/proc/self/status").context(|| "cannot read /proc/self/status")?;
+    let mask = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+        u64::from_str_radix(line.trim(), 16).ok()
+    };
+    let both = mask("CapPrm:").zip(mask("CapBnd:"));
+    let (permitted, bounding) = both.ok_or_else(|| {
+        let text = "cannot find capabilities in /proc/self/status";
+        Error::new(ErrorKind::Internal, text)
+    })?;
+    Ok(permitted & bounding)
+}
+
+/// The score below which this process may give none (proc(5), `oom_score_adj`): that needs
+/// CAP_SYS_RESOURCE.
+fn least_oom_score() -> Result<Option<i32>> {
+    const SYS_RESOURCE: u64 = 1 << 24;
+    if own_capabilities()? & SYS_RESOURCE != 0 {
+        return Ok(None);
+    }
+    let path = "/proc/self/oom_score_adj";
+    let text = std::fs::read_to_string(path).context(|| format!("cannot read {path}"))?;
+    Ok(text.trim().parse().ok())
+}
+
+/// Sizes that the controller of huge pages knows.
+fn huge_pages(cgroup2: bool) -> Vec<String> {
+    let (directory, suffix) = match cgroup2 {
+        // The root has no limits: the kernel's list of sizes is that of the controller.
+        true => return controlled(),
+        false => ("/sys/fs/cgroup/hugetlb", ".limit_in_bytes"),
+    };
+    let mut sizes: Vec<String> = std::fs::read_dir(directory)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter_map(|name| {
+            let size = name.strip_prefix("hugetlb.")?.strip_suffix(suffix)?;
+            (!size.ends_with(".rsvd")).then(|| size.to_owned())
+        })
+        .collect();
+    sizes.sort_unstable();
+    sizes
+}
+
+fn controlled() -> Vec<String> {
+    let text = std::fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
+    if !text.split_whitespace().any(|name| name == "hugetlb") {
+        return Vec::new();
+    }
+    let size = |name: String| {
+        let kilobytes: u64 = name
+            .strip_prefix("hugepages-")?
+            .strip_suffix("kB")?
+            .parse()
+            .ok()?;
+        Some(match (kilobytes >> 20, kilobytes >> 10) {
+            (0, 0) => format!("{kilobytes}KB"),
+            (0, megabytes) => format!("{megabytes}MB"),
+            (gigabytes, _) => format!("{gigabytes}GB"),
+        })
+    };
+    let mut sizes: Vec<String> = std::fs::read_dir("/sys/kernel/mm/hugepages")
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| size(entry.ok()?.file_name().into_string().ok()?))
+        .collect();
+    sizes.sort_unstable();
+    sizes
+}
