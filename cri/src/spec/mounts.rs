@@ -68,6 +68,12 @@ pub(super) enum Origin<'a> {
 }
 
 impl Wanted<'_> {
+    /// Whether what is mounted there in the container is mounted on the host, too.
+    fn shares(&self, destination: &str) -> bool {
+        self.propagation == v1::MountPropagation::PropagationBidirectional
+            && Path::new(destination).starts_with(&self.destination)
+    }
+
     /// Its place in the request, and what is mounted.
     pub(super) fn what(&self) -> (usize, &Origin<'_>) {
         (self.index, &self.from)
@@ -278,11 +284,9 @@ pub(super) fn all(
             .map_err(|e| e.context(format!("mounts[{}]", one.index)))?;
         more.push((depth(&one.destination), value));
     }
-    let own_dev = taken.contains("/dev");
     for file in base.files(&place.volumes) {
-        // A shared memory of the pod is not put into somebody else's /dev.
-        let hidden = own_dev && file.destination.starts_with("/dev/");
-        if taken.contains(file.destination.as_str()) || hidden {
+        let reaches_host = wanted.iter().any(|one| one.shares(&file.destination));
+        if taken.contains(file.destination.as_str()) || reaches_host {
             continue;
         }
         if file.relabel {

@@ -144,11 +144,55 @@ fn what_is_asked_for_takes_the_place_of_ours() {
         .into_iter()
         .filter(|path| path.starts_with("/dev"))
         .collect();
-    assert_eq!(inside, ["/dev"]);
+    assert_eq!(inside, ["/dev", "/dev/shm"]);
     assert_eq!(found(&all, "/dev")["type"], "bind");
     assert_eq!(found(&all, "/sys")["type"], "bind");
     let shm = made(&[mount("/dev/shm", "/my")], Propagation::Private).unwrap();
     assert_eq!(found(&shm, "/dev/shm")["source"], "/my");
+}
+
+/// The pod's files are not put over the host's where a container's mounts become the host's.
+#[test]
+fn mounts_of_ours_do_not_reach_the_host() {
+    for (destination, expected) in [
+        ("/etc", &["/data", "/dev/shm"][..]),
+        (
+            "/dev",
+            &["/data", "/etc/hostname", "/etc/hosts", "/etc/resolv.conf"],
+        ),
+        (
+            "/data",
+            &[
+                "/etc/hostname",
+                "/etc/hosts",
+                "/etc/resolv.conf",
+                "/dev/shm",
+            ],
+        ),
+        (
+            "/da",
+            &[
+                "/data",
+                "/etc/hostname",
+                "/etc/hosts",
+                "/etc/resolv.conf",
+                "/dev/shm",
+            ],
+        ),
+    ] {
+        let mut one = mount(destination, "/h");
+        one.propagation = v1::MountPropagation::PropagationBidirectional as i32;
+        let all = made(&[one], Propagation::Shared).unwrap();
+        let ours = |mount: &&Value| {
+            let source = mount["source"].as_str().unwrap_or_default();
+            source.starts_with("/pod/") || source.starts_with("/volumes/")
+        };
+        let ours = all.list.iter().filter(ours);
+        let found: Vec<_> = ours
+            .filter_map(|mount| mount["destination"].as_str())
+            .collect();
+        assert_eq!(found, expected, "{destination}");
+    }
 }
 
 #[test]
