@@ -30,3 +30,8 @@ pub mod solve;
 
 pub use rcrun_error::{Context, Error, ErrorKind, Result};
 pub use rcrun_overlay::Digest;
+
+/// Bytes as Go's JSON has them, and as passwords by HTTP are sent.
+pub(crate) fn base64(bytes: &[u8]) -> String {
+    base64::Engine::encode(&base64::engine::general_purpose::STANDARD, bytes)
+}

@@ -14,6 +14,7 @@ use rcrun_runtime::error::{Context, Error, Result};
 
 use super::annotations::Annotations;
 use super::destination::{self, How, Output};
+use super::repository::{self, Wishes};
 use super::{agents, arguments, attest, caches, outputs};
 use crate::verbs::build::Build;
 
@@ -37,6 +38,8 @@ pub(super) struct Asked {
     pub(super) cache_from: Vec<transport::Location>,
     pub(super) cache_to: Vec<caches::To>,
     pub(super) attest: attest::Wanted,
+    /// What is known of the repository that a local context lies in.
+    pub(super) repository: BTreeMap<String, String>,
     /// An index is wanted, also of one platform.
     pub(super) several: bool,
 }
@@ -65,7 +68,7 @@ impl Asked {
         let names = flags.tag.iter().map(|tag| tag.parse::<Reference>());
         let names = names.collect::<Result<Vec<_>>>().context(|| "--tag")?;
         adjust(flags, &names, &mut outputs)?;
-        let (annotations, attest) = about(flags)?;
+        let (annotations, attest) = about(flags, &arguments)?;
         let docker = flags.format.as_deref() == Some("docker");
         let images: Vec<bool> = outputs
             .iter()
@@ -90,18 +93,23 @@ impl Asked {
                 platforms.push(platform.clone());
             }
         }
+        let contexts = arguments::pairs(&flags.build_context, &none);
+        let contexts = contexts.context(|| "--build-context")?;
+        let wishes = Wishes::read(&|name| std::env::var(name).ok())?;
+        let told = repository::told(wishes, &flags.context, flags.file.as_deref(), &contexts);
+        let mut labels = told.labels;
+        labels.extend(arguments::pairs(&flags.label, &none).context(|| "--label")?);
         Ok(Self {
             wanted: Wanted {
                 target: flags.target.clone(),
                 cache_namespace: arguments.get(NAMESPACE).cloned().unwrap_or_default(),
                 arguments,
-                labels: arguments::pairs(&flags.label, &none).context(|| "--label")?,
+                labels,
                 no_cache: flags.no_cache,
                 no_cache_filter: flags.no_cache_filter.clone(),
                 ..Wanted::default()
             },
-            contexts: arguments::pairs(&flags.build_context, &none)
-                .context(|| "--build-context")?,
+            contexts,
             settings,
             agents: known,
             outputs,
@@ -112,6 +120,7 @@ impl Asked {
             cache_from: each("--cache-from", &flags.cache_from, caches::from)?,
             cache_to,
             attest,
+            repository: told.hints,
             several,
         })
     }
@@ -127,16 +136,6 @@ impl Asked {
             Some(agent) => agents::Agents::of_git(agent, directory),
             None => Ok((agents::Agents::new()?, None)),
         }
-    }
-
-    /// Identifiers of secrets.
-    pub(super) fn secrets(&self) -> Vec<&str> {
-        self.settings.secrets.keys().map(String::as_str).collect()
-    }
-
-    /// Identifiers of SSH agents.
-    pub(super) fn agent_ids(&self) -> Vec<&str> {
-        self.settings.agents.keys().map(String::as_str).collect()
     }
 }
 
@@ -201,13 +200,17 @@ fn grant(flags: &Build, settings: &mut solve::Settings, known: &mut agents::Know
 }
 
 /// What is said about the image.
-fn about(flags: &Build) -> Result<(Annotations, attest::Wanted)> {
+fn about(
+    flags: &Build,
+    arguments: &BTreeMap<String, String>,
+) -> Result<(Annotations, attest::Wanted)> {
     let mut annotations = Annotations::default();
     for text in &flags.annotation {
         let added = annotations.flag(text);
         added.context(|| format!("--annotation {text}"))?;
     }
     let mut attest = attest::Wanted::default();
+    attest.arguments(arguments)?;
     for text in &flags.attest {
         attest.flag(text).context(|| format!("--attest {text}"))?;
     }

@@ -1,15 +1,19 @@
-//! `--attest`, `--provenance`, `--sbom`: which statements are asked for, and how they are attached to an image
-//! (BuildKit's docs/attestations/attestation-storage.md): each platform's image gets a manifest beside it
-//! in the index, whose layers are the statements.
+//! How statements about a result are made and attached (BuildKit's docs/attestations/attestation-storage.md):
+//! each platform's image gets a manifest beside it in the index, whose layers are the statements.
 
+mod request;
+mod wanted;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
-use rcrun_builder::attest::provenance::{self, Mode, Origin};
+use rcrun_builder::attest::provenance::{self, Mode, Moment, Version};
 use rcrun_builder::attest::sbom::Subject;
 use rcrun_builder::attest::{
-    PROVENANCE, SPDX, STATEMENT, image_url, packages, sbom, statement, statement_of_files,
+    SPDX, STATEMENT, address, packages, sbom, statement, statement_of_files,
 };
 use rcrun_builder::context::listing::Listed;
+use rcrun_builder::context::source::{self, Origin};
 use rcrun_builder::graph;
 use rcrun_image::document::{Descriptor, media};
 use rcrun_image::platform::Platform;
@@ -17,149 +21,109 @@ use rcrun_image::reference::Reference;
 use rcrun_runtime::error::{Error, ErrorKind, Result};
 use serde_json::{Value, json};
 
-use super::arguments::{fields, truth};
+use super::contexts::Contexts;
 use super::job::{Built, Job};
-use super::{outputs, result};
+use super::{failure, outputs, result};
+pub(super) use wanted::Wanted;
+use wanted::{Provenance, SBOM_FILE};
 
-/// What is asked for. Nothing is attested unless it is, so that a single image is a single manifest.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Wanted {
-    provenance: Option<Provenance>,
-    sbom: bool,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Provenance {
-    mode: Mode,
-    builder: String,
-    reproducible: bool,
-    times: bool,
-    /// Not beside files.
-    inline_only: bool,
-}
+/// What a manifest of statements is, as an artifact.
+const ARTIFACT: &str = "application/vnd.docker.attestation.manifest.v1+json";
+/// The context's own name, and the Dockerfile's.
+const CONTEXT: &str = "context";
+const DOCKERFILE: &str = "dockerfile";
 
 /// What is known of a build beside its graph.
 pub(super) struct Facts {
     /// The Dockerfile's name and text.
-    pub(super) dockerfile: (String, Vec<u8>),
-    /// Where the context is from, if that has an address.
-    pub(super) context: Option<Origin>,
-    /// When it began.
-    pub(super) began: SystemTime,
+    dockerfile: (String, Vec<u8>),
+    /// Where the context is from.
+    context: Origin,
+    /// The same of named ones that were needed.
+    contexts: Vec<Origin>,
+    /// What came from this machine.
+    locals: BTreeSet<String>,
+    /// As a client of BuildKit would ask.
+    arguments: BTreeMap<String, String>,
+    /// The repository that a local context lies in.
+    repository: BTreeMap<String, String>,
+    /// What images in layouts are called.
+    layouts: BTreeMap<String, String>,
+    /// Which build this is, and when.
+    moment: Moment,
 }
 
-impl Wanted {
-    /// Whether there is anything.
-    pub(super) fn any(&self) -> bool {
-        self.sbom || self.provenance.is_some()
-    }
-
-    /// `--attest type=...`.
-    pub(super) fn flag(&mut self, text: &str) -> Result<()> {
-        let mut rest = fields(text);
-        let at = rest.iter().position(|(name, _)| name == "type");
-        let kind = at.and_then(|at| rest.remove(at).1);
-        match kind.as_deref() {
-            Some("provenance") => self.set_provenance(&rest),
-            Some("sbom") => self.set_sbom(&rest),
-            Some(other) => Err(Error::unsupported(format!(
-                "unknown type {other:?} of an attestation"
-            ))
-            .with_hint("use provenance or sbom")),
-            None => Err(Error::invalid("an attestation needs a type")
-                .with_hint("such as type=provenance,mode=max")),
+impl Facts {
+    /// Of a build that is done.
+    pub(super) fn new(
+        job: &Job<'_>,
+        files: &source::Context,
+        contexts: &Contexts,
+        began: SystemTime,
+    ) -> Self {
+        let used = contexts.used();
+        let local = files.origin == Origin::Local;
+        let mut locals: BTreeSet<String> = used
+            .iter()
+            .filter(|(_, origin)| *origin == Origin::Local)
+            .map(|(name, _)| name.clone())
+            .collect();
+        if local {
+            locals.insert(CONTEXT.to_owned());
         }
-    }
-
-    /// `--provenance`: true, false, or fields.
-    pub(super) fn provenance(&mut self, text: &str) -> Result<()> {
-        match truth("--provenance", Some(text)) {
-            Ok(true) => self.set_provenance(&[]),
-            Ok(false) => {
-                self.provenance = None;
-                Ok(())
-            }
-            Err(_) => self.set_provenance(&fields(text)),
+        if local || !files.dockerfile.of_context {
+            locals.insert(DOCKERFILE.to_owned());
         }
-    }
-
-    /// `--sbom`: true, false, or fields.
-    pub(super) fn sbom(&mut self, text: &str) -> Result<()> {
-        match truth("--sbom", Some(text)) {
-            Ok(wanted) => {
-                self.sbom = wanted;
-                Ok(())
-            }
-            Err(_) => self.set_sbom(&fields(text)),
-        }
-    }
-
-    fn set_provenance(&mut self, fields: &[(String, Option<String>)]) -> Result<()> {
-        let mut wanted = Provenance {
-            mode: Mode::Max,
-            builder: String::new(),
-            reproducible: false,
-            times: false,
-            inline_only: false,
+        let name = match files.dockerfile.of_context && !local {
+            true => files.dockerfile.name.clone(),
+            false => failure::file_name(&files.dockerfile.name),
         };
-        let mut disabled = false;
-        for (name, value) in fields {
-            let value = value.as_deref();
-            let is = || truth(name, value);
-            match (name.as_str(), value) {
-                ("mode", Some("min")) => wanted.mode = Mode::Min,
-                ("mode", Some("max")) => wanted.mode = Mode::Max,
-                ("builder-id", Some(id)) => id.clone_into(&mut wanted.builder),
-                ("reproducible", _) => wanted.reproducible = is()?,
-                ("times", _) => wanted.times = is()?,
-                ("disabled", _) => disabled = is()?,
-                ("inline-only", _) => wanted.inline_only = is()?,
-                ("version", Some("v1")) => {}
-                ("version", Some(other)) => {
-                    return Err(Error::unsupported(format!(
-                        "provenance {other}: only v1 is written"
-                    )));
-                }
-                (name, value) => {
-                    let value = value.unwrap_or_default();
-                    return Err(Error::invalid(format!(
-                        "{name}={value} is no field of provenance"
-                    )));
-                }
-            }
+        Self {
+            dockerfile: (name, files.dockerfile.text.clone()),
+            context: files.origin.clone(),
+            contexts: used.into_iter().map(|(_, origin)| origin).collect(),
+            locals,
+            arguments: request::arguments(job.flags, &job.asked.wanted, contexts.told()),
+            repository: job.asked.repository.clone(),
+            layouts: contexts.layouts().clone(),
+            moment: Moment {
+                id: request::unique(),
+                began: seconds(began),
+                ended: seconds(SystemTime::now()),
+            },
         }
-        self.provenance = (!disabled).then_some(wanted);
-        Ok(())
     }
 
-    fn set_sbom(&mut self, fields: &[(String, Option<String>)]) -> Result<()> {
-        let mut wanted = true;
-        for (name, value) in fields {
-            match name.as_str() {
-                "disabled" => wanted = !truth(name, value.as_deref())?,
-                "generator" => {
-                    return Err(Error::unsupported(
-                        "generator: packages are read by rcrun itself, and no other program is run",
-                    ));
-                }
-                other => {
-                    return Err(Error::invalid(format!("{other:?} is no field of an SBOM")));
-                }
-            }
+    /// That all dependencies are known, if that is asked for.
+    pub(super) fn check(&self, wanted: &Wanted) -> Result<()> {
+        let complete = wanted.provenance.as_ref().is_some_and(|one| one.complete);
+        if !complete || self.locals.is_empty() {
+            return Ok(());
         }
-        self.sbom = wanted;
-        Ok(())
+        let names: Vec<&str> = self.locals.iter().map(String::as_str).collect();
+        let text = format!(
+            "provenance cannot name all dependencies: local are {}",
+            names.join(", ")
+        );
+        Err(Error::new(ErrorKind::FailedPrecondition, text)
+            .with_hint("build from a repository or an address, or without complete-materials"))
     }
+}
+
+fn seconds(at: SystemTime) -> i64 {
+    let since = at.duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(0))
 }
 
 /// A predicate: its type, the file that it is in beside files, and what it says.
-type Predicate = (&'static str, &'static str, Value);
+type Predicate = (&'static str, String, Value);
 
 /// What is asked for, about one platform's result.
 fn predicates(
     job: &Job<'_>,
     built: &Built,
     subject: &Subject<'_>,
+    layers: &[Descriptor],
     facts: &Facts,
 ) -> Result<Vec<Predicate>> {
     let wanted = &job.asked.attest;
@@ -167,12 +131,13 @@ fn predicates(
     if wanted.sbom {
         let found = packages::find(std::os::fd::AsFd::as_fd(&outputs::files(job, built)?))?;
         let document = sbom::document(&found, subject, built.solved.epoch);
-        all.push((SPDX, "sbom.spdx.json", document));
+        all.push((SPDX, SBOM_FILE.to_owned(), document));
     }
     let provenance = wanted.provenance.as_ref();
     if let Some(provenance) = provenance.filter(|one| subject.image || !one.inline_only) {
-        let predicate = predicate(job, built, provenance, facts);
-        all.push((PROVENANCE, "provenance.json", predicate));
+        let kind = provenance.version.predicate();
+        let predicate = predicate(job, built, provenance, layers, facts);
+        all.push((kind, provenance.file.clone(), predicate));
     }
     Ok(all)
 }
@@ -188,13 +153,14 @@ pub(super) fn attach(
         return Ok(None);
     }
     let none = || Error::new(ErrorKind::Internal, "an image was not written");
-    let image = &built.written.get(index).ok_or_else(none)?.manifest;
+    let written = built.written.get(index).ok_or_else(none)?;
+    let image = &written.manifest;
     let stage = &built.graph.stages[built.graph.target];
     let platform = stage.image.platform().to_string();
     let names = named(job, index)?;
     let urls: Vec<String> = names
         .iter()
-        .map(|name| image_url(&name.familiar_name(), name.tag(), None, &platform))
+        .map(|name| address::image("docker", &name.familiar_name(), name.tag(), None, &platform))
         .collect();
     let name = names
         .first()
@@ -205,7 +171,7 @@ pub(super) fn attach(
         image: true,
     };
     let mut layers = Vec::new();
-    for (kind, _, predicate) in predicates(job, built, &subject, facts)? {
+    for (kind, _, predicate) in predicates(job, built, &subject, &written.layers, facts)? {
         let text = statement(&urls, &image.digest, kind, &predicate);
         let mut layer = result::document(job, STATEMENT, &text)?;
         layer
@@ -213,7 +179,8 @@ pub(super) fn attach(
             .insert("in-toto.io/predicate-type".into(), kind.into());
         layers.push(layer);
     }
-    manifest(job, image, &layers).map(Some)
+    let artifact = job.variants.get(index).is_none_or(|one| one.artifact);
+    manifest(job, image, &layers, artifact).map(Some)
 }
 
 /// What is attested of files: statements with the names of their files.
@@ -222,7 +189,7 @@ pub(super) fn beside(
     built: &Built,
     files: &[Listed],
     facts: &Facts,
-) -> Result<Vec<(&'static str, Vec<u8>)>> {
+) -> Result<Vec<(String, Vec<u8>)>> {
     let mut text = Vec::new();
     for file in files {
         text.extend_from_slice(&file.path);
@@ -238,8 +205,9 @@ pub(super) fn beside(
         digest: &rcrun_builder::Digest::of(&text),
         image: false,
     };
+    let layers = built.written.first().map_or(&[][..], |one| &one.layers);
     let mut all = Vec::new();
-    for (kind, name, predicate) in predicates(job, built, &subject, facts)? {
+    for (kind, name, predicate) in predicates(job, built, &subject, layers, facts)? {
         let statement = statement_of_files(files, kind, &predicate);
         let bytes = serde_json::to_vec_pretty(&statement)
             .map_err(|e| Error::new(ErrorKind::Internal, format!("cannot encode JSON: {e}")))?;
@@ -248,30 +216,52 @@ pub(super) fn beside(
     Ok(all)
 }
 
-fn predicate(job: &Job<'_>, built: &Built, wanted: &Provenance, facts: &Facts) -> Value {
-    let seconds = |at: SystemTime| {
-        let since = at.duration_since(SystemTime::UNIX_EPOCH);
-        since.map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(0))
-    };
+fn predicate(
+    job: &Job<'_>,
+    built: &Built,
+    wanted: &Provenance,
+    layers: &[Descriptor],
+    facts: &Facts,
+) -> Value {
     let (name, text) = &facts.dockerfile;
-    let request = &job.asked.wanted;
     let asked = provenance::Asked {
+        version: wanted.version,
         mode: wanted.mode,
         builder: &wanted.builder,
+        program: ("rcrun", env!("CARGO_PKG_VERSION")),
         reproducible: wanted.reproducible,
         dockerfile: (name, text),
-        context: facts.context.as_ref(),
-        target: request.target.as_deref(),
-        arguments: &request.arguments,
-        labels: &request.labels,
-        secrets: job.asked.secrets(),
-        agents: job.asked.agent_ids(),
+        context: &facts.context,
+        contexts: facts.contexts.clone(),
+        locals: facts.locals.clone(),
+        arguments: facts.arguments.clone(),
+        repository: facts.repository.clone(),
+        layouts: facts.layouts.clone(),
         platform: graph::machine().to_string(),
-        times: wanted
-            .times
-            .then(|| (seconds(facts.began), seconds(SystemTime::now()))),
+        no_network: job.asked.settings.no_network,
+        layers,
+        moment: wanted.times.then(|| facts.moment.clone()),
     };
     provenance::predicate(&asked, &built.graph, &built.done.materials)
+}
+
+/// What a metadata file says of one platform's result, as buildx has it there: always v0.2, and without the
+/// parts that are long unless `max` is asked for.
+pub(super) fn told(job: &Job<'_>, built: &Built, facts: &Facts, max: bool) -> Value {
+    let asked = job.asked.attest.provenance.clone().unwrap_or_default();
+    let wanted = Provenance {
+        version: Version::V02,
+        mode: Mode::Max,
+        times: true,
+        ..asked
+    };
+    let layers = built.written.first().map_or(&[][..], |one| &one.layers);
+    let mut told = predicate(job, built, &wanted, layers, facts);
+    if let (false, Some(fields)) = (max, told.as_object_mut()) {
+        fields.remove("buildConfig");
+        fields.remove("metadata");
+    }
+    told
 }
 
 /// All names that outputs give this image.
@@ -287,22 +277,39 @@ fn named(job: &Job<'_>, index: usize) -> Result<Vec<Reference>> {
     Ok(names)
 }
 
-/// The manifest that is about an image, and its entry for the index.
-fn manifest(job: &Job<'_>, image: &Descriptor, layers: &[Descriptor]) -> Result<Descriptor> {
-    let digests: Vec<String> = layers.iter().map(|one| one.digest.to_string()).collect();
-    let config = json!({
-        "architecture": "unknown",
-        "os": "unknown",
-        "config": {},
-        "rootfs": {"type": "layers", "diff_ids": digests},
-    });
-    let config = result::document(job, media::OCI_CONFIG, &config)?;
-    let manifest = json!({
+/// The manifest that is about an image, and its entry for the index. As an artifact it has no configuration, and
+/// says itself what it is about, so that registries find it; else it looks like an image.
+fn manifest(
+    job: &Job<'_>,
+    image: &Descriptor,
+    layers: &[Descriptor],
+    artifact: bool,
+) -> Result<Descriptor> {
+    let mut manifest = json!({
         "schemaVersion": 2,
         "mediaType": media::OCI_MANIFEST,
-        "config": config,
         "layers": layers,
     });
+    if artifact {
+        let mut config = json!(result::document(job, media::OCI_EMPTY, &json!({}))?);
+        config["data"] = json!("e30=");
+        manifest["artifactType"] = json!(ARTIFACT);
+        manifest["config"] = config;
+        manifest["subject"] = json!({
+            "mediaType": image.media_type,
+            "digest": image.digest,
+            "size": image.size,
+        });
+    } else {
+        let digests: Vec<String> = layers.iter().map(|one| one.digest.to_string()).collect();
+        let config = json!({
+            "architecture": "unknown",
+            "os": "unknown",
+            "config": {},
+            "rootfs": {"type": "layers", "diff_ids": digests},
+        });
+        manifest["config"] = json!(result::document(job, media::OCI_CONFIG, &config)?);
+    }
     let mut entry = result::document(job, media::OCI_MANIFEST, &manifest)?;
     entry.platform = Some(Platform::new("unknown", "unknown", ""));
     for (name, value) in [
@@ -325,71 +332,5 @@ pub(super) fn check(wanted: &Wanted, places: bool, docker: bool) -> Result<()> {
             "attestations need OCI's media types, and an output has docker's",
         )),
         _ => Ok(()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn flags() {
-        let read = |flags: &[(&str, &str)]| -> Result<Wanted> {
-            let mut wanted = Wanted::default();
-            for (name, value) in flags {
-                match *name {
-                    "attest" => wanted.flag(value)?,
-                    "sbom" => wanted.sbom(value)?,
-                    _ => wanted.provenance(value)?,
-                }
-            }
-            Ok(wanted)
-        };
-        let provenance = |mode| Provenance {
-            mode,
-            builder: String::new(),
-            reproducible: false,
-            times: false,
-            inline_only: false,
-        };
-        for (flags, mode, sbom) in [
-            (&[][..], None, false),
-            (&[("provenance", "true")], Some(Mode::Max), false),
-            (&[("provenance", "mode=min")], Some(Mode::Min), false),
-            (
-                &[("attest", "type=provenance,mode=min")],
-                Some(Mode::Min),
-                false,
-            ),
-            (
-                &[("attest", "type=provenance"), ("provenance", "false")],
-                None,
-                false,
-            ),
-            (&[("attest", "type=provenance,disabled=true")], None, false),
-            (&[("sbom", "true")], None, true),
-            (&[("attest", "type=sbom")], None, true),
-            (&[("attest", "type=sbom"), ("sbom", "false")], None, false),
-        ] {
-            let expected = Wanted {
-                provenance: mode.map(provenance),
-                sbom,
-            };
-            assert_eq!(read(flags).unwrap(), expected, "{flags:?}");
-        }
-        for flags in [
-            ("attest", "mode=max"),
-            ("attest", "type=x"),
-            ("attest", "type=sbom,generator=image"),
-            ("attest", "type=provenance,version=v0.2"),
-            ("provenance", "mode=all"),
-            ("provenance", "unknown=1"),
-            ("sbom", "maybe"),
-        ] {
-            read(&[flags]).unwrap_err();
-        }
-        let more = read(&[("provenance", "builder-id=me,reproducible=true,times=true")]);
-        let more = more.unwrap().provenance.unwrap();
-        assert!(more.times && more.reproducible && more.builder == "me");
     }
 }

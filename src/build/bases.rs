@@ -141,7 +141,7 @@ impl Images<'_> {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         };
-        let Some((_, image)) = named()? else {
+        let Some((record, image)) = named()? else {
             return Ok(None);
         };
         self.lease
@@ -155,6 +155,10 @@ impl Images<'_> {
             return Ok(None);
         }
         let reference = reference.to_string();
-        Ok(Some(BaseImage { reference, image }))
+        Ok(Some(BaseImage {
+            reference,
+            target: record.target.digest,
+            image,
+        }))
     }
 }

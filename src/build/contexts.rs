@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rcrun_builder::context::dated::Dated;
+use rcrun_builder::attest::address;
 use rcrun_builder::context::git;
-use rcrun_builder::context::source::{self, Location};
+use rcrun_builder::context::source::{self, Location, Opened, Origin};
 use rcrun_builder::context::tree::Tree;
 use rcrun_builder::graph::{Files, Named};
 use rcrun_runtime::error::{Context, Error, Result};
@@ -20,6 +20,10 @@ pub(super) struct Contexts {
     named: BTreeMap<String, Named>,
     /// Those that are files.
     places: BTreeMap<String, Arc<Place>>,
+    /// What each is, as it may be published.
+    told: BTreeMap<String, String>,
+    /// By names of images in layouts, what the build calls them.
+    layouts: BTreeMap<String, String>,
 }
 
 /// Where files of a name are.
@@ -30,24 +34,33 @@ struct Place {
     location: Location,
     git: git::Settings,
     scratch: PathBuf,
-    opened: Mutex<Option<(Tree, Dated)>>,
+    opened: Mutex<Option<Opened>>,
 }
 
 impl Contexts {
     /// Understands all flags, and fetches nothing.
     pub(super) fn new(job: &Job<'_>) -> Result<Self> {
         let (mut named, mut places) = (BTreeMap::new(), BTreeMap::new());
+        let (mut told, mut layouts) = (BTreeMap::new(), BTreeMap::new());
         for (index, (name, value)) in job.asked.contexts.iter().enumerate() {
-            let flag = format!("--build-context {name}={value}");
+            let flag = format!("--build-context {name}={}", address::redacted(value));
             let key = key(name).context(|| flag.clone())?;
             let known = match value.split_once("://") {
                 Some(("docker-image", image)) => Named::Image(image.to_owned()),
-                Some(("oci-layout", layout)) => Named::Image(format!("{LAYOUT}{layout}")),
+                Some(("oci-layout", layout)) => {
+                    let image = format!("{LAYOUT}{layout}");
+                    let own = name.split("::").next().unwrap_or(name);
+                    layouts.insert(image.clone(), own.to_owned());
+                    told.insert(name.clone(), format!("{LAYOUT}{own}"));
+                    Named::Image(image)
+                }
                 _ => match value.strip_prefix("target:") {
                     Some(stage) => Named::Stage(stage.to_owned()),
                     None => {
+                        let location = source::locate(value).context(|| flag.clone())?;
+                        told.insert(name.clone(), shown(name, &location));
                         let place = Arc::new(Place {
-                            location: source::locate(value).context(|| flag.clone())?,
+                            location,
                             flag,
                             name: name.clone(),
                             git: job.asked.settings.git.clone(),
@@ -55,13 +68,19 @@ impl Contexts {
                             opened: Mutex::new(None),
                         });
                         places.insert(key.clone(), Arc::clone(&place));
-                        Named::Tree(Files::new(move || Ok(place.open()?.0)))
+                        Named::Tree(Files::new(move || place.files()))
                     }
                 },
             };
+            told.entry(name.clone()).or_insert_with(|| value.clone());
             named.insert(key, known);
         }
-        Ok(Self { named, places })
+        Ok(Self {
+            named,
+            places,
+            told,
+            layouts,
+        })
     }
 
     /// For the graph.
@@ -69,12 +88,46 @@ impl Contexts {
         self.named.clone()
     }
 
+    /// What each is, as docker's client says it: nothing of passwords, and of this machine only the name.
+    pub(super) fn told(&self) -> &BTreeMap<String, String> {
+        &self.told
+    }
+
+    /// By names of images in layouts, what the build calls them.
+    pub(super) fn layouts(&self) -> &BTreeMap<String, String> {
+        &self.layouts
+    }
+
+    /// Those that were needed and are files: their names, and where they are from.
+    pub(super) fn used(&self) -> Vec<(String, Origin)> {
+        let opened = |place: &Arc<Place>| {
+            let opened = place.opened.lock().unwrap_or_else(PoisonError::into_inner);
+            opened.as_ref().map(|opened| opened.origin.clone())
+        };
+        let used = self.places.values();
+        used.filter_map(|place| Some((place.name.clone(), opened(place)?)))
+            .collect()
+    }
+
     /// The time of one, if it has one.
     pub(super) fn time(&self, name: &str) -> Result<Option<i64>> {
         match self.places.get(name) {
-            Some(place) => place.open()?.1.time(),
+            Some(place) => place.open()?.dated.time(),
             None => Ok(None),
         }
+    }
+}
+
+/// A context that is files, to be published.
+fn shown(name: &str, location: &Location) -> String {
+    match location {
+        Location::Git(address) => address::repository(
+            &address.shown(),
+            address.reference.as_deref(),
+            address.subdir.as_deref(),
+        ),
+        Location::Http(url) => address::public(url),
+        Location::Directory(_) | Location::Input => format!("local:{name}"),
     }
 }
 
@@ -92,8 +145,15 @@ fn key(name: &str) -> Result<String> {
 }
 
 impl Place {
+    /// The files, and what they are called.
+    fn files(&self) -> Result<(Tree, String)> {
+        let opened = self.open()?;
+        let local = || format!("local://{}", self.name);
+        Ok((opened.tree, opened.origin.uri().unwrap_or_else(local)))
+    }
+
     /// Fetches the files, once.
-    fn open(&self) -> Result<(Tree, Dated)> {
+    fn open(&self) -> Result<Opened> {
         let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(opened) = &*opened {
             return Ok(opened.clone());

@@ -47,6 +47,8 @@ pub(super) struct How {
     pub(super) compression: Option<Compression>,
     pub(super) level: Option<i32>,
     pub(super) docker: Option<bool>,
+    /// `oci-artifact`: how statements are attached.
+    pub(super) artifact: Option<bool>,
     pub(super) annotations: Annotations,
     /// What it is called in an archive or layout.
     pub(super) names: Vec<String>,
@@ -101,6 +103,7 @@ impl Said {
             "push" => self.push = truth()?,
             "tar" => self.directory = !truth()?,
             "oci-mediatypes" => self.how.docker = Some(!truth()?),
+            "oci-artifact" => self.how.artifact = Some(truth()?),
             "compression" => self.how.compression = Some(compression(&text()?)?),
             "compression-level" => {
                 let level = text()?;
@@ -140,6 +143,10 @@ impl Said {
         let is_files = matches!(kind, "local" | "tar");
         if !is_files && (self.split.is_some() || !self.how.prefix.is_empty()) {
             let text = "platform-split and attestation-prefix are for type=local and type=tar";
+            return Err(Error::invalid(text));
+        }
+        if self.how.artifact == Some(true) && self.how.docker == Some(true) {
+            let text = "oci-artifact=true and oci-mediatypes=false exclude each other";
             return Err(Error::invalid(text));
         }
         if self.how.prefix.contains('/') {
@@ -200,7 +207,6 @@ fn settled(name: &str, value: Option<&str>) -> Result<()> {
             "an image is found by its digest without a name for it",
         ),
         "prefer-nondist-layers" => (false, "all layers are pushed"),
-        "oci-artifact" => (false, "attestations are images, which all registries take"),
         "mode" => {
             return match value {
                 Some("copy") => Ok(()),
@@ -314,7 +320,7 @@ mod tests {
             "type=registry,registry.insecure=true",
             "type=image,name-canonical=true",
             "type=image,prefer-nondist-layers",
-            "type=image,oci-artifact=true",
+            "type=image,oci-artifact=true,oci-mediatypes=false",
             "type=image,dangling-name-prefix=x",
             "type=image,annotation-nowhere.a=b",
             "type=local,dest=d,mode=delete",

@@ -41,7 +41,7 @@ fn statements(
 ) -> Result<Statements> {
     let mut all = Vec::new();
     for (name, bytes) in attest::beside(job, built, listed, facts)? {
-        let name = named(name, &how.prefix, platform);
+        let name = named(&name, &how.prefix, platform);
         if listed.iter().any(|one| one.path == name.as_bytes()) {
             let text = format!("the result has a file {name:?} of its own");
             return Err(Error::new(ErrorKind::Exists, text)

@@ -7,9 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rcrun_builder::attest::provenance::Origin;
 use rcrun_builder::cache::Cache;
-use rcrun_builder::context::source::{self, Context as Files, Location};
+use rcrun_builder::context::source::{self, Context as Files};
 use rcrun_builder::context::tree::Tree;
 use rcrun_builder::dockerfile::{self, Diagnostic, Dockerfile};
 use rcrun_builder::events::{Event, Watch};
@@ -203,11 +202,8 @@ impl Job<'_> {
         if let Some(refusal) = report.refusal() {
             return Err(Error::invalid(refusal).into());
         }
-        let facts = attest::Facts {
-            dockerfile: (failure::file_name(&name), files.dockerfile.text.clone()),
-            context: self.address(&files)?,
-            began,
-        };
+        let facts = attest::Facts::new(self, &files, &contexts, began);
+        facts.check(&self.asked.attest)?;
         outputs::write(self, &built, &facts)?;
         caches::write(self, &built)?;
         for warning in &report.warnings {
@@ -221,21 +217,6 @@ impl Job<'_> {
     /// Who is told what is tried again.
     pub(super) fn notice(&self) -> &Notice {
         &self.asked.settings.git.notice
-    }
-
-    /// Where the context is from, if that has an address.
-    fn address(&self, files: &Files) -> Result<Option<Origin>> {
-        let location = source::locate(&self.flags.context)?;
-        Ok(match (location, &files.commit) {
-            (Location::Git(address), Some(commit)) => Some(Origin::Commit {
-                remote: address.remote,
-                reference: address.reference,
-                subdir: address.subdir,
-                commit: commit.clone(),
-            }),
-            (Location::Http(url), _) => Some(Origin::File(url)),
-            _ => None,
-        })
     }
 
     /// What is only asked about the Dockerfile; the exit code.

@@ -20,6 +20,7 @@ pub(crate) mod job;
 mod outputs;
 mod places;
 mod progress;
+mod repository;
 mod result;
 mod runner;
 pub(crate) mod step;

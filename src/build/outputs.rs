@@ -81,7 +81,7 @@ pub(super) fn write(job: &Job<'_>, built: &[Built], facts: &attest::Facts) -> Re
             }
         }
     }
-    tell(job, built, tops.first(), &kept)
+    tell(job, built, tops.first(), &kept, facts)
 }
 
 /// What an image is called: what its output says, or else what the build says.
@@ -209,12 +209,32 @@ pub(super) fn files(job: &Job<'_>, built: &Built) -> Result<OwnedFd> {
     rustix::fs::openat(&mounted, ".", flags, Mode::empty()).context(|| "cannot open the result")
 }
 
+/// What buildx tells of how it was built; `BUILDX_METADATA_PROVENANCE` says how much.
+fn provenance(job: &Job<'_>, built: &[Built], facts: &attest::Facts, metadata: &mut Value) {
+    const KEY: &str = "buildx.build.provenance";
+    let how = std::env::var("BUILDX_METADATA_PROVENANCE").unwrap_or_default();
+    let max = match how.as_str() {
+        "disabled" | "0" | "f" | "F" | "false" | "FALSE" | "False" => return,
+        how => how == "max",
+    };
+    let several = job.asked.several || built.len() > 1;
+    for one in built {
+        let stage = &one.graph.stages[one.graph.target];
+        let key = match several {
+            true => format!("{KEY}/{}", stage.platform),
+            false => KEY.to_owned(),
+        };
+        metadata[key] = attest::told(job, one, facts, max);
+    }
+}
+
 /// Files for scripts, and the identifier.
 fn tell(
     job: &Job<'_>,
     built: &[Built],
     top: Option<&Descriptor>,
     names: &[Reference],
+    facts: &attest::Facts,
 ) -> Result<()> {
     let config = match built {
         [one] => one
@@ -242,6 +262,7 @@ fn tell(
             let names: Vec<String> = names.iter().map(ToString::to_string).collect();
             metadata["image.name"] = Value::String(names.join(","));
         }
+        provenance(job, built, facts, &mut metadata);
         let text = serde_json::to_vec_pretty(&metadata)
             .map_err(|e| Error::new(ErrorKind::Internal, format!("cannot encode JSON: {e}")))?;
         std::fs::write(path, text).context(|| format!("cannot write {path}"))?;

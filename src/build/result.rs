@@ -22,6 +22,8 @@ pub(super) struct Variant {
     compression: Compression,
     level: Option<i32>,
     pub(super) docker: bool,
+    /// Statements are attached as artifacts, and not as what looks like an image.
+    pub(super) artifact: bool,
     pub(super) annotations: Annotations,
 }
 
@@ -55,6 +57,7 @@ pub(super) fn variants(
             compression: how.compression.unwrap_or(Compression::Gzip),
             level: how.level,
             docker: how.docker.unwrap_or(docker),
+            artifact: how.artifact.unwrap_or(true),
             annotations,
         };
         which.push(match all.iter().position(|other| *other == variant) {
@@ -142,6 +145,7 @@ mod tests {
             "type=docker,dest=c,oci-mediatypes=false",
             "type=image,annotation.a=b",
             "type=registry,compression=gzip",
+            "type=image,oci-artifact=false",
         ]
         .iter()
         .map(|text| output(text).unwrap())
@@ -149,8 +153,9 @@ mod tests {
         let mut annotations = Annotations::default();
         annotations.flag("c=d").unwrap();
         let (all, which) = variants(&outputs, false, &annotations);
-        assert_eq!(which, [0, 0, 0, 1, 2, 3, 0]);
-        assert_eq!(all.len(), 4);
+        assert_eq!(which, [0, 0, 0, 1, 2, 3, 0, 4]);
+        assert_eq!(all.len(), 5);
+        assert!(all[0].artifact && !all[4].artifact);
         assert_eq!(
             (all[1].compression, all[1].level),
             (Compression::Zstd, Some(3))

@@ -27,7 +27,7 @@ pub(super) fn tests() -> Vec<Test> {
 const DOCKERFILE: &str = "FROM base\nARG A\nCOPY file /file\n";
 
 /// The index's entries: images, and what is attested.
-fn entries(build: &Build) -> (Vec<Value>, Vec<Value>) {
+pub(super) fn entries(build: &Build) -> (Vec<Value>, Vec<Value>) {
     let all = build.manifest()["manifests"].as_array().unwrap().clone();
     let is_about = |one: &Value| {
         one["annotations"]["vnd.docker.reference.type"] == json!("attestation-manifest")
@@ -35,12 +35,12 @@ fn entries(build: &Build) -> (Vec<Value>, Vec<Value>) {
     all.into_iter().partition(|one| !is_about(one))
 }
 
-fn document(build: &Build, digest: &Value) -> Value {
+pub(super) fn document(build: &Build, digest: &Value) -> Value {
     serde_json::from_slice(&build.blob(digest.as_str().unwrap())).unwrap()
 }
 
 /// The statement of a kind about the first image.
-fn statement(build: &Build, kind: &str) -> Value {
+pub(super) fn statement(build: &Build, kind: &str) -> Value {
     let (_, about) = entries(build);
     let manifest = document(build, &about[0]["digest"]);
     let layers = manifest["layers"].as_array().unwrap();
@@ -98,11 +98,6 @@ fn provenance_is_beside_the_image(env: &Env) {
         manifest["layers"][0]["mediaType"],
         "application/vnd.in-toto+json"
     );
-    let config = document(&build, &manifest["config"]["digest"]);
-    assert_eq!(
-        config["rootfs"]["diff_ids"],
-        json!([manifest["layers"][0]["digest"]])
-    );
 
     let statement = statement(&build, PROVENANCE);
     assert_eq!(statement["_type"], "https://in-toto.io/Statement/v1");
@@ -125,7 +120,7 @@ fn provenance_is_beside_the_image(env: &Env) {
     assert_eq!(base["digest"]["sha256"].as_str().map(str::len), Some(64));
     let request = &definition["externalParameters"]["request"];
     assert_eq!(request["args"], json!({"build-arg:A": "1", "label:l": "m"}));
-    assert_eq!(request["secrets"], json!([{"id": "s"}]));
+    assert!(request.get("secrets").is_none(), "nobody asked for it");
     let run = &statement["predicate"]["runDetails"];
     assert_eq!(run["builder"]["id"], "urn:here");
     assert!(run["metadata"].get("startedOn").is_none());
@@ -140,7 +135,7 @@ fn the_least_mode_tells_no_arguments(env: &Env) {
     let flags = ["--attest=type=provenance,mode=min", "--build-arg=A=canary"];
     let build = builds.of(&flags, DOCKERFILE, &[("file", "x")]);
     let statement = statement(&build, PROVENANCE).to_string();
-    assert!(!statement.contains("canary") && !statement.contains("buildkit_metadata"));
+    assert!(!statement.contains("canary") && !statement.contains("llbDefinition"));
 }
 
 fn statements_are_the_same_every_time(env: &Env) {
@@ -244,7 +239,7 @@ FROM scratch
 COPY --from=made /out /
 ";
 
-fn statement_of(path: &Path) -> Value {
+pub(super) fn statement_of(path: &Path) -> Value {
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }
 

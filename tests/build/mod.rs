@@ -10,11 +10,13 @@ mod cache_io;
 mod call;
 mod contexts;
 mod copy;
+mod dependencies;
 mod endurance;
 mod epoch;
 mod git;
 mod named;
 mod outputs;
+mod provenance;
 mod rootless;
 mod run;
 mod secrets;
@@ -35,11 +37,13 @@ const MODULES: &[Module] = &[
     ("call", call::tests),
     ("contexts", contexts::tests),
     ("copy", copy::tests),
+    ("dependencies", dependencies::tests),
     ("endurance", endurance::tests),
     ("epoch", epoch::tests),
     ("git", git::tests),
     ("named", named::tests),
     ("outputs", outputs::tests),
+    ("provenance", provenance::tests),
     ("rootless", rootless::tests),
     ("run", run::tests),
     ("secrets", secrets::tests),

@@ -181,7 +181,7 @@ fn layouts_of_several_platforms(env: &Env) {
         let statement: serde_json::Value = serde_json::from_slice(&text).unwrap();
         let base = &statement["predicate"]["buildDefinition"]["resolvedDependencies"][0];
         let uri = base["uri"].as_str().unwrap();
-        assert!(uri.starts_with("pkg:oci/layout@sha256:"), "{uri}");
+        assert!(uri.starts_with("pkg:oci/input?digest=sha256:"), "{uri}");
         assert!(
             uri.ends_with(&format!("platform=linux%2F{architecture}")),
             "{uri}"

@@ -1,320 +1,428 @@
-//! SLSA provenance v1: what an image was built from, and how it was asked for.
+//! SLSA provenance, v1 and v0.2: what an image was built from, and how it was asked for. Pure.
 //!
-//! The fields that SLSA leaves to builders are named as BuildKit names them, so that its readers find them.
+//! Fields, and what stands in them, are BuildKit's (docs/attestations/slsa-definitions.md, `solver/llbsolver/provenance`),
+//! so that its readers find them; docs/attestations.md says where we differ, and why.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use rcrun_image::document::Descriptor;
+use rcrun_image::reference::Reference;
 use serde_json::{Map, Value, json};
 
-use super::{algorithm_of, image_url, public_url, repository_url};
+use super::address::image;
+use super::steps;
+use crate::context::source::Origin;
+use crate::dockerfile::Network;
 use crate::export::time::rfc3339;
-use crate::graph::{Base, Graph};
-use crate::solve::Material;
+use crate::graph::{Base, BaseImage, Graph, Op, RunMount, RunOp};
+use crate::solve::{Kind, Material};
 
-/// What `buildType` says; `docs/attestations.md` describes it.
-pub const BUILD_TYPE: &str = "urn:rcrun:build:v1";
+/// The version of `docker/dockerfile` whose language this is.
+pub const DOCKERFILE: &str = "1.26.0";
+/// What git is shown of servers' secrets, if they are there (BuildKit's names).
+const OF_GIT: [&str; 2] = ["GIT_AUTH_HEADER", "GIT_AUTH_TOKEN"];
+/// The agent that is meant where none is named.
+const AGENT: &str = "default";
+/// The scheme of images in layouts.
+const LAYOUT: &str = "oci-layout://";
 
 /// How much is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// What went in.
     Min,
-    /// Also values of arguments, labels, which secrets and agents, and the Dockerfile.
+    /// Also values of arguments, labels, which secrets and agents, the steps and the Dockerfile.
     Max,
 }
 
-/// Where a context is from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Origin {
-    /// A repository.
-    Commit {
-        /// Its URL.
-        remote: String,
-        /// What was asked for.
-        reference: Option<String>,
-        /// The directory of it.
-        subdir: Option<String>,
-        /// What that is.
-        commit: String,
-    },
-    /// A file of a server.
-    File(String),
+/// Which of SLSA's formats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    /// <https://slsa.dev/spec/v0.2/provenance>
+    V02,
+    /// <https://slsa.dev/spec/v1.1/provenance>
+    V1,
+}
+
+impl Version {
+    /// The type of the predicate.
+    pub fn predicate(self) -> &'static str {
+        match self {
+            Self::V02 => "https://slsa.dev/provenance/v0.2",
+            Self::V1 => "https://slsa.dev/provenance/v1",
+        }
+    }
+
+    /// What the fields mean: BuildKit's definition of them, which is followed here.
+    fn build_type(self) -> &'static str {
+        match self {
+            Self::V02 => "https://mobyproject.org/buildkit@v1",
+            Self::V1 => {
+                "https://github.com/moby/buildkit/blob/master/docs/attestations/slsa-definitions.md"
+            }
+        }
+    }
+}
+
+/// What is only known of this one build. Without it the same build gives the same statement.
+#[derive(Debug, Clone)]
+pub struct Moment {
+    /// Nothing else is called that.
+    pub id: String,
+    /// When it began, seconds since 1970.
+    pub began: i64,
+    /// When it ended.
+    pub ended: i64,
 }
 
 /// What was asked for.
 #[derive(Debug, Clone)]
 pub struct Asked<'a> {
+    /// In which format.
+    pub version: Version,
     /// How much is told.
     pub mode: Mode,
     /// `builder.id`
     pub builder: &'a str,
+    /// Which program builds, and its version.
+    pub program: (&'a str, &'a str),
     /// The user says that it gives the same every time.
     pub reproducible: bool,
     /// The Dockerfile's name and text.
     pub dockerfile: (&'a str, &'a [u8]),
-    /// The context, if it has an address.
-    pub context: Option<&'a Origin>,
-    /// `--target`
-    pub target: Option<&'a str>,
-    /// `--build-arg`
-    pub arguments: &'a BTreeMap<String, String>,
-    /// `--label`
-    pub labels: &'a BTreeMap<String, String>,
-    /// Identifiers of secrets.
-    pub secrets: Vec<&'a str>,
-    /// Identifiers of agents.
-    pub agents: Vec<&'a str>,
+    /// Where the context is from.
+    pub context: &'a Origin,
+    /// What else was needed as a context.
+    pub contexts: Vec<Origin>,
+    /// What came from this machine: `context`, `dockerfile`, and named contexts.
+    pub locals: BTreeSet<String>,
+    /// What a client of BuildKit would send: `target`, `build-arg:NAME`, `label:NAME`, `context:NAME` and others.
+    pub arguments: BTreeMap<String, String>,
+    /// What is known of the repository that a local context lies in.
+    pub repository: BTreeMap<String, String>,
+    /// What images in layouts are called.
+    pub layouts: BTreeMap<String, String>,
     /// The machine's.
     pub platform: String,
-    /// When it began and ended, seconds since 1970, if that is wanted.
-    pub times: Option<(i64, i64)>,
+    /// `--network=none`
+    pub no_network: bool,
+    /// The layers of the image, if it was written.
+    pub layers: &'a [Descriptor],
+    /// If that is wanted.
+    pub moment: Option<Moment>,
+}
+
+/// What both formats say.
+struct Said {
+    materials: Vec<Value>,
+    /// `uri`, `digest` and the Dockerfile's name.
+    source: (Map<String, Value>, Value),
+    request: Value,
+    /// All arguments are told.
+    told: bool,
+    complete: bool,
+    hermetic: bool,
+    steps: Option<Value>,
+    metadata: Map<String, Value>,
 }
 
 /// The predicate.
 pub fn predicate(asked: &Asked<'_>, graph: &Graph, materials: &BTreeSet<Material>) -> Value {
-    let mut all = BTreeSet::new();
-    for stage in graph.stages.iter().filter(|stage| stage.needed) {
-        if let Base::Image(base) = &stage.base {
-            all.insert(base_image(
-                &base.reference,
-                &base.image.manifest.digest,
-                &stage.platform.to_string(),
-            ));
+    let all = dependencies(asked, graph, materials);
+    let (request, told) = request(asked, graph, &all);
+    let complete = asked.locals.is_empty();
+    let (steps, source) = match asked.mode {
+        Mode::Min => (None, None),
+        Mode::Max => {
+            let told = steps::steps(graph, asked);
+            (Some(told.definition), Some((told.locations, told.layers)))
         }
+    };
+    let said = Said {
+        source: (origin(asked.context), json!(asked.dockerfile.0)),
+        request,
+        told,
+        complete,
+        hermetic: complete && !uses_network(graph, asked.no_network),
+        steps,
+        metadata: metadata(asked, source),
+        materials: all.iter().map(dependency).collect(),
+    };
+    match asked.version {
+        Version::V1 => first(asked, said),
+        Version::V02 => second(asked, said),
     }
-    all.extend(materials.iter().cloned());
-    if let Some(Origin::Commit {
-        remote,
-        reference,
-        commit,
-        ..
-    }) = asked.context
-    {
-        all.insert(Material::commit(remote, reference.as_deref(), commit));
-    }
-    let dependencies: Vec<Value> = all
-        .iter()
-        .map(|one| json!({"uri": one.uri, "digest": {one.algorithm.as_str(): one.digest}}))
-        .collect();
-    let mut source = json!({"path": asked.dockerfile.0});
-    match asked.context {
-        Some(Origin::Commit {
-            remote,
-            reference,
-            subdir,
-            commit,
-        }) => {
-            let uri = repository_url(remote, reference.as_deref(), subdir.as_deref());
-            source["uri"] = json!(uri);
-            source["digest"] = json!({algorithm_of(commit): commit});
-        }
-        Some(Origin::File(url)) => source["uri"] = json!(public_url(url)),
-        None => {}
+}
+
+/// SLSA v1.
+fn first(asked: &Asked<'_>, said: Said) -> Value {
+    let (mut source, path) = said.source;
+    source.insert("path".into(), path);
+    let mut internal = json!({
+        "builderPlatform": asked.platform,
+        "dockerfileVersion": DOCKERFILE,
+    });
+    if let Some(steps) = said.steps {
+        internal["buildConfig"] = steps;
     }
     let mut metadata = json!({
-        "buildkit_reproducible": asked.reproducible,
-        "buildkit_completeness": {"request": asked.mode == Mode::Max, "resolvedDependencies": false},
+        "buildkit_metadata": said.metadata,
+        "buildkit_completeness": {"request": said.told, "resolvedDependencies": said.complete},
     });
-    if asked.mode == Mode::Max {
-        let (name, text) = asked.dockerfile;
-        metadata["buildkit_metadata"] = json!({
-            "source": {"infos": [{"filename": name, "language": "Dockerfile", "data": base64(text)}]},
-        });
+    let flags = [
+        ("buildkit_hermetic", said.hermetic),
+        ("buildkit_reproducible", asked.reproducible),
+    ];
+    for (name, _) in flags.into_iter().filter(|(_, is)| *is) {
+        metadata[name] = json!(true);
     }
-    if let Some((began, ended)) = asked.times {
-        metadata["startedOn"] = json!(rfc3339(began));
-        metadata["finishedOn"] = json!(rfc3339(ended));
+    if let Some(moment) = &asked.moment {
+        metadata["invocationId"] = json!(moment.id);
+        metadata["startedOn"] = json!(rfc3339(moment.began));
+        metadata["finishedOn"] = json!(rfc3339(moment.ended));
     }
+    let mut definition = json!({
+        "buildType": asked.version.build_type(),
+        "externalParameters": {"configSource": source, "request": said.request},
+        "internalParameters": internal,
+    });
+    if !said.materials.is_empty() {
+        definition["resolvedDependencies"] = json!(said.materials);
+    }
+    let (program, version) = asked.program;
     json!({
-        "buildDefinition": {
-            "buildType": BUILD_TYPE,
-            "externalParameters": {"configSource": source, "request": request(asked)},
-            "internalParameters": {"builderPlatform": asked.platform},
-            "resolvedDependencies": dependencies,
+        "buildDefinition": definition,
+        "runDetails": {
+            "builder": {"id": asked.builder, "version": {program: version}},
+            "metadata": metadata,
         },
-        "runDetails": {"builder": {"id": asked.builder}, "metadata": metadata},
     })
 }
 
-fn request(asked: &Asked<'_>) -> Value {
-    let mut arguments = Map::new();
-    if let Some(target) = asked.target {
-        arguments.insert("target".into(), json!(target));
+/// SLSA v0.2.
+fn second(asked: &Asked<'_>, said: Said) -> Value {
+    let (mut source, path) = said.source;
+    source.insert("entryPoint".into(), path);
+    let mut metadata = json!({
+        "completeness": {
+            "parameters": said.told, "environment": true, "materials": said.complete,
+        },
+        "reproducible": asked.reproducible,
+        "https://mobyproject.org/buildkit@v1#metadata": said.metadata,
+    });
+    if said.hermetic {
+        metadata["https://mobyproject.org/buildkit@v1#hermetic"] = json!(true);
     }
-    let mut request = json!({"frontend": "dockerfile.v0"});
-    if asked.mode == Mode::Max {
-        for (name, value) in asked.arguments {
-            if is_proxy(name) {
-                continue;
-            }
-            arguments.insert(format!("build-arg:{name}"), json!(without_password(value)));
-        }
-        for (name, value) in asked.labels {
-            arguments.insert(format!("label:{name}"), json!(value));
-        }
-        let ids = |ids: &[&str]| -> Vec<Value> { ids.iter().map(|id| json!({"id": id})).collect() };
-        if !asked.secrets.is_empty() {
-            request["secrets"] = json!(ids(&asked.secrets));
-        }
-        if !asked.agents.is_empty() {
-            request["ssh"] = json!(ids(&asked.agents));
-        }
+    if let Some(moment) = &asked.moment {
+        metadata["buildInvocationID"] = json!(moment.id);
+        metadata["buildStartedOn"] = json!(rfc3339(moment.began));
+        metadata["buildFinishedOn"] = json!(rfc3339(moment.ended));
     }
-    request["args"] = Value::Object(arguments);
-    request
+    let mut predicate = json!({
+        "builder": {"id": asked.builder},
+        "buildType": asked.version.build_type(),
+        "invocation": {
+            "configSource": source,
+            "parameters": said.request,
+            "environment": {"platform": asked.platform, "dockerfileVersion": DOCKERFILE},
+        },
+        "metadata": metadata,
+    });
+    if !said.materials.is_empty() {
+        predicate["materials"] = json!(said.materials);
+    }
+    if let Some(steps) = said.steps {
+        predicate["buildConfig"] = steps;
+    }
+    predicate
 }
 
-/// Addresses of proxies, with passwords perhaps, are of the place and not of the build.
-fn is_proxy(name: &str) -> bool {
-    let name = name.to_ascii_lowercase();
-    matches!(
-        name.as_str(),
-        "http_proxy" | "https_proxy" | "ftp_proxy" | "no_proxy" | "all_proxy"
-    )
-}
-
-/// A value that is a URL has no user and password.
-fn without_password(value: &str) -> String {
-    let Some((scheme, rest)) = value.split_once("://") else {
-        return value.to_owned();
-    };
-    let host = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    match rest[..host].rfind('@') {
-        Some(at) => format!("{scheme}://{}", &rest[at + 1..]),
-        None => value.to_owned(),
+fn metadata(asked: &Asked<'_>, source: Option<(Value, Value)>) -> Map<String, Value> {
+    let mut metadata = Map::new();
+    if !asked.repository.is_empty() {
+        metadata.insert("vcs".into(), json!(asked.repository));
     }
-}
-
-fn base_image(reference: &str, digest: &crate::Digest, platform: &str) -> Material {
-    if let Some(layout) = reference.strip_prefix("oci-layout://") {
-        // What it is called, and not where it lies on this machine.
-        let name = layout.trim_end_matches('/').rsplit('/').next();
-        let name = name.and_then(|name| name.split(':').next());
-        let name = super::escaped(name.unwrap_or_default());
-        let (version, platform) = (
-            super::escaped(&digest.to_string()),
-            super::escaped(platform),
+    if let Some((locations, layers)) = source {
+        let (name, text) = asked.dockerfile;
+        let file = json!({"filename": name, "language": "Dockerfile", "data": crate::base64(text)});
+        metadata.insert(
+            "source".into(),
+            json!({"locations": locations, "infos": [file]}),
         );
-        let uri = format!("pkg:oci/{name}@{version}?platform={platform}");
-        return Material::new(&uri, digest);
-    }
-    let uri = match reference.parse::<rcrun_image::reference::Reference>() {
-        Ok(name) => image_url(&name.familiar_name(), name.tag(), name.digest(), platform),
-        Err(_) => image_url(reference, None, None, platform),
-    };
-    Material::new(&uri, digest)
-}
-
-fn base64(bytes: &[u8]) -> String {
-    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for some in bytes.chunks(3) {
-        let byte = |index: usize| u32::from(some.get(index).copied().unwrap_or_default());
-        let all = byte(0) << 16 | byte(1) << 8 | byte(2);
-        for index in 0..4 {
-            let letter = LETTERS[(all >> (18 - 6 * index) & 63) as usize];
-            text.push(if index > some.len() {
-                '='
-            } else {
-                char::from(letter)
-            });
+        if layers.as_object().is_some_and(|layers| !layers.is_empty()) {
+            metadata.insert("layers".into(), layers);
         }
     }
-    text
+    metadata
+}
+
+fn origin(context: &Origin) -> Map<String, Value> {
+    let mut source = Map::new();
+    if let (Some(uri), Some(material)) = (context.uri(), context.material()) {
+        source.insert("uri".into(), json!(uri));
+        source.insert(
+            "digest".into(),
+            json!({material.algorithm: material.digest}),
+        );
+    }
+    source
+}
+
+fn dependency(one: &Material) -> Value {
+    json!({"uri": one.uri, "digest": {one.algorithm.as_str(): one.digest}})
+}
+
+/// Images by their names, repositories and files, in this order.
+fn dependencies(asked: &Asked<'_>, graph: &Graph, materials: &BTreeSet<Material>) -> Vec<Material> {
+    let needed = graph.stages.iter().filter(|stage| stage.needed);
+    let bases: Vec<(&BaseImage, String)> = needed
+        .filter_map(|stage| match &stage.base {
+            Base::Image(base) => Some((&**base, stage.platform.to_string())),
+            _ => None,
+        })
+        .collect();
+    let mut images = BTreeMap::new();
+    for (base, platform) in &bases {
+        // One image by its tag and by its digest is one.
+        let pinned = |name: &Reference| name.digest().is_some();
+        let same = |(other, of): &(&BaseImage, String)| {
+            let tags = (tag_of(&base.reference), tag_of(&other.reference));
+            of == platform
+                && other.target == base.target
+                && matches!(tags, (Some(one), Some(other)) if one == other)
+                && other
+                    .reference
+                    .parse()
+                    .is_ok_and(|name: Reference| !pinned(&name))
+        };
+        let name = base.reference.parse::<Reference>();
+        if !name.is_ok_and(|name| pinned(&name)) || !bases.iter().any(same) {
+            let material = base_image(base, platform, &asked.layouts);
+            images.insert((&base.reference, platform), material);
+        }
+    }
+    let mut others = materials.clone();
+    others.extend(asked.context.material());
+    others.extend(asked.contexts.iter().filter_map(Origin::material));
+    images.into_values().chain(others).collect()
+}
+
+/// Name and tag, which is `latest` where there is none.
+fn tag_of(reference: &str) -> Option<(String, String)> {
+    let name: Reference = reference.parse().ok()?;
+    Some((
+        name.familiar_name(),
+        name.tag().unwrap_or("latest").to_owned(),
+    ))
+}
+
+fn base_image(base: &BaseImage, platform: &str, layouts: &BTreeMap<String, String>) -> Material {
+    let target = &base.target;
+    let uri = if base.reference.starts_with(LAYOUT) {
+        // What the build calls it, and not where it lies on this machine.
+        let name = layouts.get(&base.reference).map_or("", String::as_str);
+        image("oci", name, None, Some(target), platform)
+    } else {
+        match base.reference.parse::<Reference>() {
+            Ok(name) => image(
+                "docker",
+                &name.familiar_name(),
+                name.tag(),
+                name.digest(),
+                platform,
+            ),
+            Err(_) => image("docker", &base.reference, None, None, platform),
+        }
+    };
+    Material::image(uri, target)
+}
+
+/// What was asked for, and whether all of it is told.
+fn request(asked: &Asked<'_>, graph: &Graph, materials: &[Material]) -> (Value, bool) {
+    let all = asked.mode == Mode::Max;
+    let secret = |name: &String| name.starts_with("build-arg:") || name.starts_with("label:");
+    let told = all || !asked.arguments.keys().any(secret);
+    let mut request = json!({"frontend": "dockerfile.v0"});
+    let arguments: BTreeMap<_, _> = asked
+        .arguments
+        .iter()
+        .filter(|(name, _)| all || !secret(name))
+        .collect();
+    if !arguments.is_empty() {
+        request["args"] = json!(arguments);
+    }
+    if all {
+        let (secrets, agents) = entrusted(graph, materials);
+        for (name, list) in [("secrets", secrets), ("ssh", agents)] {
+            if !list.is_empty() {
+                request[name] = list.into_iter().map(access).collect();
+            }
+        }
+    }
+    if !asked.locals.is_empty() {
+        let locals = asked.locals.iter().map(|name| json!({"name": name}));
+        request["locals"] = locals.collect();
+    }
+    (request, told)
+}
+
+/// Something that steps may use, and whether they can do without.
+fn access((id, optional): (String, bool)) -> Value {
+    match optional {
+        true => json!({"id": id, "optional": true}),
+        false => json!({"id": id}),
+    }
+}
+
+type Accesses = BTreeMap<String, bool>;
+
+/// Secrets and agents that steps ask for, whether they were given or not.
+fn entrusted(graph: &Graph, materials: &[Material]) -> (Accesses, Accesses) {
+    let (mut secrets, mut agents) = (BTreeMap::new(), BTreeMap::new());
+    let add = |all: &mut Accesses, id: &str, optional: bool| {
+        let known = all.entry(id.to_owned()).or_insert(true);
+        *known &= optional;
+    };
+    for mount in runs(graph).flat_map(|run| &run.mounts) {
+        match mount {
+            RunMount::Secret { id, required, .. } => add(&mut secrets, id, !required),
+            RunMount::Ssh { id, required, .. } => {
+                let id = match id.as_str() {
+                    "" => AGENT,
+                    id => id,
+                };
+                add(&mut agents, id, !required);
+            }
+            _ => {}
+        }
+    }
+    for commit in materials.iter().filter(|one| one.kind == Kind::Commit) {
+        match commit.uri.split_once("://") {
+            Some(("http" | "https", _)) => OF_GIT.map(|id| add(&mut secrets, id, true)),
+            Some(("ssh", _)) | None => [(); 2].map(|()| add(&mut agents, AGENT, true)),
+            Some(_) => continue,
+        };
+    }
+    (secrets, agents)
+}
+
+fn runs(graph: &Graph) -> impl Iterator<Item = &RunOp> {
+    let needed = graph.stages.iter().filter(|stage| stage.needed);
+    let steps = needed.flat_map(|stage| &stage.steps);
+    steps.filter_map(|step| match &step.op {
+        Op::Run(run) => Some(&**run),
+        _ => None,
+    })
+}
+
+/// Whether a step could reach others.
+fn uses_network(graph: &Graph, no_network: bool) -> bool {
+    runs(graph).any(|run| match run.network {
+        Network::None => false,
+        Network::Default => !no_network,
+        Network::Host => true,
+    })
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn base64_as_rfc_4648_has_it() {
-        for (text, expected) in [
-            ("", ""),
-            ("f", "Zg=="),
-            ("fo", "Zm8="),
-            ("foo", "Zm9v"),
-            ("foobar", "Zm9vYmFy"),
-            ("\u{ff}\u{3f}", "w78/"),
-        ] {
-            assert_eq!(base64(text.as_bytes()), expected);
-        }
-    }
-
-    #[test]
-    fn what_is_told_depends_on_the_mode() {
-        let arguments: BTreeMap<String, String> = [
-            ("A", "1"),
-            ("HTTP_PROXY", "http://u:canary@p"),
-            ("URL", "https://u:canary@a.b/c?d"),
-        ]
-        .map(|(a, b)| (a.to_owned(), b.to_owned()))
-        .into();
-        let labels = [("l".to_owned(), "m".to_owned())].into();
-        let graph = Graph {
-            stages: Vec::new(),
-            target: 0,
-            epoch: None,
-        };
-        let materials = [Material::new("https://a.b/f", &crate::Digest::of(b"f"))].into();
-        let origin = Origin::Commit {
-            remote: "https://u:canary@a.b/c.git".into(),
-            reference: Some("main".into()),
-            subdir: Some("d".into()),
-            commit: "abc".into(),
-        };
-        let asked = |mode| Asked {
-            mode,
-            builder: "me",
-            reproducible: false,
-            dockerfile: ("Dockerfile", b"FROM scratch"),
-            context: Some(&origin),
-            target: Some("t"),
-            arguments: &arguments,
-            labels: &labels,
-            secrets: vec!["s"],
-            agents: vec!["default"],
-            platform: "linux/amd64".into(),
-            times: (mode == Mode::Max).then_some((0, 60)),
-        };
-        let least = predicate(&asked(Mode::Min), &graph, &materials);
-        let most = predicate(&asked(Mode::Max), &graph, &materials);
-        for one in [&least, &most] {
-            assert!(!one.to_string().contains("canary"), "{one}");
-            let definition = &one["buildDefinition"];
-            assert_eq!(
-                definition["resolvedDependencies"],
-                json!([
-                    {"uri": "https://a.b/c.git#main", "digest": {"sha1": "abc"}},
-                    {"uri": "https://a.b/f", "digest": {"sha256": crate::Digest::of(b"f").hex()}},
-                ])
-            );
-            assert_eq!(
-                definition["externalParameters"]["configSource"],
-                json!({"path": "Dockerfile", "uri": "https://a.b/c.git#main:d", "digest": {"sha1": "abc"}})
-            );
-        }
-        let request = |one: &Value| one["buildDefinition"]["externalParameters"]["request"].clone();
-        assert_eq!(
-            request(&least),
-            json!({"frontend": "dockerfile.v0", "args": {"target": "t"}})
-        );
-        assert_eq!(
-            request(&most),
-            json!({
-                "frontend": "dockerfile.v0", "secrets": [{"id": "s"}], "ssh": [{"id": "default"}],
-                "args": {
-                    "target": "t", "build-arg:A": "1", "build-arg:URL": "https://a.b/c?d",
-                    "label:l": "m",
-                },
-            })
-        );
-        let metadata = &most["runDetails"]["metadata"];
-        assert_eq!(metadata["finishedOn"], "1970-01-01T00:01:00Z");
-        assert_eq!(
-            metadata["buildkit_metadata"]["source"]["infos"][0]["data"],
-            base64(b"FROM scratch")
-        );
-        assert!(least["runDetails"]["metadata"].get("startedOn").is_none());
-    }
-}
+mod tests;

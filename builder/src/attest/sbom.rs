@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::escaped;
+use super::address::escaped;
 use crate::Digest;
 use crate::export::time::rfc3339;
 

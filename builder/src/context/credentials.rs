@@ -50,7 +50,7 @@ impl Credentials {
         let get = |name: String| self.0.get(&name);
         let basic = |token: &Secret| {
             let pair = format!("x-access-token:{}", token.expose());
-            Secret::new(format!("basic {}", super::git::base64(pair.as_bytes())))
+            Secret::new(format!("basic {}", crate::base64(pair.as_bytes())))
         };
         let own = get(format!("{GIT_HEADER}.{host}"))
             .cloned()
@@ -104,14 +104,8 @@ mod tests {
     #[test]
     fn each_server_gets_its_own() {
         let all = credentials();
-        let any = format!(
-            "basic {}",
-            crate::context::git::base64(b"x-access-token:any")
-        );
-        let own = format!(
-            "basic {}",
-            crate::context::git::base64(b"x-access-token:own")
-        );
+        let any = format!("basic {}", crate::base64(b"x-access-token:any"));
+        let own = format!("basic {}", crate::base64(b"x-access-token:own"));
         for (remote, expected) in [
             ("https://a/x.git", Some(any.as_str())),
             ("http://a/x.git", None),

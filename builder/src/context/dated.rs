@@ -14,6 +14,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 
 use super::copy::{detect_archive, open_archive, rewind};
 use super::{git, http};
+use crate::attest::address::redacted;
 use crate::{Context, Digest, Error, Result};
 
 /// What tells the time of a source. Asked late: few builds want to know.
@@ -65,7 +66,7 @@ impl Dated {
         settings: &git::Settings,
         scratch: &Path,
     ) -> Result<Self> {
-        let invalid = || Error::invalid(format!("{url} is no git repository"));
+        let invalid = || Error::invalid(format!("{} is no git repository", redacted(url)));
         let mut address = git::parse(url)?.ok_or_else(invalid)?;
         if let Some(checksum) = checksum {
             address.checksum = Some(checksum.to_owned());
@@ -97,13 +98,16 @@ impl Dated {
             checksum: checksum.as_ref(),
             etag: None,
             credentials: &settings.credentials,
+            typed: false,
         };
         match http::fetch(&http::client(&settings.notice), &request, directory.as_fd())? {
             http::Fetched::New(download) => Ok(Self::File {
                 modified: download.modified,
                 file: Arc::new(super::view::read(directory.as_fd(), b"file")?),
             }),
-            http::Fetched::Unchanged => Err(Error::invalid(format!("cannot fetch {url}"))),
+            http::Fetched::Unchanged => {
+                Err(Error::invalid(format!("cannot fetch {}", redacted(url))))
+            }
         }
     }
 }

@@ -16,7 +16,9 @@ use rcrun_overlay::digest::{Algorithm, Hasher};
 use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps};
 
 use super::credentials::Credentials;
+use super::git::Secret;
 use super::tree::{Owners, Tree};
+use crate::attest::address::redacted;
 use crate::{Context, Digest, Error, ErrorKind, Result};
 
 /// Largest file.
@@ -37,6 +39,9 @@ pub struct Request<'a> {
     pub etag: Option<&'a str>,
     /// What the server is shown, if there is something for it.
     pub credentials: &'a Credentials,
+    /// User and password of the URL are shown to it, too, and not refused: whoever wrote them typed them. In a
+    /// Dockerfile they would be there for everybody.
+    pub typed: bool,
 }
 
 /// A file that was fetched.
@@ -90,23 +95,45 @@ pub fn name_of(url: &str) -> String {
     }
 }
 
+/// A URL without user and password, and these as a header.
+fn without_user(url: &str) -> (String, Option<Secret>) {
+    let plain = || (url.to_owned(), None);
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return plain();
+    };
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let Some(at) = rest[..end].rfind('@') else {
+        return plain();
+    };
+    let bare = format!("{scheme}://{}", &rest[at + 1..]);
+    let (user, password) = rest[..at].split_once(':').unwrap_or((&rest[..at], ""));
+    let decoded = super::git::percent_decoded;
+    let pair = format!("{}:{}", decoded(user), decoded(password));
+    let header = format!("Basic {}", crate::base64(pair.as_bytes()));
+    (bare, Some(Secret::new(header)))
+}
+
 /// Fetches a file into a scratch directory.
 pub fn fetch(web: &Web, request: &Request<'_>, directory: BorrowedFd<'_>) -> Result<Fetched> {
     let name = request
         .name
         .map_or_else(|| name_of(request.url), str::to_owned);
     if name == ".." || name.contains(['/', '\0']) || name.len() > 255 {
-        let message = format!("refuse {:?}: it names no file", request.url);
+        let message = format!("refuse {:?}: it names no file", redacted(request.url));
         return Err(Error::invalid(message));
     }
     let bare = request.url.split('#').next().unwrap_or_default();
-    let url = Url::parse(bare)?;
+    let (bare, own) = match request.typed {
+        true => without_user(bare),
+        false => (bare.to_owned(), None),
+    };
+    let url = Url::parse(&bare)?;
     let context = || format!("cannot fetch {url}");
     let mut headers = Vec::new();
     if let Some(etag) = request.etag {
         headers.push((Header::from_static("if-none-match"), etag.to_owned()));
     }
-    if let Some(value) = request.credentials.http(bare) {
+    if let Some(value) = request.credentials.http(&bare).or(own) {
         // Not shown to whom the server passes us on.
         headers.push((
             Header::from_static("authorization"),
@@ -249,6 +276,7 @@ mod tests {
             checksum,
             etag: None,
             credentials: &Credentials::default(),
+            typed: true,
         };
         let fetched = fetch(&client(&Notice::default()), &request, fd.as_fd());
         (directory, fetched)
@@ -301,6 +329,7 @@ mod tests {
             checksum: None,
             etag: Some("\"v1\""),
             credentials: &Credentials::default(),
+            typed: true,
         };
         let fetched = fetch(&client(&Notice::default()), &request, fd.as_fd()).unwrap();
         assert!(matches!(fetched, Fetched::Unchanged));
@@ -367,6 +396,7 @@ mod tests {
                 checksum: None,
                 etag: None,
                 credentials: &credentials,
+                typed: true,
             };
             fetch(&client(&Notice::default()), &request, fd.as_fd()).unwrap();
         }
@@ -379,6 +409,48 @@ mod tests {
                 .count(),
             3
         );
+    }
+
+    #[test]
+    fn e10_users_of_addresses_are_told_their_server_only() {
+        let other = Server::new(vec![("/g", 200, "", b"x".to_vec())]);
+        let place = format!("Location: {}\r\n", other.url("/g"));
+        let server = Server::new(vec![
+            ("/f", 200, "", b"x".to_vec()),
+            ("/g", 302, Box::leak(place.into_boxed_str()), Vec::new()),
+            ("/gone", 404, "", Vec::new()),
+        ]);
+        let get = |path: &str| {
+            let directory = tempfile::tempdir().unwrap();
+            let fd = OwnedFd::from(std::fs::File::open(directory.path()).unwrap());
+            let url = server.url(path).replace("http://", "http://u%40:canary@");
+            let request = Request {
+                url: &url,
+                name: None,
+                checksum: None,
+                etag: None,
+                credentials: &Credentials::default(),
+                typed: true,
+            };
+            fetch(&client(&Notice::default()), &request, fd.as_fd())
+        };
+        get("/f").unwrap();
+        let header = format!("authorization: basic {}", crate::base64(b"u@:canary"));
+        let seen = server.seen();
+        assert!(
+            seen.contains(&header.to_lowercase()) || seen.contains(&header),
+            "{seen}"
+        );
+        get("/g").unwrap();
+        assert!(!other.seen().contains("authorization"), "{}", other.seen());
+        let error = get("/gone").unwrap_err().chain().to_string();
+        assert!(!error.contains("canary"), "{error}");
+        for (url, bare) in [
+            ("http://a.b/c@d", "http://a.b/c@d"),
+            ("http://a.b?c@d", "http://a.b?c@d"),
+        ] {
+            assert_eq!(without_user(url).0, bare);
+        }
     }
 
     #[test]

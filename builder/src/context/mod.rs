@@ -13,6 +13,7 @@ pub mod http;
 pub mod ignore;
 pub mod listing;
 mod open;
+mod origin;
 pub mod pattern;
 pub mod source;
 #[cfg(test)]
@@ -20,3 +21,4 @@ mod testing;
 pub mod tree;
 mod view;
 mod wildcard;
+pub mod work_tree;

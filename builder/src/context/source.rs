@@ -20,8 +20,10 @@ use super::dated::Dated;
 use super::git;
 use super::http;
 use super::ignore::{FILE_BYTES, Ignore};
+pub use super::origin::Origin;
 use super::tree::{Owners, Tree};
 use super::view::{Found, View};
+use crate::attest::address::redacted;
 use crate::{Context as _, Error, ErrorKind, Result};
 
 /// Largest Dockerfile.
@@ -72,10 +74,21 @@ pub struct Context {
     pub tree: Tree,
     /// The Dockerfile.
     pub dockerfile: Dockerfile,
-    /// The commit, if it is from git.
-    pub commit: Option<String>,
+    /// Where it is from.
+    pub origin: Origin,
     /// What tells its time.
     pub dated: Dated,
+}
+
+/// A named context, ready to be copied from.
+#[derive(Debug, Clone)]
+pub struct Opened {
+    /// Its files.
+    pub tree: Tree,
+    /// What tells its time.
+    pub dated: Dated,
+    /// Where it is from.
+    pub origin: Origin,
 }
 
 /// A Dockerfile's text.
@@ -85,6 +98,8 @@ pub struct Dockerfile {
     pub name: String,
     /// Its bytes.
     pub text: Vec<u8>,
+    /// It is a file of the context, so whoever has that has it.
+    pub of_context: bool,
 }
 
 /// What is needed to open a context.
@@ -123,16 +138,18 @@ pub fn open(arguments: &Arguments<'_>, input: &mut dyn Read) -> Result<Context> 
             Ok(Context {
                 tree,
                 dockerfile,
-                commit: Some(resolved.commit.clone()),
+                origin: Origin::commit(address, &resolved.commit),
                 dated: commit(address, resolved.commit, path),
             })
         }
         Location::Http(url) => {
-            let (tree, spooled, modified) = scratch.download(url, "context")?;
-            let context = scratch.stream(&spooled, file, url, &tree)?;
-            let file = Arc::new(spooled);
-            let dated = Dated::File { modified, file };
-            Ok(Context { dated, ..context })
+            let came = scratch.download(url, "context")?;
+            let context = scratch.stream(&came.file, file, &redacted(url), &came.tree)?;
+            Ok(Context {
+                origin: Origin::file(url, &came.digest),
+                dated: came.dated(),
+                ..context
+            })
         }
     }
 }
@@ -146,30 +163,40 @@ fn commit(address: &git::Address, commit: String, scratch: PathBuf) -> Dated {
 }
 
 /// Opens a named context: a directory with the `.dockerignore` at its root, a git repository, or a
-/// file, which is then called `context`. What tells its time comes with it.
+/// file, which is then called `context`.
 pub fn open_named(
     name: &str,
     location: &Location,
     git: &git::Settings,
     scratch: &Path,
-) -> Result<(Tree, Dated)> {
+) -> Result<Opened> {
     let scratch = Scratch::new(scratch, git)?;
     match location {
         Location::Directory(path) => {
             let tree = Tree::open(path, &format!("context {name:?}"))?;
-            let tree = with_ignore(tree, &[path.join(".dockerignore")])?;
-            Ok((tree, Dated::No))
+            Ok(Opened {
+                tree: with_ignore(tree, &[path.join(".dockerignore")])?,
+                dated: Dated::No,
+                origin: Origin::Local,
+            })
         }
         Location::Git(address) => {
             let resolved = git::resolve(address, git)?;
             let path = scratch.make("git")?;
             let tree = git::checkout(address, &resolved, git, &path)?;
-            Ok((tree, commit(address, resolved.commit, path)))
+            Ok(Opened {
+                tree,
+                origin: Origin::commit(address, &resolved.commit),
+                dated: commit(address, resolved.commit, path),
+            })
         }
         Location::Http(url) => {
-            let (tree, file, modified) = scratch.download(url, "context")?;
-            let file = Arc::new(file);
-            Ok((tree, Dated::File { modified, file }))
+            let came = scratch.download(url, "context")?;
+            Ok(Opened {
+                tree: came.tree.clone(),
+                origin: Origin::file(url, &came.digest),
+                dated: came.dated(),
+            })
         }
         Location::Input => Err(Error::invalid(format!(
             "cannot read context {name:?} from standard input"
@@ -198,16 +225,17 @@ fn directory(
             let mut own = found.clone().into_os_string();
             own.push(".dockerignore");
             ignores.insert(0, own.into());
-            let name = found.display().to_string();
-            Dockerfile { name, text }
+            Dockerfile {
+                name: found.display().to_string(),
+                text,
+                of_context: false,
+            }
         }
     };
-    let tree = with_ignore(tree, &ignores)?;
-    let commit = None;
     Ok(Context {
-        tree,
+        tree: with_ignore(tree, &ignores)?,
         dockerfile,
-        commit,
+        origin: Origin::Local,
         dated: Dated::No,
     })
 }
@@ -255,6 +283,7 @@ fn from_input(input: &mut dyn Read) -> Result<Dockerfile> {
     Ok(Dockerfile {
         name: "Dockerfile".to_owned(),
         text: text.context(|| "cannot read the Dockerfile from standard input")?,
+        of_context: false,
     })
 }
 
@@ -272,6 +301,25 @@ fn with_ignore(tree: Tree, paths: &[PathBuf]) -> Result<Tree> {
         });
     }
     Ok(tree)
+}
+
+/// A file that came by HTTP.
+struct Came {
+    /// The file, called as it was asked for.
+    tree: Tree,
+    file: Arc<OwnedFd>,
+    digest: crate::Digest,
+    /// When the server says that it was changed.
+    modified: Option<u64>,
+}
+
+impl Came {
+    fn dated(&self) -> Dated {
+        Dated::File {
+            modified: self.modified,
+            file: Arc::clone(&self.file),
+        }
+    }
 }
 
 /// The caller's directory.
@@ -330,8 +378,8 @@ impl<'a> Scratch<'a> {
         Ok(file.into())
     }
 
-    /// A file by HTTP, alone in a directory, and when the server says that it was changed.
-    fn download(&self, url: &str, name: &str) -> Result<(Tree, OwnedFd, Option<u64>)> {
+    /// A file by HTTP, alone in a directory.
+    fn download(&self, url: &str, name: &str) -> Result<Came> {
         let directory = self.make_fd("http")?;
         let request = http::Request {
             url,
@@ -339,22 +387,34 @@ impl<'a> Scratch<'a> {
             checksum: None,
             etag: None,
             credentials: self.credentials,
+            typed: true,
         };
         match http::fetch(&http::client(self.notice), &request, directory.as_fd())? {
             http::Fetched::New(download) => {
                 let file = super::view::read(directory.as_fd(), name.as_bytes())?;
-                Ok((download.tree, file, download.modified))
+                Ok(Came {
+                    tree: download.tree,
+                    file: Arc::new(file),
+                    digest: download.digest,
+                    modified: download.modified,
+                })
             }
-            http::Fetched::Unchanged => Err(Error::invalid(format!("cannot fetch {url}"))),
+            http::Fetched::Unchanged => {
+                Err(Error::invalid(format!("cannot fetch {}", redacted(url))))
+            }
         }
     }
 
     fn dockerfile_at(&self, url: &str) -> Result<Dockerfile> {
-        let (_, file, _) = self.download(url, DEFAULT)?;
-        let text = limited(&mut std::fs::File::from(file), DOCKERFILE_BYTES);
-        let text = text.context(|| format!("cannot read the Dockerfile at {url}"))?;
-        let name = url.to_owned();
-        Ok(Dockerfile { name, text })
+        let shown = redacted(url);
+        let context = || format!("cannot read the Dockerfile at {shown}");
+        let came = self.download(url, DEFAULT)?;
+        let mut file = std::fs::File::from(rustix::io::dup(&*came.file).context(context)?);
+        Ok(Dockerfile {
+            name: shown.clone(),
+            text: limited(&mut file, DOCKERFILE_BYTES).context(context)?,
+            of_context: false,
+        })
     }
 
     /// What came as one file: an archive with the context, or a Dockerfile, whose context is
@@ -378,11 +438,14 @@ impl<'a> Scratch<'a> {
             }
             let mut source = std::fs::File::from(rustix::io::dup(file)?);
             let text = limited(&mut source, DOCKERFILE_BYTES).context(context)?;
-            let name = DEFAULT.to_owned();
             return Ok(Context {
                 tree: otherwise.clone(),
-                dockerfile: Dockerfile { name, text },
-                commit: None,
+                dockerfile: Dockerfile {
+                    name: DEFAULT.to_owned(),
+                    text,
+                    of_context: true,
+                },
+                origin: Origin::Local,
                 dated: Dated::No,
             });
         };
@@ -393,11 +456,10 @@ impl<'a> Scratch<'a> {
         drop(stream);
         let tree = Tree::new(root, Owners::Kept, "the build context");
         let dockerfile = self.dockerfile(&tree, name, &mut std::io::empty())?;
-        let commit = None;
         Ok(Context {
             tree,
             dockerfile,
-            commit,
+            origin: Origin::Local,
             dated: Dated::No,
         })
     }
@@ -429,7 +491,11 @@ impl<'a> Scratch<'a> {
                     let file = view.read(&path)?;
                     let text = limited(&mut std::fs::File::from(file), DOCKERFILE_BYTES);
                     let text = text.context(|| format!("cannot read the Dockerfile {name:?}"))?;
-                    return Ok(Dockerfile { name, text });
+                    return Ok(Dockerfile {
+                        name,
+                        text,
+                        of_context: true,
+                    });
                 }
                 Found::Directory(..) => {
                     let message = format!("cannot read the Dockerfile {name:?}: it is a directory");

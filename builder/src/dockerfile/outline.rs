@@ -144,7 +144,7 @@ pub fn targets(dockerfile: &Dockerfile, text: &[u8]) -> Targets {
     };
     Targets {
         targets: dockerfile.stages.iter().map(target).collect(),
-        sources: vec![base64(text)],
+        sources: vec![crate::base64(text)],
     }
 }
 
@@ -362,49 +362,15 @@ impl Draft<'_> {
             args: args.collect(),
             secrets: accesses(secrets),
             ssh: accesses(ssh),
-            sources: vec![base64(text)],
+            sources: vec![crate::base64(text)],
         }
     }
-}
-
-/// Bytes as JSON of Go has them.
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for three in bytes.chunks(3) {
-        let byte = |at: usize| u32::from(three.get(at).copied().unwrap_or(0));
-        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
-        for at in 0..4 {
-            let digit = DIGITS[(bits >> (18 - 6 * at)) as usize & 63];
-            out.push(if at <= three.len() {
-                char::from(digit)
-            } else {
-                '='
-            });
-        }
-    }
-    out
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::parse;
     use super::*;
-
-    #[test]
-    fn base64_table() {
-        for (bytes, text) in [
-            ("", ""),
-            ("f", "Zg=="),
-            ("fo", "Zm8="),
-            ("foo", "Zm9v"),
-            ("foob", "Zm9vYg=="),
-            ("fooba", "Zm9vYmE="),
-        ] {
-            assert_eq!(base64(bytes.as_bytes()), text);
-        }
-        assert_eq!(base64(&[0xfb, 0xff]), "+/8=");
-    }
 
     #[test]
     fn stages_are_targets() {

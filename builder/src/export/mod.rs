@@ -104,6 +104,8 @@ pub struct Written {
     pub manifest: Descriptor,
     /// The digest of its configuration.
     pub config: Digest,
+    /// Its layers, lowest first.
+    pub layers: Vec<Descriptor>,
 }
 
 /// What became of a layer as an archive, compressed.
@@ -220,6 +222,7 @@ fn documents(
             artifact_type: None,
         },
         config: id,
+        layers: layers.to_vec(),
     })
 }
 
@@ -234,7 +237,7 @@ fn base_layers(graph: &Graph, options: &Options<'_>) -> Result<Vec<Descriptor>> 
                 return Ok(layers.map(|layer| retyped(layer, options.docker)).collect());
             }
             Base::Scratch => return Ok(Vec::new()),
-            Base::Tree(_) => return Ok(Vec::new()),
+            Base::Tree(..) => return Ok(Vec::new()),
             Base::Unknown(name) => {
                 return Err(Error::new(
                     ErrorKind::Internal,

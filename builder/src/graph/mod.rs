@@ -26,10 +26,10 @@ pub use epoch::{Epoch, SOURCE_DATE_EPOCH, epoch, settle};
 pub use order::reachable;
 pub use run::{RunMount, RunOp, SCRIPTS, Source};
 
-use crate::Error;
 use crate::context::tree::Tree;
 use crate::dockerfile::{Diagnostic, Span};
 use crate::image::Draft;
+use crate::{Digest, Error};
 
 /// What is wrong, and where in the Dockerfile.
 #[derive(Debug)]
@@ -82,6 +82,8 @@ impl<T> At<T> for crate::Result<T> {
 pub struct BaseImage {
     /// What it is called, in full.
     pub reference: String,
+    /// What that name stands for: an index, or the image's manifest.
+    pub target: Digest,
     /// What it is.
     pub image: Image,
 }
@@ -94,16 +96,16 @@ pub trait Bases: Sync {
 
 /// Files that are fetched once somebody needs them.
 #[derive(Clone)]
-pub struct Files(Arc<dyn Fn() -> crate::Result<Tree> + Send + Sync>);
+pub struct Files(Arc<dyn Fn() -> crate::Result<(Tree, String)> + Send + Sync>);
 
 impl Files {
-    /// From this.
-    pub fn new(open: impl Fn() -> crate::Result<Tree> + Send + Sync + 'static) -> Self {
+    /// From this, which also says what they are called: `local://NAME`, or an address.
+    pub fn new(open: impl Fn() -> crate::Result<(Tree, String)> + Send + Sync + 'static) -> Self {
         Self(Arc::new(open))
     }
 
     /// Fetches them.
-    pub fn open(&self) -> crate::Result<Tree> {
+    pub fn open(&self) -> crate::Result<(Tree, String)> {
         (self.0)()
     }
 }
@@ -190,8 +192,8 @@ pub enum Base {
     Image(Arc<BaseImage>),
     /// Another stage.
     Stage(usize),
-    /// Files of a named context.
-    Tree(Tree),
+    /// Files of a named context, and what that is called: `local://NAME`, or an address.
+    Tree(Tree, String),
     /// Nobody needs the stage, so nobody asked.
     Unknown(String),
 }

@@ -476,10 +476,10 @@ impl<'a> Planner<'a> {
         let instead = part.instead.as_ref().or_else(|| self.named_context(part));
         let base = match instead {
             Some(Named::Tree(files)) => {
-                let tree = files.open().at(part.span)?;
+                let (tree, source) = files.open().at(part.span)?;
                 let mut image = Draft::empty(&platform);
                 image.record(&format!("FROM {}", part.base), true, true);
-                return Ok((Base::Tree(tree), platform.clone(), image, None));
+                return Ok((Base::Tree(tree, source), platform.clone(), image, None));
             }
             Some(Named::Stage(name)) => {
                 let found = self.by_name.get(&name.to_lowercase());

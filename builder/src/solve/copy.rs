@@ -12,6 +12,7 @@ use rustix::fs::{Mode, OFlags};
 use super::access::{accounts_of, owner};
 use super::key::Key;
 use super::{Material, Prepared, Solved, Solver, below};
+use crate::attest::address::redacted;
 use crate::cache::Entry;
 use crate::context::copy::{
     Chmod, Options, Owner, Request, Selection, Source, Times, Unpack, select,
@@ -135,7 +136,7 @@ impl Solver<'_> {
                     let directory = self.scratch()?;
                     let source = self.fetch(url, op.checksum.as_deref(), &directory.0)?;
                     if let Source::Download(download) = &source {
-                        self.used(Material::new(url, &download.digest));
+                        self.used(Material::file(url, &download.digest));
                     }
                     scratch.push(directory);
                     source
@@ -322,12 +323,14 @@ impl Solver<'_> {
             checksum: checksum.as_ref(),
             etag: None,
             credentials: &self.settings.git.credentials,
+            typed: false,
         };
         match http::fetch(&web, &request, at.as_fd())? {
             http::Fetched::New(download) => Ok(Source::Download(download)),
-            http::Fetched::Unchanged => {
-                Err(Error::invalid(format!("{url}: the server sent nothing")))
-            }
+            http::Fetched::Unchanged => Err(Error::invalid(format!(
+                "{}: the server sent nothing",
+                redacted(url)
+            ))),
         }
     }
 
@@ -337,7 +340,7 @@ impl Solver<'_> {
         op: &CopyOp,
         scratch: &std::path::Path,
     ) -> Result<(Source, String)> {
-        let invalid = || Error::invalid(format!("{url} is no git repository"));
+        let invalid = || Error::invalid(format!("{} is no git repository", redacted(url)));
         let mut address = git::parse(url)?.ok_or_else(invalid)?;
         if let (Some(said), Some(asked)) = (address.keep_git_dir, op.keep_git_dir)
             && said != asked
@@ -364,7 +367,7 @@ impl Solver<'_> {
         let resolved = git::resolve(&address, &settings)?;
         let reference = address.reference.as_deref();
         self.used(Material::commit(
-            &address.remote,
+            &address.shown(),
             reference,
             &resolved.commit,
         ));

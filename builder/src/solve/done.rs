@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use rcrun_overlay::lease::LayerId;
 
 use crate::Digest;
+use crate::attest::address;
 
 /// What was done or found done, for other machines.
 #[derive(Debug, Clone, Default)]
@@ -17,9 +18,22 @@ pub struct Done {
     pub materials: BTreeSet<Material>,
 }
 
+/// What kind of thing an image was made from; provenance lists them in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// An image.
+    Image,
+    /// A commit of a repository.
+    Commit,
+    /// A file of a server.
+    File,
+}
+
 /// Something that an image was made from.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Material {
+    /// Of which kind it is.
+    pub kind: Kind,
     /// What it is, without passwords.
     pub uri: String,
     /// How it is hashed.
@@ -29,10 +43,20 @@ pub struct Material {
 }
 
 impl Material {
-    /// With a digest.
-    pub fn new(uri: &str, digest: &Digest) -> Self {
+    /// An image, by its package URL.
+    pub fn image(uri: String, digest: &Digest) -> Self {
+        Self::new(Kind::Image, uri, digest)
+    }
+
+    /// A file of a server.
+    pub fn file(url: &str, digest: &Digest) -> Self {
+        Self::new(Kind::File, address::public(url), digest)
+    }
+
+    fn new(kind: Kind, uri: String, digest: &Digest) -> Self {
         Self {
-            uri: crate::attest::public_url_of(uri),
+            kind,
+            uri,
             algorithm: digest.algorithm().name().to_owned(),
             digest: digest.hex().to_owned(),
         }
@@ -41,8 +65,9 @@ impl Material {
     /// A commit of a git repository, and what it was asked for by.
     pub fn commit(url: &str, reference: Option<&str>, commit: &str) -> Self {
         Self {
-            uri: crate::attest::repository_url(url, reference, None),
-            algorithm: crate::attest::algorithm_of(commit).to_owned(),
+            kind: Kind::Commit,
+            uri: address::repository(url, reference, None),
+            algorithm: address::algorithm_of(commit).to_owned(),
             digest: commit.to_owned(),
         }
     }

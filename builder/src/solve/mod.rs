@@ -39,7 +39,7 @@ use crate::graph::{Base, Graph, Op, Problem, Source, Stage, Step};
 use crate::runner::{Limits, Runner};
 use crate::{Digest, Error, ErrorKind, Result};
 pub(crate) use access::way;
-pub use done::{Done, DoneStep, Material};
+pub use done::{Done, DoneStep, Kind, Material};
 pub use import::{Imports, Lost};
 use key::Key;
 use wait::Cell;
@@ -362,7 +362,7 @@ impl<'a> Solver<'a> {
                 let count = layers.len();
                 Ok(new(key, layers, count, epoch))
             }
-            Base::Tree(tree) => {
+            Base::Tree(tree, _) => {
                 let (layer, key) = self.materialize(tree, "/", self.settings.epoch.unwrap_or(0))?;
                 Ok(new(key, vec![layer], 0, 0))
             }

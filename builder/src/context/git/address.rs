@@ -33,6 +33,20 @@ pub struct Address {
     pub insecure: bool,
 }
 
+impl Address {
+    /// Its URL to be published: whether there is a user and a password is seen, and nothing of them.
+    pub fn shown(&self) -> String {
+        let redacted = crate::attest::address::redacted(&self.remote);
+        match (&self.credential, redacted.split_once("://")) {
+            (Some(user), Some((scheme, rest))) => {
+                let user = crate::attest::address::masked(user.expose());
+                format!("{scheme}://{user}@{rest}")
+            }
+            _ => redacted,
+        }
+    }
+}
+
 /// A URL in its parts.
 struct Parts {
     remote: String,

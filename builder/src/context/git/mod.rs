@@ -12,7 +12,6 @@ mod program;
 pub(super) use address::percent_decoded;
 pub use address::{Address, parse};
 pub use fetch::{Resolved, checkout, resolve, time};
-pub(super) use program::base64;
 
 use std::path::PathBuf;
 

@@ -56,7 +56,7 @@ impl<'a> Git<'a> {
             .credential
             .as_ref()
             .filter(|_| address.remote.starts_with("http"))
-            .map(|own| Secret::new(format!("basic {}", base64(own.expose().as_bytes()))));
+            .map(|own| Secret::new(format!("basic {}", crate::base64(own.expose().as_bytes()))));
         let authorization = own
             .or_else(|| settings.credentials.git(&address.remote))
             .map(|value| Secret::new(format!("Authorization: {}", value.expose())));
@@ -238,40 +238,10 @@ fn all_of(stream: Option<impl Read>, most: u64) -> Vec<u8> {
     bytes
 }
 
-pub(in crate::context) fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut out = String::new();
-    for chunk in bytes.chunks(3) {
-        let word = |at: usize| u32::from(chunk.get(at).copied().unwrap_or_default());
-        let bits = word(0) << 16 | word(1) << 8 | word(2);
-        for digit in 0..4 {
-            let value = bits >> (18 - 6 * digit) & 63;
-            match digit <= chunk.len() {
-                true => out.push(char::from(DIGITS[value as usize])),
-                false => out.push('='),
-            }
-        }
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::context::credentials::Credentials;
-
-    #[test]
-    fn base64_of() {
-        for (text, encoded) in [
-            ("", ""),
-            ("f", "Zg=="),
-            ("fo", "Zm8="),
-            ("foo", "Zm9v"),
-            ("fooba", "Zm9vYmE="),
-        ] {
-            assert_eq!(base64(text.as_bytes()), encoded);
-        }
-    }
 
     #[test]
     fn e10_no_secret_in_arguments_or_errors() {

@@ -169,7 +169,8 @@ fn by_http() {
     assert_eq!(context.dockerfile.text, b"FROM x");
     let scratch = tempfile::tempdir().unwrap();
     let named = Location::Http(server.url("/c.tar"));
-    let (tree, _) = open_named("n", &named, &git::Settings::default(), scratch.path()).unwrap();
+    let Opened { tree, .. } =
+        open_named("n", &named, &git::Settings::default(), scratch.path()).unwrap();
     assert_eq!(crate::context::open::names(tree.root()).unwrap().len(), 1);
 }
 
@@ -179,7 +180,8 @@ fn named_directories_have_their_ignore_file() {
     std::fs::write(directory.path().join(".dockerignore"), "bar\n").unwrap();
     let location = Location::Directory(directory.path().to_owned());
     let scratch = tempfile::tempdir().unwrap();
-    let (tree, _) = open_named("n", &location, &git::Settings::default(), scratch.path()).unwrap();
+    let Opened { tree, .. } =
+        open_named("n", &location, &git::Settings::default(), scratch.path()).unwrap();
     assert!(tree.ignore().unwrap().matches("bar"));
 }
 
