@@ -8,6 +8,7 @@ pub mod address;
 pub mod golang;
 pub mod packages;
 pub mod provenance;
+mod rpm;
 pub mod sbom;
 pub mod steps;
 

@@ -10,6 +10,7 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::golang::{self, Told};
+use super::rpm;
 use super::sbom::{Found, Package, apk, dpkg, node, os_release, pacman, python};
 use crate::{Context, Result};
 
@@ -31,12 +32,8 @@ const DPKG_PARTS: &str = "var/lib/dpkg/status.d";
 const APK: [&str; 2] = ["lib/apk/db/installed", "usr/lib/apk/db/installed"];
 /// Where pacman keeps what is installed, a directory for each package.
 const PACMAN: &str = "var/lib/pacman/local";
-/// Databases that are not read.
-const OTHERS: [(&str, &str); 3] = [
-    ("var/lib/rpm", "a database of rpm"),
-    ("usr/lib/sysimage/rpm", "a database of rpm"),
-    ("usr/share/rpm", "a database of rpm"),
-];
+/// Where rpm keeps what is installed; the second and third are where newer distributions do.
+const RPM: [&str; 3] = ["var/lib/rpm", "usr/lib/sysimage/rpm", "usr/share/rpm"];
 /// Directories of the kernel, which are no part of an image.
 const KERNEL: [&str; 3] = ["dev", "proc", "sys"];
 
@@ -98,12 +95,55 @@ impl Search<'_> {
                 }
             }
         }
-        for (name, what) in OTHERS {
-            if self.open(name, OFlags::DIRECTORY)?.is_some() {
-                self.found.unread.push(format!("/{name}: {what}"));
+        for directory in RPM {
+            // One may be a link to another.
+            if self.rpm(directory)? {
+                break;
             }
         }
         Ok(())
+    }
+
+    /// Reads a directory of rpm; false if there is no database.
+    fn rpm(&mut self, directory: &str) -> Result<bool> {
+        for (name, kind) in rpm::KINDS {
+            let path = format!("{directory}/{name}");
+            let Some(opened) = self.open(&path, OFlags::empty())? else {
+                continue;
+            };
+            let file = File::from(opened);
+            let metadata = file
+                .metadata()
+                .context(|| format!("cannot examine /{path}"))?;
+            if !metadata.is_file() {
+                continue;
+            }
+            let size = metadata.len();
+            let read = |offset: u64, length: usize| {
+                let end = offset.checked_add(length as u64)?;
+                if end > size.min(DATABASE) {
+                    return None;
+                }
+                let mut bytes = vec![0; length];
+                file.read_exact_at(&mut bytes, offset).ok().map(|()| bytes)
+            };
+            let (packages, whole) = rpm::packages(&read, kind, &path);
+            self.found.packages.extend(packages);
+            let log = self.open(&format!("{path}-wal"), OFlags::empty())?;
+            let pending = log.is_some_and(|log| {
+                let size = File::from(log).metadata().map(|metadata| metadata.len());
+                size.is_ok_and(|size| size > 0)
+            });
+            if !whole || pending {
+                let what = match pending {
+                    true => "changes that are only in its log",
+                    false => "parts of it are damaged, or of no known kind",
+                };
+                self.found.unread.push(format!("/{path}: {what}"));
+            }
+            return Ok(true);
+        }
+        Ok(false)
     }
 
     /// Looks for what Python and Node.js install, and for programs of Go.
@@ -246,7 +286,7 @@ mod tests {
     use std::os::unix::fs::symlink;
     use std::path::Path;
 
-    fn write(root: &Path, name: &str, text: &str) {
+    fn write(root: &Path, name: &str, text: impl AsRef<[u8]>) {
         let path = root.join(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, text).unwrap();
@@ -303,7 +343,12 @@ mod tests {
             "proc/node_modules/i/package.json",
             r#"{"name":"i","version":"1"}"#,
         );
-        write(root, "var/lib/rpm/rpmdb.sqlite", "");
+        let header = rpm::tests::header("k", "1", None, 0);
+        let database = rpm::tests::ndb(&[header]);
+        write(root, "usr/lib/sysimage/rpm/Packages.db", database);
+        // As SUSE has it.
+        std::fs::create_dir_all(root.join("var/lib")).unwrap();
+        symlink("../../usr/lib/sysimage/rpm", root.join("var/lib/rpm")).unwrap();
         write(root, "var/lib/pacman/local/ALPM_DB_VERSION", "9\n");
         write(
             root,
@@ -311,9 +356,43 @@ mod tests {
             "%NAME%\nj\n\n%VERSION%\n1\n",
         );
         let (names, found) = names(root);
-        assert_eq!(names, ["@s/g", "a", "b", "d", "e", "f", "h", "j"]);
+        assert_eq!(names, ["@s/g", "a", "b", "d", "e", "f", "h", "j", "k"]);
         assert_eq!(found.distribution.as_deref(), Some("x"));
-        assert_eq!(found.unread.len(), 1, "{:?}", found.unread);
+        assert_eq!(found.unread, Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_is_not_read_of_rpm_is_said() {
+        let header = rpm::tests::header("k", "1", None, 0);
+        let database = rpm::tests::ndb(&[header]);
+        for (files, expected) in [
+            (
+                &[("rpmdb.sqlite", &b""[..])][..],
+                "rpmdb.sqlite: parts of it are damaged",
+            ),
+            (
+                &[("Packages.db", &database), ("Packages.db-wal", b"x")],
+                "Packages.db: changes that are only in its log",
+            ),
+            (&[("Packages.db", &database), ("Packages.db-wal", b"")], ""),
+            (
+                &[("Packages.db", &database[..4200])],
+                "Packages.db: parts of it are",
+            ),
+            (&[("__db.001", b"x")], ""),
+        ] {
+            let directory = tempfile::tempdir().unwrap();
+            for (name, bytes) in files {
+                write(directory.path(), &format!("var/lib/rpm/{name}"), bytes);
+            }
+            let unread = names(directory.path()).1.unread.join(";");
+            let expected = match expected {
+                "" => String::new(),
+                text => format!("/var/lib/rpm/{text}"),
+            };
+            assert!(unread.starts_with(&expected), "{unread}");
+            assert_eq!(unread.is_empty(), expected.is_empty(), "{unread}");
+        }
     }
 
     #[test]

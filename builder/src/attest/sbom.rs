@@ -9,7 +9,7 @@ use crate::export::time::rfc3339;
 /// A package.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Package {
-    /// `deb`, `apk`, `alpm`, `pypi`, `npm` or `golang`, as package URLs call it.
+    /// `deb`, `rpm`, `apk`, `alpm`, `pypi`, `npm` or `golang`, as package URLs call it.
     pub kind: &'static str,
     /// Its name.
     pub name: String,
@@ -100,7 +100,7 @@ pub fn document(found: &Found, subject: &Subject<'_>, created: i64) -> Value {
         }
         packages.push(package);
     }
-    let mut comment = "Packages as the databases of dpkg, apk, pacman, Python (dist-info) and Node.js (node_modules) tell them, and \
+    let mut comment = "Packages as the databases of dpkg, rpm, apk, pacman, Python (dist-info) and Node.js (node_modules) tell them, and \
         modules as programs built by Go do. Files that belong to no package, and what else is compiled into \
         programs, are not listed."
         .to_owned();
@@ -138,7 +138,11 @@ fn url(package: &Package, found: &Found) -> String {
         ..
     } = package;
     let name = match (*kind, &found.distribution) {
-        ("deb" | "apk" | "alpm", Some(distribution)) => {
+        // Package URLs call its distribution by the company's name.
+        ("rpm", Some(distribution)) if distribution == "rhel" => {
+            format!("redhat/{}", escaped(name))
+        }
+        ("deb" | "apk" | "alpm" | "rpm", Some(distribution)) => {
             format!("{}/{}", escaped(distribution), escaped(name))
         }
         ("npm", _) => match name.split_once('/') {
@@ -156,19 +160,26 @@ fn url(package: &Package, found: &Found) -> String {
     if let Some(architecture) = &package.architecture {
         words.push(format!("arch={}", escaped(architecture)));
     }
-    if let (Some(distribution), "deb" | "apk" | "alpm") = (&found.distribution, *kind) {
-        let version = found.version.as_ref();
-        let version = version.map_or_else(String::new, |version| format!("-{version}"));
+    let (epoch, version) = match (*kind, version.split_once(':')) {
+        ("rpm", Some((epoch, version))) => (Some(epoch), version),
+        _ => (None, version.as_str()),
+    };
+    if let Some(epoch) = epoch {
+        words.push(format!("epoch={epoch}"));
+    }
+    if let (Some(distribution), "deb" | "apk" | "alpm" | "rpm") = (&found.distribution, *kind) {
+        let release = found.version.as_ref();
+        let release = release.map_or_else(String::new, |version| format!("-{version}"));
         words.push(format!(
             "distro={}",
-            escaped(&format!("{distribution}{version}"))
+            escaped(&format!("{distribution}{release}"))
         ));
     }
     let words = match words.is_empty() {
         true => String::new(),
         false => format!("?{}", words.join("&")),
     };
-    let version = match version.as_str() {
+    let version = match version {
         "" => String::new(),
         version => format!("@{}", escaped(version)),
     };
@@ -363,7 +374,7 @@ mod tests {
             packages: dpkg(STATUS, "var/lib/dpkg/status"),
             distribution: Some("debian".into()),
             version: Some("12".into()),
-            unread: vec!["var/lib/rpm: a database of rpm".into()],
+            unread: vec!["/bin/x: written by a Go before 1.18".into()],
         };
         found.packages.extend(found.packages.clone());
         found
@@ -375,9 +386,13 @@ mod tests {
         found
             .packages
             .extend(pacman("%NAME%\na\n%VERSION%\n1:2-1\n", "f"));
-        for (name, version) in [("github.com/a/b c", "v1.2.3+x"), ("own", "")] {
+        for (kind, name, version) in [
+            ("golang", "github.com/a/b c", "v1.2.3+x"),
+            ("golang", "own", ""),
+            ("rpm", "bash", "2:5.1-1"),
+        ] {
             found.packages.push(Package {
-                kind: "golang",
+                kind,
                 name: name.into(),
                 version: version.into(),
                 architecture: None,
@@ -405,16 +420,26 @@ mod tests {
                 "pkg:golang/own",
                 "pkg:npm/%40a/b@1",
                 "pkg:pypi/flask-cors@4.0",
+                "pkg:rpm/debian/bash@5.1-1?epoch=2&distro=debian-12",
             ]
+        );
+        let bash = found.packages.last().unwrap();
+        let red_hat = Found {
+            distribution: Some("rhel".into()),
+            ..Found::default()
+        };
+        assert_eq!(
+            url(bash, &red_hat),
+            "pkg:rpm/redhat/bash@5.1-1?epoch=2&distro=rhel"
         );
         let ids: std::collections::HashSet<_> = packages
             .iter()
             .map(|one| one["SPDXID"].to_string())
             .collect();
         assert_eq!(ids.len(), packages.len());
-        assert_eq!(document["relationships"].as_array().unwrap().len(), 7);
+        assert_eq!(document["relationships"].as_array().unwrap().len(), 8);
         assert_eq!(document["creationInfo"]["created"], "1970-01-01T00:00:00Z");
         let comment = document["creationInfo"]["comment"].as_str().unwrap();
-        assert!(comment.contains("rpm"));
+        assert!(comment.contains("/bin/x: written by a Go before 1.18"));
     }
 }
