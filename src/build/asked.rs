@@ -96,6 +96,7 @@ impl Asked {
         let contexts = arguments::pairs(&flags.build_context, &none);
         let contexts = contexts.context(|| "--build-context")?;
         let wishes = Wishes::read(&|name| std::env::var(name).ok())?;
+        let wishes = wishes.heard(attest.any() || flags.metadata_file.is_some());
         let told = repository::told(wishes, &flags.context, flags.file.as_deref(), &contexts);
         let mut labels = told.labels;
         labels.extend(arguments::pairs(&flags.label, &none).context(|| "--label")?);

@@ -56,7 +56,8 @@ fn statements(
 fn named(name: &str, prefix: &str, platform: Option<&str>) -> String {
     match (platform, name.rsplit_once('.')) {
         (Some(platform), Some((stem, end))) => format!("{prefix}{stem}.{platform}.{end}"),
-        _ => format!("{prefix}{name}"),
+        (Some(platform), None) => format!("{prefix}{name}.{platform}"),
+        (None, _) => format!("{prefix}{name}"),
     }
 }
 
@@ -289,6 +290,7 @@ mod tests {
     #[test]
     fn names() {
         assert_eq!(named("provenance.json", "", None), "provenance.json");
+        assert_eq!(named("p", "", Some("linux_arm64")), "p.linux_arm64");
         assert_eq!(
             named("sbom.spdx.json", "x-", Some("linux_arm64")),
             "x-sbom.spdx.linux_arm64.json"

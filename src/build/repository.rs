@@ -37,6 +37,12 @@ impl Wishes {
             labels: variable(labels).as_deref() == Some("full") || is(labels) == Some(true),
         })
     }
+
+    /// Hints only if somebody is told them.
+    pub(super) fn heard(self, heard: bool) -> Self {
+        let hints = self.hints && heard;
+        Self { hints, ..self }
+    }
 }
 
 /// Go's words for yes and no.
@@ -139,7 +145,13 @@ mod tests {
                 let found = variables.iter().find(|(found, _)| *found == name);
                 found.map(|(_, value)| (*value).to_owned())
             };
-            assert_eq!(Wishes::read(&value).unwrap(), Wishes { hints, labels });
+            let read = Wishes::read(&value).unwrap();
+            assert_eq!(read, Wishes { hints, labels });
+            let unheard = Wishes {
+                hints: false,
+                labels,
+            };
+            assert_eq!((read.heard(true), read.heard(false)), (read, unheard));
         }
         Wishes::read(&|_| Some("true".to_owned())).unwrap_err();
     }

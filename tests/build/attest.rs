@@ -21,6 +21,9 @@ pub(super) fn tests() -> Vec<Test> {
         test!(attestations_need_a_place),
         test!(statements_stand_beside_files),
         test!(files_of_several_platforms),
+        test!(artifacts_and_what_looks_like_images),
+        test!(names_of_files),
+        test!(arguments_ask_for_statements),
     ]
 }
 
@@ -375,4 +378,107 @@ fn files_of_several_platforms(env: &Env) {
         assert_eq!(names(&statement).len(), 2);
     }
     build(format!("{dest},platform-split=false"), &context).fails("cannot overwrite d/link");
+}
+
+/// `BUILDKIT_ATTEST_...`, as BuildKit takes it; flags have the last word.
+fn arguments_ask_for_statements(env: &Env) {
+    let builds = Builds::new(env);
+    let argument = "--build-arg=BUILDKIT_ATTEST_PROVENANCE=mode=min";
+    let context = builds.dockerfile("FROM base\n");
+    let build = builds.build(&[argument], &context).ok();
+    let told = statement(&build, PROVENANCE)["predicate"].clone();
+    let metadata = &told["runDetails"]["metadata"];
+    assert_eq!(metadata["buildkit_completeness"]["request"], json!(false));
+    let refused = builds
+        .build(&[argument, "--provenance=false"], &context)
+        .ok();
+    assert!(refused.manifest().get("layers").is_some());
+    builds
+        .build(&["--build-arg=BUILDKIT_ATTEST_VSA="], &context)
+        .fails("BUILDKIT_ATTEST_VSA");
+}
+
+/// `oci-artifact`: yes unless said.
+fn artifacts_and_what_looks_like_images(env: &Env) {
+    let builds = Builds::new(env);
+    let name = builds.shelf.name("kinds:1");
+    for (field, artifact) in [
+        ("", true),
+        (",oci-artifact=true", true),
+        (",oci-artifact=false", false),
+    ] {
+        let output = format!("--output=type=image,name={name},push=true{field}");
+        let build = builds.of(&["--provenance=mode=min", &output], "FROM base\n", &[]);
+        let (images, about) = entries(&build);
+        let image = &images[0];
+        let manifest = document(&build, &about[0]["digest"]);
+        if artifact {
+            assert_eq!(
+                manifest["artifactType"],
+                "application/vnd.docker.attestation.manifest.v1+json"
+            );
+            assert_eq!(
+                manifest["config"],
+                json!({
+                    "mediaType": "application/vnd.oci.empty.v1+json",
+                    "digest": "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a",
+                    "size": 2, "data": "e30=",
+                })
+            );
+            assert_eq!(
+                manifest["subject"],
+                json!({
+                    "mediaType": image["mediaType"], "digest": image["digest"], "size": image["size"],
+                })
+            );
+        } else {
+            assert!(manifest.get("subject").is_none() && manifest.get("artifactType").is_none());
+            let config = document(&build, &manifest["config"]["digest"]);
+            assert_eq!(
+                config["rootfs"]["diff_ids"],
+                json!([manifest["layers"][0]["digest"]])
+            );
+        }
+        // It comes back from the registry whole.
+        builds.shelf.ok(&["rmi", &name]);
+        builds.shelf.ok(&["pull", "--quiet", &name]);
+        builds.of(&[], &format!("FROM {name}\nRUN true\n"), &[]);
+    }
+    let context = builds.dockerfile("FROM base\n");
+    builds
+        .build(
+            &["--output=type=image,oci-artifact=true,oci-mediatypes=false"],
+            &context,
+        )
+        .fails("exclude each other");
+}
+
+/// `filename`: the last part of it counts.
+fn names_of_files(env: &Env) {
+    let builds = Builds::new(env);
+    let context = builds.dockerfile("FROM scratch\nCOPY Dockerfile /\n");
+    let out = env.path("out");
+    let output = format!("--output={}", out.display());
+    let flag = "--provenance=mode=min,version=v0.2,filename=a/b.json";
+    builds.build(&[flag, "--sbom=true", &output], &context).ok();
+    assert_eq!(
+        statement_of(&out.join("b.json"))["predicateType"],
+        "https://slsa.dev/provenance/v0.2"
+    );
+    assert!(out.join("sbom.spdx.json").exists() && !out.join("provenance.json").exists());
+    // Without an ending the platform comes last.
+    let text = "FROM scratch\nARG TARGETARCH\nCOPY Dockerfile /$TARGETARCH\n";
+    let context = builds.dockerfile(text);
+    let both = env.path("both");
+    let output = format!(
+        "--output=type=local,dest={},platform-split=false",
+        both.display()
+    );
+    let platforms = "--platform=linux/amd64,linux/arm64";
+    let flag = "--provenance=mode=min,filename=told";
+    builds.build(&[flag, platforms, &output], &context).ok();
+    for architecture in ["amd64", "arm64"] {
+        let statement = statement_of(&both.join(format!("told.linux_{architecture}")));
+        assert_eq!(statement["subject"][0]["name"], json!(architecture));
+    }
 }

@@ -16,10 +16,9 @@ pub(super) fn tests() -> Vec<Test> {
         test!(layers_of_steps),
         test!(results_without_files),
         test!(a_platform_twice),
+        test!(an_empty_context_and_a_stage_as_one),
+        test!(what_was_done_before_is_told_again),
         test!(platforms_share_the_build),
-        test!(arguments_ask_for_statements),
-        test!(artifacts_and_what_looks_like_images),
-        test!(names_of_files),
         test!(the_metadata_file),
     ]
 }
@@ -318,6 +317,47 @@ fn results_without_files(env: &Env) {
     }
 }
 
+/// testDockerIgnoreMissingProvenance, as far as a context has to be there; testFrontendDeduplicateSources: a
+/// stage that is a named context is of the same Dockerfile, which is told once.
+fn an_empty_context_and_a_stage_as_one(env: &Env) {
+    let builds = Builds::new(env);
+    let empty = builds.context(&[]);
+    let text = "FROM scratch AS base\nCOPY <<EOF /foo\ndata\nEOF\nFROM linked\nCOPY <<EOF /bar\ndata\nEOF\n";
+    let file = builds.dockerfile(text).join("Dockerfile");
+    let flags = [
+        "--provenance=mode=max",
+        "--build-context=linked=target:base",
+        &format!("--file={}", file.display()),
+    ];
+    let build = builds.build(&flags, &empty).ok();
+    let (images, _) = entries(&build);
+    let image = document(&build, &images[0]["digest"]);
+    assert_eq!(image["layers"].as_array().unwrap().len(), 2);
+    let told = predicate(&build);
+    let source = &told["runDetails"]["metadata"]["buildkit_metadata"]["source"];
+    let infos = source["infos"].as_array().unwrap();
+    assert_eq!(infos.len(), 1);
+    assert_eq!(infos[0]["filename"], "Dockerfile");
+    let request = &told["buildDefinition"]["externalParameters"]["request"];
+    assert_eq!(request["args"], json!({"context:linked": "target:base"}));
+    assert_eq!(locals(request), ["context", "dockerfile"]);
+}
+
+/// What comes from the cache was made from the same, and there is no other statement about it.
+fn what_was_done_before_is_told_again(env: &Env) {
+    let builds = Builds::new(env);
+    let web = builds.context(&[("f", "1")]);
+    let url = super::contexts::files_of(&web);
+    let text =
+        format!("FROM base AS one\nADD {url}/f /f\nFROM base\nCOPY --from=one /f /g\nRUN true\n");
+    let context = builds.dockerfile(&text);
+    let build = || builds.build(&["--provenance=true"], &context).ok();
+    let (first, second) = (build(), build());
+    assert!(second.steps.iter().all(|step| step.cached));
+    assert_eq!(first.digest(), second.digest());
+    assert_eq!(dependencies(&predicate(&second)).len(), 2);
+}
+
 /// testDuplicatePlatformProvenance.
 fn a_platform_twice(env: &Env) {
     let builds = Builds::new(env);
@@ -363,91 +403,6 @@ fn platforms_share_the_build(env: &Env) {
     }
     let id = |one: &Value| one["runDetails"]["metadata"]["invocationId"].clone();
     assert!(id(&told[0]).is_string() && id(&told[0]) == id(&told[1]));
-}
-
-/// `BUILDKIT_ATTEST_...`, as BuildKit takes it; flags have the last word.
-fn arguments_ask_for_statements(env: &Env) {
-    let builds = Builds::new(env);
-    let argument = "--build-arg=BUILDKIT_ATTEST_PROVENANCE=mode=min";
-    let context = builds.dockerfile("FROM base\n");
-    let build = builds.build(&[argument], &context).ok();
-    let told = predicate(&build);
-    let metadata = &told["runDetails"]["metadata"];
-    assert_eq!(metadata["buildkit_completeness"]["request"], json!(false));
-    let refused = builds
-        .build(&[argument, "--provenance=false"], &context)
-        .ok();
-    assert!(refused.manifest().get("layers").is_some());
-    builds
-        .build(&["--build-arg=BUILDKIT_ATTEST_VSA="], &context)
-        .fails("BUILDKIT_ATTEST_VSA");
-}
-
-/// `oci-artifact`: yes unless said.
-fn artifacts_and_what_looks_like_images(env: &Env) {
-    let builds = Builds::new(env);
-    let name = builds.shelf.name("kinds:1");
-    for (field, artifact) in [
-        ("", true),
-        (",oci-artifact=true", true),
-        (",oci-artifact=false", false),
-    ] {
-        let output = format!("--output=type=image,name={name},push=true{field}");
-        let build = builds.of(&["--provenance=mode=min", &output], "FROM base\n", &[]);
-        let (images, about) = entries(&build);
-        let image = &images[0];
-        let manifest = document(&build, &about[0]["digest"]);
-        if artifact {
-            assert_eq!(
-                manifest["artifactType"],
-                "application/vnd.docker.attestation.manifest.v1+json"
-            );
-            assert_eq!(
-                manifest["config"],
-                json!({
-                    "mediaType": "application/vnd.oci.empty.v1+json",
-                    "digest": "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a",
-                    "size": 2, "data": "e30=",
-                })
-            );
-            assert_eq!(
-                manifest["subject"],
-                json!({
-                    "mediaType": image["mediaType"], "digest": image["digest"], "size": image["size"],
-                })
-            );
-        } else {
-            assert!(manifest.get("subject").is_none() && manifest.get("artifactType").is_none());
-            let config = document(&build, &manifest["config"]["digest"]);
-            assert_eq!(
-                config["rootfs"]["diff_ids"],
-                json!([manifest["layers"][0]["digest"]])
-            );
-        }
-        // It comes back from the registry whole.
-        builds.shelf.ok(&["rmi", &name]);
-        builds.shelf.ok(&["pull", "--quiet", &name]);
-        builds.of(&[], &format!("FROM {name}\nRUN true\n"), &[]);
-    }
-    let context = builds.dockerfile("FROM base\n");
-    builds
-        .build(
-            &["--output=type=image,oci-artifact=true,oci-mediatypes=false"],
-            &context,
-        )
-        .fails("exclude each other");
-}
-
-/// `filename`: the last part of it counts.
-fn names_of_files(env: &Env) {
-    let builds = Builds::new(env);
-    let context = builds.dockerfile("FROM scratch\nCOPY Dockerfile /\n");
-    let out = env.path("out");
-    let output = format!("--output={}", out.display());
-    let flag = "--provenance=mode=min,version=v0.2,filename=a/b.json";
-    builds.build(&[flag, "--sbom=true", &output], &context).ok();
-    assert_eq!(statement_of(&out.join("b.json"))["predicateType"], V02);
-    assert!(out.join("sbom.spdx.json").exists() && !out.join("provenance.json").exists());
 }
 
 /// `buildx.build.provenance`: v0.2 whatever is attested, and attested or not.
