@@ -244,7 +244,7 @@ fn attack_whatever_is_cut_off_or_changed_is_no_panic() {
         for end in (0..bytes.len()).step_by(61) {
             told(&bytes[..end], kind);
         }
-        for at in 0..bytes.len().min(9000) {
+        for at in (0..700).chain((700..bytes.len().min(9000)).step_by(7)) {
             for value in [0, 1, 0x7f, 0xff] {
                 let mut changed = bytes.clone();
                 changed[at] = value;
