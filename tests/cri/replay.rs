@@ -142,6 +142,16 @@ impl<'a> Player<'a> {
         while let Some(line) = self.lines.next() {
             self.play(&line);
         }
+        // What a kubelet collects later.
+        let list = cri::ListPodSandboxRequest::default();
+        let left = self
+            .pods
+            .node
+            .ok(self.pods.node.runtime().list_pod_sandbox(list));
+        for pod in left.items {
+            assert_eq!(pod.state(), cri::PodSandboxState::SandboxNotready);
+            self.pods.remove(&pod.id);
+        }
         self.pods.assert_nothing_left();
     }
 
@@ -225,10 +235,9 @@ impl<'a> Player<'a> {
             let mode = std::fs::Permissions::from_mode(0o777);
             std::fs::set_permissions(path, mode).unwrap();
             if mount.propagation() == cri::MountPropagation::PropagationBidirectional {
-                let mounted = Command::new("mount")
-                    .args(["-t", "tmpfs", "shared"])
-                    .arg(path);
-                assert!({ mounted }.status().unwrap().success());
+                let mount = ["-t", "tmpfs", "shared"];
+                let mounted = Command::new("mount").args(mount).arg(path).status();
+                assert!(mounted.unwrap().success());
                 let shared = Command::new("mount")
                     .arg("--make-shared")
                     .arg(path)

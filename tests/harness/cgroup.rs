@@ -91,7 +91,8 @@ pub(crate) fn children(tag: &str) -> Vec<PathBuf> {
 
 /// Removes those that are empty: a kubelet makes and removes the cgroups of pods.
 pub(crate) fn remove_empty_children(tag: &str) {
-    for child in children(tag) {
+    // Parents come before their children.
+    for child in children(tag).into_iter().rev() {
         let _ = fs::remove_dir(child);
     }
 }
