@@ -21,6 +21,7 @@ mod facts;
 mod host;
 mod images;
 mod listen;
+mod meter;
 mod notify;
 mod pods;
 pub mod proto;

@@ -29,6 +29,7 @@ use crate::core::Core;
 use crate::host::Host;
 use crate::images::Images;
 use crate::listen::Socket;
+use crate::meter::{Meter, serve as meter};
 use crate::notify::notify;
 use crate::proto::v1::image_service_server::ImageServiceServer;
 use crate::proto::v1::runtime_service_server::RuntimeServiceServer;
@@ -94,7 +95,15 @@ async fn run(host: Host, settings: &Settings, path: &Path) -> Result<()> {
         recovered?
     };
     core.resume();
+    let metrics = match settings.metrics()? {
+        Some(address) => {
+            let listener = meter::bind(address).await?;
+            Some(tokio::spawn(meter::serve(listener, Arc::clone(&core))))
+        }
+        None => None,
+    };
     let front = Front::new(
+        Arc::clone(&core.meter),
         images.clone(),
         Runtime::new(version, settings, Arc::clone(&core)),
     );
@@ -124,6 +133,9 @@ async fn run(host: Host, settings: &Settings, path: &Path) -> Result<()> {
     tracing::info!("the server stops");
     drop(listener);
     socket.remove();
+    if let Some(metrics) = metrics {
+        metrics.abort();
+    }
     images.stop();
     core.events.stop();
     let _ = stop.send(true);
@@ -165,6 +177,7 @@ async fn connection(
 /// Chooses the service of a request.
 #[derive(Clone)]
 struct Front {
+    meter: Arc<Meter>,
     images: ImageServiceServer<Images>,
     runtime: RuntimeServiceServer<Runtime>,
     /// How many requests are being answered.
@@ -188,8 +201,9 @@ impl Drop for Running {
 }
 
 impl Front {
-    fn new(images: Images, runtime: Runtime) -> Self {
+    fn new(meter: Arc<Meter>, images: Images, runtime: Runtime) -> Self {
         Self {
+            meter,
             running: watch::Sender::new(0),
             images: ImageServiceServer::new(images)
                 .max_decoding_message_size(MAX_MESSAGE)
@@ -223,12 +237,15 @@ impl Front {
     /// Answers within the client's deadline, whatever happens.
     async fn answer_in_time(self, request: Request<Incoming>) -> Response<Body> {
         let _running = Running::begin(&self.running);
+        let (begun, meter) = (Instant::now(), Arc::clone(&self.meter));
+        let path = request.uri().path().to_owned();
         let limit = match deadline(request.headers()) {
             Ok(limit) => limit,
-            Err(status) => return status.into_http(),
+            Err(status) => {
+                meter.answered(&path, status.code(), begun.elapsed());
+                return status.into_http();
+            }
         };
-        let begun = Instant::now();
-        let path = request.uri().path().to_owned();
         let answer = Caught(Box::pin(self.answer(request)));
         let answered = match limit {
             None => Ok(answer.await),
@@ -244,7 +261,9 @@ impl Front {
             ))
             .into_http(),
         };
-        tell(&path, begun.elapsed(), &response);
+        let (took, code) = (begun.elapsed(), code(&response));
+        meter.answered(&path, code, took);
+        tell(&path, took, code);
         response
     }
 }
@@ -261,11 +280,18 @@ impl hyper::service::Service<Request<Incoming>> for Front {
 }
 
 /// One line for each request, with the code where it failed.
-fn tell(path: &str, took: Duration, response: &Response<Body>) {
+fn tell(path: &str, took: Duration, code: Code) {
     let method = path.rsplit('/').next().unwrap_or(path);
-    let code = response.headers().get("grpc-status");
-    let code = code.map_or(Code::Ok, |code| Code::from_bytes(code.as_bytes()));
     tracing::debug!(method, code = ?code, microseconds = took.as_micros(), "answered");
+}
+
+/// Where something failed, and in streams before they began, the code is in the head.
+fn code(response: &Response<Body>) -> Code {
+    match response.headers().get("grpc-status") {
+        Some(code) => Code::from_bytes(code.as_bytes()),
+        None if response.status().is_success() => Code::Ok,
+        None => Code::Unknown,
+    }
 }
 
 /// What the client says in `grpc-timeout`: at most eight digits and a unit (gRPC over HTTP2, "Requests").
