@@ -36,6 +36,7 @@ mod server;
 pub mod settings;
 pub mod spec;
 mod status;
+mod streams;
 mod time;
 mod work;
 
