@@ -139,11 +139,7 @@ impl Core {
         };
         let made = bundle::make(self, container, held, volumes).context(failed)?;
         record.stop_signal = made.container.stop_signal;
-        record.log = made
-            .container
-            .log
-            .as_ref()
-            .map(crate::spec::container::Log::full);
+        record.log = made.container.log.as_ref().map(|log| log.full());
         let identity = &made.container.identity;
         record.user = User {
             uid: identity.uid.into(),

@@ -25,6 +25,8 @@ use crate::spec::{IdMap, PodPlan};
 use crate::status::status;
 use crate::{Context, Error, ErrorKind, Result};
 
+/// Files that a pod's containers see.
+const FILES: [&str; 3] = ["hostname", "hosts", "resolv.conf"];
 /// What pods call their device.
 pub(crate) const INTERFACE: &str = "eth0";
 
@@ -135,7 +137,7 @@ impl Core {
         ] {
             namespaces.extend(wanted.then(|| name.to_owned()));
         }
-        let directory = self.places.namespaces(&pod.id);
+        let directory = self.places.of_boot(&pod.id);
         std::os::unix::fs::DirBuilderExt::mode(&mut std::fs::DirBuilder::new(), 0o711)
             .create(&directory)
             .context(|| format!("cannot make {}", directory.display()))?;
@@ -161,7 +163,7 @@ impl Core {
 
     /// Connects it; its addresses, the pod's own first.
     fn connect(&self, pod: &Pod, plan: &PodPlan) -> Result<Vec<IpAddr>> {
-        let directory = self.places.namespaces(&pod.id);
+        let directory = self.places.of_boot(&pod.id);
         let file = pin::open(&directory, "net")?;
         let path = directory.join("net");
         let config = pod.config();
@@ -183,9 +185,7 @@ impl Core {
                 search: dns.searches.clone(),
                 options: dns.options.clone(),
             });
-        request.cgroup = Some(plan.cgroup.directory(""))
-            .map(|path| path.trim_end_matches('/').to_owned())
-            .filter(|path| !path.is_empty());
+        request.cgroup = Some(plan.cgroup.directory());
         let outcome = self.network.add(&request)?;
         let addresses: Vec<IpAddr> = outcome.addresses().collect();
         match addresses.is_empty() {
@@ -200,16 +200,14 @@ impl Core {
     /// Files that its containers see.
     fn files(&self, pod: &Pod, plan: &PodPlan, addresses: &[IpAddr]) -> Result<()> {
         let of_host = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-        let directory = self.places.path(Kind::Pod, &pod.id);
+        let directory = self.places.of_boot(&pod.id);
         let root = plan.namespaces.user.as_ref().and_then(|map| map.outside(0));
-        for (name, text) in [
-            ("hostname", format!("{}\n", plan.hostname)),
-            ("hosts", plan.hosts(&of_host("/etc/hosts"), addresses)),
-            (
-                "resolv.conf",
-                plan.resolv_conf(&of_host("/etc/resolv.conf")),
-            ),
-        ] {
+        let texts = [
+            format!("{}\n", plan.hostname),
+            plan.hosts(&of_host("/etc/hosts"), addresses),
+            plan.resolv_conf(&of_host("/etc/resolv.conf")),
+        ];
+        for (name, text) in FILES.into_iter().zip(texts) {
             let path = directory.join(name);
             write_file(&path, &text, root)
                 .context(|| format!("cannot write {}", path.display()))?;
@@ -278,7 +276,7 @@ impl Core {
 
     /// Takes its network away, whether or not its namespace is still there.
     pub(crate) fn disconnect(&self, id: &str) -> Result<()> {
-        let directory = self.places.namespaces(id);
+        let directory = self.places.of_boot(id);
         let (file, path) = (pin::open(&directory, "net"), directory.join("net"));
         let namespace = file.as_ref().ok().map(|file| Namespace::new(file, &path));
         self.network.remove(&key(id)?, namespace.as_ref())
@@ -286,8 +284,16 @@ impl Core {
 
     /// Lets its namespaces go.
     pub(crate) fn unpin(&self, id: &str) -> Result<()> {
-        let directory = self.places.namespaces(id);
+        let directory = self.places.of_boot(id);
         pin::unpin(&directory)?;
+        for name in FILES {
+            match std::fs::remove_file(directory.join(name)) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(error).context(|| format!("cannot empty {}", directory.display()));
+                }
+                _ => {}
+            }
+        }
         match std::fs::remove_dir(&directory) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(error).context(|| format!("cannot remove {}", directory.display()))
@@ -332,7 +338,7 @@ pub(crate) fn key(id: &str) -> Result<Key> {
 
 pub(crate) fn mapping(map: &IdMap) -> Result<LinuxIdMapping> {
     LinuxIdMappingBuilder::default()
-        .container_id(map.container)
+        .container_id(0_u32)
         .host_id(map.host)
         .size(map.size)
         .build()
@@ -360,7 +366,7 @@ fn write_file(path: &Path, text: &str, root: Option<u32>) -> Result<()> {
 
 /// Where a pod's pinned namespaces are.
 pub(crate) fn pinned(core: &Core, id: &str, plan: &PodPlan) -> crate::spec::container::Pinned {
-    let directory = core.places.namespaces(id);
+    let directory = core.places.of_boot(id);
     let at = |there: bool, name: &str| -> Option<PathBuf> { there.then(|| directory.join(name)) };
     let kinds = &plan.namespaces;
     crate::spec::container::Pinned {

@@ -14,6 +14,9 @@ pub mod v1 {
     include!("proto/runtime.v1.rs");
 }
 
+#[cfg(any(test, feature = "client"))]
+pub mod json;
+
 /// Credentials are never printed, whatever prints the request that they came in.
 impl std::fmt::Debug for v1::AuthConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! STORE/cri/lock                    held by the server
-//! STORE/cri/pods/ID/                pod.json, and files that its containers see
+//! STORE/cri/pods/ID/                pod.json, and the bundle of its init
 //! STORE/cri/containers/ID/          container.json, and the bundle, the exit record, volumes
-//! ROOT/.cri/pods/ID/                pinned namespaces and /dev/shm: gone with the boot
+//! ROOT/.cri/pods/ID/                pinned namespaces, /dev/shm, files: gone with the boot
 //! ROOT/.cri/run/                    the runtime's root
 //! STORE/cri/cni/                    attachments by CNI plugins
 //! ROOT/.cri/network/                those of the embedded network
@@ -281,8 +281,8 @@ impl Places {
         self.run.join("network")
     }
 
-    /// Where a pod's namespaces are.
-    pub(crate) fn namespaces(&self, pod: &str) -> PathBuf {
+    /// Where a pod has what ends with the boot: its namespaces, /dev/shm, and files that containers see.
+    pub(crate) fn of_boot(&self, pod: &str) -> PathBuf {
         self.run.join("pods").join(pod)
     }
 

@@ -82,7 +82,7 @@ impl Core {
         let Ok(plan) = pod(config, &self.node) else {
             return false;
         };
-        let directory = self.places.namespaces(&record.id);
+        let directory = self.places.of_boot(&record.id);
         let pinned = crate::pods::pinned(self, &record.id, &plan);
         let init = pinned.pid.is_none() || matches!(self.runtime.init(&record.id), Ok(Some(_)));
         let is_there = |(path, name): (Option<_>, &str)| {

@@ -205,7 +205,7 @@ impl Core {
     /// For people: what crictl shows as `info`.
     pub(crate) fn pod_info(&self, pod: &Pod) -> BTreeMap<String, String> {
         let init = self.runtime.init(&pod.id).ok().flatten();
-        let directory = self.places.namespaces(&pod.id);
+        let directory = self.places.of_boot(&pod.id);
         let info = json!({
             "pid": init.map_or(0, |(pid, _)| pid),
             "runtimeType": "rcrun",

@@ -214,6 +214,11 @@ fn settings_are_shown_and_checked(env: &Env) {
         json!({
             "listen": "unix:///run/rcrun/cri.sock", "cgroup_driver": "auto", "pinned": [],
             "auth_file": null, "parallel_pulls": 8, "pull_progress_timeout": 300,
+            "network": "cni", "cni_config": "/etc/cni/net.d", "cni_plugins": ["/opt/cni/bin"],
+            "bridge": {
+                "name": "rcrun0", "table": "rcrun", "v4": "10.137.0.0/16", "v6": null, "mtu": null,
+            },
+            "unprivileged_ports": true, "unprivileged_icmp": true,
         })
     );
     node.configure(json!({"parallel_pulls": 2}));

@@ -3,6 +3,7 @@
 mod images;
 mod kubelet;
 mod life;
+mod pods;
 mod pulls;
 mod removal;
 mod requests;
@@ -15,6 +16,7 @@ const MODULES: &[Module] = &[
     ("images", images::tests),
     ("kubelet", kubelet::tests),
     ("life", life::tests),
+    ("pods", pods::tests),
     ("pulls", pulls::tests),
     ("removal", removal::tests),
     ("requests", requests::tests),

@@ -16,7 +16,7 @@ pub(super) fn tests() -> Vec<Test> {
     vec![
         test!(what_the_server_is),
         test!(what_the_node_is_to_do),
-        test!(pods_are_not_there_and_that_is_said),
+        test!(checkpoints_of_pods_are_not_there_and_that_is_said),
         test!(deadlines_are_obeyed),
         test!(what_is_no_request_of_this_interface),
         test!(long_messages),
@@ -42,19 +42,17 @@ fn what_the_server_is(env: &Env) {
         let conditions = answer.status.unwrap().conditions;
         let kinds: Vec<&str> = conditions.iter().map(|one| &*one.r#type).collect();
         assert_eq!(kinds, ["RuntimeReady", "NetworkReady"]);
-        // There are no pods.
-        assert!(
-            conditions
-                .iter()
-                .all(|one| !one.status && !one.message.is_empty())
-        );
+        // There is no CNI configuration.
+        assert!(conditions[0].status && !conditions[1].status);
+        assert_eq!(conditions[1].reason, "NetworkPluginNotReady");
+        assert!(!conditions[1].message.is_empty());
         let handlers: Vec<&str> = answer
             .runtime_handlers
             .iter()
             .map(|one| &*one.name)
             .collect();
         assert_eq!(handlers, ["", "rcrun"]);
-        assert!(answer.features.is_some());
+        assert!(answer.features.unwrap().supplemental_groups_policy);
         assert_eq!(answer.info.contains_key("config"), verbose);
     }
     let answer = node.ok(node.runtime().runtime_config(cri::RuntimeConfigRequest {}));
@@ -88,25 +86,12 @@ fn what_the_node_is_to_do(env: &Env) {
     assert!(said.contains("it is not ADDRESS/LENGTH"), "{said}");
 }
 
-fn pods_are_not_there_and_that_is_said(env: &Env) {
+fn checkpoints_of_pods_are_not_there_and_that_is_said(env: &Env) {
     let node = Node::new(env);
-    let said = node.refused(
-        node.runtime()
-            .run_pod_sandbox(cri::RunPodSandboxRequest::default()),
-        Code::Unimplemented,
-    );
-    assert_eq!(
-        said,
-        "RunPodSandbox: this version of rcrun serves images only: pods are not implemented"
-    );
-    let request = cri::ListContainersRequest::default();
-    node.refused(node.runtime().list_containers(request), Code::Unimplemented);
-    let request = cri::GetEventsRequest::default();
-    let said = node.refused(
-        node.runtime().get_container_events(request),
-        Code::Unimplemented,
-    );
-    assert!(said.starts_with("GetContainerEvents: "), "{said}");
+    let request = cri::CheckpointPodRequest::default();
+    node.refused(node.runtime().checkpoint_pod(request), Code::Unimplemented);
+    let request = cri::RestorePodRequest::default();
+    node.refused(node.runtime().restore_pod(request), Code::Unimplemented);
 }
 
 /// Sends a request of one's own; the answer's head and trailers.

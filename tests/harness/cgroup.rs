@@ -89,6 +89,13 @@ pub(crate) fn children(tag: &str) -> Vec<PathBuf> {
     found
 }
 
+/// Removes those that are empty: a kubelet makes and removes the cgroups of pods.
+pub(crate) fn remove_empty_children(tag: &str) {
+    for child in children(tag) {
+        let _ = fs::remove_dir(child);
+    }
+}
+
 fn tagged(point: &Path, tag: &str) -> Vec<PathBuf> {
     let dir = fs::read_dir(point).into_iter().flatten().flatten();
     let named = dir.filter(|e| {

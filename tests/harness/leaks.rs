@@ -68,6 +68,14 @@ impl Snapshot {
                 .into_iter()
                 .map(|c| format!("cgroup: {}", c.display())),
         );
+        // The server of the CRI has directories of its own, which stay, empty.
+        for below in ["pods", "run", "run/.monitors"] {
+            let _ = std::fs::remove_dir(env.rt.root.join(".cri").join(below));
+        }
+        let _ = std::fs::remove_dir_all(env.rt.root.join(".cri/network"));
+        for below in ["pods", "run", ""] {
+            let _ = std::fs::remove_dir(env.rt.root.join(".cri").join(below));
+        }
         let state = entries(&env.rt.root).filter(|e| !e.contains("/.user-namespace-"));
         found.extend(state.map(|e| format!("state: {e}")));
         // What a process of the store left that nobody would go on with.

@@ -15,6 +15,7 @@ pub(crate) mod leaks;
 pub(crate) mod modules;
 pub(crate) mod monitor;
 pub(crate) mod people;
+pub(crate) mod pods;
 pub(crate) mod process;
 pub(crate) mod raw;
 pub(crate) mod runtime;

@@ -58,7 +58,7 @@ pub(super) fn make(
         id: &container.pod.id,
         config: &pod_config,
         namespaces: pinned(core, &container.pod.id, &plan),
-        directory: core.places.path(Kind::Pod, &container.pod.id),
+        directory: core.places.of_boot(&container.pod.id),
     };
     let place = Place {
         id: &container.id,
@@ -100,7 +100,7 @@ fn snapshot(core: &Core, container: &Container, held: &Held, map: Option<IdMap>)
     let id: SnapshotId = container.state().record.snapshot.parse()?;
     let layers = held.image.layers(core.host.way)?;
     let extent = |map: IdMap| Extent {
-        inside: map.container,
+        inside: 0,
         outside: map.host,
         count: map.size,
     };

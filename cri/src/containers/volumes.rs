@@ -50,10 +50,7 @@ pub(super) fn mount(
     let layers = held.image.layers(way).context(failed)?;
     let stack = Stack::open(store, &layers, way.overlay()).context(failed)?;
     let users: Option<OwnedFd> = match mapped {
-        true => Some(pin::open(
-            &core.places.namespaces(&container.pod.id),
-            "user",
-        )?),
+        true => Some(pin::open(&core.places.of_boot(&container.pod.id), "user")?),
         false => None,
     };
     let map = |tree: std::os::fd::BorrowedFd<'_>| match &users {

@@ -1,6 +1,7 @@
 //! The init of a pod whose containers share a pid namespace: an OCI container without a program, which
 //! reaps what is left to it. When it ends, the kernel ends all processes of the pod.
 
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
@@ -19,29 +20,47 @@ use crate::{Context, Error, ErrorKind, Result};
 pub(super) fn start(core: &Core, pod: &Pod, plan: &PodPlan) -> Result<()> {
     let bundle = core.places.path(Kind::Pod, &pod.id).join("init");
     let failed = || "cannot start the pod's init";
-    std::fs::create_dir_all(bundle.join("rootfs")).context(failed)?;
+    std::fs::create_dir_all(bundle.join("rootfs/dev")).context(failed)?;
     let config = config(core, pod, plan)?.to_string();
     std::fs::write(bundle.join("config.json"), config).context(failed)?;
     let mut command = Command::new("/proc/self/exe");
     std::os::unix::process::CommandExt::arg0(&mut command, "rcrun");
+    // Not its standard streams: the init keeps those.
+    let log = bundle.join("log");
     command.env_clear().arg("--root").arg(&core.runtime.root);
+    command
+        .arg("--log")
+        .arg(&log)
+        .args(["--log-format", "json"]);
     if core.runtime.cgroup_driver == CgroupDriver::Systemd {
         command.arg("--systemd-cgroup");
     }
-    let output = command
+    let status = command
         .arg("create")
         .arg("--bundle")
         .arg(&bundle)
         .arg(&pod.id)
         .stdin(Stdio::null())
-        .output()
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
         .context(failed)?;
-    if !output.status.success() {
-        let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        return Err(Error::new(ErrorKind::Internal, text)).context(failed);
+    if !status.success() {
+        return Err(Error::new(ErrorKind::Internal, last_words(&log))).context(failed);
     }
     let report = core.runtime.state(&pod.id).context(failed)?;
-    pin::pin_pid(&core.places.namespaces(&pod.id), report.pid).context(failed)
+    pin::pin_pid(&core.places.of_boot(&pod.id), report.pid).context(failed)
+}
+
+/// The last message of a log.
+fn last_words(log: &Path) -> String {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let message = |line: &str| {
+        let line: Value = serde_json::from_str(line).ok()?;
+        Some(line.get("msg")?.as_str()?.to_owned())
+    };
+    let last = text.lines().rev().find_map(message);
+    last.unwrap_or_else(|| "rcrun create ended without a word".to_owned())
 }
 
 fn config(core: &Core, pod: &Pod, plan: &PodPlan) -> Result<Value> {
@@ -73,6 +92,11 @@ fn config(core: &Core, pod: &Pod, plan: &PodPlan) -> Result<Value> {
     Ok(json!({
         "ociVersion": "1.2.0",
         "root": { "path": "rootfs", "readonly": true },
+        // The root of a user namespace may not write to the other one.
+        "mounts": [{
+            "destination": "/dev", "type": "tmpfs", "source": "tmpfs",
+            "options": ["nosuid", "noexec", "mode=755", "size=64k"],
+        }],
         "linux": linux,
         "annotations": {
             "io.kubernetes.cri.container-type": "sandbox",

@@ -1,18 +1,25 @@
-//! A container's configuration.
+//! A container's configuration: `ContainerConfig`, the image's and facts -> the OCI document, and what else to do.
+//!
+//! This file puts the parts together; each has a module of its own beside it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use rcrun_image::accounts::{Accounts, Identity};
 use rcrun_image::document::Config;
 use rcrun_runtime::template::cdi::Applied;
 use rcrun_runtime::template::devices::Device;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::{DeviceNode, Node};
+use super::log::{Log, log};
+use super::mounts::{self, Base, Origin};
+use super::security::{self, Profile};
+use super::{DeviceNode, Node, devices, document, identity, join, pod, process};
 use crate::proto::v1;
-use crate::{Error, Result};
+use crate::{Context, Error, Result};
 
+/// The longest name of a container: Kubernetes allows 63.
+const LONGEST_NAME: usize = 512;
 /// The pod that a container is for.
 #[derive(Debug, Clone)]
 pub struct PodFacts<'a> {
@@ -132,26 +139,112 @@ pub struct Container {
     pub identity: Identity,
 }
 
-/// A log's place. The file is opened below the directory, following no link.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Log {
-    /// The pod's: absolute.
-    pub directory: PathBuf,
-    /// Below it, without `..`.
-    pub path: PathBuf,
+/// A request's parts that are looked at often; what is missing is as if it were empty.
+pub(super) struct Asked<'a> {
+    pub(super) config: &'a v1::ContainerConfig,
+    pub(super) security: v1::LinuxContainerSecurityContext,
+    /// There is none: what it leaves open is not as somebody wanted it.
+    pub(super) no_security: bool,
+    pub(super) resources: v1::LinuxContainerResources,
+    pub(super) seccomp: Profile,
+    pub(super) apparmor: Profile,
 }
 
-impl Log {
-    /// The whole path, for status.
-    pub fn full(&self) -> PathBuf {
-        self.directory.join(&self.path)
+impl<'a> Asked<'a> {
+    fn read(config: &'a v1::ContainerConfig) -> Result<Self> {
+        judge(config)?;
+        let linux = config.linux.clone().unwrap_or_default();
+        let given = linux.security_context;
+        let no_security = given.is_none();
+        let security = given.unwrap_or_default();
+        #[expect(deprecated, reason = "old kubelets send it")]
+        let (old_seccomp, old_apparmor) =
+            (&security.seccomp_profile_path, &security.apparmor_profile);
+        // Judged in any case; privileged containers have neither.
+        let seccomp = security::seccomp_profile(security.seccomp.as_ref(), old_seccomp)?;
+        let apparmor = security::apparmor_profile(security.apparmor.as_ref(), old_apparmor)?;
+        let unless = |profile| match security.privileged {
+            true => Profile::Unconfined,
+            false => profile,
+        };
+        Ok(Self {
+            config,
+            no_security,
+            seccomp: unless(seccomp),
+            apparmor: unless(apparmor),
+            resources: linux.resources.unwrap_or_default(),
+            security,
+        })
+    }
+
+    pub(super) fn namespaces(&self) -> Option<&v1::NamespaceOption> {
+        self.security.namespace_options.as_ref()
+    }
+
+    /// The container whose processes this one is to see.
+    fn target(&self) -> Result<Option<String>> {
+        let Some(options) = self.namespaces() else {
+            return Ok(None);
+        };
+        let target = pod::mode("pid", options.pid)? == v1::NamespaceMode::Target;
+        match (target, options.target_id.as_str()) {
+            (true, "") => Err(Error::invalid("namespace_options.target_id is missing")),
+            (true, id) => Ok(Some(id.to_owned())),
+            (false, "") => Ok(None),
+            (false, _) => Err(Error::invalid(
+                "namespace_options.target_id is given, but pid is not TARGET",
+            )),
+        }
+    }
+}
+
+/// What no part of a configuration may be.
+fn judge(config: &v1::ContainerConfig) -> Result<()> {
+    let name = config
+        .metadata
+        .as_ref()
+        .map_or("", |metadata| &metadata.name);
+    if name.is_empty() {
+        return Err(Error::invalid("metadata.name is missing"));
+    }
+    if name.len() > LONGEST_NAME || name.contains(char::is_control) {
+        return Err(Error::invalid(format!("metadata.name {name:?} is no name")));
+    }
+    if config.windows.is_some() {
+        return Err(Error::invalid("windows: this node runs Linux"));
+    }
+    let image = config.image.as_ref().map_or("", |image| &image.image);
+    match image.is_empty() {
+        true => Err(Error::invalid("image.image is missing")),
+        false => Ok(()),
     }
 }
 
 /// What of the host a configuration names. Refuses what no lookup could make right.
 pub fn asks(config: &v1::ContainerConfig, image: &Config) -> Result<Asks> {
-    let _ = (config, image);
-    Err(Error::unsupported("containers are not decided yet"))
+    let asked = Asked::read(config)?;
+    let mut asks = Asks {
+        devices: devices::devices(&config.devices)?,
+        every_device: asked.security.privileged,
+        cdi: devices::cdi_names(&config.cdi_devices, &config.annotations)?,
+        seccomp: match &asked.seccomp {
+            Profile::Local(path) => Some(path.into()),
+            _ => None,
+        },
+        target: asked.target()?,
+        ..Asks::default()
+    };
+    let wanted = mounts::wanted(config)?;
+    for (index, origin) in wanted.iter().map(mounts::Wanted::what) {
+        match origin {
+            Origin::Host(path) => asks.sources.push((index, path.clone())),
+            Origin::Image(image, below) => {
+                asks.images.push((index, (*image).clone(), below.clone()));
+            }
+        }
+    }
+    asks.volumes = mounts::volumes(image, &wanted);
+    Ok(asks)
 }
 
 /// The container.
@@ -162,6 +255,80 @@ pub fn container(
     place: &Place<'_>,
     node: &Node,
 ) -> Result<Container> {
-    let _ = (pod, config, image, place, node);
-    Err(Error::unsupported("containers are not decided yet"))
+    let asked = Asked::read(config)?;
+    let linux = pod.config.linux.as_ref();
+    let of_pod = linux.and_then(|linux| linux.security_context.as_ref());
+    if asked.security.privileged && !of_pod.is_some_and(|security| security.privileged) {
+        return Err(Error::invalid(
+            "privileged: the pod was made without allowing privileged containers",
+        ));
+    }
+    let held = pod::namespaces(pod.config)?;
+    let namespaces = join::namespaces(&asked, &held, pod, place, node)?;
+    let sets = security::capabilities(
+        asked.security.capabilities.as_ref(),
+        asked.security.privileged,
+        &node.capabilities,
+    )?;
+    let mut identity = identity::identity(&asked.security, &image.user, place.accounts, held.user)
+        .context(|| "security_context")?;
+    let groups: BTreeSet<u32> = identity
+        .additional
+        .iter()
+        .chain(&place.cdi.gids)
+        .copied()
+        .collect();
+    identity.additional = groups.into_iter().collect();
+    let labels = document::labels(&asked, of_pod, pod.id, node)?;
+    let base = Base {
+        privileged: asked.security.privileged,
+        ipc: held.ipc,
+        network: held.network,
+        map: held.user,
+        read_only: asked.security.readonly_rootfs,
+        directory: &pod.directory,
+    };
+    let mounts = mounts::all(&base, &mounts::wanted(config)?, place, node)?;
+    let process = document::process(
+        &asked,
+        &sets,
+        &identity,
+        labels.as_ref(),
+        (pod, image, place, node),
+    )?;
+    let linux = document::linux(
+        &asked,
+        &sets,
+        &namespaces,
+        &mounts,
+        labels.as_ref(),
+        (pod, &held, place, node),
+    )?;
+    let mut spec = json!({
+        "ociVersion": rcrun_runtime::spec::VERSION,
+        "process": process,
+        "root": {"path": "rootfs", "readonly": asked.security.readonly_rootfs},
+        "mounts": mounts.list,
+        "annotations": document::annotations(config, pod, place),
+        "linux": linux,
+    });
+    if !place.cdi.hooks.is_empty() {
+        spec["hooks"] = json!(place.cdi.hooks);
+    }
+    let context = labels.map(|labels| labels.mount);
+    let relabel = |path| Some((path, context.clone()?));
+    Ok(Container {
+        spec,
+        stop_signal: process::stop_signal(config, image)?,
+        log: log(&pod.config.log_directory, &config.log_path)?,
+        terminal: config.tty,
+        stdin: config.stdin,
+        stdin_once: config.stdin_once,
+        make: mounts.make,
+        relabel: mounts.relabel.into_iter().filter_map(relabel).collect(),
+        identity,
+    })
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,18 +14,28 @@
 //! Sources: `cri/proto/api.proto` with its comments; where those are silent, what containerd 2.3 does, since that is
 //! what kubelets are tested with. Deliberately different: `docs/differences.md`.
 
+mod cgroup;
 pub mod container;
-pub mod files;
-pub mod identity;
+mod devices;
+mod document;
+mod files;
+mod identity;
+mod join;
+mod log;
+mod mounts;
 pub mod pod;
+mod process;
 pub mod resources;
+mod security;
 pub mod status;
+mod sysctls;
+mod traffic;
 
 use std::collections::BTreeSet;
 
-use rcrun_runtime::template::devices;
-
+pub use cgroup::CgroupParent;
 pub use container::{Asks, Container, Place, PodFacts, asks, container};
+pub use log::Log;
 pub use pod::{PodPlan, pod};
 
 /// What is true of the node, for all pods.
@@ -75,28 +85,26 @@ pub enum Driver {
     Systemd,
 }
 
-/// Ids of a user namespace: one range, for users and groups alike.
+/// Ids of a user namespace: those of a pod begin with 0; users and groups alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IdMap {
-    /// The first id on the host.
+    /// What 0 is on the host.
     pub host: u32,
-    /// The same in the container.
-    pub container: u32,
     /// How many.
     pub size: u32,
 }
 
 impl IdMap {
-    /// Whether the container has this id.
+    /// Whether the pod has this id.
     pub fn has(&self, id: u32) -> bool {
-        id >= self.container && id - self.container < self.size
+        id < self.size
     }
 
-    /// The host's number for an id of the container.
+    /// The host's number for an id of the pod.
     pub fn outside(&self, id: u32) -> Option<u32> {
-        self.has(id).then(|| self.host + (id - self.container))
+        self.has(id).then(|| self.host + id)
     }
 }
 
 /// A device node for a container.
-pub type DeviceNode = devices::Node;
+pub type DeviceNode = rcrun_runtime::template::devices::Node;
