@@ -368,7 +368,9 @@ impl RuntimeService for Runtime {
         &self,
         request: Request<cri::PortForwardRequest>,
     ) -> Result<Response<cri::PortForwardResponse>, Status> {
-        let url = self.core.url_of_forward(&self.urls, &request.into_inner())?;
+        let url = self
+            .core
+            .url_of_forward(&self.urls, &request.into_inner())?;
         Ok(Response::new(cri::PortForwardResponse { url }))
     }
 

@@ -7,6 +7,7 @@ mod pods;
 mod pulls;
 mod removal;
 mod requests;
+mod streams;
 
 use crate::harness::modules::{Module, check, of_images};
 use crate::harness::{Env, Test, test};
@@ -20,6 +21,7 @@ const MODULES: &[Module] = &[
     ("pulls", pulls::tests),
     ("removal", removal::tests),
     ("requests", requests::tests),
+    ("streams", streams::tests),
 ];
 
 pub(crate) fn all() -> Vec<Test> {

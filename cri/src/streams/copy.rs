@@ -78,9 +78,9 @@ pub(super) async fn output(
             piece = read(&mut from, &mut buffer) => piece,
             _ = ended.wait_for(|ended| *ended) => break,
         };
-        match piece {
-            Some(piece) if to.put(piece).await.is_ok() => {}
-            _ => return,
+        let Some(piece) = piece else { return };
+        if to.put(piece).await.is_err() {
+            return;
         }
     }
     let mut owed = waiting(&from);

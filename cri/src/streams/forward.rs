@@ -48,7 +48,7 @@ pub(super) async fn forward(
 /// Connects to the first of both that listens.
 async fn dial(core: &Arc<Core>, pod: &Arc<Pod>, port: u16) -> Result<TcpStream> {
     let namespace = match pod.state().record.connected {
-        true => Some(core.places.namespaces(&pod.id)),
+        true => Some(core.places.of_boot(&pod.id)),
         false => None,
     };
     let opening = core.light.run(move || {
@@ -66,9 +66,7 @@ async fn dial(core: &Arc<Core>, pod: &Arc<Pod>, port: u16) -> Result<TcpStream> 
         }
     }
     match failed {
-        Some((error, address)) => {
-            Err(error).context(|| format!("cannot connect to {address}"))
-        }
+        Some((error, address)) => Err(error).context(|| format!("cannot connect to {address}")),
         None => Err(Error::new(
             ErrorKind::Unavailable,
             "this machine has neither IPv4 nor IPv6",

@@ -124,8 +124,7 @@ fn stream(wanted: bool, input: bool) -> Result<(Stdio, Option<OwnedFd>)> {
         return Ok((Stdio::null(), None));
     }
     let flags = rustix::pipe::PipeFlags::CLOEXEC;
-    let (reader, writer) =
-        rustix::pipe::pipe_with(flags).context(|| "cannot create a pipe")?;
+    let (reader, writer) = rustix::pipe::pipe_with(flags).context(|| "cannot create a pipe")?;
     Ok(match input {
         true => (reader.into(), Some(writer)),
         false => (writer.into(), Some(reader)),
@@ -169,7 +168,9 @@ impl Process {
         };
         let path = console.as_ref().map(|console| console.path.clone());
         let runtime = core.runtime.clone();
-        let spawning = core.light.run(move || spawn(&runtime, &asked, path.as_deref()));
+        let spawning = core
+            .light
+            .run(move || spawn(&runtime, &asked, path.as_deref()));
         let mut process = Self::of(spawning.await.map_err(|status| cannot(&status))?)?;
         if let Some(console) = console {
             let master = console.master(&process.pidfd).await?;
@@ -189,8 +190,14 @@ impl Process {
             pidfd: readable(pidfd)?,
             words: spawned.words,
             stdin: spawned.stdin.map(pipe::Sender::from_owned_fd).transpose()?,
-            stdout: spawned.stdout.map(pipe::Receiver::from_owned_fd).transpose()?,
-            stderr: spawned.stderr.map(pipe::Receiver::from_owned_fd).transpose()?,
+            stdout: spawned
+                .stdout
+                .map(pipe::Receiver::from_owned_fd)
+                .transpose()?,
+            stderr: spawned
+                .stderr
+                .map(pipe::Receiver::from_owned_fd)
+                .transpose()?,
             terminal: None,
         })
     }
@@ -208,7 +215,12 @@ impl Process {
 
     /// Waits for the end: the program's exit code, or why it could not be run.
     pub(super) async fn ended(&mut self) -> Result<u8> {
-        drop(self.pidfd.readable().await.context(|| "cannot wait for a process")?);
+        drop(
+            self.pidfd
+                .readable()
+                .await
+                .context(|| "cannot wait for a process")?,
+        );
         let Some(mut child) = self.child.take() else {
             return Err(Error::new(ErrorKind::Internal, "a process ended twice"));
         };
@@ -275,7 +287,7 @@ fn last_error(bytes: &[u8]) -> Option<String> {
         let error = line["level"] == "error";
         error.then(|| line["msg"].as_str().unwrap_or_default().to_owned())
     };
-    lines.filter_map(read).last()
+    lines.rev().find_map(read)
 }
 
 fn cannot(status: &Status) -> Error {
@@ -313,7 +325,9 @@ impl Console {
         let failed = || "cannot receive the terminal of a process";
         let receive = async {
             let (stream, _) = self.listener.accept().await?;
-            stream.async_io(Interest::READABLE, || master_from(&stream)).await
+            stream
+                .async_io(Interest::READABLE, || master_from(&stream))
+                .await
         };
         tokio::select! {
             biased;
@@ -370,7 +384,10 @@ mod tests {
             rootless: Some(false),
         };
         let all = arguments(&runtime, asked, "/l", console.map(Path::new));
-        let all: Vec<String> = all.into_iter().map(|one| one.into_string().unwrap()).collect();
+        let all: Vec<String> = all
+            .into_iter()
+            .map(|one| one.into_string().unwrap())
+            .collect();
         all.join(" ")
     }
 

@@ -137,7 +137,11 @@ async fn attended(
     (out, err): (&mut Kept, &mut Kept),
 ) -> Verdict {
     let (ended, watched) = watch::channel(false);
-    let out = output(process.stdout.take(), Some(Sink::Kept(out)), watched.clone());
+    let out = output(
+        process.stdout.take(),
+        Some(Sink::Kept(out)),
+        watched.clone(),
+    );
     let err = output(process.stderr.take(), Some(Sink::Kept(err)), watched);
     let end = async {
         let late = async {
@@ -247,7 +251,9 @@ fn limit(seconds: i64) -> Result<Option<Duration>> {
     match u64::try_from(seconds) {
         Ok(0) => Ok(None),
         Ok(seconds) => Ok(Some(Duration::from_secs(seconds.min(LONGEST)))),
-        Err(_) => Err(Error::invalid(format!("cannot use a timeout of {seconds} s"))),
+        Err(_) => Err(Error::invalid(format!(
+            "cannot use a timeout of {seconds} s"
+        ))),
     }
 }
 
@@ -274,7 +280,11 @@ mod tests {
         assert_eq!(limit(3).unwrap(), Some(Duration::from_secs(3)));
         assert_eq!(limit(i64::MAX).unwrap(), Some(Duration::from_secs(LONGEST)));
         assert!(limit(-1).is_err());
-        assert!(Instant::now().checked_add(Duration::from_secs(LONGEST)).is_some());
+        assert!(
+            Instant::now()
+                .checked_add(Duration::from_secs(LONGEST))
+                .is_some()
+        );
     }
 
     #[test]

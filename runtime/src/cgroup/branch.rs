@@ -89,7 +89,12 @@ impl Cgroup {
         if let Some(dir) = self.unified().filter(there) {
             return Ok((String::new(), dir));
         }
-        match self.paths.get("freezer").map(PathBuf::as_path).filter(there) {
+        match self
+            .paths
+            .get("freezer")
+            .map(PathBuf::as_path)
+            .filter(there)
+        {
             Some(dir) => Ok(("freezer".to_owned(), dir)),
             None => Err(self.missing("make a sub-cgroup")),
         }
