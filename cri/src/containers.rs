@@ -2,6 +2,7 @@
 //! told.
 
 mod bundle;
+mod declared;
 mod host;
 mod life;
 mod volumes;
@@ -139,7 +140,7 @@ impl Core {
         };
         let made = bundle::make(self, container, held, volumes).context(failed)?;
         record.stop_signal = made.container.stop_signal;
-        record.log = made.container.log.as_ref().map(|log| log.full());
+        record.log = made.container.log.as_ref().map(crate::spec::Log::full);
         let identity = &made.container.identity;
         record.user = User {
             uid: identity.uid.into(),
@@ -338,6 +339,7 @@ impl Core {
         life::await_monitor(self, id).context(failed)?;
         monitor::remove(&self.runtime.root, id).context(failed)?;
         volumes::unmount(self, id).context(failed)?;
+        declared::release(self, id).context(failed)?;
         let snapshot: SnapshotId = format!("{}{id}", crate::records::SNAPSHOTS).parse()?;
         Snapshots::new(&self.host.store)?
             .remove(&snapshot)

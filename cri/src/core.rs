@@ -18,6 +18,7 @@ use crate::proto::v1 as cri;
 use crate::records::{ContainerRecord, Places, PodRecord, PodStage};
 use crate::settings::{CgroupDriver, NetworkKind, Settings};
 use crate::spec::Node;
+use crate::stats::Known;
 use crate::work::Gate;
 use crate::{Context, Error, ErrorKind, Result};
 
@@ -36,6 +37,8 @@ pub(crate) struct Core {
     pub(crate) network: Network,
     pub(crate) node: Node,
     pub(crate) events: Events,
+    /// Measured before.
+    pub(crate) known: Known,
     pub(crate) heavy: Gate,
     pub(crate) light: Gate,
     tables: RwLock<Tables>,
@@ -286,6 +289,7 @@ impl Core {
             network,
             node,
             events: Events::default(),
+            known: Known::default(),
             heavy: Gate::new(HEAVY),
             light: Gate::new(LIGHT),
             tables: RwLock::default(),
@@ -403,11 +407,13 @@ impl Core {
     }
 
     pub(crate) fn forget_pod(&self, pod: &Pod) {
+        self.known.forget(&pod.id);
         self.change().pods.remove(&pod.id);
         self.release(&pod.name, &pod.id);
     }
 
     pub(crate) fn forget_container(&self, container: &Container) {
+        self.known.forget(&container.id);
         self.change().containers.remove(&container.id);
         let all = container.pod.containers.lock();
         all.unwrap_or_else(PoisonError::into_inner)

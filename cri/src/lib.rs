@@ -4,15 +4,12 @@
 //! - [`serve`]: runs the server until it is told to stop.
 //! - [`settings`]: the `cri` section of the settings file.
 //! - [`check`](mod@check): what the node lacks.
-//! - [`spec`]: what is asked for -> what is to be done, for pods and containers; nobody calls it yet.
+//! - [`spec`]: what is asked for -> what is to be done, for pods and containers.
 //! - [`proto`]: the interface, generated from `proto/api.proto`.
 //!
 //! This crate is the only asynchronous one. It keeps no truth of its own: images are those of the store,
 //! which other processes change at the same time, and what is held in memory is a copy that is known to
 //! be fresh when it is used. The server may be killed at any time.
-//!
-//! All of ImageService is here. Of RuntimeService there are Version, Status, RuntimeConfig and
-//! UpdateRuntimeConfig; the others answer UNIMPLEMENTED, and Status says that the runtime is not ready.
 
 #![forbid(unsafe_code)]
 
@@ -31,10 +28,12 @@ mod readable;
 mod records;
 mod recover;
 mod report;
+mod resources;
 mod runtime;
 mod server;
 pub mod settings;
 pub mod spec;
+mod stats;
 mod status;
 mod streams;
 mod time;

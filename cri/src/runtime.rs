@@ -398,6 +398,92 @@ impl RuntimeService for Runtime {
         Ok(Response::new(pieces(all, piece)))
     }
 
+    async fn update_container_resources(
+        &self,
+        request: Request<cri::UpdateContainerResourcesRequest>,
+    ) -> Result<Response<cri::UpdateContainerResourcesResponse>, Status> {
+        self.core.update_container(request.into_inner()).await?;
+        Ok(Response::new(cri::UpdateContainerResourcesResponse {}))
+    }
+
+    async fn update_pod_sandbox_resources(
+        &self,
+        request: Request<cri::UpdatePodSandboxResourcesRequest>,
+    ) -> Result<Response<cri::UpdatePodSandboxResourcesResponse>, Status> {
+        self.core.update_pod(request.into_inner()).await?;
+        Ok(Response::new(cri::UpdatePodSandboxResourcesResponse {}))
+    }
+
+    async fn container_stats(
+        &self,
+        request: Request<cri::ContainerStatsRequest>,
+    ) -> Result<Response<cri::ContainerStatsResponse>, Status> {
+        let stats = self
+            .core
+            .container_stats(&request.into_inner().container_id)
+            .await?;
+        Ok(Response::new(cri::ContainerStatsResponse {
+            stats: Some(stats),
+        }))
+    }
+
+    async fn list_container_stats(
+        &self,
+        request: Request<cri::ListContainerStatsRequest>,
+    ) -> Result<Response<cri::ListContainerStatsResponse>, Status> {
+        let stats = self
+            .core
+            .all_container_stats(request.into_inner().filter)
+            .await?;
+        Ok(Response::new(cri::ListContainerStatsResponse { stats }))
+    }
+
+    type StreamContainerStatsStream = Pieces<cri::StreamContainerStatsResponse>;
+
+    async fn stream_container_stats(
+        &self,
+        request: Request<cri::StreamContainerStatsRequest>,
+    ) -> Result<Response<Self::StreamContainerStatsStream>, Status> {
+        let all = self
+            .core
+            .all_container_stats(request.into_inner().filter)
+            .await?;
+        let piece = |container_stats| cri::StreamContainerStatsResponse { container_stats };
+        Ok(Response::new(pieces(all, piece)))
+    }
+
+    async fn pod_sandbox_stats(
+        &self,
+        request: Request<cri::PodSandboxStatsRequest>,
+    ) -> Result<Response<cri::PodSandboxStatsResponse>, Status> {
+        let stats = self
+            .core
+            .pod_stats(&request.into_inner().pod_sandbox_id)
+            .await?;
+        Ok(Response::new(cri::PodSandboxStatsResponse {
+            stats: Some(stats),
+        }))
+    }
+
+    async fn list_pod_sandbox_stats(
+        &self,
+        request: Request<cri::ListPodSandboxStatsRequest>,
+    ) -> Result<Response<cri::ListPodSandboxStatsResponse>, Status> {
+        let stats = self.core.all_pod_stats(request.into_inner().filter).await?;
+        Ok(Response::new(cri::ListPodSandboxStatsResponse { stats }))
+    }
+
+    type StreamPodSandboxStatsStream = Pieces<cri::StreamPodSandboxStatsResponse>;
+
+    async fn stream_pod_sandbox_stats(
+        &self,
+        request: Request<cri::StreamPodSandboxStatsRequest>,
+    ) -> Result<Response<Self::StreamPodSandboxStatsStream>, Status> {
+        let all = self.core.all_pod_stats(request.into_inner().filter).await?;
+        let piece = |pod_sandbox_stats| cri::StreamPodSandboxStatsResponse { pod_sandbox_stats };
+        Ok(Response::new(pieces(all, piece)))
+    }
+
     type GetContainerEventsStream = Listening;
 
     async fn get_container_events(
@@ -408,26 +494,16 @@ impl RuntimeService for Runtime {
     }
 
     absent! {
-        update_container_resources(UpdateContainerResourcesRequest) -> cri::UpdateContainerResourcesResponse;
-        container_stats(ContainerStatsRequest) -> cri::ContainerStatsResponse;
-        list_container_stats(ListContainerStatsRequest) -> cri::ListContainerStatsResponse;
-        pod_sandbox_stats(PodSandboxStatsRequest) -> cri::PodSandboxStatsResponse;
-        list_pod_sandbox_stats(ListPodSandboxStatsRequest) -> cri::ListPodSandboxStatsResponse;
         checkpoint_container(CheckpointContainerRequest) -> cri::CheckpointContainerResponse;
         checkpoint_pod(CheckpointPodRequest) -> cri::CheckpointPodResponse;
         restore_pod(RestorePodRequest) -> cri::RestorePodResponse;
         list_metric_descriptors(ListMetricDescriptorsRequest) -> cri::ListMetricDescriptorsResponse;
         list_pod_sandbox_metrics(ListPodSandboxMetricsRequest) -> cri::ListPodSandboxMetricsResponse;
-        update_pod_sandbox_resources(UpdatePodSandboxResourcesRequest) -> cri::UpdatePodSandboxResourcesResponse;
     }
 
-    type StreamContainerStatsStream = Pieces<cri::StreamContainerStatsResponse>;
-    type StreamPodSandboxStatsStream = Pieces<cri::StreamPodSandboxStatsResponse>;
     type StreamPodSandboxMetricsStream = Pieces<cri::StreamPodSandboxMetricsResponse>;
 
     absent! {
-        stream_container_stats(StreamContainerStatsRequest) -> Self::StreamContainerStatsStream;
-        stream_pod_sandbox_stats(StreamPodSandboxStatsRequest) -> Self::StreamPodSandboxStatsStream;
         stream_pod_sandbox_metrics(StreamPodSandboxMetricsRequest) -> Self::StreamPodSandboxMetricsStream;
     }
 }

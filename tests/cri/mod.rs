@@ -6,6 +6,7 @@ mod life;
 mod pods;
 mod pulls;
 mod removal;
+mod replay;
 mod requests;
 mod streams;
 
@@ -20,6 +21,7 @@ const MODULES: &[Module] = &[
     ("pods", pods::tests),
     ("pulls", pulls::tests),
     ("removal", removal::tests),
+    ("replay", replay::tests),
     ("requests", requests::tests),
     ("streams", streams::tests),
 ];

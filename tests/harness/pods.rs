@@ -210,6 +210,18 @@ impl<'a> Pods<'a> {
         }
     }
 
+    /// A container's first process.
+    #[track_caller]
+    pub(crate) fn pid(&self, container: &str) -> i32 {
+        let request = cri::ContainerStatusRequest {
+            container_id: container.to_owned(),
+            verbose: true,
+        };
+        let answer = self.node.ok(self.node.runtime().container_status(request));
+        let info: Value = serde_json::from_str(&answer.info["info"]).unwrap();
+        i32::try_from(info["pid"].as_i64().unwrap()).unwrap()
+    }
+
     /// The text of a container's log.
     pub(crate) fn log(&self, status: &cri::ContainerStatus) -> String {
         let text = std::fs::read_to_string(&status.log_path).unwrap_or_default();

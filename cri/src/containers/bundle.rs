@@ -1,14 +1,12 @@
 //! A container's bundle: snapshot, volumes, configuration.
 
-use std::collections::BTreeMap;
-
 use rcrun_image::accounts;
 use rcrun_overlay::lease::SnapshotId;
 use rcrun_overlay::snapshot::{Extent, Idmap, Options, Snapshots, Stack};
 use rcrun_runtime::container::CgroupDriver;
 use rcrun_runtime::monitor::{self, Launch, When};
 
-use super::{host, volumes};
+use super::{declared, host, volumes};
 use crate::core::{Container, Core};
 use crate::images::Held;
 use crate::pods::pinned;
@@ -69,7 +67,7 @@ pub(super) fn make(
             .iter()
             .map(|volume| (volume.index, volume.path.clone()))
             .collect(),
-        volumes: BTreeMap::new(),
+        volumes: declared::make(core, container, &stack, &asks.volumes, plan.namespaces.user)?,
         devices: host::nodes(&asks)?,
         cdi: host::cdi(&asks)?,
         seccomp: profile.as_deref(),

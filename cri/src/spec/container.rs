@@ -2,7 +2,7 @@
 //!
 //! This file puts the parts together; each has a module of its own beside it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use rcrun_image::accounts::{Accounts, Identity};
@@ -11,8 +11,10 @@ use rcrun_runtime::template::cdi::Applied;
 use rcrun_runtime::template::devices::Device;
 use serde_json::{Value, json};
 
+use super::document::May;
 use super::log::{Log, log};
 use super::mounts::{self, Base, Origin};
+use super::pod::Namespaces;
 use super::security::{self, Profile};
 use super::{DeviceNode, Node, devices, document, identity, join, pod, process};
 use crate::proto::v1;
@@ -94,6 +96,24 @@ pub struct Place<'a> {
     pub target_pid: Option<PathBuf>,
 }
 
+impl<'a> Place<'a> {
+    /// Nothing was looked up.
+    pub fn new(id: &'a str, image_name: &'a str, accounts: &'a Accounts) -> Self {
+        Self {
+            id,
+            image_name,
+            accounts,
+            sources: BTreeMap::new(),
+            images: BTreeMap::new(),
+            volumes: BTreeMap::new(),
+            devices: Vec::new(),
+            cdi: Applied::default(),
+            seccomp: None,
+            target_pid: None,
+        }
+    }
+}
+
 /// A bind mount's source, looked up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
@@ -139,6 +159,17 @@ pub struct Container {
     pub identity: Identity,
 }
 
+/// What a container is made from, besides the request.
+pub(super) struct Around<'a> {
+    pub(super) pod: &'a PodFacts<'a>,
+    pub(super) of_pod: v1::LinuxPodSandboxConfig,
+    /// Which namespaces the pod has for itself.
+    pub(super) held: Namespaces,
+    pub(super) image: &'a Config,
+    pub(super) place: &'a Place<'a>,
+    pub(super) node: &'a Node,
+}
+
 /// A request's parts that are looked at often; what is missing is as if it were empty.
 pub(super) struct Asked<'a> {
     pub(super) config: &'a v1::ContainerConfig,
@@ -148,6 +179,7 @@ pub(super) struct Asked<'a> {
     pub(super) resources: v1::LinuxContainerResources,
     pub(super) seccomp: Profile,
     pub(super) apparmor: Profile,
+    target: Option<String>,
 }
 
 impl<'a> Asked<'a> {
@@ -172,6 +204,7 @@ impl<'a> Asked<'a> {
             no_security,
             seccomp: unless(seccomp),
             apparmor: unless(apparmor),
+            target: target(security.namespace_options.as_ref())?,
             resources: linux.resources.unwrap_or_default(),
             security,
         })
@@ -180,21 +213,21 @@ impl<'a> Asked<'a> {
     pub(super) fn namespaces(&self) -> Option<&v1::NamespaceOption> {
         self.security.namespace_options.as_ref()
     }
+}
 
-    /// The container whose processes this one is to see.
-    fn target(&self) -> Result<Option<String>> {
-        let Some(options) = self.namespaces() else {
-            return Ok(None);
-        };
-        let target = pod::mode("pid", options.pid)? == v1::NamespaceMode::Target;
-        match (target, options.target_id.as_str()) {
-            (true, "") => Err(Error::invalid("namespace_options.target_id is missing")),
-            (true, id) => Ok(Some(id.to_owned())),
-            (false, "") => Ok(None),
-            (false, _) => Err(Error::invalid(
-                "namespace_options.target_id is given, but pid is not TARGET",
-            )),
-        }
+/// The container whose processes this one is to see.
+fn target(options: Option<&v1::NamespaceOption>) -> Result<Option<String>> {
+    let Some(options) = options else {
+        return Ok(None);
+    };
+    let target = pod::mode("pid", options.pid)? == v1::NamespaceMode::Target;
+    match (target, options.target_id.as_str()) {
+        (true, "") => Err(Error::invalid("namespace_options.target_id is missing")),
+        (true, id) => Ok(Some(id.to_owned())),
+        (false, "") => Ok(None),
+        (false, _) => Err(Error::invalid(
+            "namespace_options.target_id is given, but pid is not TARGET",
+        )),
     }
 }
 
@@ -213,10 +246,16 @@ fn judge(config: &v1::ContainerConfig) -> Result<()> {
     if config.windows.is_some() {
         return Err(Error::invalid("windows: this node runs Linux"));
     }
-    let image = config.image.as_ref().map_or("", |image| &image.image);
-    match image.is_empty() {
-        true => Err(Error::invalid("image.image is missing")),
-        false => Ok(()),
+    let mut notes = config.annotations.iter();
+    if let Some((name, _)) = notes.find(|(name, value)| name.contains('\0') || value.contains('\0'))
+    {
+        return Err(Error::invalid(format!(
+            "annotations: {name:?} holds a null character"
+        )));
+    }
+    match &config.image {
+        Some(image) if !image.image.is_empty() => pod::handler(&image.runtime_handler),
+        _ => Err(Error::invalid("image.image is missing")),
     }
 }
 
@@ -231,7 +270,7 @@ pub fn asks(config: &v1::ContainerConfig, image: &Config) -> Result<Asks> {
             Profile::Local(path) => Some(path.into()),
             _ => None,
         },
-        target: asked.target()?,
+        target: asked.target,
         ..Asks::default()
     };
     let wanted = mounts::wanted(config)?;
@@ -256,30 +295,30 @@ pub fn container(
     node: &Node,
 ) -> Result<Container> {
     let asked = Asked::read(config)?;
-    let linux = pod.config.linux.as_ref();
-    let of_pod = linux.and_then(|linux| linux.security_context.as_ref());
+    let around = Around {
+        of_pod: pod.config.linux.clone().unwrap_or_default(),
+        held: pod::namespaces(pod.config)?,
+        pod,
+        image,
+        place,
+        node,
+    };
+    let of_pod = around.of_pod.security_context.as_ref();
     if asked.security.privileged && !of_pod.is_some_and(|security| security.privileged) {
         return Err(Error::invalid(
             "privileged: the pod was made without allowing privileged containers",
         ));
     }
-    let held = pod::namespaces(pod.config)?;
-    let namespaces = join::namespaces(&asked, &held, pod, place, node)?;
+    let held = &around.held;
+    let namespaces = join::namespaces(&asked, &around)?;
     let sets = security::capabilities(
         asked.security.capabilities.as_ref(),
         asked.security.privileged,
         &node.capabilities,
     )?;
-    let mut identity = identity::identity(&asked.security, &image.user, place.accounts, held.user)
+    let identity = identity::identity(&asked.security, held.user, &image.user, place)
         .context(|| "security_context")?;
-    let groups: BTreeSet<u32> = identity
-        .additional
-        .iter()
-        .chain(&place.cdi.gids)
-        .copied()
-        .collect();
-    identity.additional = groups.into_iter().collect();
-    let labels = document::labels(&asked, of_pod, pod.id, node)?;
+    let labels = document::labels(&asked, &around)?;
     let base = Base {
         privileged: asked.security.privileged,
         ipc: held.ipc,
@@ -289,27 +328,19 @@ pub fn container(
         directory: &pod.directory,
     };
     let mounts = mounts::all(&base, &mounts::wanted(config)?, place, node)?;
-    let process = document::process(
-        &asked,
-        &sets,
-        &identity,
-        labels.as_ref(),
-        (pod, image, place, node),
-    )?;
-    let linux = document::linux(
-        &asked,
-        &sets,
-        &namespaces,
-        &mounts,
-        labels.as_ref(),
-        (pod, &held, place, node),
-    )?;
+    let may = May {
+        sets,
+        identity: &identity,
+        labels: labels.as_ref(),
+    };
+    let mut linux = document::linux(&asked, &may, &mounts, &around)?;
+    linux["namespaces"] = Value::Array(namespaces);
     let mut spec = json!({
         "ociVersion": rcrun_runtime::spec::VERSION,
-        "process": process,
+        "process": document::process(&asked, &may, &around)?,
         "root": {"path": "rootfs", "readonly": asked.security.readonly_rootfs},
         "mounts": mounts.list,
-        "annotations": document::annotations(config, pod, place),
+        "annotations": document::annotations(config, &around),
         "linux": linux,
     });
     if !place.cdi.hooks.is_empty() {

@@ -3,21 +3,21 @@
 use std::collections::BTreeMap;
 
 use rcrun_image::accounts::Identity;
-use rcrun_image::document::Config;
 use serde_json::{Map, Value, json};
 
-use super::container::{Asked, Place, PodFacts};
+use super::container::{Around, Asked};
 use super::mounts::{self, Mounts};
-use super::pod::{self, Namespaces};
+use super::pod;
 use super::security::{self, Labels, Sets};
-use super::{CgroupParent, Node, devices, process, resources};
+use super::{CgroupParent, devices, process, resources};
 use crate::proto::v1;
 use crate::{Error, Result};
 
+/// Most masked and read-only paths.
+const PATHS: usize = 4096;
 /// Names of annotations that mean something to the runtime, or that are ours to give: what a request says
 /// below them is left out (CVE-2024-3154).
-const RESERVED: [&str; 8] = [
-    "bundle",
+const RESERVED: [&str; 7] = [
     "io.kubernetes.cri.",
     "module.wasm.",
     "org.criu.",
@@ -27,15 +27,18 @@ const RESERVED: [&str; 8] = [
     "run.oci.",
 ];
 
+/// Who the program is, and what it may do.
+pub(super) struct May<'a> {
+    pub(super) sets: Sets,
+    pub(super) identity: &'a Identity,
+    pub(super) labels: Option<&'a Labels>,
+}
+
 /// `process`.
-pub(super) fn process(
-    asked: &Asked<'_>,
-    sets: &Sets,
-    identity: &Identity,
-    labels: Option<&Labels>,
-    (pod, image, place, node): (&PodFacts<'_>, &Config, &Place<'_>, &Node),
-) -> Result<Value> {
-    let hostname = pod::hostname(pod.config, node)?;
+pub(super) fn process(asked: &Asked<'_>, may: &May<'_>, around: &Around<'_>) -> Result<Value> {
+    let (image, place, node) = (around.image, around.place, around.node);
+    let (sets, identity) = (&may.sets, may.identity);
+    let hostname = pod::hostname(around.pod.config, node)?;
     let config = asked.config;
     let mut capabilities = Map::new();
     for name in ["bounding", "effective", "permitted"] {
@@ -59,34 +62,31 @@ pub(super) fn process(
     if let Some(profile) = security::apparmor(&asked.apparmor, node)? {
         process["apparmorProfile"] = json!(profile);
     }
-    if let Some(labels) = labels {
+    if let Some(labels) = may.labels {
         process["selinuxLabel"] = json!(labels.process);
     }
     Ok(process)
 }
 
-/// `linux`.
+/// `linux`, without namespaces.
 pub(super) fn linux(
     asked: &Asked<'_>,
-    sets: &Sets,
-    namespaces: &[Value],
+    may: &May<'_>,
     mounts: &Mounts,
-    labels: Option<&Labels>,
-    (pod, held, place, node): (&PodFacts<'_>, &Namespaces, &Place<'_>, &Node),
+    around: &Around<'_>,
 ) -> Result<Value> {
+    let (place, node) = (around.place, around.node);
     let privileged = asked.security.privileged;
-    let of_pod = pod.config.linux.as_ref();
-    let parent = of_pod.map_or("", |linux| &linux.cgroup_parent);
+    let parent = &around.of_pod.cgroup_parent;
     let (nodes, rules) = devices::entries(&place.devices, &place.cdi.nodes, privileged);
     let mut resources = resources::resources(&asked.resources, node)?;
     resources["devices"] = Value::Array(rules);
     let mut linux = json!({
-        "namespaces": namespaces,
         "cgroupsPath": CgroupParent::new(parent, node.driver)?.container(place.id),
         "devices": nodes,
         "resources": resources,
     });
-    if let Some(map) = held.user {
+    if let Some(map) = around.held.user {
         linux["uidMappings"] = json!(mounts::extents(map));
         linux["gidMappings"] = json!(mounts::extents(map));
     }
@@ -96,10 +96,12 @@ pub(super) fn linux(
     if let Some(propagation) = mounts.propagation {
         linux["rootfsPropagation"] = json!(propagation);
     }
-    if let Some(profile) = security::seccomp(&asked.seccomp, place.seccomp, &sets.bounding, node)? {
+    if let Some(profile) =
+        security::seccomp(&asked.seccomp, place.seccomp, &may.sets.bounding, node)?
+    {
         linux["seccomp"] = profile;
     }
-    if let Some(labels) = labels {
+    if let Some(labels) = may.labels {
         linux["mountLabel"] = json!(labels.mount);
     }
     Ok(linux)
@@ -111,8 +113,12 @@ fn hidden(asked: &Asked<'_>) -> Result<(Vec<String>, Vec<String>)> {
     use rcrun_runtime::template::{MASKED, READ_ONLY};
     let own = |list: &[&str]| list.iter().map(ToString::to_string).collect();
     let security = &asked.security;
-    let paths = security.masked_paths.iter().chain(&security.readonly_paths);
-    for path in paths {
+    if security.masked_paths.len() + security.readonly_paths.len() > PATHS {
+        return Err(Error::invalid(format!(
+            "more than {PATHS} masked_paths and readonly_paths"
+        )));
+    }
+    for path in security.masked_paths.iter().chain(&security.readonly_paths) {
         if !path.starts_with('/') || path.contains('\0') {
             return Err(Error::invalid(format!(
                 "masked_paths, readonly_paths: {path:?} is no absolute path"
@@ -130,12 +136,8 @@ fn hidden(asked: &Asked<'_>) -> Result<(Vec<String>, Vec<String>)> {
 }
 
 /// Labels of the container, else of the pod, else the usual ones with categories of the pod's ID.
-pub(super) fn labels(
-    asked: &Asked<'_>,
-    of_pod: Option<&v1::LinuxSandboxSecurityContext>,
-    pod: &str,
-    node: &Node,
-) -> Result<Option<Labels>> {
+pub(super) fn labels(asked: &Asked<'_>, around: &Around<'_>) -> Result<Option<Labels>> {
+    let node = around.node;
     let own = security::selinux(asked.security.selinux_options.as_ref(), node)?;
     if asked.security.privileged || !node.selinux {
         return Ok(None);
@@ -143,21 +145,22 @@ pub(super) fn labels(
     if own.is_some() {
         return Ok(own);
     }
+    let of_pod = around.of_pod.security_context.as_ref();
     let of_pod = of_pod.and_then(|security| security.selinux_options.as_ref());
     if let Some(labels) = security::selinux(of_pod, node)? {
         return Ok(Some(labels));
     }
-    security::of_pod(pod, node)
+    security::of_pod(around.pod.id, node)
 }
 
 /// The request's annotations but those that would mean something to the runtime, and what hooks and tools know
 /// containerd's containers by.
 pub(super) fn annotations(
     config: &v1::ContainerConfig,
-    pod: &PodFacts<'_>,
-    place: &Place<'_>,
+    around: &Around<'_>,
 ) -> BTreeMap<String, String> {
-    let reserved = |name: &str| RESERVED.iter().any(|prefix| name.starts_with(prefix));
+    let reserved =
+        |name: &str| name == "bundle" || RESERVED.iter().any(|prefix| name.starts_with(prefix));
     let given = config
         .annotations
         .iter()
@@ -165,6 +168,7 @@ pub(super) fn annotations(
     let mut all: BTreeMap<String, String> = given
         .map(|(name, value)| (name.clone(), value.clone()))
         .collect();
+    let pod = around.pod;
     let of_pod = pod.config.metadata.clone().unwrap_or_default();
     let name = config
         .metadata
@@ -173,7 +177,7 @@ pub(super) fn annotations(
     for (key, value) in [
         ("container-type", "container"),
         ("container-name", name),
-        ("image-name", place.image_name),
+        ("image-name", around.place.image_name),
         ("sandbox-id", pod.id),
         ("sandbox-name", &of_pod.name),
         ("sandbox-namespace", &of_pod.namespace),

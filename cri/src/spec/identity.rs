@@ -3,9 +3,10 @@
 //! As containerd: the group is among the supplementary groups too (CVE-2022-36109), and an image's group file
 //! counts unless the policy is Strict.
 
-use rcrun_image::accounts::{Accounts, Identity};
+use rcrun_image::accounts::Identity;
 
 use super::IdMap;
+use super::container::Place;
 use crate::proto::v1;
 use crate::{Context, Error, Result};
 
@@ -56,10 +57,11 @@ pub(super) fn numbers(
 /// Who the program is.
 pub(super) fn identity(
     asked: &v1::LinuxContainerSecurityContext,
-    of_image: &str,
-    accounts: &Accounts,
     map: Option<IdMap>,
+    of_image: &str,
+    place: &Place<'_>,
 ) -> Result<Identity> {
+    let accounts = place.accounts;
     let (uid, gid) = numbers(asked.run_as_user.as_ref(), asked.run_as_group.as_ref())?;
     let name = asked.run_as_username.as_str();
     let user = match (uid, name) {
@@ -115,6 +117,7 @@ pub(super) fn identity(
     }
     additional.push(found.gid);
     additional.extend(wanted);
+    additional.extend(&place.cdi.gids);
     additional.sort_unstable();
     additional.dedup();
     if additional.len() > GROUPS {
@@ -128,6 +131,8 @@ pub(super) fn identity(
 
 #[cfg(test)]
 mod tests {
+    use rcrun_image::accounts::Accounts;
+
     use super::*;
 
     fn accounts() -> Accounts {
@@ -151,7 +156,8 @@ mod tests {
             supplemental_groups_policy: policy,
             ..v1::LinuxContainerSecurityContext::default()
         };
-        let one = identity(&asked, of_image, &accounts(), map)?;
+        let accounts = accounts();
+        let one = identity(&asked, map, of_image, &Place::new("c", "i", &accounts))?;
         Ok(format!("{}:{} {:?}", one.uid, one.gid, one.additional))
     }
 

@@ -4,20 +4,14 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use super::Node;
-use super::container::{Asked, Place, PodFacts};
+use super::container::{Around, Asked};
 use super::pod::{self, Namespaces, Pid};
 use crate::proto::v1;
 use crate::{Error, ErrorKind, Result};
 
 /// `linux.namespaces`.
-pub(super) fn namespaces(
-    asked: &Asked<'_>,
-    held: &Namespaces,
-    pod: &PodFacts<'_>,
-    place: &Place<'_>,
-    node: &Node,
-) -> Result<Vec<Value>> {
+pub(super) fn namespaces(asked: &Asked<'_>, around: &Around<'_>) -> Result<Vec<Value>> {
+    let (held, pod) = (&around.held, around.pod);
     let mut all = vec![json!({"type": "mount"})];
     let mut join = |kind: &str, path: Option<&PathBuf>| match path {
         Some(path) => {
@@ -53,12 +47,12 @@ pub(super) fn namespaces(
     }
     match pid(asked, held)? {
         Sees::Pod => join("pid", pod.namespaces.pid.as_ref())?,
-        Sees::Target => join("pid", place.target_pid.as_ref())?,
+        Sees::Target => join("pid", around.place.target_pid.as_ref())?,
         Sees::Itself => all.push(json!({"type": "pid"})),
         Sees::Node => {}
     }
     // As containerd: on v1, and for privileged containers, the node's tree is seen.
-    if node.cgroup2 && !asked.security.privileged {
+    if around.node.cgroup2 && !asked.security.privileged {
         all.push(json!({"type": "cgroup"}));
     }
     Ok(all)

@@ -12,7 +12,9 @@
 //! or a label says is data and never decides over the host.
 //!
 //! Sources: `cri/proto/api.proto` with its comments; where those are silent, what containerd 2.3 does, since that is
-//! what kubelets are tested with. Deliberately different: `docs/differences.md`.
+//! what kubelets are tested with. Otherwise than containerd: capabilities that are asked for as ambient are;
+//! /etc/hosts is no copy of the host's; where a request has no security context at all, /proc is masked; a limit of huge pages that nobody can
+//! keep is an error; a container has its pod's namespaces or is refused, but for processes.
 
 mod cgroup;
 pub mod container;
@@ -25,6 +27,8 @@ mod log;
 mod mounts;
 pub mod pod;
 mod process;
+#[cfg(test)]
+mod recorded;
 pub mod resources;
 mod security;
 pub mod status;

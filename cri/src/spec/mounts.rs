@@ -68,6 +68,12 @@ pub(super) enum Origin<'a> {
 }
 
 impl Wanted<'_> {
+    /// Whether what is mounted there in the container is mounted on the host, too.
+    fn shares(&self, destination: &str) -> bool {
+        self.propagation == v1::MountPropagation::PropagationBidirectional
+            && Path::new(destination).starts_with(&self.destination)
+    }
+
     /// Its place in the request, and what is mounted.
     pub(super) fn what(&self) -> (usize, &Origin<'_>) {
         (self.index, &self.from)
@@ -97,6 +103,9 @@ fn understood(index: usize, mount: &v1::Mount) -> Result<Wanted<'_>> {
     }
     let from = from(mount, private)?;
     let mut options = vec!["rbind".to_owned()];
+    if mount.mount_options.len() > OPTIONS.len() {
+        return Err(Error::invalid("mount_options: some are given twice"));
+    }
     for word in &mount.mount_options {
         if !OPTIONS.contains(&word.as_str()) {
             return Err(Error::invalid(format!(
@@ -118,7 +127,8 @@ fn understood(index: usize, mount: &v1::Mount) -> Result<Wanted<'_>> {
     match (mount.recursive_read_only, mount.readonly) {
         (true, _) => options.push("rro".into()),
         (false, true) => options.push("ro".into()),
-        (false, false) => {}
+        // Options of the host's mount, such as noexec, do not count, as for other runtimes of pods.
+        (false, false) => options.push("rw".into()),
     }
     Ok(Wanted {
         index,
@@ -151,6 +161,7 @@ fn from(mount: &v1::Mount, private: bool) -> Result<Origin<'_>> {
     if !mount.host_path.is_empty() {
         return Err(Error::invalid("host_path and image are both given"));
     }
+    super::pod::handler(&image.runtime_handler)?;
     if image.image.is_empty() {
         return Err(Error::invalid("image.image is missing"));
     }
@@ -273,11 +284,9 @@ pub(super) fn all(
             .map_err(|e| e.context(format!("mounts[{}]", one.index)))?;
         more.push((depth(&one.destination), value));
     }
-    let own_dev = taken.contains("/dev");
     for file in base.files(&place.volumes) {
-        // A shared memory of the pod is not put into somebody else's /dev.
-        let hidden = own_dev && file.destination.starts_with("/dev/");
-        if taken.contains(file.destination.as_str()) || hidden {
+        let reaches_host = wanted.iter().any(|one| one.shares(&file.destination));
+        if taken.contains(file.destination.as_str()) || reaches_host {
             continue;
         }
         if file.relabel {

@@ -8,7 +8,9 @@ use rcrun_network::Port;
 use rcrun_network::request::Bandwidth;
 use rcrun_runtime::template::files::is_host;
 
-use super::{CgroupParent, IdMap, Node, files, identity, log, security, sysctls, traffic};
+use super::{
+    CgroupParent, IdMap, Node, files, identity, log, resources, security, sysctls, traffic,
+};
 use crate::proto::v1;
 use crate::{Context, Error, Result};
 
@@ -127,6 +129,14 @@ pub fn pod(config: &v1::PodSandboxConfig, node: &Node) -> Result<PodPlan> {
     let security = linux.security_context.clone().unwrap_or_default();
     let namespaces = namespaces(config)?;
     judge_process(&security)?;
+    // The kubelet sets these itself, on the pod's cgroup.
+    for (what, limits) in [
+        ("resources", &linux.resources),
+        ("overhead", &linux.overhead),
+    ] {
+        let limits = limits.clone().unwrap_or_default();
+        resources::resources(&limits, node).context(|| format!("linux.{what}"))?;
+    }
     let dns = config.dns_config.clone().unwrap_or_default();
     let ports = traffic::ports(&config.port_mappings)?;
     let bandwidth = traffic::bandwidth(&config.annotations)?;

@@ -203,16 +203,14 @@ pub fn updated(
 ) -> v1::LinuxContainerResources {
     let number = |old: i64, new: i64| if new == 0 { old } else { new };
     let text = |old: &str, new: &str| if new.is_empty() { old } else { new }.to_owned();
-    let mut pages = old.hugepage_limits.clone();
-    for limit in &new.hugepage_limits {
-        match pages
-            .iter_mut()
-            .find(|page| page.page_size == limit.page_size)
-        {
-            Some(page) => page.limit = limit.limit,
-            None => pages.push(limit.clone()),
-        }
-    }
+    let of = |asked: &v1::LinuxContainerResources| {
+        let limits = asked.hugepage_limits.clone().into_iter();
+        limits
+            .map(|limit| (limit.page_size.clone(), limit))
+            .collect::<BTreeMap<_, _>>()
+    };
+    let mut pages = of(old);
+    pages.extend(of(new));
     let mut unified = old.unified.clone();
     unified.extend(new.unified.clone());
     v1::LinuxContainerResources {
@@ -223,7 +221,7 @@ pub fn updated(
         oom_score_adj: old.oom_score_adj,
         cpuset_cpus: text(&old.cpuset_cpus, &new.cpuset_cpus),
         cpuset_mems: text(&old.cpuset_mems, &new.cpuset_mems),
-        hugepage_limits: pages,
+        hugepage_limits: pages.into_values().collect(),
         unified,
         memory_swap_limit_in_bytes: match new.memory_limit_in_bytes {
             0 => number(
@@ -378,7 +376,15 @@ mod tests {
     fn updates() {
         let old = base();
         let nothing = v1::LinuxContainerResources::default();
-        assert_eq!(updated(&old, &nothing), old);
+        let same = updated(&old, &nothing);
+        assert_eq!(
+            same.memory_swap_limit_in_bytes,
+            old.memory_swap_limit_in_bytes
+        );
+        assert_eq!(
+            resources(&same, &node()).unwrap(),
+            resources(&old, &node()).unwrap()
+        );
         let new = v1::LinuxContainerResources {
             cpu_quota: 50_000,
             memory_limit_in_bytes: 1 << 28,
@@ -391,11 +397,10 @@ mod tests {
         assert_eq!(found.oom_score_adj, 999);
         assert_eq!(found.memory_swap_limit_in_bytes, 0);
         assert_eq!(swap_limit(&found, &node()), Some(1 << 28));
-        let pages: Vec<_> = found
-            .hugepage_limits
-            .iter()
-            .map(|page| page.limit)
+        let pages = found.hugepage_limits.iter();
+        let pages: Vec<_> = pages
+            .map(|page| (page.page_size.as_str(), page.limit))
             .collect();
-        assert_eq!(pages, [4 << 20, 0, 0]);
+        assert_eq!(pages, [("1GB", 0), ("2MB", 4 << 20), ("64KB", 0)]);
     }
 }

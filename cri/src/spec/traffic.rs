@@ -11,6 +11,8 @@ use crate::{Context, Error, Result};
 
 /// Most ports of a pod.
 const MOST: usize = 65_536;
+/// Most addresses at which one port of the host may be mapped.
+const MOST_ADDRESSES: usize = 256;
 /// Annotations that Kubernetes documents; values are quantities of bits in a second.
 const INGRESS: &str = "kubernetes.io/ingress-bandwidth";
 const EGRESS: &str = "kubernetes.io/egress-bandwidth";
@@ -39,6 +41,11 @@ pub(super) fn ports(mappings: &[v1::PortMapping]) -> Result<Vec<Port>> {
             return Err(Error::invalid(format!(
                 "port_mappings[{index}]: {port} is mapped already, as {other} to {}",
                 other.container
+            )));
+        }
+        if others.len() == MOST_ADDRESSES {
+            return Err(Error::invalid(format!(
+                "port_mappings[{index}]: {port} is at more than {MOST_ADDRESSES} addresses"
             )));
         }
         others.push(all.len());
@@ -215,6 +222,10 @@ mod tests {
             assert!(message.contains(problem), "{mappings:?}: {message}");
         }
         ports(&vec![mapping(0, 80, 0, ""); MOST + 1]).unwrap_err();
+        let at = |n: usize| mapping(0, 80, 80, &format!("10.0.{}.{}", n / 256, n % 256));
+        let many: Vec<_> = (0..=MOST_ADDRESSES).map(at).collect();
+        ports(&many[1..]).unwrap();
+        ports(&many).unwrap_err();
     }
 
     #[test]

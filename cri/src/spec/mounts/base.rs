@@ -96,14 +96,11 @@ impl Base<'_> {
     pub(super) fn files(&self, volumes: &BTreeMap<String, PathBuf>) -> Vec<File> {
         let mut all = Vec::new();
         for name in ["hostname", "hosts", "resolv.conf"] {
-            let mut options = vec!["rbind", "rprivate"];
-            if self.read_only {
-                options.push("ro");
-            }
+            let access = if self.read_only { "ro" } else { "rw" };
             all.push(File {
                 destination: format!("/etc/{name}"),
                 source: self.directory.join(name),
-                options,
+                options: vec!["rbind", "rprivate", access],
                 map: self.map,
                 relabel: true,
             });
@@ -123,7 +120,7 @@ impl Base<'_> {
             all.push(File {
                 destination: destination.clone(),
                 source: source.clone(),
-                options: vec!["rbind", "rprivate"],
+                options: vec!["rbind", "rprivate", "rw"],
                 map: self.map,
                 relabel: true,
             });
