@@ -94,9 +94,13 @@ async fn run(host: Host, settings: &Settings, path: &Path) -> Result<()> {
         recovered?
     };
     core.resume();
+    let streaming = crate::streams::bind(&core, settings).await?;
+    let urls = streaming.urls();
+    tracing::debug!(address = %streaming.address(), "exec, attach and port-forward");
+    let streaming = tokio::spawn(streaming.serve());
     let front = Front::new(
         images.clone(),
-        Runtime::new(version, settings, Arc::clone(&core)),
+        Runtime::new(version, settings, Arc::clone(&core), urls),
     );
     let (stop, stopped) = watch::channel(false);
     // Every connection has a sender; when all are gone, all have ended.
@@ -123,6 +127,7 @@ async fn run(host: Host, settings: &Settings, path: &Path) -> Result<()> {
     notify("STOPPING=1");
     tracing::info!("the server stops");
     drop(listener);
+    streaming.abort();
     socket.remove();
     images.stop();
     core.events.stop();
