@@ -3,6 +3,8 @@
 //! `latency SOCKET IMAGE PODS [CGROUP_PARENT]`: one line for each method with p50 and p99 in milliseconds, and
 //! one for the five calls of a pod together. With several sockets, separated by commas, they take turns.
 
+#![allow(clippy::print_stdout, reason = "it tells figures")]
+
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::pin::Pin;

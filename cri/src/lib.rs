@@ -36,6 +36,7 @@ pub mod settings;
 pub mod spec;
 mod stats;
 mod status;
+mod streams;
 mod time;
 mod work;
 

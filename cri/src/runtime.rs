@@ -19,6 +19,7 @@ use crate::records::now;
 use crate::report;
 use crate::settings::{CgroupDriver, Settings};
 use crate::stats::descriptors;
+use crate::streams::Urls;
 
 /// The version of the kubelet's side, which containerd and CRI-O say too.
 const KUBELET_API: &str = "0.1.0";
@@ -36,16 +37,23 @@ pub(crate) struct Runtime {
     version: &'static str,
     driver: CgroupDriver,
     core: Arc<Core>,
+    urls: Urls,
     /// What UpdateRuntimeConfig said.
     pod_cidr: Mutex<String>,
 }
 
 impl Runtime {
-    pub(crate) fn new(version: &'static str, settings: &Settings, core: Arc<Core>) -> Self {
+    pub(crate) fn new(
+        version: &'static str,
+        settings: &Settings,
+        core: Arc<Core>,
+        urls: Urls,
+    ) -> Self {
         Self {
             version,
             driver: settings.cgroup_driver.resolved(),
             core,
+            urls,
             pod_cidr: Mutex::default(),
         }
     }
@@ -333,6 +341,40 @@ impl RuntimeService for Runtime {
         Ok(Response::new(cri::ReopenContainerLogResponse {}))
     }
 
+    async fn exec_sync(
+        &self,
+        request: Request<cri::ExecSyncRequest>,
+    ) -> Result<Response<cri::ExecSyncResponse>, Status> {
+        let answer = self.core.exec_sync(request.into_inner()).await?;
+        Ok(Response::new(answer))
+    }
+
+    async fn exec(
+        &self,
+        request: Request<cri::ExecRequest>,
+    ) -> Result<Response<cri::ExecResponse>, Status> {
+        let url = self.core.url_of_exec(&self.urls, request.into_inner())?;
+        Ok(Response::new(cri::ExecResponse { url }))
+    }
+
+    async fn attach(
+        &self,
+        request: Request<cri::AttachRequest>,
+    ) -> Result<Response<cri::AttachResponse>, Status> {
+        let url = self.core.url_of_attach(&self.urls, &request.into_inner())?;
+        Ok(Response::new(cri::AttachResponse { url }))
+    }
+
+    async fn port_forward(
+        &self,
+        request: Request<cri::PortForwardRequest>,
+    ) -> Result<Response<cri::PortForwardResponse>, Status> {
+        let url = self
+            .core
+            .url_of_forward(&self.urls, &request.into_inner())?;
+        Ok(Response::new(cri::PortForwardResponse { url }))
+    }
+
     type StreamPodSandboxesStream = Pieces<cri::StreamPodSandboxesResponse>;
 
     async fn stream_pod_sandboxes(
@@ -453,10 +495,6 @@ impl RuntimeService for Runtime {
     }
 
     absent! {
-        exec_sync(ExecSyncRequest) -> cri::ExecSyncResponse;
-        exec(ExecRequest) -> cri::ExecResponse;
-        attach(AttachRequest) -> cri::AttachResponse;
-        port_forward(PortForwardRequest) -> cri::PortForwardResponse;
         checkpoint_container(CheckpointContainerRequest) -> cri::CheckpointContainerResponse;
         checkpoint_pod(CheckpointPodRequest) -> cri::CheckpointPodResponse;
         restore_pod(RestorePodRequest) -> cri::RestorePodResponse;

@@ -102,10 +102,14 @@ async fn run(host: Host, settings: &Settings, path: &Path) -> Result<()> {
         }
         None => None,
     };
+    let streaming = crate::streams::bind(&core, settings).await?;
+    let urls = streaming.urls();
+    tracing::debug!(address = %streaming.address(), "exec, attach and port-forward");
+    let streaming = tokio::spawn(streaming.serve());
     let front = Front::new(
         Arc::clone(&core.meter),
         images.clone(),
-        Runtime::new(version, settings, Arc::clone(&core)),
+        Runtime::new(version, settings, Arc::clone(&core), urls),
     );
     let (stop, stopped) = watch::channel(false);
     // Every connection has a sender; when all are gone, all have ended.
@@ -132,6 +136,7 @@ async fn run(host: Host, settings: &Settings, path: &Path) -> Result<()> {
     notify("STOPPING=1");
     tracing::info!("the server stops");
     drop(listener);
+    streaming.abort();
     socket.remove();
     if let Some(metrics) = metrics {
         metrics.abort();

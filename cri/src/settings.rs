@@ -3,7 +3,7 @@
 //! Owns what can be set, the defaults and the limits. What concerns pulls, but for `parallel_pulls`, counts
 //! from the next pull on, or from SIGHUP; everything else from the start of the server.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use rcrun_image::reference::Reference;
@@ -15,6 +15,8 @@ use crate::{Context, Error, Result};
 const MAX_PARALLEL_PULLS: usize = 64;
 /// Longest time without progress that can be asked for: a day.
 const MAX_PROGRESS_TIMEOUT: u64 = 86_400;
+/// Longest time that an idle session is kept: a year.
+const MAX_IDLE_TIMEOUT: u64 = 365 * 86_400;
 
 /// The section.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
@@ -44,6 +46,12 @@ pub struct Settings {
     pub metrics_address: String,
     /// That may be another address than a loopback one: everybody who reaches it can read them.
     pub metrics_beyond_loopback: bool,
+    /// Where exec, attach and port-forward are served; the kubelet must reach it.
+    pub stream_address: IpAddr,
+    /// The port for that; 0 is any that is free.
+    pub stream_port: u16,
+    /// Seconds without a byte in either direction after which such a session ends.
+    pub stream_idle_timeout: u64,
     /// Pods may use all ports without a capability.
     pub unprivileged_ports: bool,
     /// Pods may ping without a capability.
@@ -87,8 +95,7 @@ impl Default for Settings {
             cni_config: rcrun_network::cni::CONFIGURATIONS.into(),
             cni_plugins: vec![rcrun_network::cni::PROGRAMS.into()],
             bridge: rcrun_network::bridge::Settings::default(),
-            metrics_address: String::new(),
-            metrics_beyond_loopback: false,
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
             unprivileged_ports: true,
             unprivileged_icmp: true,
         }
@@ -118,6 +125,15 @@ impl Settings {
         }
         if !(1..=MAX_PROGRESS_TIMEOUT).contains(&self.pull_progress_timeout) {
             return wrong("pull_progress_timeout", MAX_PROGRESS_TIMEOUT);
+        }
+        if !(1..=MAX_IDLE_TIMEOUT).contains(&self.stream_idle_timeout) {
+            return wrong("stream_idle_timeout", MAX_IDLE_TIMEOUT);
+        }
+        if self.stream_address.is_unspecified() || self.stream_address.is_multicast() {
+            return Err(Error::invalid(format!(
+                "the setting cri.stream_address: {} is no address that a kubelet can reach: name one",
+                self.stream_address
+            )));
         }
         Ok(())
     }
@@ -230,6 +246,15 @@ mod tests {
                 r#"{"pull_progress_timeout":0}"#,
                 "cri.pull_progress_timeout",
             ),
+            (r#"{"stream_idle_timeout":0}"#, "cri.stream_idle_timeout"),
+            (
+                r#"{"stream_idle_timeout":31536001}"#,
+                "cri.stream_idle_timeout",
+            ),
+            (r#"{"stream_address":"localhost"}"#, "invalid IP address"),
+            (r#"{"stream_address":"0.0.0.0"}"#, "cri.stream_address"),
+            (r#"{"stream_address":"::"}"#, "cri.stream_address"),
+            (r#"{"stream_port":65536}"#, "u16"),
         ] {
             let error = read(text).unwrap_err();
             assert!(error.contains(words), "{text}: {error}");

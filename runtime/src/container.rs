@@ -108,6 +108,8 @@ pub struct ExecOptions {
     pub ignore_paused: bool,
     /// Sub-cgroups to join, `[CONTROLLER[,..]:]PATH`.
     pub cgroup: Vec<String>,
+    /// Wait for the process also where its terminal is somebody else's (`console_socket`).
+    pub attend: bool,
     /// Do not become a child subreaper.
     pub no_subreaper: bool,
 }
@@ -242,6 +244,17 @@ impl Runtime {
     /// count.
     pub fn oom_kills(&self, id: &str) -> Result<Option<u64>> {
         control::oom_kills(self, id)
+    }
+
+    /// Makes a sub-cgroup for an `exec`, with which all that it starts can be ended; `FailedPrecondition`
+    /// if the container does not run.
+    pub fn branch(&self, id: &str, name: &str) -> Result<crate::cgroup::Branch> {
+        control::branch(self, id, name)
+    }
+
+    /// Sub-cgroups of a container whose names begin so; none if it does not run.
+    pub fn branches(&self, id: &str, prefix: &str) -> Result<Vec<crate::cgroup::Branch>> {
+        control::branches(self, id, prefix)
     }
 
     /// Whether rights over cgroups are not to be expected.

@@ -160,7 +160,11 @@ mod tests {
     ];
 
     /// Our own, for our own callers; not in the help.
-    const OWN: &[(&str, &str)] = &[("create", "root-fd"), ("run", "root-fd")];
+    const OWN: &[(&str, &str)] = &[
+        ("create", "root-fd"),
+        ("exec", "attend"),
+        ("run", "root-fd"),
+    ];
 
     #[test]
     fn verbs_and_flags_are_those_of_runc_and_two_of_crun() {

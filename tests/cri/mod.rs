@@ -8,6 +8,7 @@ mod pulls;
 mod removal;
 mod replay;
 mod requests;
+mod streams;
 
 use crate::harness::modules::{Module, check, of_images};
 use crate::harness::{Env, Test, test};
@@ -22,6 +23,7 @@ const MODULES: &[Module] = &[
     ("removal", removal::tests),
     ("replay", replay::tests),
     ("requests", requests::tests),
+    ("streams", streams::tests),
 ];
 
 pub(crate) fn all() -> Vec<Test> {

@@ -73,7 +73,7 @@ impl Snapshot {
             let _ = std::fs::remove_dir(env.rt.root.join(".cri").join(below));
         }
         let _ = std::fs::remove_dir_all(env.rt.root.join(".cri/network"));
-        for below in ["pods", "run", ""] {
+        for below in ["consoles", "pods", "run", ""] {
             let _ = std::fs::remove_dir(env.rt.root.join(".cri").join(below));
         }
         let state = entries(&env.rt.root).filter(|e| !e.contains("/.user-namespace-"));

@@ -24,6 +24,7 @@ pub(crate) mod sockets;
 pub(crate) mod spec;
 pub(crate) mod stage;
 pub(crate) mod store;
+pub(crate) mod streaming;
 pub(crate) mod suite;
 pub(crate) mod tree;
 pub(crate) mod users;

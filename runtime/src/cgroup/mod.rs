@@ -35,6 +35,7 @@
 //! fill the cpuset, 9 writes of the child, 10 `rmdir`.
 
 mod apply;
+mod branch;
 mod convert;
 mod create;
 mod device_program;
@@ -63,6 +64,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
 
+pub use self::branch::Branch;
 pub use self::hierarchy::Hierarchy;
 pub(crate) use self::hierarchy::is_unified;
 

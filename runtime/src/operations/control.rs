@@ -2,8 +2,8 @@
 
 use oci_spec::runtime::LinuxResources;
 
-use super::query::require;
-use crate::cgroup::{oom, stats};
+use super::query::{init_of, load, require};
+use crate::cgroup::{Branch, oom, stats};
 use crate::container::{Runtime, Status};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::state::Directory;
@@ -33,6 +33,27 @@ pub(crate) fn resume(runtime: &Runtime, id: &str) -> Result<()> {
         ));
     }
     record.cgroup.thaw()
+}
+
+/// Makes a sub-cgroup.
+pub(crate) fn branch(runtime: &Runtime, id: &str, name: &str) -> Result<Branch> {
+    let directory = Directory::open(&runtime.root, id)?;
+    let record = load(&directory)?;
+    if init_of(&record)?.is_none() {
+        let text = "cannot exec in a stopped container";
+        return Err(Error::new(ErrorKind::FailedPrecondition, text));
+    }
+    record.cgroup.branch(name, record.pid)
+}
+
+/// Lists sub-cgroups.
+pub(crate) fn branches(runtime: &Runtime, id: &str, prefix: &str) -> Result<Vec<Branch>> {
+    let directory = Directory::open(&runtime.root, id)?;
+    let record = load(&directory)?;
+    match init_of(&record)? {
+        Some(_) => record.cgroup.branches(prefix, record.pid),
+        None => Ok(Vec::new()),
+    }
 }
 
 /// Changes limits, and the configuration that later updates start from.

@@ -118,7 +118,8 @@ impl<'a> Job<'a> {
             process.capabilities.add(name)?;
         }
         let socket = options.console_socket.as_deref();
-        check_terminal(process.terminal, socket, options.detach)?;
+        let leaves_it = options.detach || (options.attend && socket.is_some());
+        check_terminal(process.terminal, socket, leaves_it)?;
         drop_missing_profile(&mut process);
         if options.console_socket.is_none() {
             process.console_size = process.console_size.or_else(terminal::callers_size);

@@ -67,6 +67,9 @@ pub(crate) struct Exec {
     /// disable the use of the subreaper used to reap reparented processes
     #[arg(long, hide = true)]
     no_subreaper: bool,
+    /// wait for the process also with --console-socket
+    #[arg(long, hide = true)]
+    attend: bool,
     id: String,
     command: Vec<String>,
 }
@@ -114,6 +117,7 @@ impl Exec {
             ignore_paused: self.ignore_paused,
             cgroup: self.cgroup,
             no_subreaper: self.no_subreaper,
+            attend: self.attend,
         })
     }
 }

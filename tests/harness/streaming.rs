@@ -1,0 +1,264 @@
+//! A client of exec, attach and port-forward: WebSocket (RFC 6455) with the fifth version of Kubernetes'
+//! channels, and as much of SPDY/3.1 as port-forward takes. Bytes on a socket: it can also stop anywhere.
+
+use std::collections::BTreeMap;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::Duration;
+
+/// Longer than anything takes.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Channels of exec and attach.
+pub(crate) const STDIN: u8 = 0;
+pub(crate) const STDOUT: u8 = 1;
+pub(crate) const STDERR: u8 = 2;
+const STATUS: u8 = 3;
+const RESIZE: u8 = 4;
+const CLOSE: u8 = 255;
+/// What the header blocks of SPDY begin with: a zlib stream whose dictionary has this checksum.
+const DICTIONARY: [u8; 6] = [0x78, 0xbb, 0xe3, 0xc6, 0xa7, 0xc2];
+
+/// A session.
+#[derive(Debug)]
+pub(crate) struct Session {
+    socket: TcpStream,
+    headers: bool,
+    /// What came on each channel so far.
+    pub(crate) heard: BTreeMap<u8, Vec<u8>>,
+}
+
+/// How a program ended, as the client is told.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    Code(i32),
+    Error(String),
+}
+
+fn upgrade(url: &str, method: &str, fields: &[&str]) -> TcpStream {
+    let rest = url.strip_prefix("http://").unwrap();
+    let (host, path) = rest.split_once('/').unwrap();
+    let mut socket = TcpStream::connect(host).unwrap();
+    socket.set_nodelay(true).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let fields = fields.join("\r\n");
+    write!(
+        socket,
+        "{method} /{path} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\n{fields}\r\n\r\n"
+    )
+    .unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        socket.read_exact(&mut byte).unwrap();
+        answer.push(byte[0]);
+    }
+    let answer = String::from_utf8(answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
+    socket
+}
+
+impl Session {
+    /// By WebSocket.
+    pub(crate) fn open(url: &str) -> Self {
+        let fields = [
+            "Upgrade: websocket",
+            "Sec-WebSocket-Version: 13",
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+            "Sec-WebSocket-Protocol: v5.channel.k8s.io",
+        ];
+        Self::of(upgrade(url, "GET", &fields))
+    }
+
+    /// By SPDY, for ports.
+    pub(crate) fn forward(url: &str) -> Self {
+        let fields = [
+            "Upgrade: SPDY/3.1",
+            "X-Stream-Protocol-Version: portforward.k8s.io",
+        ];
+        Self::of(upgrade(url, "POST", &fields))
+    }
+
+    fn of(socket: TcpStream) -> Self {
+        Self {
+            socket,
+            headers: false,
+            heard: BTreeMap::new(),
+        }
+    }
+
+    /// Sends bytes on a channel; whether the server still takes them.
+    pub(crate) fn say(&mut self, channel: u8, bytes: &[u8]) -> bool {
+        let mut payload = vec![channel];
+        payload.extend_from_slice(bytes);
+        let mask = [7, 99, 200, 1];
+        let mut frame = vec![0x82];
+        match u16::try_from(payload.len()) {
+            Ok(length @ 0..126) => frame.push(0x80 | u8::try_from(length).unwrap()),
+            Ok(length) => {
+                frame.push(0x80 | 126);
+                frame.extend_from_slice(&length.to_be_bytes());
+            }
+            Err(_) => {
+                frame.push(0x80 | 127);
+                frame.extend_from_slice(&(payload.len() as u64).to_be_bytes());
+            }
+        }
+        frame.extend_from_slice(&mask);
+        frame.extend(payload.iter().zip(mask.iter().cycle()).map(|(a, b)| a ^ b));
+        self.socket.write_all(&frame).is_ok()
+    }
+
+    /// No more on this channel.
+    pub(crate) fn close(&mut self, channel: u8) {
+        self.say(CLOSE, &[channel]);
+    }
+
+    pub(crate) fn resize(&mut self, width: u16, height: u16) {
+        let size = serde_json::json!({"Width": width, "Height": height});
+        self.say(RESIZE, size.to_string().as_bytes());
+    }
+
+    /// A second hand on the socket, to write while another thread reads.
+    pub(crate) fn writer(&self) -> Self {
+        Self::of(self.socket.try_clone().unwrap())
+    }
+
+    fn exact(&mut self, length: usize) -> Option<Vec<u8>> {
+        let mut bytes = vec![0; length];
+        match self.socket.read_exact(&mut bytes) {
+            Ok(()) => Some(bytes),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                panic!("nothing came in {PATIENCE:?}: {:?}", self.heard)
+            }
+            Err(_) => None,
+        }
+    }
+
+    /// Reads one message; the channel, or none at the end.
+    #[track_caller]
+    fn read(&mut self) -> Option<u8> {
+        let head = self.exact(2)?;
+        let number = |bytes: Vec<u8>| {
+            bytes
+                .iter()
+                .fold(0, |sum, byte| sum << 8 | usize::from(*byte))
+        };
+        let length = match head[1] {
+            126 => number(self.exact(2)?),
+            127 => number(self.exact(8)?),
+            length => usize::from(length),
+        };
+        let payload = self.exact(length)?;
+        match head[0] & 15 {
+            8 => None,
+            1 | 2 => {
+                let heard = self.heard.entry(payload[0]).or_default();
+                heard.extend_from_slice(&payload[1..]);
+                Some(payload[0])
+            }
+            _ => Some(CLOSE),
+        }
+    }
+
+    pub(crate) fn text(&self, channel: u8) -> String {
+        let bytes = self.heard.get(&channel).cloned().unwrap_or_default();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    /// Reads until this text has come on a channel.
+    #[track_caller]
+    pub(crate) fn until(&mut self, channel: u8, text: &str) {
+        while !self.text(channel).contains(text) {
+            assert!(self.read().is_some(), "{:?}", self.heard);
+        }
+    }
+
+    /// Reads to the end.
+    #[track_caller]
+    pub(crate) fn end(&mut self) -> Ended {
+        while self.read().is_some() {}
+        let said: serde_json::Value = serde_json::from_str(&self.text(STATUS)).unwrap();
+        if said["status"] == "Success" {
+            return Ended::Code(0);
+        }
+        match said["details"]["causes"][0]["reason"].as_str() {
+            Some("ExitCode") => {
+                let code = said["details"]["causes"][0]["message"].as_str().unwrap();
+                Ended::Code(code.parse().unwrap())
+            }
+            _ => Ended::Error(said["message"].as_str().unwrap().to_owned()),
+        }
+    }
+
+    /// Goes without a word (a reset).
+    pub(crate) fn vanish(self) {
+        rustix::net::sockopt::set_socket_linger(&self.socket, Some(Duration::ZERO)).unwrap();
+    }
+
+    /// Opens the pair of streams of one connection to a port; `first` is the number of its error stream,
+    /// the next odd one that of its data.
+    pub(crate) fn connect(&mut self, first: u32, port: u16) {
+        for (id, kind) in [(first, "error"), (first + 2, "data")] {
+            let (port, request) = (port.to_string(), first.to_string());
+            let pairs = [
+                ("streamtype", kind),
+                ("port", port.as_str()),
+                ("requestid", request.as_str()),
+            ];
+            let mut block = 3_u32.to_be_bytes().to_vec();
+            for text in pairs.iter().flat_map(|(name, value)| [name, value]) {
+                block.extend_from_slice(&u32::try_from(text.len()).unwrap().to_be_bytes());
+                block.extend_from_slice(text.as_bytes());
+            }
+            let mut payload = id.to_be_bytes().to_vec();
+            payload.extend_from_slice(&[0; 6]);
+            if !self.headers {
+                payload.extend_from_slice(&DICTIONARY);
+                self.headers = true;
+            }
+            // One block of deflate that is not compressed.
+            let length = u16::try_from(block.len()).unwrap();
+            payload.push(0);
+            payload.extend_from_slice(&length.to_le_bytes());
+            payload.extend_from_slice(&(!length).to_le_bytes());
+            payload.extend_from_slice(&block);
+            let [_, a, b, c] = u32::try_from(payload.len()).unwrap().to_be_bytes();
+            let mut frame = vec![0x80, 3, 0, 1, 0, a, b, c];
+            frame.extend_from_slice(&payload);
+            self.socket.write_all(&frame).unwrap();
+        }
+    }
+
+    /// Sends bytes on a stream, and its end.
+    pub(crate) fn data(&mut self, id: u32, bytes: &[u8], end: bool) {
+        let [_, a, b, c] = u32::try_from(bytes.len()).unwrap().to_be_bytes();
+        let mut frame = id.to_be_bytes().to_vec();
+        frame.extend_from_slice(&[u8::from(end), a, b, c]);
+        frame.extend_from_slice(bytes);
+        self.socket.write_all(&frame).unwrap();
+    }
+
+    /// Reads until these streams are finished; what came on each.
+    #[track_caller]
+    pub(crate) fn finished(&mut self, ids: &[u32]) -> BTreeMap<u32, String> {
+        let mut all = BTreeMap::<u32, Vec<u8>>::new();
+        let mut open = ids.to_vec();
+        while !open.is_empty() {
+            let head = self.exact(8).expect("the session goes on");
+            let length = head[5..]
+                .iter()
+                .fold(0, |sum, byte| sum << 8 | usize::from(*byte));
+            let payload = self.exact(length).expect("a whole frame");
+            let id = u32::from_be_bytes([head[0], head[1], head[2], head[3]]);
+            if head[0] & 0x80 == 0 {
+                all.entry(id).or_default().extend_from_slice(&payload);
+                if head[4] & 1 == 1 {
+                    open.retain(|other| *other != id);
+                }
+            }
+        }
+        all.into_iter()
+            .map(|(id, bytes)| (id, String::from_utf8(bytes).unwrap()))
+            .collect()
+    }
+}
