@@ -95,13 +95,7 @@ async fn run(host: Host, settings: &Settings, path: &Path) -> Result<()> {
         recovered?
     };
     core.resume();
-    let metrics = match settings.metrics()? {
-        Some(address) => {
-            let listener = meter::bind(address).await?;
-            Some(tokio::spawn(meter::serve(listener, Arc::clone(&core))))
-        }
-        None => None,
-    };
+    let metrics = meter::start(&core, settings.metrics()?).await?;
     let streaming = crate::streams::bind(&core, settings).await?;
     let urls = streaming.urls();
     tracing::debug!(address = %streaming.address(), "exec, attach and port-forward");

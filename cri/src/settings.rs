@@ -95,7 +95,11 @@ impl Default for Settings {
             cni_config: rcrun_network::cni::CONFIGURATIONS.into(),
             cni_plugins: vec![rcrun_network::cni::PROGRAMS.into()],
             bridge: rcrun_network::bridge::Settings::default(),
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+            stream_address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            stream_port: 0,
+            stream_idle_timeout: 4 * 60 * 60,
+            metrics_address: String::new(),
+            metrics_beyond_loopback: false,
             unprivileged_ports: true,
             unprivileged_icmp: true,
         }

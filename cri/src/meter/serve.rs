@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
 
 use super::text::MEDIA_TYPE;
 use super::told::page;
@@ -24,14 +25,20 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// After an error of accept, most likely for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Listens; what comes is answered by [`serve`].
-pub(crate) async fn bind(address: SocketAddr) -> Result<TcpListener> {
+/// Listens and answers, where that is wanted, until it is called off.
+pub(crate) async fn start(
+    core: &Arc<Core>,
+    address: Option<SocketAddr>,
+) -> Result<Option<JoinHandle<()>>> {
+    let Some(address) = address else {
+        return Ok(None);
+    };
     let failed = || format!("cannot listen on {address}, the setting cri.metrics_address");
-    TcpListener::bind(address).await.context(failed)
+    let listener = TcpListener::bind(address).await.context(failed)?;
+    Ok(Some(tokio::spawn(serve(listener, Arc::clone(core)))))
 }
 
-/// Answers until it is called off.
-pub(crate) async fn serve(listener: TcpListener, core: Arc<Core>) {
+async fn serve(listener: TcpListener, core: Arc<Core>) {
     let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     loop {
         let stream = match listener.accept().await {
