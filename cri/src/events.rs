@@ -121,3 +121,45 @@ impl Stream for Listening {
         }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::records::PodRecord;
+
+    #[test]
+    fn a_slow_listener_is_cut_off() {
+        let meter = Arc::<Meter>::default();
+        let events = Events::new(&meter);
+        let config = cri::PodSandboxConfig::default();
+        let pod = Pod::new(PodRecord::new("id", &config, ""), config, &Arc::default());
+        let tell = || events.of_pod(&pod, cri::ContainerEventType::ContainerCreatedEvent);
+        let mut slow = events.listen();
+        let gone = events.listen();
+        assert_eq!(events.listeners(), 2);
+        drop(gone);
+        (0..BEHIND).for_each(|_| tell());
+        let mut quick = events.listen();
+        assert_eq!((events.listeners(), meter.dropped()), (2, 0));
+        tell();
+        // It is as far behind as it may be, and has lost the last one.
+        assert_eq!((events.listeners(), meter.dropped()), (1, 1));
+        let mut next = |listening: &mut Listening| {
+            let mut task = Context::from_waker(std::task::Waker::noop());
+            match Pin::new(listening).poll_next(&mut task) {
+                Poll::Ready(Some(Ok(_))) => "event",
+                Poll::Ready(Some(Err(status))) => {
+                    assert_eq!(status.code(), tonic::Code::Unavailable);
+                    "error"
+                }
+                Poll::Ready(None) => "end",
+                Poll::Pending => "wait",
+            }
+        };
+        for _ in 0..BEHIND {
+            assert_eq!(next(&mut slow), "event");
+        }
+        assert_eq!((next(&mut slow), next(&mut slow)), ("error", "end"));
+        assert_eq!((next(&mut quick), next(&mut quick)), ("event", "wait"));
+    }
+}

@@ -120,6 +120,12 @@ impl Meter {
         self.monitors_lost.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// How many listeners were too slow.
+    #[cfg(test)]
+    pub(crate) fn dropped(&self) -> u64 {
+        self.listeners_dropped.load(Ordering::Relaxed)
+    }
+
     /// Somebody who listened to events was too slow.
     pub(crate) fn dropped_listener(&self) {
         self.listeners_dropped.fetch_add(1, Ordering::Relaxed);
