@@ -144,7 +144,7 @@ mod tests {
         tell();
         // It is as far behind as it may be, and has lost the last one.
         assert_eq!((events.listeners(), meter.dropped()), (1, 1));
-        let mut next = |listening: &mut Listening| {
+        let next = |listening: &mut Listening| {
             let mut task = Context::from_waker(std::task::Waker::noop());
             match Pin::new(listening).poll_next(&mut task) {
                 Poll::Ready(Some(Ok(_))) => "event",

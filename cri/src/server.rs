@@ -19,7 +19,7 @@ use http::{HeaderMap, Method, Request, Response};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tonic::body::Body;
 use tonic::codegen::Service as _;
@@ -73,10 +73,25 @@ pub fn serve(host: Host, settings: &Settings) -> Result<()> {
 async fn run(host: Host, settings: &Settings, path: &Path) -> Result<()> {
     let failed = || "cannot start the server";
     // Before anybody can know that we are there.
-    let mut terminate = signal(SignalKind::terminate()).context(failed)?;
-    let mut interrupt = signal(SignalKind::interrupt()).context(failed)?;
-    let mut hangup = signal(SignalKind::hangup()).context(failed)?;
+    let signals = [
+        signal(SignalKind::terminate()).context(failed)?,
+        signal(SignalKind::interrupt()).context(failed)?,
+        signal(SignalKind::hangup()).context(failed)?,
+    ];
     let socket = Socket::open(path)?;
+    let served = run_on(&socket, host, settings, signals).await;
+    // Also where the start failed.
+    socket.remove();
+    served
+}
+
+async fn run_on(
+    socket: &Socket,
+    host: Host,
+    settings: &Settings,
+    [mut terminate, mut interrupt, mut hangup]: [Signal; 3],
+) -> Result<()> {
+    let failed = || "cannot start the server";
     let listener = UnixListener::from_std(socket.listener.try_clone()?).context(failed)?;
     let version = host.version;
     let host = Arc::new(host);

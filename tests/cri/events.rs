@@ -110,7 +110,7 @@ fn all_listeners_hear_the_same(env: &Env) {
     // One that comes later hears what comes later.
     let mut third = listen(&pods.node);
     pods.remove(&pod);
-    let mut told = |events: &mut Events, count: usize| -> Vec<_> {
+    let told = |events: &mut Events, count: usize| -> Vec<_> {
         (0..count).map(|_| next(&pods.node, events)).collect()
     };
     let all = told(&mut first, 4);

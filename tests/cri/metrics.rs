@@ -442,6 +442,7 @@ fn the_page_is_for_this_machine_only(env: &Env) {
     let everywhere = format!("0.0.0.0:{}", address.rsplit_once(':').unwrap().1);
     node.configure(json!({"metrics_address": everywhere, "metrics_beyond_loopback": true}));
     node.start();
+    node.ok(node.runtime().version(cri::VersionRequest::default()));
     page(address.parse().unwrap());
 }
 
@@ -452,6 +453,8 @@ fn scrapers_have_limits(env: &Env) {
         Default::default(),
         json!({"metrics_address": address.to_string()}),
     );
+    // Then it listens.
+    node.ok(node.runtime().version(cri::VersionRequest::default()));
     for (request, status) in [
         ("GET / HTTP/1.1\r\n\r\n", "HTTP/1.1 404 "),
         (

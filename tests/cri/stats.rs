@@ -16,6 +16,7 @@ pub(super) fn tests() -> Vec<Test> {
         test!(devices_count_without_a_container),
         test!(who_has_ended_uses_nothing),
         test!(statistics_are_filtered),
+        test!(many_pods_are_told_quickly).timeout(600),
         test!(limits_of_a_container_are_changed),
         test!(limits_of_an_ended_container_are_not_changed),
         test!(limits_of_a_pod_are_changed),
@@ -137,7 +138,8 @@ fn what_a_pod_uses(env: &Env) {
     let pod = pods.run(&config);
     let mut ids = Vec::new();
     for name in ["a", "b"] {
-        let script = "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; sleep 1000 & sleep 1000";
+        let script =
+            "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; sleep 1000 & sleep 1000 & wait";
         let id = pods.create(&pod, &pods.container(name, script), &config);
         pods.start(&id);
         ids.push(id);
@@ -239,6 +241,68 @@ fn who_has_ended_uses_nothing(env: &Env) {
     };
     pods.node
         .refused(runtime().pod_sandbox_stats(request), Code::NotFound);
+}
+
+/// 500 pods are to be told in 100 ms (`RCRUN_TEST_FULL=1`, and a binary that is optimized).
+fn many_pods_are_told_quickly(env: &Env) {
+    const ROUNDS: u32 = 10;
+    let count = if crate::harness::full() { 500 } else { 20 };
+    let pods = Pods::new(env);
+    for number in 0..count {
+        let config = pods.pod(&format!("p{number}"));
+        let pod = pods.run(&config);
+        let id = pods.create(&pod, &pods.container("c", "exec sleep 1000"), &config);
+        pods.start(&id);
+    }
+    let node = &pods.node;
+    let mut client = node.runtime().max_decoding_message_size(64 << 20);
+    let mut measured = |what: &str, mut call: Box<dyn FnMut(&mut crate::harness::cri::Runtime)>| {
+        call(&mut client);
+        let times: Vec<_> = (0..ROUNDS)
+            .map(|_| {
+                let begun = Instant::now();
+                call(&mut client);
+                begun.elapsed()
+            })
+            .collect();
+        let (least, sum) = (times.iter().min().unwrap(), times.iter().sum::<Duration>());
+        let text = format!(
+            "{what}: {count} pods, least {least:?}, mean {:?}",
+            sum / ROUNDS
+        );
+        println!("{text}");
+        // Also without optimization, where the machine has more to do.
+        assert!(
+            *least < Duration::from_millis(5) * count + Duration::from_millis(50),
+            "{text}"
+        );
+    };
+    measured(
+        "ListPodSandboxStats",
+        Box::new(|client| {
+            let request = cri::ListPodSandboxStatsRequest::default();
+            let found = node.ok(client.list_pod_sandbox_stats(request)).stats;
+            assert_eq!(found.len(), count as usize);
+            let whole = |one: &cri::PodSandboxStats| {
+                let linux = one.linux.as_ref().unwrap();
+                linux.network.is_some() && linux.containers.len() == 1
+            };
+            assert!(found.iter().all(whole));
+        }),
+    );
+    measured(
+        "ListPodSandboxMetrics",
+        Box::new(|client| {
+            let request = cri::ListPodSandboxMetricsRequest {};
+            let found = node.ok(client.list_pod_sandbox_metrics(request));
+            assert_eq!(found.pod_metrics.len(), count as usize);
+        }),
+    );
+    let request = cri::ListPodSandboxRequest::default();
+    let all = node.ok(node.runtime().list_pod_sandbox(request)).items;
+    for pod in all {
+        pods.remove(&pod.id);
+    }
 }
 
 #[track_caller]

@@ -5,16 +5,22 @@
 //! nothing: that is no error.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rcrun_runtime::cgroup::{Cgroup, Hierarchy, Request};
 use rcrun_runtime::container::CgroupDriver;
+use rustix::fs::{Mode, OFlags};
 
 use crate::Result;
 use crate::records::now;
 
 /// At least this means no limit of cgroup v1 (`PAGE_COUNTER_MAX` in bytes, rounded to pages of any size).
 const NO_LIMIT: u64 = i64::MAX as u64 & !0xf_ffff;
+
+/// What is read of a file at once: more than any but `io.stat` has.
+const PIECE: usize = 8 << 10;
+/// What is read of a file.
+const LONGEST: usize = 1 << 20;
 
 /// At a moment.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -152,9 +158,21 @@ pub(super) fn limit(value: Option<u64>) -> Option<u64> {
     value.filter(|limit| *limit < NO_LIMIT)
 }
 
+/// A file of a cgroup: opened, read at once, closed. The kernel makes its text when it is read, and gives all of
+/// it that there is room for (kernfs, `seq_read`), so that a piece which does not fill the buffer is the last.
 pub(super) fn text(directory: Option<&Path>, name: &str) -> Option<String> {
-    let path: PathBuf = directory?.join(name);
-    std::fs::read_to_string(path).ok()
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let file = rustix::fs::open(directory?.join(name), flags, Mode::empty()).ok()?;
+    let mut all = Vec::new();
+    let mut piece = [0; PIECE];
+    while all.len() < LONGEST {
+        let count = rustix::io::read(&file, &mut piece).ok()?;
+        all.extend_from_slice(&piece[..count]);
+        if count < PIECE {
+            break;
+        }
+    }
+    String::from_utf8(all).ok()
 }
 
 pub(super) fn number(directory: Option<&Path>, name: &str) -> Option<u64> {

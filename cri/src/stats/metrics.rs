@@ -16,7 +16,7 @@ use super::descriptors::*;
 use super::detail::Detail;
 use super::network::Device;
 use super::process::{self, Held};
-use super::{cgroup, detail, network, readable};
+use super::{cgroup, detail, in_parts, network, readable};
 use crate::Result;
 use crate::core::{Container, Core, Life, Pod};
 use crate::proto::v1 as cri;
@@ -268,10 +268,9 @@ impl Core {
     fn metrics_of(&self, pods: &[Arc<Pod>]) -> Result<Vec<cri::PodSandboxMetrics>> {
         let system = FileSystem::of(self.host.store.path())?;
         let networks = self.networks(pods)?;
-        let of = |(pod, devices): (&Arc<Pod>, Vec<Device>)| {
-            readable("pod", &pod.id, self.metrics_of_pod(pod, &devices, &system))
-        };
-        Ok(pods.iter().zip(networks).filter_map(of).collect())
+        Ok(in_parts(pods, networks, |pod, devices| {
+            readable("pod", &pod.id, self.metrics_of_pod(pod, devices, &system))
+        }))
     }
 
     fn metrics_of_pod(

@@ -29,6 +29,8 @@ pub(crate) use descriptors::descriptors;
 use files::Files;
 use network::Device;
 
+/// From so many pods on two threads read.
+const MANY: usize = 50;
 /// The shortest time that a rate is taken over, in nanoseconds.
 const SHORTEST: i64 = 500_000_000;
 
@@ -159,6 +161,37 @@ fn readable<T>(what: &str, id: &str, read: Result<T>) -> Option<T> {
         .ok()
 }
 
+/// Of each pod with its devices what is there of it, in this order; of many by two threads.
+fn in_parts<T: Send>(
+    pods: &[Arc<Pod>],
+    devices: Vec<Vec<Device>>,
+    read: impl Fn(&Arc<Pod>, &[Device]) -> Option<T> + Sync,
+) -> Vec<T> {
+    let all: Vec<_> = pods.iter().zip(devices).collect();
+    let some = |part: &[(&Arc<Pod>, Vec<Device>)]| -> Vec<T> {
+        let each = part.iter();
+        each.filter_map(|(pod, devices)| read(pod, devices))
+            .collect()
+    };
+    let (first, second) = all.split_at(all.len() / 2);
+    if all.len() < MANY {
+        return some(&all);
+    }
+    std::thread::scope(|scope| {
+        let other = std::thread::Builder::new()
+            .name("rcrun-stats".to_owned())
+            .spawn_scoped(scope, || some(second));
+        let mut found = some(first);
+        match other.map(std::thread::ScopedJoinHandle::join) {
+            Ok(Ok(rest)) => found.extend(rest),
+            Ok(Err(panic)) => std::panic::resume_unwind(panic),
+            // No thread is to be had: slower then.
+            Err(_) => found.extend(some(second)),
+        }
+        found
+    })
+}
+
 impl Core {
     /// Of one container; it may have ended.
     pub(crate) async fn container_stats(
@@ -230,10 +263,9 @@ impl Core {
         let core = Arc::clone(self);
         let read = move || {
             let networks = core.networks(&all)?;
-            let one = |(pod, devices): (&Arc<Pod>, Vec<Device>)| {
-                readable("pod", &pod.id, core.stats_of_pod(pod, &devices))
-            };
-            Ok(all.iter().zip(networks).filter_map(one).collect())
+            Ok(in_parts(&all, networks, |pod, devices| {
+                readable("pod", &pod.id, core.stats_of_pod(pod, devices))
+            }))
         };
         self.light.run(read).await
     }
