@@ -110,6 +110,7 @@ async fn run_on(
         recovered?
     };
     core.resume();
+    images.tidy();
     let metrics = meter::start(&core, settings.metrics()?).await?;
     let streaming = crate::streams::bind(&core, settings).await?;
     let urls = streaming.urls();
