@@ -4,6 +4,7 @@ mod images;
 mod kubelet;
 mod life;
 mod pods;
+mod probes;
 mod pulls;
 mod removal;
 mod replay;
@@ -19,6 +20,7 @@ const MODULES: &[Module] = &[
     ("kubelet", kubelet::tests),
     ("life", life::tests),
     ("pods", pods::tests),
+    ("probes", probes::tests),
     ("pulls", pulls::tests),
     ("removal", removal::tests),
     ("replay", replay::tests),
