@@ -1,7 +1,7 @@
 //! ExecSync: what the kubelet's probes and hooks do.
 
 use crate::harness::process::{self, until};
-use crate::harness::streaming::{Ended, STDOUT, World, children, entries};
+use crate::harness::streaming::{Ended, STDOUT, World, children, entries, resident};
 use crate::harness::{Env, Test, full, test};
 use rcrun_cri::proto::v1 as cri;
 use rustix::process::Signal;
@@ -12,6 +12,7 @@ pub(super) fn tests() -> Vec<Test> {
     vec![
         test!(a_program_is_answered_with_its_output_and_its_code),
         test!(a_program_is_run_as_its_container_is),
+        test!(programs_enter_a_user_namespace),
         test!(what_cannot_be_run_is_an_error),
         test!(a_late_program_is_killed_with_all_that_it_started),
         test!(a_program_nobody_waits_for_is_killed),
@@ -76,6 +77,34 @@ fn a_program_is_run_as_its_container_is(env: &Env) {
     let mut session = world.exec("ot", &["sh", "-c", "echo $TERM; tty"]);
     assert_eq!(session.end(), Ended::Code(0));
     assert_eq!(session.text(STDOUT), "xterm\r\n/dev/pts/0\r\n");
+    world.leaves_nothing();
+}
+
+fn programs_enter_a_user_namespace(env: &Env) {
+    let mapped = |pod: &mut cri::PodSandboxConfig| {
+        let security = crate::harness::pods::pod_security(pod);
+        let map = vec![cri::IdMapping {
+            host_id: 100_000,
+            container_id: 0,
+            length: 65_536,
+        }];
+        let options = security.namespace_options.get_or_insert_default();
+        options.userns_options = Some(cri::UserNamespace {
+            mode: cri::NamespaceMode::Pod.into(),
+            uids: map.clone(),
+            gids: map,
+        });
+    };
+    let world = World::with(env, "exec sleep 10000", mapped, |_| {});
+    let (out, err, code) = world.sync("id -u; head -n 1 /proc/self/uid_map; hostname; exit 4");
+    let words: Vec<&str> = out.split_whitespace().collect();
+    assert_eq!(words, ["0", "0", "100000", "65536", "one"], "{err}");
+    assert_eq!(code, 4);
+    world.late(TREE, 1);
+    world.none_runs("4321");
+    let mut session = world.exec("ot", &["sh", "-c", "tty; exit 5"]);
+    assert_eq!(session.end(), Ended::Code(5));
+    assert_eq!(session.text(STDOUT), "/dev/pts/0\r\n");
     world.leaves_nothing();
 }
 
@@ -208,10 +237,7 @@ fn what_holds_the_output_does_not_hold_the_answer(env: &Env) {
 fn an_endless_output_is_cut(env: &Env) {
     let world = World::new(env);
     let node = &world.pods.node;
-    let resident = || -> usize {
-        let text = process::status(node.pid(), "VmRSS");
-        text.split_whitespace().next().unwrap().parse().unwrap()
-    };
+    let resident = || resident(node.pid());
     let before = resident();
     let request = world.request(&["head", "-c", "100000000", "/dev/zero"], 20);
     let mut runtime = node.runtime().max_decoding_message_size(16 << 20);

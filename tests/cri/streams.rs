@@ -1,9 +1,13 @@
 //! Exec, attach and port-forward: what the kubelet's clients do.
 
+use crate::harness::pods::Pods;
 use crate::harness::process::until;
-use crate::harness::streaming::{Ended, STDERR, STDIN, STDOUT, Session, World, children, entries};
+use crate::harness::streaming::{
+    Ended, STDERR, STDIN, STDOUT, Session, World, children, entries, resident,
+};
 use crate::harness::{Env, Test, full, test};
 use rcrun_cri::proto::v1 as cri;
+use serde_json::json;
 use std::io::{Read as _, Write as _};
 use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
@@ -24,6 +28,9 @@ pub(super) fn tests() -> Vec<Test> {
         test!(ports_of_the_node_are_forwarded),
         test!(a_url_is_good_once),
         test!(requests_without_sense_are_refused),
+        test!(slow_readers_cost_little),
+        test!(strangers_keep_nobody_out),
+        test!(an_idle_session_ends),
     ]
 }
 
@@ -439,5 +446,102 @@ fn requests_without_sense_are_refused(env: &Env) {
     };
     let why = node.refused(node.runtime().attach(request), Code::FailedPrecondition);
     assert!(why.contains("is not started"), "{why}");
+    world.leaves_nothing();
+}
+
+fn slow_readers_cost_little(env: &Env) {
+    const SESSIONS: usize = 16;
+    let world = World::new(env);
+    let pid = world.pods.node.pid();
+    world.exec("oe", &["true"]).end();
+    let before = resident(pid);
+    let begin = |_| {
+        let mut session = world.exec("oe", &["sh", "-c", "yes 4321 & yes 4321 >&2"]);
+        session.until(STDOUT, "4321");
+        session
+    };
+    let sessions: Vec<Session> = (0..SESSIONS).map(begin).collect();
+    std::thread::sleep(Duration::from_secs(1));
+    let grown = resident(pid).saturating_sub(before);
+    assert!(
+        grown < SESSIONS * 1024,
+        "{grown} KiB for {SESSIONS} sessions"
+    );
+    // Programs wait, they do not spin.
+    let ticks = || -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    };
+    let begun = ticks();
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(
+        ticks() - begun < 20,
+        "{} ticks in a second",
+        ticks() - begun
+    );
+    // Others are not held up.
+    assert_eq!(world.exec("o", &["true"]).end(), Ended::Code(0));
+    assert_eq!(world.sync("echo on").0, "on\n");
+    sessions.into_iter().for_each(Session::vanish);
+    world.none_runs("4321");
+    world.leaves_nothing();
+}
+
+fn strangers_keep_nobody_out(env: &Env) {
+    let count = if full() { 10_000 } else { 600 };
+    let world = World::new(env);
+    let pid = world.pods.node.pid();
+    let request = cri::AttachRequest {
+        container_id: world.id.clone(),
+        stdout: true,
+        ..Default::default()
+    };
+    let url = world
+        .pods
+        .node
+        .ok(world.pods.node.runtime().attach(request))
+        .url;
+    let address = url.split('/').nth(2).unwrap();
+    let before = (entries(pid, "fd"), resident(pid));
+    let mut strangers = std::collections::VecDeque::new();
+    for index in 0..count {
+        let mut socket = std::net::TcpStream::connect(address).unwrap();
+        // Some say half of something.
+        if index % 3 == 0 {
+            let _ = socket.write_all(b"GET /exec/AAAA HTTP/1.1\r\nHost:");
+        }
+        strangers.push_back(socket);
+        // This process has limits too.
+        if strangers.len() > 800 {
+            strangers.pop_front();
+        }
+    }
+    assert_eq!(world.exec("o", &["true"]).end(), Ended::Code(0));
+    let after = (entries(pid, "fd"), resident(pid));
+    assert!(
+        after.0 <= before.0 + 256 + 16,
+        "descriptors: {before:?} {after:?}"
+    );
+    assert!(
+        after.1 <= before.1 + (4 << 10),
+        "memory: {before:?} {after:?}"
+    );
+    drop(strangers);
+    world.leaves_nothing();
+}
+
+fn an_idle_session_ends(env: &Env) {
+    let world = World::of(Pods::with(env, json!({"stream_idle_timeout": 1})));
+    let begun = Instant::now();
+    let mut session = world.exec("io", &["sh", "-c", "echo go; cat; true 4321"]);
+    session.until(STDOUT, "go");
+    session.closed();
+    assert!(
+        begun.elapsed() < Duration::from_secs(8),
+        "{:?}",
+        begun.elapsed()
+    );
+    world.none_runs("4321");
     world.leaves_nothing();
 }

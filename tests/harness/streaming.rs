@@ -195,6 +195,12 @@ impl Session {
         }
     }
 
+    /// Reads until the server has closed the connection.
+    #[track_caller]
+    pub(crate) fn closed(&mut self) {
+        while self.read().is_some() {}
+    }
+
     /// Goes without a word (a reset).
     pub(crate) fn vanish(self) {
         rustix::net::sockopt::set_socket_linger(&self.socket, Some(Duration::ZERO)).unwrap();
@@ -287,7 +293,22 @@ impl<'a> World<'a> {
         pod: impl FnOnce(&mut cri::PodSandboxConfig),
         container: impl FnOnce(&mut cri::ContainerConfig),
     ) -> Self {
-        let pods = Pods::new(env);
+        Self::made(Pods::new(env), script, pod, container)
+    }
+
+    /// With settings of its own.
+    #[track_caller]
+    pub(crate) fn of(pods: Pods<'a>) -> Self {
+        Self::made(pods, "exec sleep 10000", |_| {}, |_| {})
+    }
+
+    #[track_caller]
+    fn made(
+        pods: Pods<'a>,
+        script: &str,
+        pod: impl FnOnce(&mut cri::PodSandboxConfig),
+        container: impl FnOnce(&mut cri::ContainerConfig),
+    ) -> Self {
         let mut of_pod = pods.pod("one");
         pod(&mut of_pod);
         let sandbox = pods.run(&of_pod);
@@ -431,4 +452,10 @@ pub(crate) fn entries(pid: i32, what: &str) -> usize {
     std::fs::read_dir(format!("/proc/{pid}/{what}"))
         .unwrap()
         .count()
+}
+
+/// KiB in memory.
+pub(crate) fn resident(pid: i32) -> usize {
+    let text = process::status(pid, "VmRSS");
+    text.split_whitespace().next().unwrap().parse().unwrap()
 }

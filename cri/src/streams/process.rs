@@ -331,7 +331,7 @@ impl Console {
         };
         tokio::select! {
             biased;
-            master = receive => master.map(Some).context(failed),
+            master = receive => master.context(failed),
             ended = pidfd.readable() => ended.map(|_| None).context(failed),
         }
     }
@@ -344,8 +344,8 @@ impl Drop for Console {
     }
 }
 
-/// What stands in a message is the name of the terminal, which says nothing.
-fn master_from(stream: &UnixStream) -> std::io::Result<OwnedFd> {
+/// The descriptor in a message, whose text is a name that says nothing; none if the other side has closed.
+fn master_from(stream: &UnixStream) -> std::io::Result<Option<OwnedFd>> {
     let mut name = [0; 4096];
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -356,8 +356,7 @@ fn master_from(stream: &UnixStream) -> std::io::Result<OwnedFd> {
         RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
         _ => None,
     });
-    let gone = || std::io::Error::other("no descriptor was sent");
-    descriptors.flatten().next().ok_or_else(gone)
+    Ok(descriptors.flatten().next())
 }
 
 #[cfg(test)]
