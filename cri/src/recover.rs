@@ -72,7 +72,7 @@ impl Core {
             record.state = PodStage::Stopped;
             self.places.write_pod(&record)?;
         }
-        let pod = Pod::new(record, config);
+        let pod = Pod::new(record, config, &self.node);
         pod.heard.store(true, std::sync::atomic::Ordering::Relaxed);
         Ok(pod)
     }
