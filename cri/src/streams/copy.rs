@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use rcrun_streaming::{Reader, Writer};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::unix::pipe;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout_at};
 /// How long those who have a program's output open may go on writing when it has ended.
 pub(super) const DRAIN: Duration = Duration::from_secs(1);
 /// What is read at once.
-const PIECE: usize = 32 << 10;
+pub(super) const PIECE: usize = 32 << 10;
 /// What can lie in a terminal, whose kernel does not tell.
 const IN_TERMINAL: usize = 64 << 10;
 
@@ -72,10 +72,9 @@ pub(super) async fn output(
     let (Some(mut from), Some(mut to)) = (from, to) else {
         return;
     };
-    let mut buffer = BytesMut::new();
     loop {
         let piece = tokio::select! {
-            piece = read(&mut from, &mut buffer) => piece,
+            piece = read(&mut from) => piece,
             _ = ended.wait_for(|ended| *ended) => break,
         };
         let Some(piece) = piece else { return };
@@ -90,7 +89,7 @@ pub(super) async fn output(
             0 => last,
             _ => Instant::now() + DRAIN,
         };
-        let Ok(Some(piece)) = timeout_at(limit, read(&mut from, &mut buffer)).await else {
+        let Ok(Some(piece)) = timeout_at(limit, read(&mut from)).await else {
             return;
         };
         owed = owed.saturating_sub(piece.len());
@@ -100,12 +99,25 @@ pub(super) async fn output(
     }
 }
 
-/// The next piece; none at the end. A terminal's end is EIO.
-async fn read(from: &mut pipe::Receiver, buffer: &mut BytesMut) -> Option<Bytes> {
-    buffer.reserve(PIECE);
-    match from.read_buf(buffer).await {
-        Ok(1..) => Some(buffer.split().freeze()),
-        Ok(0) | Err(_) => None,
+/// The next piece; none at the end. A terminal's end is EIO. Who waits has no buffer.
+async fn read(from: &mut pipe::Receiver) -> Option<Bytes> {
+    loop {
+        from.readable().await.ok()?;
+        let mut buffer = BytesMut::with_capacity(PIECE);
+        match from.try_read_buf(&mut buffer) {
+            Ok(0) => return None,
+            Ok(_) => return Some(tight(buffer)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => return None,
+        }
+    }
+}
+
+/// Bytes that take no more room than they are: a piece may wait long, and for others like it.
+pub(super) fn tight(buffer: BytesMut) -> Bytes {
+    match buffer.len() == buffer.capacity() {
+        true => buffer.freeze(),
+        false => Bytes::copy_from_slice(&buffer),
     }
 }
 
