@@ -69,10 +69,10 @@ pub(super) struct Process {
     pub(super) terminal: Option<OwnedFd>,
 }
 
-/// Our ends of what a child was given.
+/// Our ends of what a child was given. A child that nobody takes over is ended.
 #[derive(Debug)]
 struct Spawned {
-    child: Child,
+    child: Option<Child>,
     words: File,
     stdin: Option<OwnedFd>,
     stdout: Option<OwnedFd>,
@@ -151,7 +151,7 @@ fn spawn(runtime: &Runtime, asked: &Asked, console: Option<&Path>) -> Result<Spa
         .stderr(stderr.0)
         .spawn();
     Ok(Spawned {
-        child: child.context(failed)?,
+        child: Some(child.context(failed)?),
         words: words.into(),
         stdin: stdin.1,
         stdout: stdout.1,
@@ -181,23 +181,21 @@ impl Process {
         Ok(process)
     }
 
-    fn of(spawned: Spawned) -> Result<Self> {
+    fn of(mut spawned: Spawned) -> Result<Self> {
         let failed = || "cannot wait for a process";
-        let pid = Pid::from_child(&spawned.child);
-        let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).context(failed)?;
+        let lost = || Error::new(ErrorKind::Internal, "a process is used twice");
+        let child = spawned.child.as_ref().ok_or_else(lost)?;
+        let pidfd = rustix::process::pidfd_open(Pid::from_child(child), PidfdFlags::empty());
+        let pidfd = readable(pidfd.context(failed)?)?;
+        let input = |end: Option<OwnedFd>| end.map(pipe::Sender::from_owned_fd).transpose();
+        let output = |end: Option<OwnedFd>| end.map(pipe::Receiver::from_owned_fd).transpose();
         Ok(Self {
-            child: Some(spawned.child),
-            pidfd: readable(pidfd)?,
-            words: spawned.words,
-            stdin: spawned.stdin.map(pipe::Sender::from_owned_fd).transpose()?,
-            stdout: spawned
-                .stdout
-                .map(pipe::Receiver::from_owned_fd)
-                .transpose()?,
-            stderr: spawned
-                .stderr
-                .map(pipe::Receiver::from_owned_fd)
-                .transpose()?,
+            stdin: input(spawned.stdin.take()).context(failed)?,
+            stdout: output(spawned.stdout.take()).context(failed)?,
+            stderr: output(spawned.stderr.take()).context(failed)?,
+            words: spawned.words.try_clone().context(failed)?,
+            child: spawned.child.take(),
+            pidfd,
             terminal: None,
         })
     }
@@ -238,6 +236,16 @@ impl Process {
         if let Some(child) = &mut self.child {
             // It ended meanwhile.
             let _ = child.kill();
+        }
+    }
+}
+
+impl Drop for Spawned {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // It ended meanwhile, or ends now.
+            let _ = child.kill();
+            let _ = child.wait();
         }
     }
 }
