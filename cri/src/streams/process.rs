@@ -2,8 +2,8 @@
 //! program does.
 //!
 //! Nothing of it is on a disk. What `rcrun exec` has to say of itself goes to a file in memory, which it
-//! opens by way of /proc: so the program's error output is its own, and an exit code of 255 is told from a
-//! program that could not be executed. It is the container's own process description with other
+//! opens by way of /proc: so the program's error output is its own, and its exit code is told from that of
+//! `rcrun exec`, which says a word (`--debug`) before it runs the program. It is the container's own process description with other
 //! arguments that is run (`rcrun exec` without `--process`): user, environment, rights and limits stay.
 //!
 //! Who does not wait for the end (the client has gone) leaves a task behind that does.
@@ -36,7 +36,7 @@ use crate::{Context, Error, ErrorKind, Result};
 /// What `rcrun exec` exits with when it fails itself.
 const FAILED: i32 = 255;
 /// How much of its words is read.
-const WORDS: usize = 64 << 10;
+const WORDS: u64 = 64 << 10;
 /// The terminal that programs find in their environment, as with containerd.
 const TERM: &str = "TERM=xterm";
 /// Directory of sockets that take terminals, below the server's own.
@@ -73,7 +73,8 @@ pub(super) struct Process {
 #[derive(Debug)]
 struct Spawned {
     child: Option<Child>,
-    words: File,
+    /// Under the number that the child knows.
+    words: Option<File>,
     stdin: Option<OwnedFd>,
     stdout: Option<OwnedFd>,
     stderr: Option<OwnedFd>,
@@ -101,7 +102,7 @@ fn consoles(core: &Core) -> PathBuf {
 fn arguments(runtime: &Runtime, asked: &Asked, log: &str, console: Option<&Path>) -> Vec<OsString> {
     let mut all: Vec<OsString> = vec!["--root".into(), runtime.root.clone().into()];
     all.extend(["--store".into(), runtime.root.clone().into()]);
-    all.extend(["--log", log, "--log-format", "json"].map(OsString::from));
+    all.extend(["--debug", "--log", log, "--log-format", "json"].map(OsString::from));
     if runtime.cgroup_driver == CgroupDriver::Systemd {
         all.push("--systemd-cgroup".into());
     }
@@ -152,7 +153,7 @@ fn spawn(runtime: &Runtime, asked: &Asked, console: Option<&Path>) -> Result<Spa
         .spawn();
     Ok(Spawned {
         child: Some(child.context(failed)?),
-        words: words.into(),
+        words: Some(words.into()),
         stdin: stdin.1,
         stdout: stdout.1,
         stderr: stderr.1,
@@ -193,7 +194,7 @@ impl Process {
             stdin: input(spawned.stdin.take()).context(failed)?,
             stdout: output(spawned.stdout.take()).context(failed)?,
             stderr: output(spawned.stderr.take()).context(failed)?,
-            words: spawned.words.try_clone().context(failed)?,
+            words: spawned.words.take().ok_or_else(lost)?,
             child: spawned.child.take(),
             pidfd,
             terminal: None,
@@ -223,7 +224,7 @@ impl Process {
             return Err(Error::new(ErrorKind::Internal, "a process ended twice"));
         };
         let status = child.wait().context(|| "cannot wait for a process")?;
-        outcome(status, || words(&self.words))
+        outcome(status, &words(&self.words))
     }
 
     /// Whether somebody still has to wait for it.
@@ -268,24 +269,29 @@ impl Drop for Process {
     }
 }
 
-/// What the end of `rcrun exec` means.
-fn outcome(status: ExitStatus, words: impl FnOnce() -> Option<String>) -> Result<u8> {
+/// What the end of `rcrun exec` means. Without a word it failed before it could speak, and the code is not the
+/// program's.
+fn outcome(status: ExitStatus, words: &[u8]) -> Result<u8> {
     let failed = |why: String| Err(Error::new(ErrorKind::FailedPrecondition, why));
     match status.code() {
-        Some(FAILED) => match words() {
+        None => failed(format!("rcrun exec was killed ({status})")),
+        Some(_) if words.is_empty() => failed(format!("rcrun exec does not start ({status})")),
+        Some(FAILED) => match last_error(words) {
             Some(why) => failed(why),
             None => Ok(255),
         },
         Some(code) => Ok(u8::try_from(code).unwrap_or(255)),
-        None => failed(format!("rcrun exec was killed ({status})")),
     }
 }
 
-/// The last error in the file of its words; it is no longer than it has to be.
-fn words(file: &File) -> Option<String> {
-    let mut bytes = vec![0; WORDS];
-    let length = file.read_at(&mut bytes, 0).ok()?;
-    last_error(&bytes[..length])
+/// The end of what it said.
+fn words(file: &File) -> Vec<u8> {
+    let length = file.metadata().map_or(0, |data| data.len());
+    let from = length.saturating_sub(WORDS);
+    let mut bytes = vec![0; usize::try_from(length - from).unwrap_or_default()];
+    // A file in memory can be read.
+    let read = file.read_exact_at(&mut bytes, from);
+    read.map(|()| bytes).unwrap_or_default()
 }
 
 fn last_error(bytes: &[u8]) -> Option<String> {
@@ -400,7 +406,7 @@ mod tests {
 
     #[test]
     fn commands_are_not_taken_for_flags() {
-        let begin = "--root /r --store /r --log /l --log-format json";
+        let begin = "--root /r --store /r --debug --log /l --log-format json";
         assert_eq!(
             written(CgroupDriver::Files, &asked(), None),
             format!("{begin} exec -- c1 -- -x ")
@@ -421,14 +427,17 @@ mod tests {
     #[test]
     fn ends() {
         let code = |code: i32| ExitStatus::from_raw(code << 8);
-        for status in [0, 1, 126, 127, 137, 254] {
-            let ended = outcome(code(status), || Some("never read".to_owned()));
-            assert_eq!(i32::from(ended.unwrap()), status);
+        let said = b"{\"level\":\"debug\",\"msg\":\"a\"}\n".as_slice();
+        for status in [0, 1, 126, 127, 137, 254, 255] {
+            assert_eq!(i32::from(outcome(code(status), said).unwrap()), status);
+            // Before it could speak.
+            assert!(outcome(code(status), b"").is_err());
         }
-        assert_eq!(outcome(code(255), || None).unwrap(), 255);
-        let error = outcome(code(255), || Some("no such program".to_owned())).unwrap_err();
+        let words = b"{\"level\":\"error\",\"msg\":\"no such program\"}\n";
+        let error = outcome(code(255), words).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
-        assert!(outcome(ExitStatus::from_raw(9), || None).is_err());
+        assert_eq!(error.chain().to_string(), "no such program");
+        assert!(outcome(ExitStatus::from_raw(9), said).is_err());
     }
 
     #[test]
