@@ -7,6 +7,7 @@ mod kubelet;
 mod life;
 mod metrics;
 mod pods;
+mod probes;
 mod pulls;
 mod removal;
 mod replay;
@@ -26,6 +27,7 @@ const MODULES: &[Module] = &[
     ("life", life::tests),
     ("metrics", metrics::tests),
     ("pods", pods::tests),
+    ("probes", probes::tests),
     ("pulls", pulls::tests),
     ("removal", removal::tests),
     ("replay", replay::tests),
