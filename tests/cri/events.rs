@@ -116,7 +116,10 @@ fn all_listeners_hear_the_same(env: &Env) {
     let all = told(&mut first, 4);
     assert_eq!(all, told(&mut second, 4));
     assert_eq!(all[2..], told(&mut third, 2));
-    let kinds: Vec<_> = all.iter().map(|one| one.container_event_type()).collect();
+    let kinds: Vec<_> = all
+        .iter()
+        .map(cri::ContainerEventResponse::container_event_type)
+        .collect();
     assert_eq!(kinds, [Created, Started, Stopped, Deleted]);
 }
 

@@ -378,7 +378,7 @@ fn the_server_counts_its_requests(env: &Env) {
 
 fn the_server_counts_pulls_and_pods(env: &Env) {
     let address = free();
-    let pods = Pods::with(env, json!({"metrics_address": address.to_string()}));
+    let pods = Pods::with(env, &json!({"metrics_address": address.to_string()}));
     let node = &pods.node;
     let none = crate::harness::cri::pull(&node.shelf.name("none"));
     node.refused(node.images().pull_image(none), tonic::Code::NotFound);

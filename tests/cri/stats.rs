@@ -225,7 +225,7 @@ fn who_has_ended_uses_nothing(env: &Env) {
     // It is in the list nevertheless: the kubelet wants to know what its files take.
     assert_eq!(
         listed(&pods, cri::ContainerStatsFilter::default()),
-        [ended.id.clone()]
+        [ended.id.as_str()]
     );
     pods.remove_container(&ended.id);
     assert!(listed(&pods, cri::ContainerStatsFilter::default()).is_empty());
@@ -366,14 +366,14 @@ fn statistics_are_filtered(env: &Env) {
     };
     let label = |name: &str, value: &str| [(name.to_owned(), value.to_owned())];
     assert_eq!(with(&|_| {}), both);
-    assert_eq!(with(&|filter| filter.id = a[..13].to_owned()), [a.clone()]);
+    assert_eq!(with(&|filter| filter.id = a[..13].to_owned()), [a.as_str()]);
     assert_eq!(
         with(&|filter| filter.pod_sandbox_id = second[..13].to_owned()),
-        [b.clone()]
+        [b.as_str()]
     );
     assert_eq!(
         with(&|filter| filter.label_selector = label("container", "b").into()),
-        [b.clone()]
+        [b.as_str()]
     );
     assert!(with(&|filter| filter.label_selector = label("container", "c").into()).is_empty());
     assert!(
@@ -391,11 +391,11 @@ fn statistics_are_filtered(env: &Env) {
     assert_eq!(of_pods(&|_| {}).len(), 2);
     assert_eq!(
         of_pods(&|filter| filter.id = first[..13].to_owned()),
-        [first.clone()]
+        [first.as_str()]
     );
     assert_eq!(
         of_pods(&|filter| filter.label_selector = label("app", "two").into()),
-        [second.clone()]
+        [second.as_str()]
     );
     pods.remove(&first);
     pods.remove(&second);
