@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use rcrun_nri::proto::v1alpha1::ContainerAdjustment;
 use rcrun_overlay::lease::SnapshotId;
 use rcrun_overlay::snapshot::Snapshots;
 use rcrun_runtime::monitor::{self, Client};
@@ -20,11 +21,13 @@ use crate::core::{
     Claim, Container, Core, End, Life, Name, Pod, Reservation, given, precondition, whole,
 };
 use crate::images::Held;
+use crate::nri::{Evicted, Telling};
 use crate::proto::v1 as cri;
 use crate::records::{ContainerRecord, Failure, ImageFacts, Kind, User, now, random_id};
 use crate::status::status;
 use crate::{Context, Error, ErrorKind, Result};
 
+pub(crate) use host::propagation;
 pub(crate) use life::{found, supervise};
 
 /// How long a killed container may take to be gone.
@@ -102,23 +105,84 @@ impl Core {
             );
             return Err(status(&precondition(text)));
         }
-        let work = move || {
-            let monitor = core.make_one(&made, &held, &volumes);
-            monitor.inspect_err(|_| {
-                if let Err(error) = core.take_container_away(&made.id) {
-                    tracing::error!(container = made.id, "left behind: {}", error.chain());
-                }
-            })
+        let told = self.telling().await;
+        let telling = match told {
+            Some(_) => Some(container.telling.lock().await),
+            None => None,
         };
-        let monitor = self.heavy.run(work).await?;
+        let (monitor, evicted) = match &told {
+            None => {
+                let work = move || core.make_one(&made, &held, &volumes);
+                (self.heavy.run(work).await?, Evicted::default())
+            }
+            Some(told) => self.make_told(told, &made, held, volumes).await?,
+        };
         self.insert_container(&container);
         reservation.done();
-        drop(turn);
         self.events
             .of_container(&container, cri::ContainerEventType::ContainerCreatedEvent);
         supervise(self, &container, Some(monitor));
+        if let Some(told) = &told {
+            told.post_create(&container).await;
+        }
+        drop((telling, told));
+        drop(turn);
         self.settle(Kind::Container, &container.id);
+        evicted.gone().await;
         Ok(container)
+    }
+
+    /// Makes it as plugins want it, or not at all.
+    async fn make_told(
+        self: &Arc<Self>,
+        told: &Telling,
+        container: &Arc<Container>,
+        held: Held,
+        volumes: volumes::Volumes,
+    ) -> Result<(std::process::Child, Evicted), Status> {
+        let (core, made) = (Arc::clone(self), Arc::clone(container));
+        let work = move || {
+            let prepared = core.prepare(&made, &held, &volumes);
+            Ok((prepared.inspect_err(|_| core.undo(&made))?, held, volumes))
+        };
+        let (prepared, held, volumes) = self.heavy.run(work).await?;
+        let undo =
+            |spec: serde_json::Value| async move { told.undo_create(container, &spec).await };
+        let asked = told.create(container, &prepared.container.spec).await;
+        let (core, made) = (Arc::clone(self), Arc::clone(container));
+        let spec = prepared.container.spec.clone();
+        let (wanted, evicted) = match asked {
+            Ok((wanted, evicted)) => (wanted, evicted),
+            Err(refused) => {
+                let gone = move || {
+                    core.undo(&made);
+                    Ok(())
+                };
+                self.heavy.run(gone).await?;
+                undo(spec).await;
+                return Err(refused);
+            }
+        };
+        let work = move || {
+            // What its layers are of is held until here.
+            let _held = (held, volumes);
+            let finished = core.finish(&made, prepared, Some(&wanted.adjust));
+            finished.inspect_err(|_| core.undo(&made))
+        };
+        match self.heavy.run(work).await {
+            Ok(monitor) => Ok((monitor, evicted)),
+            Err(status) => {
+                undo(spec).await;
+                Err(status)
+            }
+        }
+    }
+
+    /// One that could not be made is taken away.
+    fn undo(&self, container: &Container) {
+        if let Err(error) = self.take_container_away(&container.id) {
+            tracing::error!(container = container.id, "left behind: {}", error.chain());
+        }
     }
 
     /// The steps; its monitor.
@@ -128,17 +192,44 @@ impl Core {
         held: &Held,
         volumes: &volumes::Volumes,
     ) -> Result<std::process::Child> {
+        let made = self.prepare(container, held, volumes);
+        let finished = made.and_then(|made| self.finish(container, made, None));
+        finished.inspect_err(|_| self.undo(container))
+    }
+
+    /// Everything that its monitor needs, but for the configuration.
+    fn prepare(
+        &self,
+        container: &Container,
+        held: &Held,
+        volumes: &volumes::Volumes,
+    ) -> Result<bundle::Made> {
         let failed = || "cannot create the container";
         self.places
             .create(Kind::Container, &container.id)
             .context(failed)?;
-        let mut record = container.state().record.clone();
-        record.image = ImageFacts {
+        container.state().record.image = ImageFacts {
             id: held.image.id.to_string(),
             manifest: held.image.manifest.digest.to_string(),
             reference: held.reference.clone(),
         };
-        let made = bundle::make(self, container, held, volumes).context(failed)?;
+        bundle::make(self, container, held, volumes).context(failed)
+    }
+
+    /// Writes configuration and record, and has its monitor make it.
+    fn finish(
+        &self,
+        container: &Container,
+        mut made: bundle::Made,
+        wanted: Option<&ContainerAdjustment>,
+    ) -> Result<std::process::Child> {
+        let failed = || "cannot create the container";
+        let mut record = container.state().record.clone();
+        if let Some(wanted) = wanted {
+            crate::nri::apply(&mut made.container.spec, wanted).context(failed)?;
+            record.set_adjusted(&crate::nri::limits_of(wanted));
+        }
+        bundle::write(self, &container.id, &made.container.spec).context(failed)?;
         record.stop_signal = made.container.stop_signal;
         record.log = made.container.log.as_ref().map(crate::spec::Log::full);
         let identity = &made.container.identity;
@@ -183,6 +274,40 @@ impl Core {
     }
 
     async fn start_one(self: &Arc<Self>, container: &Arc<Container>) -> Result<(), Status> {
+        let told = self.telling().await;
+        let started = match &told {
+            None => self.start_now(container).await?,
+            Some(told) => {
+                let _telling = container.telling.lock().await;
+                let started = match told.start(container).await {
+                    Ok(()) => {
+                        let _changing = container.changing.lock().await;
+                        self.start_now(container).await?
+                    }
+                    Err(refused) => Err(self.not_started(container, refused).await?),
+                };
+                if started.is_ok() {
+                    told.post_start(container).await;
+                }
+                started
+            }
+        };
+        // Its end is told in an operation of its own.
+        drop(told);
+        match started {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                life::failed(self, container).await;
+                Err(status(&error.context("cannot start the container")))
+            }
+        }
+    }
+
+    /// Starts it; within, why it did not.
+    async fn start_now(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+    ) -> Result<Result<(), Error>, Status> {
         // What it does may be seen before the monitor's answer.
         let mut record = container.state().record.clone();
         record.started = Some(now());
@@ -192,17 +317,10 @@ impl Core {
         let started = self.light.run(move || {
             let started = Client::connect(&root, &id).and_then(|mut client| client.start());
             if let Err(error) = &started {
-                record.started = None;
-                record.failure = Some(Failure {
-                    at: now(),
-                    code: START_FAILED,
-                    message: error.chain().to_string(),
-                });
+                fail(&mut record, error);
             }
             core.places.write_container(&record)?;
-            started
-                .map_err(|error| (error, record))
-                .map_or_else(|(error, record)| Ok(Err((error, record))), |()| Ok(Ok(())))
+            Ok(started.map_err(|error| (error, record)))
         });
         match started.await? {
             Ok(()) => {
@@ -216,14 +334,30 @@ impl Core {
                 });
                 self.events
                     .of_container(container, cri::ContainerEventType::ContainerStartedEvent);
-                Ok(())
+                Ok(Ok(()))
             }
             Err((error, record)) => {
                 container.state().record = record;
-                life::failed(self, container).await;
-                Err(status(&error.context("cannot start the container")))
+                Ok(Err(error))
             }
         }
+    }
+
+    /// Plugins refuse that it starts: that is kept as if it could not.
+    async fn not_started(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        refused: Error,
+    ) -> Result<Error, Status> {
+        let _changing = container.changing.lock().await;
+        let record = {
+            let mut state = container.state();
+            fail(&mut state.record, &refused);
+            state.record.clone()
+        };
+        let core = Arc::clone(self);
+        let written = self.light.run(move || core.places.write_container(&record));
+        written.await.map(|()| refused)
     }
 
     /// StopContainer: asks it to end, and kills it when so many seconds are over.
@@ -320,13 +454,27 @@ impl Core {
         self: &Arc<Self>,
         container: &Arc<Container>,
     ) -> Result<(), Status> {
-        let _turn = container.turn.lock().await;
+        // Not while it is its turn: operations may wait for that, and its end for operations.
         self.end(container, Duration::ZERO).await?;
+        let _turn = container.turn.lock().await;
+        if self.container_if_any(&container.id)?.is_none() {
+            return Ok(());
+        }
+        // One that ended unseen.
+        self.tell_stop(container, &container.life()).await;
+        let told = self.telling().await;
+        let seen = match &told {
+            Some(told) => told.last_of(container).await,
+            None => None,
+        };
         let (core, id) = (Arc::clone(self), container.id.clone());
         self.heavy
             .run(move || core.take_container_away(&id))
             .await?;
         self.forget_container(container);
+        if let Some(told) = told {
+            told.remove(seen).await;
+        }
         self.events
             .of_container(container, cri::ContainerEventType::ContainerDeletedEvent);
         Ok(())
@@ -377,6 +525,16 @@ impl Core {
             }
         });
     }
+}
+
+/// It could not be started.
+fn fail(record: &mut ContainerRecord, error: &Error) {
+    record.started = None;
+    record.failure = Some(Failure {
+        at: now(),
+        code: START_FAILED,
+        message: error.chain().to_string(),
+    });
 }
 
 /// Whether the runtime says that the container has no process any more.

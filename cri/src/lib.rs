@@ -22,6 +22,7 @@ mod host;
 mod images;
 mod listen;
 mod notify;
+mod nri;
 mod pods;
 pub mod proto;
 mod readable;

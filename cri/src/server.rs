@@ -93,6 +93,9 @@ async fn run(host: Host, settings: &Settings, path: &Path) -> Result<()> {
         };
         recovered?
     };
+    crate::nri::start(&core, &settings.nri)
+        .await
+        .context(|| "cannot offer NRI")?;
     core.resume();
     let streaming = crate::streams::bind(&core, settings).await?;
     let urls = streaming.urls();
@@ -137,6 +140,9 @@ async fn run(host: Host, settings: &Settings, path: &Path) -> Result<()> {
     let answered = running.wait_for(|running| *running == 0);
     if tokio::time::timeout(GRACE, answered).await.is_err() {
         tracing::warn!("requests were still running after {} s", GRACE.as_secs());
+    }
+    if let Some(nri) = core.nri.get() {
+        nri.stop().await;
     }
     // What was answered is on its way; a client that does not listen is not waited for.
     let _ = tokio::time::timeout(FAREWELL, closed.recv()).await;
