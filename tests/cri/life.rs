@@ -218,6 +218,10 @@ fn settings_are_shown_and_checked(env: &Env) {
             "bridge": {
                 "name": "rcrun0", "table": "rcrun", "v4": "10.137.0.0/16", "v6": null, "mtu": null,
             },
+            "nri": {
+                "enable": false, "socket": "/var/run/nri/nri.sock", "plugin_path": "/opt/nri/plugins",
+                "config_path": "/etc/nri/conf.d", "registration_timeout": 5, "request_timeout": 2,
+            },
             "unprivileged_ports": true, "unprivileged_icmp": true,
         })
     );

@@ -3,6 +3,7 @@
 mod images;
 mod kubelet;
 mod life;
+mod nri;
 mod pods;
 mod pulls;
 mod removal;
@@ -18,6 +19,7 @@ const MODULES: &[Module] = &[
     ("images", images::tests),
     ("kubelet", kubelet::tests),
     ("life", life::tests),
+    ("nri", nri::tests),
     ("pods", pods::tests),
     ("pulls", pulls::tests),
     ("removal", removal::tests),

@@ -6,6 +6,7 @@ use std::path::Path;
 use rcrun_nri::adjust;
 use rcrun_nri::proto::v1alpha1::ContainerAdjustment;
 use rcrun_runtime::template::cdi::{self, Applied, Registry};
+use rcrun_runtime::template::devices::Node;
 use serde_json::{Value, json};
 
 use crate::containers::propagation;
@@ -84,7 +85,7 @@ fn insert(spec: &mut Value, devices: Applied) {
         }
     });
     edit(&mut spec["linux"]["resources"]["devices"], |rules| {
-        rules.extend(devices.nodes.iter().map(|node| node.rule()));
+        rules.extend(devices.nodes.iter().map(Node::rule));
     });
     let depth = |mount: &Value| {
         let path = mount["destination"].as_str().unwrap_or_default();

@@ -43,8 +43,8 @@ pub(super) fn wanted(limits: &LinuxResources) -> cri::LinuxContainerResources {
 
 /// What plugins changed of what they were asked about.
 pub(super) fn changed(asked: &LinuxResources, answered: &LinuxResources) -> LinuxResources {
-    fn new<T: PartialEq>(asked: Option<T>, answered: Option<T>) -> Option<T> {
-        answered.filter(|answered| asked.as_ref() != Some(answered))
+    fn new<T: PartialEq + Clone>(asked: &Option<T>, answered: &Option<T>) -> Option<T> {
+        answered.clone().filter(|_| asked != answered)
     }
     fn text(asked: &str, answered: &str) -> String {
         if asked == answered { "" } else { answered }.to_owned()
@@ -55,27 +55,27 @@ pub(super) fn changed(asked: &LinuxResources, answered: &LinuxResources) -> Linu
     );
     LinuxResources {
         cpu: answered.cpu.as_ref().map(|answered| LinuxCpu {
-            shares: new(cpu.shares, answered.shares),
-            quota: new(cpu.quota, answered.quota),
-            period: new(cpu.period, answered.period),
-            realtime_runtime: new(cpu.realtime_runtime, answered.realtime_runtime),
-            realtime_period: new(cpu.realtime_period, answered.realtime_period),
+            shares: new(&cpu.shares, &answered.shares),
+            quota: new(&cpu.quota, &answered.quota),
+            period: new(&cpu.period, &answered.period),
+            realtime_runtime: new(&cpu.realtime_runtime, &answered.realtime_runtime),
+            realtime_period: new(&cpu.realtime_period, &answered.realtime_period),
             cpus: text(&cpu.cpus, &answered.cpus),
             mems: text(&cpu.mems, &answered.mems),
         }),
         memory: answered.memory.as_ref().map(|answered| LinuxMemory {
-            limit: new(memory.limit, answered.limit),
-            reservation: new(memory.reservation, answered.reservation),
-            swap: new(memory.swap, answered.swap),
-            kernel: new(memory.kernel, answered.kernel),
-            kernel_tcp: new(memory.kernel_tcp, answered.kernel_tcp),
-            swappiness: new(memory.swappiness, answered.swappiness),
-            disable_oom_killer: new(memory.disable_oom_killer, answered.disable_oom_killer),
-            use_hierarchy: new(memory.use_hierarchy, answered.use_hierarchy),
+            limit: new(&memory.limit, &answered.limit),
+            reservation: new(&memory.reservation, &answered.reservation),
+            swap: new(&memory.swap, &answered.swap),
+            kernel: new(&memory.kernel, &answered.kernel),
+            kernel_tcp: new(&memory.kernel_tcp, &answered.kernel_tcp),
+            swappiness: new(&memory.swappiness, &answered.swappiness),
+            disable_oom_killer: new(&memory.disable_oom_killer, &answered.disable_oom_killer),
+            use_hierarchy: new(&memory.use_hierarchy, &answered.use_hierarchy),
         }),
         hugepage_limits: rest(&asked.hugepage_limits, &answered.hugepage_limits),
-        blockio_class: new(asked.blockio_class.clone(), answered.blockio_class.clone()),
-        rdt_class: new(asked.rdt_class.clone(), answered.rdt_class.clone()),
+        blockio_class: new(&asked.blockio_class, &answered.blockio_class),
+        rdt_class: new(&asked.rdt_class, &answered.rdt_class),
         unified: answered
             .unified
             .iter()
@@ -83,7 +83,7 @@ pub(super) fn changed(asked: &LinuxResources, answered: &LinuxResources) -> Linu
             .map(|(name, value)| (name.clone(), value.clone()))
             .collect(),
         devices: rest(&asked.devices, &answered.devices),
-        pids: new(asked.pids, answered.pids),
+        pids: new(&asked.pids, &answered.pids),
     }
 }
 
