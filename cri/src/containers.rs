@@ -230,15 +230,20 @@ impl Core {
                 return Ok(());
             }
         }
-        self.signal(container, KILL, true).await?;
-        match tokio::time::timeout(KILLED, life.wait_for(ended)).await {
-            Ok(_) => Ok(()),
-            Err(_) => Err(Status::deadline_exceeded(format!(
-                "container {} was killed, and has not ended after {} s: a process of it waits for a device",
-                container.id,
-                KILLED.as_secs()
-            ))),
+        let killed = self.signal(container, KILL, true).await;
+        if tokio::time::timeout(KILLED, life.wait_for(ended))
+            .await
+            .is_ok()
+        {
+            // What could not be done may be that because it ended in that moment.
+            return Ok(());
         }
+        killed?;
+        Err(Status::deadline_exceeded(format!(
+            "container {} was killed, and has not ended after {} s: a process of it waits for a device",
+            container.id,
+            KILLED.as_secs()
+        )))
     }
 
     async fn signal(
@@ -317,6 +322,7 @@ impl Core {
     /// All that there may be of it; the directory last.
     pub(crate) fn take_container_away(&self, id: &str) -> Result<()> {
         let failed = || format!("cannot remove container {id}");
+        life::await_made(self, id).context(failed)?;
         self.runtime.delete(id, true).context(failed)?;
         life::await_monitor(self, id).context(failed)?;
         monitor::remove(&self.runtime.root, id).context(failed)?;

@@ -38,7 +38,7 @@ pub(crate) struct Core {
     /// Which makes the containers.
     pub(crate) runtime: Runtime,
     pub(crate) network: Network,
-    pub(crate) node: Node,
+    pub(crate) node: Arc<Node>,
     pub(crate) events: Events,
     /// Measured before.
     pub(crate) known: Known,
@@ -146,6 +146,7 @@ pub(crate) struct Pod {
     pub(crate) name: Name,
     pub(crate) created: i64,
     pub(crate) handler: String,
+    pub(crate) node: Arc<Node>,
     /// One change at a time.
     pub(crate) turn: tokio::sync::Mutex<()>,
     /// Whoever asked for it was told of it.
@@ -162,12 +163,17 @@ pub(crate) struct PodState {
 }
 
 impl Pod {
-    pub(crate) fn new(record: PodRecord, config: cri::PodSandboxConfig) -> Arc<Self> {
+    pub(crate) fn new(
+        record: PodRecord,
+        config: cri::PodSandboxConfig,
+        node: &Arc<Node>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             id: record.id.clone(),
             name: Name::of_pod(&config),
             created: record.created,
             handler: record.handler.clone(),
+            node: Arc::clone(node),
             turn: tokio::sync::Mutex::default(),
             heard: AtomicBool::new(false),
             state: Mutex::new(PodState {
@@ -299,7 +305,7 @@ impl Core {
             places,
             runtime,
             network,
-            node,
+            node: Arc::new(node),
             events: Events::default(),
             known: Known::default(),
             heavy: Gate::new(HEAVY),

@@ -49,7 +49,7 @@ impl Core {
             Claim::Taken(id) => return self.adopted_pod(&name, &id, &config),
         };
         let record = PodRecord::new(&id, &config, &request.runtime_handler);
-        let pod = Pod::new(record, config);
+        let pod = Pod::new(record, config, &self.node);
         let core = Arc::clone(self);
         let made = Arc::clone(&pod);
         whole(async move { core.make_pod(made, plan, reservation).await }).await?;

@@ -46,6 +46,13 @@ impl Core {
         }
         for record in containers {
             let id = record.id.clone();
+            if !record.made {
+                self.tell(
+                    &format!("container {id}, half made"),
+                    self.take_container_away(&id),
+                );
+                continue;
+            }
             match self.known_container(record) {
                 Ok(Some(container)) => self.insert_container(&container),
                 Ok(None) => {
@@ -72,7 +79,7 @@ impl Core {
             record.state = PodStage::Stopped;
             self.places.write_pod(&record)?;
         }
-        let pod = Pod::new(record, config);
+        let pod = Pod::new(record, config, &self.node);
         pod.heard.store(true, std::sync::atomic::Ordering::Relaxed);
         Ok(pod)
     }

@@ -143,10 +143,11 @@ pub(crate) fn container(container: &Container) -> cri::ContainerStatus {
             .as_ref()
             .map(|log| log.display().to_string())
             .unwrap_or_default(),
-        resources: config.linux.as_ref().map(|linux| cri::ContainerResources {
-            linux: linux.resources.clone(),
-            windows: None,
-        }),
+        resources: config
+            .linux
+            .as_ref()
+            .and_then(|linux| linux.resources.as_ref())
+            .map(|asked| crate::spec::status::resources(asked, &container.pod.node)),
         image_id: record.image.id.clone(),
         user: Some(cri::ContainerUser {
             linux: Some(cri::LinuxContainerUser {
@@ -175,7 +176,7 @@ fn mounts(state: &ContainerState) -> Vec<cri::Mount> {
         if let Some(mount) = mounts.get_mut(volume.index) {
             mount.host_path = volume.path.display().to_string();
             if let Some(image) = &mut mount.image {
-                image.image = volume.image.reference.clone();
+                image.image_ref = volume.image.id.clone();
             }
         }
     }

@@ -1,5 +1,6 @@
 //! The CRI server, over its socket, with a client of the generated code.
 
+mod endurance;
 mod images;
 mod kubelet;
 mod life;
@@ -16,6 +17,7 @@ use crate::harness::{Env, Test, test};
 
 /// Modules and their tests. `no_file_of_the_server_is_forgotten` compares this list with the directory.
 const MODULES: &[Module] = &[
+    ("endurance", endurance::tests),
     ("images", images::tests),
     ("kubelet", kubelet::tests),
     ("life", life::tests),

@@ -160,15 +160,7 @@ impl<'a> Node<'a> {
 
     /// A connection.
     pub(crate) fn connect(&self) -> Wire {
-        self.tokio.block_on(async {
-            let stream = tokio::net::UnixStream::connect(&self.socket).await.unwrap();
-            let executor = hyper_util::rt::TokioExecutor::new();
-            let stream = hyper_util::rt::TokioIo::new(stream);
-            let shaken = hyper::client::conn::http2::handshake(executor, stream).await;
-            let (sender, connection) = shaken.unwrap();
-            tokio::spawn(connection);
-            Wire(sender)
-        })
+        self.tokio.block_on(connected(&self.socket)).unwrap()
     }
 
     pub(crate) fn images(&self) -> Images {
@@ -260,6 +252,17 @@ impl Drop for Node<'_> {
             let _ = server.child.wait();
         }
     }
+}
+
+/// Connects to a server.
+pub(crate) async fn connected(socket: &std::path::Path) -> std::io::Result<Wire> {
+    let stream = tokio::net::UnixStream::connect(socket).await?;
+    let executor = hyper_util::rt::TokioExecutor::new();
+    let stream = hyper_util::rt::TokioIo::new(stream);
+    let shaken = hyper::client::conn::http2::handshake(executor, stream).await;
+    let (sender, connection) = shaken.map_err(std::io::Error::other)?;
+    tokio::spawn(connection);
+    Ok(Wire(sender))
 }
 
 /// An image's name in a request.

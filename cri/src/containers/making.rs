@@ -174,6 +174,10 @@ impl Core {
         container.state().record = record;
         let launch = bundle::launch(self, container, &made.container);
         let started = launch.start(&[], None).context(failed)?;
+        let mut record = container.state().record.clone();
+        record.made = true;
+        self.places.write_container(&record).context(failed)?;
+        container.state().record = record;
         Ok(started.monitor)
     }
 }

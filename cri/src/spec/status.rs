@@ -1,35 +1,7 @@
 //! What is reported of a container's configuration. Pure.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
-
-use rcrun_image::accounts::Identity;
-
 use super::{Node, process, resources as limits};
 use crate::proto::v1;
-
-/// `ContainerStatus.user`.
-pub fn user(identity: &Identity) -> v1::ContainerUser {
-    let groups = identity.additional.iter();
-    v1::ContainerUser {
-        linux: Some(v1::LinuxContainerUser {
-            uid: identity.uid.into(),
-            gid: identity.gid.into(),
-            supplemental_groups: groups.map(|gid| i64::from(*gid)).collect(),
-        }),
-    }
-}
-
-/// `ContainerStatus.mounts`: as asked for; of images, by index, also where they are.
-pub fn mounts(config: &v1::ContainerConfig, images: &BTreeMap<usize, PathBuf>) -> Vec<v1::Mount> {
-    let mut mounts = config.mounts.clone();
-    for (index, path) in images {
-        if let Some(mount) = mounts.get_mut(*index).filter(|mount| mount.image.is_some()) {
-            mount.host_path = path.to_string_lossy().into_owned();
-        }
-    }
-    mounts
-}
 
 /// `ContainerStatus.resources`: as they hold.
 pub fn resources(asked: &v1::LinuxContainerResources, node: &Node) -> v1::ContainerResources {
@@ -54,38 +26,6 @@ pub fn stop_signal(number: i32) -> v1::Signal {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn users() {
-        let identity = Identity {
-            uid: 1000,
-            gid: 1001,
-            additional: vec![1001, 2000],
-        };
-        let linux = user(&identity).linux.unwrap();
-        assert_eq!((linux.uid, linux.gid), (1000, 1001));
-        assert_eq!(linux.supplemental_groups, [1001, 2000]);
-    }
-
-    #[test]
-    fn mounts_of_images_have_a_place() {
-        let image = v1::Mount {
-            image: Some(v1::ImageSpec::default()),
-            ..v1::Mount::default()
-        };
-        let bound = v1::Mount {
-            host_path: "/a".into(),
-            ..v1::Mount::default()
-        };
-        let config = v1::ContainerConfig {
-            mounts: vec![bound, image],
-            ..v1::ContainerConfig::default()
-        };
-        let places = BTreeMap::from([(0, "/x".into()), (1, "/y".into()), (7, "/z".into())]);
-        let found = mounts(&config, &places);
-        let paths: Vec<_> = found.iter().map(|mount| mount.host_path.as_str()).collect();
-        assert_eq!(paths, ["/a", "/y"]);
-    }
 
     #[test]
     fn limits_that_hold() {

@@ -247,7 +247,11 @@ pub(super) fn processes_below(dir: &Path) -> Result<Vec<i32>> {
             errno,
         )
     };
-    let mut pids = processes_in(dir).map_err(error)?;
+    let mut pids = match processes_in(dir) {
+        // Opened in the moment of its removal.
+        Err(Errno::NODEV) => return Err(error(Errno::NOENT)),
+        other => other.map_err(error)?,
+    };
     for sub in descendants(dir)? {
         match processes_in(&sub) {
             Ok(more) => pids.extend(more),
