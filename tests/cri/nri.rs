@@ -347,13 +347,51 @@ fn key(name: &str, value: &str) -> nri::KeyValue {
     }
 }
 
+/// A vendor's device, for CDI, whose directory is the machine's.
+struct Vendor {
+    file: PathBuf,
+    name: String,
+}
+
+impl Vendor {
+    fn new(env: &Env) -> Self {
+        let directory = PathBuf::from("/var/run/cdi");
+        std::fs::create_dir_all(&directory).unwrap();
+        let edits = json!({
+            "env": ["THING=1"],
+            "deviceNodes": [{"path": "/dev/thing", "hostPath": "/dev/null"}],
+        });
+        let text = json!({
+            "cdiVersion": "0.6.0", "kind": "rcrun.test/nri",
+            "devices": [{"name": env.tag, "containerEdits": edits}],
+        });
+        let file = directory.join(format!("{}.json", env.tag));
+        std::fs::write(&file, text.to_string()).unwrap();
+        Self {
+            file,
+            name: format!("rcrun.test/nri={}", env.tag),
+        }
+    }
+}
+
+impl Drop for Vendor {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.file);
+        let _ = std::fs::remove_dir("/var/run/cdi");
+    }
+}
+
 fn adjustments_arrive_in_the_container(env: &Env) {
     let lab = Lab::new(env);
     let pods = &lab.pods;
     let file = env.path("of-plugin");
     std::fs::write(&file, "from a plugin\n").unwrap();
     let source = file.display().to_string();
+    let vendor = Vendor::new(env);
     let adjust = nri::ContainerAdjustment {
+        cdi_devices: vec![nri::CdiDevice {
+            name: vendor.name.clone(),
+        }],
         annotations: [("of.plugin".to_owned(), "yes".to_owned())].into(),
         env: vec![key("ADDED", "value"), key("A", "replaced")],
         mounts: vec![nri::Mount {
@@ -388,10 +426,10 @@ fn adjustments_arrive_in_the_container(env: &Env) {
     let of_pod = pods.pod("one");
     let pod = pods.run(&of_pod);
     let script = "echo $ADDED $A; cat /of/plugin; ulimit -n; cat /proc/self/oom_score_adj; \
-                  echo x 2>/dev/null >/of/plugin || echo read-only; exec sleep 1000";
+                  echo x 2>/dev/null >/of/plugin || echo read-only; echo $THING; ls /dev/thing; exec sleep 1000";
     let id = pods.create(&pod, &pods.container("c", script), &of_pod);
     pods.start(&id);
-    let expected = "value replaced\nfrom a plugin\n66\n321\nread-only\n";
+    let expected = "value replaced\nfrom a plugin\n66\n321\nread-only\n1\n/dev/thing\n";
     until(
         || pods.log(&pods.status(&id)) == expected,
         || pods.log(&pods.status(&id)),
