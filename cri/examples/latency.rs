@@ -6,47 +6,19 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::path::Path;
 use std::time::Instant;
 
+use rcrun_cri::client::Wire;
 use rcrun_cri::proto::v1 as cri;
 use rcrun_cri::proto::v1::runtime_service_client::RuntimeServiceClient;
-use tonic::body::Body;
-use tonic::codegen::http::{Request, Response};
-
-#[derive(Clone)]
-struct Wire(hyper::client::conn::http2::SendRequest<Body>);
-
-type Sending = Pin<Box<dyn Future<Output = hyper::Result<Response<hyper::body::Incoming>>> + Send>>;
-
-impl tonic::codegen::Service<Request<Body>> for Wire {
-    type Response = Response<hyper::body::Incoming>;
-    type Error = hyper::Error;
-    type Future = Sending;
-
-    fn poll_ready(&mut self, task: &mut Context<'_>) -> Poll<hyper::Result<()>> {
-        self.0.poll_ready(task)
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Sending {
-        Box::pin(self.0.send_request(request))
-    }
-}
 
 type Client = RuntimeServiceClient<Wire>;
 type Times = BTreeMap<&'static str, Vec<f64>>;
 
 async fn connect(socket: &str) -> Result<Client, Box<dyn Error>> {
-    let stream = tokio::net::UnixStream::connect(socket).await?;
-    let executor = hyper_util::rt::TokioExecutor::new();
-    let stream = hyper_util::rt::TokioIo::new(stream);
-    let (sender, connection) = hyper::client::conn::http2::handshake(executor, stream).await?;
-    tokio::spawn(connection);
-    Ok(Client::with_origin(
-        Wire(sender),
-        "http://localhost".parse()?,
-    ))
+    let wire = rcrun_cri::client::connect(Path::new(socket)).await?;
+    Ok(Client::with_origin(wire, "http://localhost".parse()?))
 }
 
 struct Stopwatch<'a> {

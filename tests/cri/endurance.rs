@@ -1,7 +1,6 @@
 //! A server that is killed again and again, or is not there for long: no container notices, nothing is lost,
 //! nothing is left. Minutes with RCRUN_TEST_FULL=1, seconds without.
 
-use crate::harness::cri::connected;
 use crate::harness::pods::{Pods, creation};
 use crate::harness::{Env, Test, full, test};
 use rcrun_cri::proto::v1 as cri;
@@ -21,7 +20,7 @@ pub(super) fn tests() -> Vec<Test> {
     ]
 }
 
-type Client = RuntimeServiceClient<crate::harness::cri::Wire>;
+type Client = RuntimeServiceClient<rcrun_cri::client::Wire>;
 
 /// Asks again until the server is there and answers.
 struct Caller {
@@ -52,7 +51,10 @@ impl Caller {
         loop {
             assert!(Instant::now() < end, "no answer for a minute");
             if self.client.is_none() {
-                match self.tokio.block_on(connected(&self.socket)) {
+                match self
+                    .tokio
+                    .block_on(rcrun_cri::client::connect(&self.socket))
+                {
                     Ok(wire) => {
                         let origin = "http://localhost".parse().unwrap();
                         self.client = Some(Client::with_origin(wire, origin));
