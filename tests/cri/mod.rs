@@ -6,6 +6,7 @@ mod kubelet;
 mod life;
 mod nri;
 mod pods;
+mod probes;
 mod pulls;
 mod removal;
 mod replay;
@@ -23,6 +24,7 @@ const MODULES: &[Module] = &[
     ("life", life::tests),
     ("nri", nri::tests),
     ("pods", pods::tests),
+    ("probes", probes::tests),
     ("pulls", pulls::tests),
     ("removal", removal::tests),
     ("replay", replay::tests),
