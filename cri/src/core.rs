@@ -17,6 +17,7 @@ use tonic::Status;
 use crate::events::Events;
 use crate::host::Host;
 use crate::images::Images;
+use crate::meter::Meter;
 use crate::proto::v1 as cri;
 use crate::records::{ContainerRecord, Places, PodRecord, PodStage};
 use crate::settings::{CgroupDriver, NetworkKind, Settings};
@@ -40,6 +41,8 @@ pub(crate) struct Core {
     pub(crate) network: Network,
     pub(crate) node: Arc<Node>,
     pub(crate) events: Events,
+    /// What is counted.
+    pub(crate) meter: Arc<Meter>,
     /// Measured before.
     pub(crate) known: Known,
     pub(crate) heavy: Gate,
@@ -298,6 +301,7 @@ impl Core {
             },
             rootless: Some(false),
         };
+        let meter = images.meter();
         let node = crate::facts::node(&runtime, settings).context(|| "cannot look at this node")?;
         Ok(Arc::new(Self {
             host: Arc::clone(host),
@@ -306,7 +310,8 @@ impl Core {
             runtime,
             network,
             node: Arc::new(node),
-            events: Events::default(),
+            events: Events::new(&meter),
+            meter,
             known: Known::default(),
             heavy: Gate::new(HEAVY),
             light: Gate::new(LIGHT),

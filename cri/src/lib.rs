@@ -23,6 +23,7 @@ mod facts;
 mod host;
 mod images;
 mod listen;
+mod meter;
 mod notify;
 mod nri;
 mod pods;

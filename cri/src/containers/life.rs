@@ -36,6 +36,7 @@ pub(crate) fn supervise(core: &Arc<Core>, container: &Arc<Container>, monitor: O
             (_, Some(failure)) => end_of(&failure),
             (Ok(exit), None) => end(&exit),
             (Err(error), None) => {
+                core.meter.lost_monitor();
                 tracing::warn!(container = container.id, "{}", error.chain());
                 unknown()
             }
