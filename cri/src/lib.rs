@@ -25,6 +25,7 @@ mod images;
 mod listen;
 mod meter;
 mod notify;
+mod nri;
 mod pods;
 pub mod proto;
 mod readable;

@@ -109,6 +109,9 @@ async fn run_on(
         };
         recovered?
     };
+    crate::nri::start(&core, &settings.nri)
+        .await
+        .context(|| "cannot offer NRI")?;
     core.resume();
     images.tidy();
     let metrics = meter::start(&core, settings.metrics()?).await?;
@@ -159,6 +162,9 @@ async fn run_on(
     let answered = running.wait_for(|running| *running == 0);
     if tokio::time::timeout(GRACE, answered).await.is_err() {
         tracing::warn!("requests were still running after {} s", GRACE.as_secs());
+    }
+    if let Some(nri) = core.nri.get() {
+        nri.stop().await;
     }
     // What was answered is on its way; a client that does not listen is not waited for.
     let _ = tokio::time::timeout(FAREWELL, closed.recv()).await;

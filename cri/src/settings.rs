@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use rcrun_image::reference::Reference;
 use serde::{Deserialize, Serialize};
 
+pub use crate::nri::settings::Nri;
 use crate::{Context, Error, Result};
 
 /// Most pulls at a time: each has a few threads.
@@ -52,6 +53,8 @@ pub struct Settings {
     pub stream_port: u16,
     /// Seconds without a byte in either direction after which such a session ends.
     pub stream_idle_timeout: u64,
+    /// Plugins that see and adjust pods and containers.
+    pub nri: Nri,
     /// Pods may use all ports without a capability.
     pub unprivileged_ports: bool,
     /// Pods may ping without a capability.
@@ -98,6 +101,7 @@ impl Default for Settings {
             stream_address: IpAddr::V4(Ipv4Addr::LOCALHOST),
             stream_port: 0,
             stream_idle_timeout: 4 * 60 * 60,
+            nri: Nri::default(),
             metrics_address: String::new(),
             metrics_beyond_loopback: false,
             unprivileged_ports: true,
@@ -121,6 +125,7 @@ impl Settings {
             return wrong("parallel_pulls", MAX_PARALLEL_PULLS as u64);
         }
         self.bridge.check().context(|| "the setting cri.bridge")?;
+        self.nri.check().context(|| "the setting cri.nri")?;
         for path in self.cni_plugins.iter().chain([&self.cni_config]) {
             if !path.is_absolute() {
                 let text = format!("the settings cri.cni_*: {} is not absolute", path.display());
@@ -259,6 +264,9 @@ mod tests {
             (r#"{"stream_address":"0.0.0.0"}"#, "cri.stream_address"),
             (r#"{"stream_address":"::"}"#, "cri.stream_address"),
             (r#"{"stream_port":65536}"#, "u16"),
+            (r#"{"nri":{"enabled":true}}"#, "unknown field"),
+            (r#"{"nri":{"socket":"nri.sock"}}"#, "cri.nri"),
+            (r#"{"nri":{"request_timeout":0}}"#, "cri.nri"),
         ] {
             let error = read(text).unwrap_err();
             assert!(error.contains(words), "{text}: {error}");

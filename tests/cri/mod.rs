@@ -6,6 +6,7 @@ mod images;
 mod kubelet;
 mod life;
 mod metrics;
+mod nri;
 mod pods;
 mod probes;
 mod pulls;
@@ -26,6 +27,7 @@ const MODULES: &[Module] = &[
     ("kubelet", kubelet::tests),
     ("life", life::tests),
     ("metrics", metrics::tests),
+    ("nri", nri::tests),
     ("pods", pods::tests),
     ("probes", probes::tests),
     ("pulls", pulls::tests),

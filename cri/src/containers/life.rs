@@ -115,7 +115,9 @@ async fn ended(core: &Arc<Core>, container: &Arc<Container>, end: End) {
             status.message()
         );
     }
-    container.life.send_replace(Life::Ended(end));
+    let life = Life::Ended(end);
+    core.tell_stop(container, &life).await;
+    container.life.send_replace(life);
     core.events
         .of_container(container, cri::ContainerEventType::ContainerStoppedEvent);
 }
