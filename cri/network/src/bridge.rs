@@ -8,27 +8,34 @@
 //! removes it); the table of nf_tables goes.
 //!
 //! Not owned: host firewalls. Where they drop what is forwarded, they have to be told of the bridge.
-//! Not done: limits of bandwidth, addresses that are asked for (both are refused).
+//! Somebody whose end nobody told of (a container whose monitor was killed) is found by its device: that
+//! goes with the namespace, so an attachment without one is dead ([`Bridge::collect_dead`]).
 
 mod host;
 mod leases;
 pub(crate) mod links;
+mod look;
 mod rules;
 mod settings;
 #[cfg(test)]
 pub(crate) mod tests;
+mod traffic;
+#[cfg(test)]
+mod wishes;
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
 use crate::netlink::nft::{self, Transaction};
 use crate::netlink::{Refused, Socket, conntrack, route};
-use crate::request::{Bandwidth, Key, Port, Protocol, Request};
+use crate::request::{Key, Port, Protocol, Request};
 use crate::{Context, Error, ErrorKind, Outcome, Readiness, Result};
 use host::Made;
 use leases::{Lease, Place, Record, State};
+pub use look::Attached;
 use rules::Mapped;
 pub use settings::{Settings, Subnet};
 
@@ -147,11 +154,16 @@ fn possible(settings: &Settings, request: &Request<'_>) -> Result<()> {
         let hint = "configure CNI plugins that do, or leave it out";
         Err(Error::unsupported(why).with_hint(hint))
     };
-    if request.bandwidth != Bandwidth::default() {
-        return refuse("the embedded network has no limits of bandwidth");
+    if let Err(why) = traffic::check(&request.bandwidth) {
+        return refuse(&why);
     }
-    if !request.addresses.is_empty() || request.mac.is_some() {
-        return refuse("the embedded network chooses addresses itself");
+    if let Err(why) = settings.slot_of(&request.addresses) {
+        return refuse(&why);
+    }
+    if let Some(mac) = &request.mac
+        && settings::parse_hardware(mac).is_none()
+    {
+        return refuse(&format!("{mac:?} is no hardware address of one device"));
     }
     if request.infiniband.is_some() {
         return refuse("the embedded network has no InfiniBand");
@@ -195,11 +207,7 @@ impl Desk<'_> {
         self.ports_free(&leases, &request.ports)?;
         let made = self.prepare(&leases)?;
         let used: BTreeSet<u32> = leases.iter().map(|lease| lease.slot).collect();
-        let highest = self.settings.last_slot();
-        let slot = leases::choose(&used, self.place.last(), highest).ok_or_else(|| {
-            let why = format!("all {} addresses are taken", highest - 1);
-            Error::new(ErrorKind::Exhausted, why).with_hint("choose a larger network")
-        })?;
+        let slot = self.slot(&used, &request.addresses)?;
         let outcome = links::plan(self.settings, &made, slot, request);
         let lease = Lease {
             slot,
@@ -216,6 +224,25 @@ impl Desk<'_> {
             return Err(error);
         }
         Ok(record.outcome)
+    }
+
+    /// The slot of an address that is asked for, or any.
+    fn slot(&self, used: &BTreeSet<u32>, addresses: &[IpAddr]) -> Result<u32> {
+        match self.settings.slot_of(addresses).map_err(Error::invalid)? {
+            Some(slot) if used.contains(&slot) => {
+                let address = self.settings.addresses(slot)[0].address;
+                let why = format!("address {address} is taken by another container");
+                Err(Error::new(ErrorKind::Exists, why))
+            }
+            Some(slot) => Ok(slot),
+            None => {
+                let highest = self.settings.last_slot();
+                leases::choose(used, self.place.last(), highest).ok_or_else(|| {
+                    let why = format!("all {} addresses are taken", highest - 1);
+                    Error::new(ErrorKind::Exhausted, why).with_hint("choose a larger network")
+                })
+            }
+        }
     }
 
     fn carry_out(
@@ -258,8 +285,14 @@ impl Desk<'_> {
         let known: Option<Made> = self.place.host();
         let in_use = !leases.is_empty();
         let table = known.as_ref().map_or(0, |made| made.table);
-        let (made, changed) =
-            host::bridge(&mut self.routing, self.settings, known.as_ref(), in_use)?;
+        let owner = self.place.owner();
+        let (made, changed) = host::bridge(
+            &mut self.routing,
+            self.settings,
+            &owner,
+            known.as_ref(),
+            in_use,
+        )?;
         let present = table_number(&mut self.netfilter, &self.settings.table)?;
         match !changed && table != 0 && present == Some(table) {
             true => Ok(made),

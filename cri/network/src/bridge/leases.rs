@@ -29,6 +29,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const RECORD_MAX: u64 = 1 << 20;
 /// The version of records.
 const VERSION: u32 = 1;
+/// Bytes of what a device says of its owner.
+const OWNER_MAX: usize = 200;
 /// The slot that was given last.
 const LAST: &str = "last";
 /// What was made on the host.
@@ -110,15 +112,29 @@ pub(super) fn choose(used: &BTreeSet<u32>, last: u32, highest: u32) -> Option<u3
         .or_else(|| (2..after.min(highest + 1)).find(free))
 }
 
-/// The directory, held alone.
+/// The directory, held alone or only looked at.
 #[derive(Debug)]
 pub(super) struct Place {
     directory: OwnedFd,
     path: PathBuf,
-    _lock: OwnedFd,
+    _lock: Option<OwnedFd>,
 }
 
 impl Place {
+    /// For who only reads: others may change it meanwhile. None if there is none.
+    pub(super) fn look(path: &Path) -> Result<Option<Self>> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        match rustix::fs::open(path, flags, Mode::empty()) {
+            Ok(directory) => Ok(Some(Self {
+                directory,
+                path: path.to_owned(),
+                _lock: None,
+            })),
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+            Err(errno) => Err(errno).context(|| format!("cannot open {}", path.display())),
+        }
+    }
+
     /// Waits for others to leave.
     pub(super) fn enter(path: &Path) -> Result<Self> {
         let cannot = || format!("cannot use {}", path.display());
@@ -141,8 +157,17 @@ impl Place {
         Ok(Self {
             directory,
             path,
-            _lock,
+            _lock: Some(_lock),
         })
+    }
+
+    /// Who this is, for others who would use the same bridge: the end of the path, as much of it as a
+    /// device can bear (`IFALIASZ`).
+    pub(super) fn owner(&self) -> String {
+        let path = self.path.to_string_lossy();
+        let from = path.len().saturating_sub(OWNER_MAX);
+        let from = (from..path.len()).find(|at| path.is_char_boundary(*at));
+        path[from.unwrap_or(0)..].to_owned()
     }
 
     /// All attachments.
