@@ -26,6 +26,7 @@ mod wishes;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::io::Errno;
 
@@ -44,6 +45,8 @@ pub use settings::{Settings, Subnet};
 pub struct Bridge {
     settings: Settings,
     directory: PathBuf,
+    /// Threads of one process take turns without asking the kernel over and over.
+    turn: Mutex<()>,
 }
 
 /// What an operation works with, alone.
@@ -52,6 +55,8 @@ struct Desk<'a> {
     place: Place,
     routing: Socket,
     netfilter: Socket,
+    /// Given back after the place.
+    _turn: MutexGuard<'a, ()>,
 }
 
 impl Bridge {
@@ -63,11 +68,14 @@ impl Bridge {
         Ok(Self {
             settings,
             directory,
+            turn: Mutex::new(()),
         })
     }
 
     fn enter(&self) -> Result<Desk<'_>> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(Desk {
+            _turn,
             settings: &self.settings,
             place: Place::enter(&self.directory)?,
             routing: Socket::routing()?,

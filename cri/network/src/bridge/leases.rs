@@ -9,15 +9,15 @@
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, Dir, Mode, OFlags};
+use rustix::fs::{AtFlags, Dir, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use rcrun_overlay::{durable, lock, record};
+use rcrun_overlay::{durable, record};
 
 use crate::outcome::Outcome;
 use crate::request::{Key, Port};
@@ -25,6 +25,8 @@ use crate::{Context, Error, ErrorKind, Result};
 
 /// How long the lock is waited for. Whoever holds it needs milliseconds.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Between two attempts to take it.
+const PAUSE: Duration = Duration::from_micros(500);
 /// Bytes of a record: some thousand ports.
 const RECORD_MAX: u64 = 1 << 20;
 /// The version of records.
@@ -151,8 +153,8 @@ impl Place {
                 format!("{}: somebody else may write to it", cannot()),
             ));
         }
-        let _lock = lock::hold(open().context(cannot)?, true, &mut lock::up_to(PATIENCE))
-            .context(|| format!("cannot lock {}", path.display()))?;
+        let _lock = open().context(cannot)?;
+        hold(&_lock).context(|| format!("cannot lock {}", path.display()))?;
         let path = path.to_owned();
         Ok(Self {
             directory,
@@ -285,6 +287,24 @@ impl Place {
         let text = record::encode(content)?;
         durable::replace_unsynced(&self.directory, name, &text, Mode::from(0o600))
             .context(|| format!("cannot write to {}", self.path.display()))
+    }
+}
+
+/// Waits with short pauses: whoever is inside leaves within milliseconds, and many may be waiting.
+fn hold(file: &OwnedFd) -> Result<()> {
+    let since = Instant::now();
+    loop {
+        match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(()),
+            Err(Errno::WOULDBLOCK | Errno::INTR) if since.elapsed() < PATIENCE => {
+                std::thread::sleep(PAUSE);
+            }
+            Err(Errno::WOULDBLOCK | Errno::INTR) => {
+                let why = format!("somebody else still holds it after {PATIENCE:?}");
+                return Err(Error::new(ErrorKind::Busy, why));
+            }
+            Err(errno) => return Err(errno.into()),
+        }
     }
 }
 
