@@ -82,7 +82,11 @@ pub(crate) fn file_texts(asked: &Asked, facts: &Facts, hosts: &str, resolv_conf:
     let host_network = asked.network == Place::Host;
     let name = hostname(asked, facts);
     Files {
-        hosts: files::hosts(host_network.then_some(hosts), &name, &asked.hosts),
+        hosts: match asked.network {
+            // The line with its name is added when it has an address.
+            Place::Bridge => files::hosts(Some(files::LOCAL), &name, &asked.hosts),
+            _ => files::hosts(host_network.then_some(hosts), &name, &asked.hosts),
+        },
         resolv_conf: files::resolv_conf(resolv_conf, host_network, &asked.resolver),
         hostname: format!("{name}\n"),
     }
@@ -112,7 +116,8 @@ pub(crate) fn stop(asked: &Asked, image: &Config) -> Result<(i32, Option<u64>)> 
     Ok((signal, seconds))
 }
 
-fn hostname(asked: &Asked, facts: &Facts) -> String {
+/// What the container calls itself.
+pub(crate) fn hostname(asked: &Asked, facts: &Facts) -> String {
     match (&asked.hostname, &asked.uts) {
         (Some(name), _) => name.clone(),
         (None, Place::Host) => facts.hostname.clone(),
@@ -392,7 +397,7 @@ fn namespaces(asked: &Asked, facts: &Facts) -> Vec<Value> {
     let mut all = vec![json!({"type": "mount"})];
     let mut add = |kind: &'static str, file: &str, place: &Place| match place {
         Place::Host => {}
-        Place::Private | Place::Nothing => all.push(json!({"type": kind})),
+        Place::Private | Place::Nothing | Place::Bridge => all.push(json!({"type": kind})),
         Place::Container(_) => {
             if let Some(pid) = facts.joins.get(kind) {
                 all.push(json!({"type": kind, "path": format!("/proc/{pid}/ns/{file}")}));

@@ -20,7 +20,13 @@ struct Line {
 fn asked(line: &[&str]) -> Result<Asked, String> {
     let line = Line::try_parse_from(std::iter::once("run").chain(line.iter().copied()))
         .map_err(|error| error.to_string())?;
+    let networks = Networks {
+        default: Place::Nothing,
+        bridge: !line.flags.label.contains(&"rootless".to_owned()),
+        gateways: vec![[10, 138, 0, 1].into()],
+    };
     let around = Around {
+        networks: &networks,
         cwd: Path::new("/"),
         variable: &|name| (name == "OURS").then(|| "ours".to_owned()),
         swap: true,
@@ -395,7 +401,7 @@ fn every_mistake_is_told() {
         "-v",
         "/nonexistent:/y",
         "--cap-add=shiny",
-        "--network=bridge",
+        "--network=bridges",
         "--device=/nonexistent",
         "-p",
         "80:80",
@@ -425,7 +431,7 @@ fn every_mistake_is_told() {
         "./da/ta",
         "mkdir -p /nonexistent",
         "--cap-add: ",
-        "--network: bridge",
+        "--network: \"bridges\"",
         "--device: cannot look at /nonexistent",
         "--publish: ",
         "--restart: ",

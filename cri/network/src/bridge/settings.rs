@@ -46,6 +46,21 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// A bridge with a table of the same name, and 10.N.0.0/16.
+    pub fn named(name: &str, number: u8) -> Self {
+        let address = Ipv4Addr::new(10, number, 0, 0).into();
+        let v4 = Subnet(Prefixed {
+            address,
+            prefix: 16,
+        });
+        Self {
+            name: name.to_owned(),
+            table: name.to_owned(),
+            v4,
+            ..Self::default()
+        }
+    }
+
     /// Refuses what cannot be.
     pub fn check(&self) -> Result<()> {
         let refuse = |why: String| Err(Error::invalid(format!("cannot use the network: {why}")));
@@ -82,7 +97,7 @@ impl Settings {
     }
 
     /// The networks.
-    pub(super) fn subnets(&self) -> impl Iterator<Item = Subnet> {
+    pub fn subnets(&self) -> impl Iterator<Item = Subnet> {
         [Some(self.v4), self.v6].into_iter().flatten()
     }
 
