@@ -261,16 +261,16 @@ fn ranges_datagrams_and_ports_that_are_chosen(env: &Env) {
     .find(|port| *port != "8000")
     .unwrap();
     assert_eq!(heard(&format!("127.0.0.1:{chosen}")), "web");
-    let exec = |script: &str| people.shelf.spawn(&["exec", "web", "sh", "-c", script]);
-    let mut receiver = exec("nc -u -l -p 53 > /tmp/got");
+    let server = receive(&people, "web", 53);
     let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-    wait_for("the datagram", || {
-        let _ = socket.send_to(b"ping", "10.138.0.1:5353");
-        let got = env.rt.finish(exec("cat /tmp/got")).stdout;
-        got.contains("ping").then_some(())
-    });
-    receiver.child.kill().unwrap();
-    let _ = env.rt.finish(receiver);
+    socket
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
+    socket.send_to(b"ping", "10.138.0.1:5353").unwrap();
+    let mut buffer = [0; 16];
+    let (length, from) = socket.recv_from(&mut buffer).unwrap();
+    assert_eq!((&buffer[..length], from.port()), (&b"ping"[..], 5353));
+    server.join().unwrap();
     // The range goes on.
     serve(&people, "more", &["-p", "8000-8010:80"]);
     let text = people.shelf.ok(&["port", "more"]);
@@ -282,6 +282,23 @@ fn ranges_datagrams_and_ports_that_are_chosen(env: &Env) {
     people.remove("web");
     people.remove("more");
     nobody_is_connected(env);
+}
+
+/// Sends one datagram back, from within a container's network.
+fn receive(people: &People<'_>, name: &str, port: u16) -> std::thread::JoinHandle<()> {
+    let pid = &inspect(people, name)["State"]["Pid"];
+    let namespace = std::fs::File::open(format!("/proc/{pid}/ns/net")).unwrap();
+    let (ready, wait) = std::sync::mpsc::channel();
+    let server = std::thread::spawn(move || {
+        nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+        let socket = UdpSocket::bind(("0.0.0.0", port)).unwrap();
+        ready.send(()).unwrap();
+        let mut buffer = [0; 16];
+        let (length, from) = socket.recv_from(&mut buffer).unwrap();
+        socket.send_to(&buffer[..length], from).unwrap();
+    });
+    wait.recv().unwrap();
+    server
 }
 
 fn what_an_image_exposes_is_published_where_it_is_asked_for(env: &Env) {
@@ -469,7 +486,7 @@ fn one_that_waits_for_its_start_can_be_started(env: &Env) {
         std::thread::sleep(Duration::from_millis(step));
         running.child.kill().unwrap();
         let _ = env.rt.finish(running);
-        let state = people.shelf.ok(&["ps", "-a", "--format={{.State}}"]);
+        let state = people.shelf.ok(&["ps", "-a", "--format={State}"]);
         if state == "created\n" {
             seen += 1;
             people.shelf.ok(&["start", "web"]);
@@ -556,6 +573,5 @@ fn what_the_bridge_costs(env: &Env) {
         times.sort();
         lines.push(format!("{flags:?}: {:?} (p50 of 15)", times[7]));
     }
-    println!("{}", lines.join("\n"));
-    nobody_is_connected(env);
+    panic!("{}", lines.join("\n"));
 }

@@ -351,7 +351,7 @@ fn linux(asked: &Asked, facts: &Facts, bounding: &BTreeSet<&'static str>) -> Res
         "namespaces": namespaces(asked, facts),
         "resources": resources(asked),
         "devices": asked.nodes.iter().chain(&asked.cdi.nodes).map(Node::node).collect::<Vec<_>>(),
-        "sysctl": asked.sysctls,
+        "sysctl": sysctls(asked, facts),
     });
     // A path that was asked for has to be; without one, who has no rights goes without a cgroup.
     if facts.rootless.is_none() || facts.systemd || asked.cgroup_parent.is_some() {
@@ -391,6 +391,20 @@ fn linux(asked: &Asked, facts: &Facts, bounding: &BTreeSet<&'static str>) -> Res
         }
     }
     Ok(linux)
+}
+
+/// As docker: a network of its own has no ports that take a right, and groups of its own may ping.
+fn sysctls(asked: &Asked, facts: &Facts) -> BTreeMap<String, String> {
+    let mut all = BTreeMap::new();
+    if asked.network == Place::Bridge {
+        let mut set = |name: &str, value: &str| all.insert(name.to_owned(), value.to_owned());
+        set("net.ipv4.ip_unprivileged_port_start", "0");
+        if facts.map.is_empty() {
+            set("net.ipv4.ping_group_range", "0 2147483647");
+        }
+    }
+    all.extend(asked.sysctls.clone());
+    all
 }
 
 fn namespaces(asked: &Asked, facts: &Facts) -> Vec<Value> {
