@@ -22,7 +22,6 @@ pub(super) fn tests() -> Vec<Test> {
         test!(one_that_waits_for_its_start_can_be_started),
         test!(root_has_a_bridge_by_default),
         test!(attack_on_the_bridge_of_another_root),
-        test!(what_the_bridge_costs).timeout(120),
     ]
 }
 
@@ -455,7 +454,8 @@ fn who_ends_unnoticed_makes_place(env: &Env) {
     kill_all(&people, "other");
     wait_for("prune", || {
         people.shelf.ok(&["container", "prune", "--force"]);
-        connected(env).is_empty().then_some(())
+        // The one that was killed last may have been dying when it was looked at.
+        (connected(env).is_empty() && people.containers().is_empty()).then_some(())
     });
     nobody_is_connected(env);
     people.assert_empty();
@@ -497,7 +497,7 @@ fn one_that_waits_for_its_start_can_be_started(env: &Env) {
             break;
         }
     }
-    println!("{seen} times");
+    assert!(seen > 0, "the moment was never met");
     people.shelf.ok(&["prune", "--force"]);
     nobody_is_connected(env);
 }
@@ -555,23 +555,4 @@ fn attack_on_the_bridge_of_another_root(env: &Env) {
     people.remove("web");
     nobody_is_connected(env);
     people.assert_empty();
-}
-
-/// A figure, not a judgement: a machine under load says little.
-fn what_the_bridge_costs(env: &Env) {
-    let people = People::new(env);
-    people.sh(&[BRIDGE], "true");
-    let mut lines = Vec::new();
-    for flags in [&["--network=none"][..], &[BRIDGE], &[BRIDGE, "-p=8080:80"]] {
-        let mut times: Vec<Duration> = (0..15)
-            .map(|_| {
-                let begun = Instant::now();
-                people.sh(flags, "true");
-                begun.elapsed()
-            })
-            .collect();
-        times.sort();
-        lines.push(format!("{flags:?}: {:?} (p50 of 15)", times[7]));
-    }
-    panic!("{}", lines.join("\n"));
 }

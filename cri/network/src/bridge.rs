@@ -11,6 +11,7 @@
 //! Somebody whose end nobody told of (a container whose monitor was killed) is found by its device: that
 //! goes with the namespace, so an attachment without one is dead ([`Bridge::collect_dead`]).
 
+mod going;
 mod host;
 mod leases;
 pub(crate) mod links;
@@ -96,12 +97,6 @@ impl Bridge {
         let mut desk = self.enter()?;
         desk.check(request)
             .context(|| format!("cannot confirm the network of {}", request.key))
-    }
-
-    /// Undoes [`Bridge::add`], however far it got.
-    pub fn remove(&self, key: &Key) -> Result<()> {
-        self.remove_all(|lease| lease.key == *key)
-            .context(|| format!("cannot disconnect {key} from {}", self.settings.name))
     }
 
     /// Removes everything that belongs to none of `valid`.
@@ -267,11 +262,11 @@ impl Desk<'_> {
             let mut changes = Transaction::new(self.netfilter.batch(), &settings.table);
             rules::add(&mut changes, &mapped(lease, record));
             if self.transact(changes)?.is_err() {
-                self.rewrite(made.clone())?;
+                self.rewrite(made.clone(), None)?;
             }
             self.forget_datagrams(&record.ports)?;
         }
-        self.place.finish(lease)
+        self.place.mark(lease, State::Ready).map(|_| ())
     }
 
     /// Clients that go on sending to a port find who has it now.
@@ -304,14 +299,15 @@ impl Desk<'_> {
         let present = table_number(&mut self.netfilter, &self.settings.table)?;
         match !changed && table != 0 && present == Some(table) {
             true => Ok(made),
-            false => self.rewrite(made),
+            false => self.rewrite(made, None),
         }
     }
 
-    /// Writes the whole table, from the records.
-    fn rewrite(&mut self, mut made: Made) -> Result<Made> {
+    /// Writes the whole table, from the records, but for one that goes.
+    fn rewrite(&mut self, mut made: Made, but: Option<&Lease>) -> Result<Made> {
         let mut known = Vec::new();
-        for lease in self.place.leases()?.into_iter().filter(|lease| lease.ports) {
+        let counts = |lease: &Lease| lease.has_ports() && Some(lease) != but;
+        for lease in self.place.leases()?.into_iter().filter(counts) {
             // A record that is damaged costs its ports, not those of others.
             if let Ok(record) = self.place.read(&lease) {
                 known.push((lease, record));
@@ -351,35 +347,6 @@ impl Desk<'_> {
         }
     }
 
-    /// Undoes an attachment, however far it got: ports first, so that nothing is sent to an address that
-    /// somebody else gets, the record last.
-    fn undo(&mut self, lease: &Lease) -> Result<()> {
-        let last = self.place.leases()?.len() == 1;
-        let mut rewrite = false;
-        if last {
-            self.drop_table()?;
-        } else if lease.ports {
-            let mut changes = Transaction::new(self.netfilter.batch(), &self.settings.table);
-            rewrite = match self.place.read(lease) {
-                Ok(record) => {
-                    rules::remove(&mut changes, &mapped(lease, &record));
-                    self.transact(changes)?.is_err()
-                }
-                Err(_) => true,
-            };
-        }
-        host::delete(
-            &mut self.routing,
-            &links::host_name(self.settings, lease.slot),
-        )?;
-        self.place.forget(lease)?;
-        match self.place.host::<Made>() {
-            // Some of its ports were missing: all others are written anew.
-            Some(made) if rewrite => self.rewrite(made).map(|_| ()),
-            _ => Ok(()),
-        }
-    }
-
     /// Removes what no record speaks of.
     fn sweep(&mut self) -> Result<()> {
         self.place.sweep()?;
@@ -402,7 +369,7 @@ impl Desk<'_> {
         }
         match leases.is_empty() {
             true => self.drop_table(),
-            false => self.rewrite(made).map(|_| ()),
+            false => self.rewrite(made, None).map(|_| ()),
         }
     }
 
@@ -417,7 +384,7 @@ impl Desk<'_> {
                 format!("port {port} of the host is taken by {whose}"),
             )
         };
-        for lease in leases.iter().filter(|lease| lease.ports) {
+        for lease in leases.iter().filter(|lease| lease.has_ports()) {
             let Ok(record) = self.place.read(lease) else {
                 continue;
             };

@@ -41,8 +41,12 @@ const HOST: &str = "host.json";
 /// How far an attachment got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
+    /// It is being made.
     Begun,
+    /// It is complete.
     Ready,
+    /// Its ports are gone, and its device is about to be.
+    Going,
 }
 
 /// What the name of an attachment's file says.
@@ -55,10 +59,16 @@ pub(super) struct Lease {
 }
 
 impl Lease {
+    /// Whether ports of the host are its.
+    pub(super) fn has_ports(&self) -> bool {
+        self.ports && self.state != State::Going
+    }
+
     fn name(&self) -> String {
         let state = match self.state {
             State::Begun => 'b',
             State::Ready => 'r',
+            State::Going => 'g',
         };
         let ports = if self.ports { 'p' } else { 'n' };
         let (id, interface) = (self.key.id(), self.key.interface());
@@ -74,6 +84,8 @@ impl Lease {
             "bp" => (State::Begun, true),
             "rn" => (State::Ready, false),
             "rp" => (State::Ready, true),
+            "gn" => (State::Going, false),
+            "gp" => (State::Going, true),
             _ => return None,
         };
         let digits = slot.bytes().all(|byte| byte.is_ascii_digit());
@@ -214,16 +226,16 @@ impl Place {
         Ok(())
     }
 
-    /// Everything is made.
-    pub(super) fn finish(&self, lease: &Lease) -> Result<()> {
-        let state = State::Ready;
-        let ready = Lease {
+    /// Notes how far it got.
+    pub(super) fn mark(&self, lease: &Lease, state: State) -> Result<Lease> {
+        let marked = Lease {
             state,
             ..lease.clone()
         };
-        let (from, to) = (lease.name(), ready.name());
+        let (from, to) = (lease.name(), marked.name());
         rustix::fs::renameat(&self.directory, &from, &self.directory, &to)
-            .context(|| format!("cannot rename {}/{from} to {to}", self.path.display()))
+            .context(|| format!("cannot rename {}/{from} to {to}", self.path.display()))?;
+        Ok(marked)
     }
 
     /// Everything is undone.
@@ -403,7 +415,7 @@ mod tests {
         text[12] ^= 1;
         std::fs::write(&file, text).unwrap();
         assert_eq!(place.read(&lease).unwrap_err().kind(), ErrorKind::Corrupt);
-        place.finish(&lease).unwrap();
+        place.mark(&lease, State::Ready).unwrap();
         assert_eq!(place.leases().unwrap()[0].state, State::Ready);
         let ready = place.leases().unwrap().remove(0);
         place.forget(&ready).unwrap();

@@ -65,7 +65,7 @@ impl Bridge {
         let Some(place) = Place::look(&self.directory)? else {
             return Ok(!listens(port));
         };
-        for lease in place.leases()?.iter().filter(|lease| lease.ports) {
+        for lease in place.leases()?.iter().filter(|lease| lease.has_ports()) {
             let Ok(record) = place.read(lease) else {
                 continue;
             };
@@ -92,7 +92,7 @@ impl Desk<'_> {
         let mut removed = 0;
         for lease in self.place.leases()? {
             let name = links::host_name(self.settings, lease.slot);
-            if lease.state == State::Ready && host::link(&mut self.routing, &name)?.is_none() {
+            if lease.state != State::Begun && host::link(&mut self.routing, &name)?.is_none() {
                 self.undo(&lease)?;
                 removed += 1;
             }

@@ -232,9 +232,21 @@ fn measure_many_at_once() {
             });
             let took = begun.elapsed();
             println!("{PODS} pods, {threads} threads: {took:?}");
-            for pod in &pods {
-                bridge.remove(&pod.key()).unwrap();
-            }
+            let begun = Instant::now();
+            std::thread::scope(|scope| {
+                for share in pods.chunks(PODS / threads) {
+                    let (bridge, own) = (&bridge, &own);
+                    scope.spawn(move || {
+                        use std::os::fd::AsFd;
+                        let flags = nix::sched::CloneFlags::CLONE_NEWNET;
+                        nix::sched::setns(own.as_fd(), flags).unwrap();
+                        for pod in share {
+                            bridge.remove(&pod.key()).unwrap();
+                        }
+                    });
+                }
+            });
+            println!("and removed: {:?}", begun.elapsed());
         }
     });
 }

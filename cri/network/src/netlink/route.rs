@@ -189,6 +189,11 @@ pub(crate) fn delete_link(batch: &mut Batch, name: &str) {
         .put_text(IFLA_IFNAME, name);
 }
 
+/// The same by its number.
+pub(crate) fn delete_link_at(batch: &mut Batch, index: u32) {
+    batch.begin(DELLINK, 0, &info(index, 0));
+}
+
 /// Sets a device up.
 pub(crate) fn set_up(batch: &mut Batch, index: u32) {
     batch.begin(NEWLINK, 0, &info(index, IFF_UP));
