@@ -411,6 +411,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Verb> {
         &build::VERB,
         &serve::VERB,
         &monitor::VERB,
+        &pin::VERB,
         &build::STEP,
         &generate::VERB,
     ]);

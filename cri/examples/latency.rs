@@ -2,50 +2,23 @@
 //!
 //! `latency SOCKET IMAGE PODS [CGROUP_PARENT]`: one line for each method with p50 and p99 in milliseconds, and
 //! one for the five calls of a pod together. With several sockets, separated by commas, they take turns.
+//! With `BURST` in the environment all pods are made at once; when standard input ends they are removed at once.
 
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::path::Path;
 use std::time::Instant;
 
+use rcrun_cri::client::Wire;
 use rcrun_cri::proto::v1 as cri;
 use rcrun_cri::proto::v1::runtime_service_client::RuntimeServiceClient;
-use tonic::body::Body;
-use tonic::codegen::http::{Request, Response};
-
-#[derive(Clone)]
-struct Wire(hyper::client::conn::http2::SendRequest<Body>);
-
-type Sending = Pin<Box<dyn Future<Output = hyper::Result<Response<hyper::body::Incoming>>> + Send>>;
-
-impl tonic::codegen::Service<Request<Body>> for Wire {
-    type Response = Response<hyper::body::Incoming>;
-    type Error = hyper::Error;
-    type Future = Sending;
-
-    fn poll_ready(&mut self, task: &mut Context<'_>) -> Poll<hyper::Result<()>> {
-        self.0.poll_ready(task)
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Sending {
-        Box::pin(self.0.send_request(request))
-    }
-}
 
 type Client = RuntimeServiceClient<Wire>;
 type Times = BTreeMap<&'static str, Vec<f64>>;
 
 async fn connect(socket: &str) -> Result<Client, Box<dyn Error>> {
-    let stream = tokio::net::UnixStream::connect(socket).await?;
-    let executor = hyper_util::rt::TokioExecutor::new();
-    let stream = hyper_util::rt::TokioIo::new(stream);
-    let (sender, connection) = hyper::client::conn::http2::handshake(executor, stream).await?;
-    tokio::spawn(connection);
-    Ok(Client::with_origin(
-        Wire(sender),
-        "http://localhost".parse()?,
-    ))
+    let wire = rcrun_cri::client::connect(Path::new(socket)).await?;
+    Ok(Client::with_origin(wire, "http://localhost".parse()?))
 }
 
 struct Stopwatch<'a> {
@@ -91,13 +64,14 @@ fn pod(number: usize, parent: &str, host_network: bool) -> cri::PodSandboxConfig
     }
 }
 
-async fn one(
+/// A pod with one container, started; both identifiers, and the milliseconds.
+async fn begin(
     client: &mut Client,
     times: &mut Times,
     image: &str,
     number: usize,
     parent: &str,
-) -> Result<(), Box<dyn Error>> {
+) -> Result<(String, String, f64), Box<dyn Error>> {
     let config = pod(number, parent, std::env::var_os("HOST_NETWORK").is_some());
     let mut watch = Stopwatch {
         times,
@@ -150,6 +124,21 @@ async fn one(
     };
     client.start_container(request).await?;
     all += watch.lap("StartContainer");
+    Ok((pod_id, container_id, all))
+}
+
+async fn one(
+    client: &mut Client,
+    times: &mut Times,
+    image: &str,
+    number: usize,
+    parent: &str,
+) -> Result<(), Box<dyn Error>> {
+    let (pod_id, container_id, mut all) = begin(client, times, image, number, parent).await?;
+    let mut watch = Stopwatch {
+        times,
+        since: Instant::now(),
+    };
     for _ in 0..3 {
         watch.since = Instant::now();
         let request = cri::ExecSyncRequest {
@@ -180,6 +169,55 @@ async fn one(
     Ok(())
 }
 
+/// All at once, and later away again.
+async fn burst(
+    socket: &str,
+    image: &str,
+    count: usize,
+    parent: &str,
+) -> Result<(), Box<dyn Error>> {
+    let since = Instant::now();
+    let mut making = tokio::task::JoinSet::new();
+    let client = connect(socket).await?;
+    for number in 0..count {
+        let (mut client, image, parent) = (client.clone(), image.to_owned(), parent.to_owned());
+        making.spawn(async move {
+            let made = begin(&mut client, &mut Times::new(), &image, number, &parent).await;
+            made.map(|(pod, _, time)| (pod, time))
+                .map_err(|error| error.to_string())
+        });
+    }
+    let (mut pods, mut slowest) = (Vec::new(), 0.0_f64);
+    while let Some(made) = making.join_next().await {
+        let (pod, time) = made??;
+        pods.push(pod);
+        slowest = slowest.max(time);
+    }
+    let time = since.elapsed().as_secs_f64();
+    println!("{count} pods at once in {time:.2} s, the slowest in {slowest:.0} ms");
+    let wait = || std::io::Read::read(&mut std::io::stdin(), &mut [0; 1]);
+    tokio::task::spawn_blocking(wait).await??;
+    let since = Instant::now();
+    let mut ending = tokio::task::JoinSet::new();
+    for pod_sandbox_id in pods {
+        let mut client = client.clone();
+        ending.spawn(async move {
+            let request = cri::StopPodSandboxRequest {
+                pod_sandbox_id: pod_sandbox_id.clone(),
+            };
+            client.stop_pod_sandbox(request).await?;
+            client
+                .remove_pod_sandbox(cri::RemovePodSandboxRequest { pod_sandbox_id })
+                .await
+        });
+    }
+    while let Some(ended) = ending.join_next().await {
+        ended??;
+    }
+    println!("removed at once in {:.2} s", since.elapsed().as_secs_f64());
+    Ok(())
+}
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -187,6 +225,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
         return Err("latency SOCKET[,SOCKET...] IMAGE PODS [CGROUP_PARENT]".into());
     };
     let parent = rest.first().map_or("/rcrun-latency", String::as_str);
+    if std::env::var_os("BURST").is_some() {
+        return burst(sockets, image, count.parse()?, parent).await;
+    }
     let mut servers = Vec::new();
     for socket in sockets.split(',') {
         servers.push((socket, connect(socket).await?, Times::new()));

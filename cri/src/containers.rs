@@ -156,6 +156,10 @@ impl Core {
         container.state().record = record;
         let launch = bundle::launch(self, container, &made.container);
         let started = launch.start(&[], None).context(failed)?;
+        let mut record = container.state().record.clone();
+        record.made = true;
+        self.places.write_container(&record).context(failed)?;
+        container.state().record = record;
         Ok(started.monitor)
     }
 
@@ -340,6 +344,7 @@ impl Core {
     /// All that there may be of it; the directory last.
     pub(crate) fn take_container_away(&self, id: &str) -> Result<()> {
         let failed = || format!("cannot remove container {id}");
+        life::await_made(self, id).context(failed)?;
         self.runtime.delete(id, true).context(failed)?;
         life::await_monitor(self, id).context(failed)?;
         monitor::remove(&self.runtime.root, id).context(failed)?;

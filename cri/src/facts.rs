@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use rcrun_runtime::container::{CgroupDriver, Runtime};
-use rcrun_runtime::template::capabilities;
+use rcrun_runtime::template::{capabilities, machine};
 
 use crate::settings::Settings;
 use crate::spec::{Driver, Node};
-use crate::{Context, Error, ErrorKind, Result};
+use crate::{Context, Result};
 
 /// The first kernel that makes a mount read-only with all below it.
 const DEEP_READ_ONLY: (u32, u32) = (5, 12);
@@ -18,14 +18,14 @@ const MAPPED_MOUNTS: (u32, u32) = (6, 3);
 pub(crate) fn node(runtime: &Runtime, settings: &Settings) -> Result<Node> {
     let there = |path: &str| Path::new(path).exists();
     let name = rustix::system::uname();
-    let kernel = release(&name.release().to_string_lossy());
+    let kernel = machine::kernel();
     let cgroup2 = there("/sys/fs/cgroup/cgroup.controllers");
     let apparmor = std::fs::read_to_string("/sys/module/apparmor/parameters/enabled")
         .is_ok_and(|text| text.trim() == "Y");
     Ok(Node {
         hostname: name.nodename().to_string_lossy().into_owned(),
         kernel,
-        capabilities: capabilities::of_mask(own_capabilities()?),
+        capabilities: capabilities::of_mask(machine::own_capabilities()?),
         cgroup2,
         driver: match runtime.cgroup_driver {
             CgroupDriver::Systemd => Driver::Systemd,
@@ -48,34 +48,11 @@ pub(crate) fn node(runtime: &Runtime, settings: &Settings) -> Result<Node> {
     })
 }
 
-fn release(text: &str) -> (u32, u32) {
-    let mut numbers = text
-        .split(|c: char| !c.is_ascii_digit())
-        .map_while(|part| part.parse().ok());
-    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
-}
-
-/// What this process may hand on: what it has, and what its children may have.
-fn own_capabilities() -> Result<u64> {
-    let text =
-        std::fs::read_to_string("/proc/self/status").context(|| "cannot read /proc/self/status")?;
-    let mask = |name: &str| {
-        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-        u64::from_str_radix(line.trim(), 16).ok()
-    };
-    let both = mask("CapPrm:").zip(mask("CapBnd:"));
-    let (permitted, bounding) = both.ok_or_else(|| {
-        let text = "cannot find capabilities in /proc/self/status";
-        Error::new(ErrorKind::Internal, text)
-    })?;
-    Ok(permitted & bounding)
-}
-
 /// The score below which this process may give none (proc(5), `oom_score_adj`): that needs
 /// CAP_SYS_RESOURCE.
 fn least_oom_score() -> Result<Option<i32>> {
     const SYS_RESOURCE: u64 = 1 << 24;
-    if own_capabilities()? & SYS_RESOURCE != 0 {
+    if machine::own_capabilities()? & SYS_RESOURCE != 0 {
         return Ok(None);
     }
     let path = "/proc/self/oom_score_adj";

@@ -14,6 +14,8 @@
 #![forbid(unsafe_code)]
 
 pub mod check;
+#[cfg(feature = "client")]
+pub mod client;
 mod containers;
 mod core;
 mod events;

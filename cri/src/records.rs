@@ -114,6 +114,8 @@ pub(crate) struct ContainerRecord {
     pub(crate) log: Option<PathBuf>,
     /// Whom it runs as.
     pub(crate) user: User,
+    /// Somebody may have been told of it.
+    pub(crate) made: bool,
     /// When it was started.
     pub(crate) started: Option<i64>,
     /// Why it could not be started.
@@ -209,6 +211,7 @@ impl ContainerRecord {
             stop_signal: 15,
             log: None,
             user: User::default(),
+            made: false,
             started: None,
             failure: None,
             volumes: Vec::new(),

@@ -46,6 +46,13 @@ impl Core {
         }
         for record in containers {
             let id = record.id.clone();
+            if !record.made {
+                self.tell(
+                    &format!("container {id}, half made"),
+                    self.take_container_away(&id),
+                );
+                continue;
+            }
             match self.known_container(record) {
                 Ok(Some(container)) => self.insert_container(&container),
                 Ok(None) => {

@@ -94,6 +94,7 @@ async fn run(host: Host, settings: &Settings, path: &Path) -> Result<()> {
         recovered?
     };
     core.resume();
+    images.tidy();
     let streaming = crate::streams::bind(&core, settings).await?;
     let urls = streaming.urls();
     tracing::debug!(address = %streaming.address(), "exec, attach and port-forward");

@@ -24,7 +24,7 @@ use rcrun_overlay::store::Store;
 use rcrun_runtime::container::{CgroupDriver, CreateOptions};
 use rcrun_runtime::error::{Context, Error, ErrorKind, Result};
 use rcrun_runtime::template::capabilities::of_mask;
-use rcrun_runtime::template::cdi;
+use rcrun_runtime::template::{cdi, machine};
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -180,7 +180,7 @@ impl Worker<'_> {
             },
         };
         let asked = Asked::read(&flags(step), &step.args, &around)?;
-        let kernel = make::kernel();
+        let kernel = machine::kernel();
         let stack = Stack::open(store, &step.below, step.marks())?;
         let facts = Facts {
             id: self
@@ -191,7 +191,7 @@ impl Worker<'_> {
                 .into_owned(),
             name: "build".to_owned(),
             hostname: step.limits.hostname.clone(),
-            capabilities: of_mask(make::own_capabilities()?),
+            capabilities: of_mask(machine::own_capabilities()?),
             kernel,
             cgroup2: Path::new("/sys/fs/cgroup/cgroup.controllers").exists(),
             systemd: self.settings.runtime.cgroup_driver == CgroupDriver::Systemd,

@@ -27,6 +27,7 @@ use rcrun_runtime::error::{Context, Error, ErrorKind, Result};
 use rcrun_runtime::monitor::{self, Launch, When};
 use rcrun_runtime::template::capabilities::of_mask;
 use rcrun_runtime::template::cdi;
+use rcrun_runtime::template::machine::{kernel, own_capabilities};
 use rustix::fs::{AtFlags, Mode, OFlags};
 use serde_json::Value;
 
@@ -454,33 +455,6 @@ fn last_command(settings: &Settings, store: &Path, verb: &[&str], id: &str) -> V
     command.extend(["--store".to_owned(), text(store)]);
     command.extend(verb.iter().copied().chain([id]).map(str::to_owned));
     command
-}
-
-/// What this process may hand on: what it has, and what its children may have.
-pub(crate) fn own_capabilities() -> Result<u64> {
-    let text =
-        std::fs::read_to_string("/proc/self/status").context(|| "cannot read /proc/self/status")?;
-    let mask = |name: &str| {
-        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-        u64::from_str_radix(line.trim(), 16).ok()
-    };
-    let both = mask("CapPrm:").zip(mask("CapBnd:"));
-    let (permitted, bounding) = both.ok_or_else(|| {
-        Error::new(
-            ErrorKind::Internal,
-            "cannot find capabilities in /proc/self/status",
-        )
-    })?;
-    Ok(permitted & bounding)
-}
-
-pub(crate) fn kernel() -> (u32, u32) {
-    let name = rustix::system::uname();
-    let release = name.release().to_string_lossy();
-    let mut numbers = release
-        .split(|c: char| !c.is_ascii_digit())
-        .map_while(|part| part.parse().ok());
-    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
 /// Whether limits of swap have a file to go to.

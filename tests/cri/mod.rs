@@ -1,9 +1,11 @@
 //! The CRI server, over its socket, with a client of the generated code.
 
+mod endurance;
 mod images;
 mod kubelet;
 mod life;
 mod pods;
+mod probes;
 mod pulls;
 mod removal;
 mod replay;
@@ -15,10 +17,12 @@ use crate::harness::{Env, Test, test};
 
 /// Modules and their tests. `no_file_of_the_server_is_forgotten` compares this list with the directory.
 const MODULES: &[Module] = &[
+    ("endurance", endurance::tests),
     ("images", images::tests),
     ("kubelet", kubelet::tests),
     ("life", life::tests),
     ("pods", pods::tests),
+    ("probes", probes::tests),
     ("pulls", pulls::tests),
     ("removal", removal::tests),
     ("replay", replay::tests),

@@ -3,6 +3,8 @@
 use super::process;
 use super::runtime::{Output, Running};
 use super::{Env, Shelf};
+pub(crate) use rcrun_cri::client::Wire;
+use rcrun_cri::client::connect;
 use rcrun_cri::proto::v1 as cri;
 use rcrun_cri::proto::v1::image_service_client::ImageServiceClient;
 use rcrun_cri::proto::v1::runtime_service_client::RuntimeServiceClient;
@@ -11,12 +13,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use std::cell::RefCell;
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::process::Command;
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
-use tonic::body::Body;
-use tonic::codegen::http::{Request, Response};
 use tonic::{Code, Status};
 
 /// How long the server may take to start or to end.
@@ -32,26 +30,6 @@ pub(crate) struct Node<'a> {
     tokio: tokio::runtime::Runtime,
     server: RefCell<Option<Running>>,
     more: RefCell<Value>,
-}
-
-/// A connection to the server.
-#[derive(Clone, Debug)]
-pub(crate) struct Wire(hyper::client::conn::http2::SendRequest<Body>);
-
-type Sending = Pin<Box<dyn Future<Output = hyper::Result<Response<hyper::body::Incoming>>> + Send>>;
-
-impl tonic::codegen::Service<Request<Body>> for Wire {
-    type Response = Response<hyper::body::Incoming>;
-    type Error = hyper::Error;
-    type Future = Sending;
-
-    fn poll_ready(&mut self, task: &mut Context<'_>) -> Poll<hyper::Result<()>> {
-        self.0.poll_ready(task)
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Sending {
-        Box::pin(self.0.send_request(request))
-    }
 }
 
 pub(crate) type Images = ImageServiceClient<Wire>;
@@ -160,15 +138,7 @@ impl<'a> Node<'a> {
 
     /// A connection.
     pub(crate) fn connect(&self) -> Wire {
-        self.tokio.block_on(async {
-            let stream = tokio::net::UnixStream::connect(&self.socket).await.unwrap();
-            let executor = hyper_util::rt::TokioExecutor::new();
-            let stream = hyper_util::rt::TokioIo::new(stream);
-            let shaken = hyper::client::conn::http2::handshake(executor, stream).await;
-            let (sender, connection) = shaken.unwrap();
-            tokio::spawn(connection);
-            Wire(sender)
-        })
+        self.tokio.block_on(connect(&self.socket)).unwrap()
     }
 
     pub(crate) fn images(&self) -> Images {

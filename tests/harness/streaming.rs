@@ -1,10 +1,15 @@
 //! A client of exec, attach and port-forward: WebSocket (RFC 6455) with the fifth version of Kubernetes'
 //! channels, and as much of SPDY/3.1 as port-forward takes. Bytes on a socket: it can also stop anywhere.
 
+use super::Env;
+use super::pods::Pods;
+use super::process::{self, until};
+use rcrun_cri::proto::v1 as cri;
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;
+use tonic::Code;
 
 /// Longer than anything takes.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -190,6 +195,12 @@ impl Session {
         }
     }
 
+    /// Reads until the server has closed the connection.
+    #[track_caller]
+    pub(crate) fn closed(&mut self) {
+        while self.read().is_some() {}
+    }
+
     /// Goes without a word (a reset).
     pub(crate) fn vanish(self) {
         rustix::net::sockopt::set_socket_linger(&self.socket, Some(Duration::ZERO)).unwrap();
@@ -261,4 +272,190 @@ impl Session {
             .map(|(id, bytes)| (id, String::from_utf8(bytes).unwrap()))
             .collect()
     }
+}
+
+/// A pod with a container that runs.
+pub(crate) struct World<'a> {
+    pub(crate) pods: Pods<'a>,
+    pub(crate) of_pod: cri::PodSandboxConfig,
+    pub(crate) pod: String,
+    pub(crate) id: String,
+}
+
+impl<'a> World<'a> {
+    pub(crate) fn new(env: &'a Env) -> Self {
+        Self::with(env, "exec sleep 10000", |_| {}, |_| {})
+    }
+
+    pub(crate) fn with(
+        env: &'a Env,
+        script: &str,
+        pod: impl FnOnce(&mut cri::PodSandboxConfig),
+        container: impl FnOnce(&mut cri::ContainerConfig),
+    ) -> Self {
+        Self::made(Pods::new(env), script, pod, container)
+    }
+
+    /// With settings of its own.
+    #[track_caller]
+    pub(crate) fn of(pods: Pods<'a>) -> Self {
+        Self::made(pods, "exec sleep 10000", |_| {}, |_| {})
+    }
+
+    #[track_caller]
+    fn made(
+        pods: Pods<'a>,
+        script: &str,
+        pod: impl FnOnce(&mut cri::PodSandboxConfig),
+        container: impl FnOnce(&mut cri::ContainerConfig),
+    ) -> Self {
+        let mut of_pod = pods.pod("one");
+        pod(&mut of_pod);
+        let sandbox = pods.run(&of_pod);
+        let mut config = pods.container("c", script);
+        container(&mut config);
+        let id = pods.create(&sandbox, &config, &of_pod);
+        pods.start(&id);
+        Self {
+            pods,
+            of_pod,
+            pod: sandbox,
+            id,
+        }
+    }
+
+    pub(crate) fn request(&self, cmd: &[&str], timeout: i64) -> cri::ExecSyncRequest {
+        cri::ExecSyncRequest {
+            container_id: self.id.clone(),
+            cmd: cmd.iter().map(|word| (*word).to_owned()).collect(),
+            timeout,
+        }
+    }
+
+    #[track_caller]
+    pub(crate) fn sync(&self, script: &str) -> (String, String, i32) {
+        let request = self.request(&["sh", "-c", script], 0);
+        let mut runtime = self.pods.node.runtime().max_decoding_message_size(16 << 20);
+        let answer = self.pods.node.ok(runtime.exec_sync(request));
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (text(answer.stdout), text(answer.stderr), answer.exit_code)
+    }
+
+    #[track_caller]
+    pub(crate) fn late(&self, script: &str, timeout: i64) -> String {
+        let request = self.request(&["sh", "-c", script], timeout);
+        let node = &self.pods.node;
+        node.refused(node.runtime().exec_sync(request), Code::DeadlineExceeded)
+    }
+
+    /// A session of exec; `streams` out of `i`, `o`, `e` and `t`.
+    #[track_caller]
+    pub(crate) fn exec(&self, streams: &str, cmd: &[&str]) -> Session {
+        let request = cri::ExecRequest {
+            container_id: self.id.clone(),
+            cmd: cmd.iter().map(|word| (*word).to_owned()).collect(),
+            stdin: streams.contains('i'),
+            stdout: streams.contains('o'),
+            stderr: streams.contains('e'),
+            tty: streams.contains('t'),
+        };
+        let url = self
+            .pods
+            .node
+            .ok(self.pods.node.runtime().exec(request))
+            .url;
+        Session::open(&url)
+    }
+
+    #[track_caller]
+    pub(crate) fn attach(&self, streams: &str) -> Session {
+        let request = cri::AttachRequest {
+            container_id: self.id.clone(),
+            stdin: streams.contains('i'),
+            stdout: streams.contains('o'),
+            stderr: streams.contains('e'),
+            tty: streams.contains('t'),
+        };
+        let url = self
+            .pods
+            .node
+            .ok(self.pods.node.runtime().attach(request))
+            .url;
+        Session::open(&url)
+    }
+
+    #[track_caller]
+    pub(crate) fn forward(&self) -> Session {
+        let request = cri::PortForwardRequest {
+            pod_sandbox_id: self.pod.clone(),
+            port: Vec::new(),
+        };
+        let url = self
+            .pods
+            .node
+            .ok(self.pods.node.runtime().port_forward(request))
+            .url;
+        Session::forward(&url)
+    }
+
+    /// Commands that run in any container, but for those of the container itself.
+    pub(crate) fn running(&self, word: &str) -> usize {
+        let all = process::all();
+        all.iter()
+            .filter(|(_, state, what)| *state != 'Z' && what.contains(word))
+            .count()
+    }
+
+    #[track_caller]
+    pub(crate) fn none_runs(&self, word: &str) {
+        until(&format!("no {word} runs"), 10, || {
+            (self.running(word) == 0).then_some(())
+        });
+    }
+
+    #[track_caller]
+    pub(crate) fn leaves_nothing(self) {
+        self.no_groups();
+        self.pods.remove(&self.pod);
+        self.pods.assert_nothing_left();
+        self.none_runs("exec --");
+    }
+
+    /// Sub-cgroups of programs are gone.
+    #[track_caller]
+    pub(crate) fn no_groups(&self) {
+        let find = || {
+            let found = std::process::Command::new("find")
+                .args(["/sys/fs/cgroup", "-name", "rcrun-sync-*"])
+                .output()
+                .unwrap();
+            let found = String::from_utf8(found.stdout).unwrap();
+            let ours: Vec<_> = found
+                .lines()
+                .filter(|line| line.contains(&self.pods.env.tag))
+                .collect();
+            ours.is_empty().then_some(())
+        };
+        until("no sub-cgroup is left", 10, find);
+    }
+}
+
+/// Processes whose parent this is, dead ones too.
+pub(crate) fn children(parent: i32) -> usize {
+    let parent = parent.to_string();
+    let all = process::all().into_iter();
+    all.filter(|(pid, ..)| process::status(*pid, "PPid") == parent)
+        .count()
+}
+
+pub(crate) fn entries(pid: i32, what: &str) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/{what}"))
+        .unwrap()
+        .count()
+}
+
+/// KiB in memory.
+pub(crate) fn resident(pid: i32) -> usize {
+    let text = process::status(pid, "VmRSS");
+    text.split_whitespace().next().unwrap().parse().unwrap()
 }

@@ -18,6 +18,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(missing_console_socket_is_refused),
         test!(terminal_in_a_user_namespace),
         test!(exec_with_a_terminal),
+        test!(exec_with_a_terminal_in_a_user_namespace),
         test!(foreground_on_a_terminal),
         test!(foreground_with_stdin_from_elsewhere),
         test!(foreground_output_is_not_translated_twice),
@@ -189,7 +190,16 @@ fn terminal_in_a_user_namespace(env: &Env) {
 }
 
 fn exec_with_a_terminal(env: &Env) {
+    type_at_exec(env, env.bundle());
+}
+
+fn exec_with_a_terminal_in_a_user_namespace(env: &Env) {
     let mut bundle = env.bundle();
+    bundle.userns();
+    type_at_exec(env, bundle);
+}
+
+fn type_at_exec(env: &Env, mut bundle: Bundle<'_>) {
     let container = bundle.sleeper();
     let socket = FdSocket::listen(&env.path("console"));
     let flags = ["--tty", "--detach", "--console-socket", socket.path()];

@@ -478,12 +478,18 @@ fn kill_all(people: &People<'_>, name: &str) {
 fn one_that_waits_for_its_start_can_be_started(env: &Env) {
     let people = People::new(env);
     let mut seen = 0;
-    for step in 0..60 {
+    let begun = Instant::now();
+    let flags = ["-d", "--name=web", BRIDGE, "-p", "8080:80"];
+    people.run(&flags, &["sh", "-c", SERVER]).ok();
+    let whole = begun.elapsed();
+    people.remove("web");
+    for step in 0..80 {
         let mut running = people.spawn(
             &["-d", "--name=web", BRIDGE, "-p", "8080:80"],
             &["sh", "-c", SERVER],
         );
-        std::thread::sleep(Duration::from_millis(step));
+        // The moment is in the second half, most likely.
+        std::thread::sleep(whole * (20 + step % 40 * 2) / 100);
         running.child.kill().unwrap();
         let _ = env.rt.finish(running);
         let state = people.shelf.ok(&["ps", "-a", "--format={State}"]);

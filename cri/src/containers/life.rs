@@ -6,7 +6,7 @@ use std::process::Child;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rcrun_runtime::monitor::{Client, Exit};
+use rcrun_runtime::monitor::{self, Client, Exit};
 
 use super::end_of;
 use crate::core::{Container, Core, End, Life};
@@ -134,12 +134,26 @@ async fn reap(mut monitor: Child) {
     }
 }
 
+/// Waits until a monitor that another server started, and that makes its container at this moment, has made
+/// it, or given up: only then can it be taken away.
+pub(super) fn await_made(core: &Core, id: &str) -> Result<()> {
+    let root = &core.runtime.root;
+    until(id, "is still making it", || {
+        Ok(!monitor::lives(root, id)? || Client::connect(root, id).is_ok())
+    })
+}
+
 /// Waits until the monitor of a container that is gone is gone too.
 pub(super) fn await_monitor(core: &Core, id: &str) -> Result<()> {
+    let root = &core.runtime.root;
+    until(id, "does not end", || Ok(!monitor::lives(root, id)?))
+}
+
+fn until(id: &str, what: &str, done: impl Fn() -> Result<bool>) -> Result<()> {
     let since = Instant::now();
-    while Client::connect(&core.runtime.root, id).is_ok() {
+    while !done()? {
         if since.elapsed() > PATIENCE {
-            let text = format!("the monitor of container {id} does not end");
+            let text = format!("the monitor of container {id} {what}");
             return Err(Error::new(ErrorKind::Deadline, text));
         }
         std::thread::sleep(PAUSE);
@@ -170,9 +184,7 @@ pub(crate) fn found(core: &Core, record: &ContainerRecord) -> Result<Life> {
         Status::Creating | Status::Created => Life::Made,
         Status::Running | Status::Paused => Life::Running,
         // Its monitor may write the record in this moment, or was killed.
-        Status::Stopped if Client::connect(&core.places.runtime_root(), &record.id).is_ok() => {
-            Life::Running
-        }
+        Status::Stopped if monitor::lives(&core.runtime.root, &record.id)? => Life::Running,
         Status::Stopped => recorded()?.unwrap_or_else(|| Life::Ended(unknown())),
     })
 }

@@ -15,6 +15,7 @@ mod view;
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use rcrun_image::document::MAX_DOCUMENT;
 use rcrun_image::names::Names;
@@ -39,6 +40,8 @@ use view::View;
 
 /// Short pieces of work that read or write a few files, at a time.
 const QUICK: usize = 8;
+/// When a server has nothing more urgent to do after its start.
+const TIDY_AFTER: Duration = Duration::from_secs(20);
 /// Images in one piece of a streamed list.
 const PIECE: usize = 100;
 
@@ -95,6 +98,15 @@ impl Images {
                 Ok(()) => tracing::info!("the settings were read again"),
                 Err(status) => tracing::error!("the settings stay: {}", status.message()),
             }
+        });
+    }
+
+    /// Takes away, in a while, what servers left that were killed: leases, and what they were removing.
+    pub(crate) fn tidy(&self) {
+        let sweeper = self.0.sweeper.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(TIDY_AFTER).await;
+            sweeper.sweep().await
         });
     }
 

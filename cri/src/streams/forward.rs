@@ -8,19 +8,19 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
+use bytes::BytesMut;
 use rcrun_runtime::pin;
 use rcrun_streaming::Duplex;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpSocket, TcpStream};
 
+use super::copy::{PIECE, tight};
 use super::of_status;
 use crate::core::{Core, Pod};
 use crate::{Context, Error, ErrorKind, Result};
 
-/// What is read at once.
-const PIECE: usize = 32 << 10;
 /// The order in which addresses are tried, as with containerd.
 const LOCALHOST: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -119,7 +119,7 @@ fn open() -> Result<[Option<OwnedFd>; 2]> {
 
 /// Each direction ends by itself: what the pod says is heard also when it listens no more.
 async fn pass(connection: TcpStream, stream: Duplex) -> Result<()> {
-    let (mut from_pod, mut to_pod) = connection.into_split();
+    let (from_pod, mut to_pod) = connection.into_split();
     let Duplex {
         mut from, mut to, ..
     } = stream;
@@ -135,13 +135,15 @@ async fn pass(connection: TcpStream, stream: Duplex) -> Result<()> {
         Ok::<_, std::io::Error>(())
     };
     let outward = async {
-        let mut buffer = bytes::BytesMut::new();
         loop {
-            buffer.reserve(PIECE);
-            if from_pod.read_buf(&mut buffer).await? == 0 {
-                break;
+            from_pod.readable().await?;
+            let mut buffer = BytesMut::with_capacity(PIECE);
+            match from_pod.try_read_buf(&mut buffer) {
+                Ok(0) => break,
+                Ok(_) => to.send(tight(buffer)).await?,
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
             }
-            to.send(buffer.split().freeze()).await?;
         }
         to.finish();
         Ok(())

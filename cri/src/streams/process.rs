@@ -2,8 +2,8 @@
 //! program does.
 //!
 //! Nothing of it is on a disk. What `rcrun exec` has to say of itself goes to a file in memory, which it
-//! opens by way of /proc: so the program's error output is its own, and an exit code of 255 is told from a
-//! program that could not be executed. It is the container's own process description with other
+//! opens by way of /proc: so the program's error output is its own, and its exit code is told from that of
+//! `rcrun exec`, which says a word (`--debug`) before it runs the program. It is the container's own process description with other
 //! arguments that is run (`rcrun exec` without `--process`): user, environment, rights and limits stay.
 //!
 //! Who does not wait for the end (the client has gone) leaves a task behind that does.
@@ -36,7 +36,7 @@ use crate::{Context, Error, ErrorKind, Result};
 /// What `rcrun exec` exits with when it fails itself.
 const FAILED: i32 = 255;
 /// How much of its words is read.
-const WORDS: usize = 64 << 10;
+const WORDS: u64 = 64 << 10;
 /// The terminal that programs find in their environment, as with containerd.
 const TERM: &str = "TERM=xterm";
 /// Directory of sockets that take terminals, below the server's own.
@@ -69,11 +69,12 @@ pub(super) struct Process {
     pub(super) terminal: Option<OwnedFd>,
 }
 
-/// Our ends of what a child was given.
+/// Our ends of what a child was given. A child that nobody takes over is ended.
 #[derive(Debug)]
 struct Spawned {
-    child: Child,
-    words: File,
+    child: Option<Child>,
+    /// Under the number that the child knows.
+    words: Option<File>,
     stdin: Option<OwnedFd>,
     stdout: Option<OwnedFd>,
     stderr: Option<OwnedFd>,
@@ -101,7 +102,7 @@ fn consoles(core: &Core) -> PathBuf {
 fn arguments(runtime: &Runtime, asked: &Asked, log: &str, console: Option<&Path>) -> Vec<OsString> {
     let mut all: Vec<OsString> = vec!["--root".into(), runtime.root.clone().into()];
     all.extend(["--store".into(), runtime.root.clone().into()]);
-    all.extend(["--log", log, "--log-format", "json"].map(OsString::from));
+    all.extend(["--debug", "--log", log, "--log-format", "json"].map(OsString::from));
     if runtime.cgroup_driver == CgroupDriver::Systemd {
         all.push("--systemd-cgroup".into());
     }
@@ -151,8 +152,8 @@ fn spawn(runtime: &Runtime, asked: &Asked, console: Option<&Path>) -> Result<Spa
         .stderr(stderr.0)
         .spawn();
     Ok(Spawned {
-        child: child.context(failed)?,
-        words: words.into(),
+        child: Some(child.context(failed)?),
+        words: Some(words.into()),
         stdin: stdin.1,
         stdout: stdout.1,
         stderr: stderr.1,
@@ -181,23 +182,21 @@ impl Process {
         Ok(process)
     }
 
-    fn of(spawned: Spawned) -> Result<Self> {
+    fn of(mut spawned: Spawned) -> Result<Self> {
         let failed = || "cannot wait for a process";
-        let pid = Pid::from_child(&spawned.child);
-        let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).context(failed)?;
+        let lost = || Error::new(ErrorKind::Internal, "a process is used twice");
+        let child = spawned.child.as_ref().ok_or_else(lost)?;
+        let pidfd = rustix::process::pidfd_open(Pid::from_child(child), PidfdFlags::empty());
+        let pidfd = readable(pidfd.context(failed)?)?;
+        let input = |end: Option<OwnedFd>| end.map(pipe::Sender::from_owned_fd).transpose();
+        let output = |end: Option<OwnedFd>| end.map(pipe::Receiver::from_owned_fd).transpose();
         Ok(Self {
-            child: Some(spawned.child),
-            pidfd: readable(pidfd)?,
-            words: spawned.words,
-            stdin: spawned.stdin.map(pipe::Sender::from_owned_fd).transpose()?,
-            stdout: spawned
-                .stdout
-                .map(pipe::Receiver::from_owned_fd)
-                .transpose()?,
-            stderr: spawned
-                .stderr
-                .map(pipe::Receiver::from_owned_fd)
-                .transpose()?,
+            stdin: input(spawned.stdin.take()).context(failed)?,
+            stdout: output(spawned.stdout.take()).context(failed)?,
+            stderr: output(spawned.stderr.take()).context(failed)?,
+            words: spawned.words.take().ok_or_else(lost)?,
+            child: spawned.child.take(),
+            pidfd,
             terminal: None,
         })
     }
@@ -225,7 +224,7 @@ impl Process {
             return Err(Error::new(ErrorKind::Internal, "a process ended twice"));
         };
         let status = child.wait().context(|| "cannot wait for a process")?;
-        outcome(status, || words(&self.words))
+        outcome(status, &words(&self.words))
     }
 
     /// Whether somebody still has to wait for it.
@@ -238,6 +237,16 @@ impl Process {
         if let Some(child) = &mut self.child {
             // It ended meanwhile.
             let _ = child.kill();
+        }
+    }
+}
+
+impl Drop for Spawned {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // It ended meanwhile, or ends now.
+            let _ = child.kill();
+            let _ = child.wait();
         }
     }
 }
@@ -260,24 +269,29 @@ impl Drop for Process {
     }
 }
 
-/// What the end of `rcrun exec` means.
-fn outcome(status: ExitStatus, words: impl FnOnce() -> Option<String>) -> Result<u8> {
+/// What the end of `rcrun exec` means. Without a word it failed before it could speak, and the code is not the
+/// program's.
+fn outcome(status: ExitStatus, words: &[u8]) -> Result<u8> {
     let failed = |why: String| Err(Error::new(ErrorKind::FailedPrecondition, why));
     match status.code() {
-        Some(FAILED) => match words() {
+        None => failed(format!("rcrun exec was killed ({status})")),
+        Some(_) if words.is_empty() => failed(format!("rcrun exec does not start ({status})")),
+        Some(FAILED) => match last_error(words) {
             Some(why) => failed(why),
             None => Ok(255),
         },
         Some(code) => Ok(u8::try_from(code).unwrap_or(255)),
-        None => failed(format!("rcrun exec was killed ({status})")),
     }
 }
 
-/// The last error in the file of its words; it is no longer than it has to be.
-fn words(file: &File) -> Option<String> {
-    let mut bytes = vec![0; WORDS];
-    let length = file.read_at(&mut bytes, 0).ok()?;
-    last_error(&bytes[..length])
+/// The end of what it said.
+fn words(file: &File) -> Vec<u8> {
+    let length = file.metadata().map_or(0, |data| data.len());
+    let from = length.saturating_sub(WORDS);
+    let mut bytes = vec![0; usize::try_from(length - from).unwrap_or_default()];
+    // A file in memory can be read.
+    let read = file.read_exact_at(&mut bytes, from);
+    read.map(|()| bytes).unwrap_or_default()
 }
 
 fn last_error(bytes: &[u8]) -> Option<String> {
@@ -331,7 +345,7 @@ impl Console {
         };
         tokio::select! {
             biased;
-            master = receive => master.map(Some).context(failed),
+            master = receive => master.context(failed),
             ended = pidfd.readable() => ended.map(|_| None).context(failed),
         }
     }
@@ -344,8 +358,8 @@ impl Drop for Console {
     }
 }
 
-/// What stands in a message is the name of the terminal, which says nothing.
-fn master_from(stream: &UnixStream) -> std::io::Result<OwnedFd> {
+/// The descriptor in a message, whose text is a name that says nothing; none if the other side has closed.
+fn master_from(stream: &UnixStream) -> std::io::Result<Option<OwnedFd>> {
     let mut name = [0; 4096];
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -356,8 +370,7 @@ fn master_from(stream: &UnixStream) -> std::io::Result<OwnedFd> {
         RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
         _ => None,
     });
-    let gone = || std::io::Error::other("no descriptor was sent");
-    descriptors.flatten().next().ok_or_else(gone)
+    Ok(descriptors.flatten().next())
 }
 
 #[cfg(test)]
@@ -393,7 +406,7 @@ mod tests {
 
     #[test]
     fn commands_are_not_taken_for_flags() {
-        let begin = "--root /r --store /r --log /l --log-format json";
+        let begin = "--root /r --store /r --debug --log /l --log-format json";
         assert_eq!(
             written(CgroupDriver::Files, &asked(), None),
             format!("{begin} exec -- c1 -- -x ")
@@ -414,14 +427,17 @@ mod tests {
     #[test]
     fn ends() {
         let code = |code: i32| ExitStatus::from_raw(code << 8);
-        for status in [0, 1, 126, 127, 137, 254] {
-            let ended = outcome(code(status), || Some("never read".to_owned()));
-            assert_eq!(i32::from(ended.unwrap()), status);
+        let said = b"{\"level\":\"debug\",\"msg\":\"a\"}\n".as_slice();
+        for status in [0, 1, 126, 127, 137, 254, 255] {
+            assert_eq!(i32::from(outcome(code(status), said).unwrap()), status);
+            // Before it could speak.
+            assert!(outcome(code(status), b"").is_err());
         }
-        assert_eq!(outcome(code(255), || None).unwrap(), 255);
-        let error = outcome(code(255), || Some("no such program".to_owned())).unwrap_err();
+        let words = b"{\"level\":\"error\",\"msg\":\"no such program\"}\n";
+        let error = outcome(code(255), words).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
-        assert!(outcome(ExitStatus::from_raw(9), || None).is_err());
+        assert_eq!(error.chain().to_string(), "no such program");
+        assert!(outcome(ExitStatus::from_raw(9), said).is_err());
     }
 
     #[test]

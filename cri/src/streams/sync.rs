@@ -104,13 +104,16 @@ async fn run(
             let limits = Limits { deadline, left };
             attended(core, process, &branch, limits, (&mut out, &mut err)).await
         }
-        Err(error) => Verdict::Ended(Err(error)),
+        Err(error) => {
+            kill(core, &branch).await;
+            Verdict::Ended(Err(error))
+        }
     };
     close(core, branch);
     match verdict {
         Verdict::Ended(code) => {
             let exit_code = code?.into();
-            let (stdout, stderr) = fit(out.bytes, err.bytes, MAX_MESSAGE - ENVELOPE);
+            let (stdout, stderr) = fit(out.take(), err.take(), MAX_MESSAGE - ENVELOPE);
             Ok(cri::ExecSyncResponse {
                 stdout,
                 stderr,

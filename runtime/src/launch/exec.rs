@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use super::child::{Progress, Setup};
 use super::steps::Step;
 use super::wire::{Message, Tag, Wire};
-use super::{conditions, program};
+use super::{conditions, identity, program};
 use crate::plan::Process;
 use crate::rootfs::{Detail, During as _, Fail, Root};
 use crate::sys::process as sys;
@@ -149,6 +149,12 @@ impl Exec<'_> {
     }
 
     fn console(&mut self) -> Result<(), Fail> {
+        let user = CloneFlags::CLONE_NEWUSER.bits() as u64;
+        let entered = self.setup.adopted || self.setup.namespaces & user != 0;
+        if entered && self.process.terminal {
+            identity::become_known()?;
+            self.setup.common.hide()?;
+        }
         let root = self.root.as_ref().ok_or(Errno::NOENT)?;
         conditions::open_terminal(&self.setup.common, self.process, root, false)
     }

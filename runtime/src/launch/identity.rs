@@ -34,6 +34,17 @@ pub(crate) fn become_root(keep_groups: bool) -> Result<(), Fail> {
     Ok(())
 }
 
+/// Becomes uid 0 of a user namespace that was entered: what is made there by an id that it does not know
+/// is nobody's, and cannot be given to anybody. It may have no such id.
+pub(crate) fn become_known() -> Result<(), Fail> {
+    let group = rustix::thread::set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT);
+    let user = rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT);
+    match group.and(user) {
+        Ok(()) | Err(Errno::INVAL | Errno::PERM) => Ok(()),
+        Err(errno) => Err(errno).during(Detail::Owner),
+    }
+}
+
 /// Groups, group, user and umask of the program, keeping the permitted capabilities.
 pub(crate) fn assume(process: &Process) -> Result<(), Fail> {
     if let Some(groups) = &process.groups {

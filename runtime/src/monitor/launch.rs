@@ -315,6 +315,21 @@ pub(super) fn directory_of(root: &Path, id: &str) -> Result<PathBuf> {
     Ok(root.join(MONITORS).join(id))
 }
 
+/// Whether a container has a monitor that lives, also one that does not listen yet or any more.
+pub fn lives(root: &Path, id: &str) -> Result<bool> {
+    let directory = directory_of(root, id)?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let place = match rustix::fs::open(&directory, flags, Mode::empty()) {
+        Err(rustix::io::Errno::NOENT) => return Ok(false),
+        other => other.context(|| format!("cannot open {}", directory.display()))?,
+    };
+    match rustix::fs::flock(&place, rustix::fs::FlockOperation::NonBlockingLockShared) {
+        Ok(()) => Ok(false),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(true),
+        Err(errno) => Err(errno).context(|| format!("cannot lock {}", directory.display())),
+    }
+}
+
 /// Removes what a monitor that is gone has left below the runtime's root.
 pub fn remove(root: &Path, id: &str) -> Result<()> {
     let directory = directory_of(root, id)?;

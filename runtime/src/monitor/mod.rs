@@ -26,7 +26,7 @@ pub use crate::launch::keys::parse_keys;
 pub use client::{AttachOptions, Client, Event};
 pub use exit::Exit;
 pub use launch::{
-    Launch, Log, RuntimeFlags, Size, Snapshot, Started, Stdin, VERSION, When, remove,
+    Launch, Log, RuntimeFlags, Size, Snapshot, Started, Stdin, VERSION, When, lives, remove,
 };
 pub use log_file::LINE_MAX;
 pub(crate) use protocol::WireError;

@@ -3,7 +3,7 @@
 //!
 //! [`seccomp`] is the profile of system calls, [`capabilities`] the choice of capabilities, [`MASKED`] and
 //! [`READ_ONLY`] what of /proc and /sys is hidden; [`cdi`] and [`devices`] look up devices of the host (and are
-//! the only ones here that look at anything); [`files`] are the texts of /etc/hosts and /etc/resolv.conf,
+//! the only ones here that look at anything, with [`machine`]); [`files`] are the texts of /etc/hosts and /etc/resolv.conf,
 //! [`signal`] names of signals. Documents are written by `containers` and the CRI server, not here.
 
 mod calls;
@@ -11,6 +11,7 @@ pub mod capabilities;
 pub mod cdi;
 pub mod devices;
 pub mod files;
+pub mod machine;
 pub mod seccomp;
 pub mod signal;
 

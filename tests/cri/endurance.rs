@@ -1,0 +1,461 @@
+//! A server that is killed again and again, or is not there for long: no container notices, nothing is lost,
+//! nothing is left. Minutes with RCRUN_TEST_FULL=1, seconds without.
+
+use crate::harness::pods::{Pods, creation};
+use crate::harness::{Env, Test, full, test};
+use rcrun_cri::proto::v1 as cri;
+use rcrun_cri::proto::v1::runtime_service_client::RuntimeServiceClient;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+use tonic::{Code, Response, Status};
+
+pub(super) fn tests() -> Vec<Test> {
+    vec![
+        test!(killed_again_and_again).timeout(1200),
+        test!(without_a_server_no_line_is_lost).timeout(600),
+        test!(churn_leaves_nothing).timeout(2400),
+        test!(pods_of_callers_that_go_away),
+        test!(a_log_without_room_holds_nobody_up),
+    ]
+}
+
+type Client = RuntimeServiceClient<rcrun_cri::client::Wire>;
+
+/// Asks again until the server is there and answers.
+struct Caller {
+    tokio: tokio::runtime::Runtime,
+    socket: PathBuf,
+    client: Option<Client>,
+}
+
+impl Caller {
+    fn new(socket: &Path) -> Self {
+        let tokio = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        Self {
+            tokio,
+            socket: socket.to_owned(),
+            client: None,
+        }
+    }
+
+    /// One request, as often as it takes: a connection that breaks says nothing of whether it was done.
+    fn ask<T, F>(&mut self, mut request: impl FnMut(Client) -> F) -> Result<T, Status>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let end = Instant::now() + Duration::from_secs(60);
+        loop {
+            assert!(Instant::now() < end, "no answer for a minute");
+            if self.client.is_none() {
+                match self
+                    .tokio
+                    .block_on(rcrun_cri::client::connect(&self.socket))
+                {
+                    Ok(wire) => {
+                        let origin = "http://localhost".parse().unwrap();
+                        self.client = Some(Client::with_origin(wire, origin));
+                    }
+                    Err(_) => {
+                        std::thread::sleep(Duration::from_millis(10));
+                        continue;
+                    }
+                }
+            }
+            let client = self.client.clone().unwrap();
+            match self.tokio.block_on(request(client)) {
+                Ok(response) => return Ok(response.into_inner()),
+                // The connection broke: tonic has no status of the server's.
+                Err(status)
+                    if matches!(
+                        status.code(),
+                        Code::Unknown | Code::Unavailable | Code::Cancelled
+                    ) =>
+                {
+                    self.client = None;
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                Err(status)
+                    if status.code() == Code::Internal && status.message().contains("h2") =>
+                {
+                    self.client = None;
+                }
+                Err(status) => return Err(status),
+            }
+        }
+    }
+}
+
+/// One pod with one container that ends with this code, from beginning to end.
+fn one_life(
+    caller: &mut Caller,
+    config: &cri::PodSandboxConfig,
+    container: &cri::ContainerConfig,
+    code: i32,
+) {
+    let run = cri::RunPodSandboxRequest {
+        config: Some(config.clone()),
+        runtime_handler: String::new(),
+    };
+    let pod = match caller.ask(|mut client| {
+        let request = run.clone();
+        async move { client.run_pod_sandbox(request).await }
+    }) {
+        Ok(answer) => answer.pod_sandbox_id,
+        // Made by a request whose answer did not arrive: a kubelet finds it in the list.
+        Err(status) if status.code() == Code::AlreadyExists => listed_pod(caller, config),
+        Err(status) => panic!("{status:?}"),
+    };
+    let request = creation(&pod, container, config);
+    let id = match caller.ask(|mut client| {
+        let request = request.clone();
+        async move { client.create_container(request).await }
+    }) {
+        Ok(answer) => answer.container_id,
+        Err(status) if status.code() == Code::AlreadyExists => listed_container(caller, &pod),
+        Err(status) => panic!("{status:?}"),
+    };
+    let started = caller.ask(|mut client| {
+        let request = cri::StartContainerRequest {
+            container_id: id.clone(),
+        };
+        async move { client.start_container(request).await }
+    });
+    match started {
+        Ok(_) => {}
+        // By a request whose answer did not arrive.
+        Err(status) if status.code() == Code::FailedPrecondition => {}
+        Err(status) => panic!("{status:?}"),
+    }
+    let end = Instant::now() + Duration::from_secs(60);
+    loop {
+        let request = cri::ContainerStatusRequest {
+            container_id: id.clone(),
+            verbose: false,
+        };
+        let answer = caller.ask(|mut client| {
+            let request = request.clone();
+            async move { client.container_status(request).await }
+        });
+        let status = answer.unwrap().status.unwrap();
+        if status.state() == cri::ContainerState::ContainerExited {
+            assert_eq!(status.exit_code, code, "{status:?}");
+            break;
+        }
+        assert!(Instant::now() < end, "{status:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let stop = cri::StopPodSandboxRequest {
+        pod_sandbox_id: pod.clone(),
+    };
+    caller
+        .ask(|mut client| {
+            let request = stop.clone();
+            async move { client.stop_pod_sandbox(request).await }
+        })
+        .unwrap();
+    let remove = cri::RemovePodSandboxRequest {
+        pod_sandbox_id: pod,
+    };
+    caller
+        .ask(|mut client| {
+            let request = remove.clone();
+            async move { client.remove_pod_sandbox(request).await }
+        })
+        .unwrap();
+}
+
+fn listed_pod(caller: &mut Caller, config: &cri::PodSandboxConfig) -> String {
+    let list = cri::ListPodSandboxRequest::default();
+    let all = caller
+        .ask(|mut client| {
+            let request = list.clone();
+            async move { client.list_pod_sandbox(request).await }
+        })
+        .unwrap();
+    let found = all
+        .items
+        .into_iter()
+        .find(|pod| pod.metadata == config.metadata);
+    found.unwrap().id
+}
+
+fn listed_container(caller: &mut Caller, pod: &str) -> String {
+    let list = cri::ListContainersRequest {
+        filter: Some(cri::ContainerFilter {
+            pod_sandbox_id: pod.to_owned(),
+            ..Default::default()
+        }),
+    };
+    let all = caller
+        .ask(|mut client| {
+            let request = list.clone();
+            async move { client.list_containers(request).await }
+        })
+        .unwrap();
+    all.containers.into_iter().next().unwrap().id
+}
+
+/// Numbers without a gap, in the CRI's lines.
+fn assert_counts(text: &str, least: usize) {
+    let mut count = 0;
+    for line in text.lines() {
+        let (_, number) = line.rsplit_once(' ').unwrap();
+        assert_eq!(number.parse::<usize>().unwrap(), count, "{line}");
+        count += 1;
+    }
+    assert!(count >= least, "{count} lines");
+}
+
+fn killed_again_and_again(env: &Env) {
+    let (time, workers) = if full() { (900, 20) } else { (8, 4) };
+    let pods = Pods::new(env);
+    // One that lives through all of it.
+    let of_pod = pods.pod("long");
+    let long = pods.run(&of_pod);
+    let script = "n=0; while :; do echo $n; n=$((n+1)); sleep 0.01; done";
+    let counter = pods.create(&long, &pods.container("counter", script), &of_pod);
+    pods.start(&counter);
+    let before = pods.status(&counter);
+
+    let (stop, lives) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let (socket, node) = (pods.node.socket.clone(), &pods.node);
+    let configs: Vec<_> = (0..workers)
+        .map(|number| pods.pod(&format!("w{number}")))
+        .collect();
+    let containers: Vec<_> = (0..workers)
+        .map(|number| pods.container("c", &format!("sleep 0.0{number}; exit {}", number + 1)))
+        .collect();
+    let mut kills = 0;
+    std::thread::scope(|scope| {
+        for (number, (config, container)) in configs.iter().zip(&containers).enumerate() {
+            let (stop, lives, socket) = (&stop, &lives, &socket);
+            scope.spawn(move || {
+                let mut caller = Caller::new(socket);
+                let mut config = config.clone();
+                while !stop.load(Ordering::Relaxed) {
+                    let code = i32::try_from(number).unwrap() + 1;
+                    let life = std::panic::AssertUnwindSafe(|| {
+                        one_life(&mut caller, &config, container, code);
+                    });
+                    if let Err(why) = std::panic::catch_unwind(life) {
+                        let text = why.downcast_ref::<String>();
+                        eprintln!("worker {number}: {text:?}");
+                        std::panic::resume_unwind(why);
+                    }
+                    lives.fetch_add(1, Ordering::Relaxed);
+                    config.metadata.as_mut().unwrap().attempt += 1;
+                }
+            });
+        }
+        let end = Instant::now() + Duration::from_secs(time);
+        let mut seed = 1_u64;
+        while Instant::now() < end {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            std::thread::sleep(Duration::from_millis(
+                500 + (seed >> 33) % if full() { 2500 } else { 700 },
+            ));
+            node.kill();
+            node.start();
+            kills += 1;
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    let after = pods.status(&counter);
+    assert_eq!(
+        (before.started_at, before.state),
+        (after.started_at, after.state)
+    );
+    println!(
+        "{kills} kills, {} lives of pods",
+        lives.load(Ordering::Relaxed)
+    );
+    pods.stop_container(&counter, 0);
+    assert_counts(
+        &std::fs::read_to_string(&after.log_path).unwrap(),
+        time as usize * 20,
+    );
+    pods.remove(&long);
+    // Leases of the dead, and what they were making or throwing away; a server does that by itself, in a while.
+    pods.node.shelf.ok(&["prune", "-f"]);
+    pods.assert_nothing_left();
+}
+
+fn without_a_server_no_line_is_lost(env: &Env) {
+    let time = if full() { 300 } else { 3 };
+    let pods = Pods::new(env);
+    let of_pod = pods.pod("loud");
+    let pod = pods.run(&of_pod);
+    // 1 MiB in a second: 1024 lines of 1 KiB, in ten bursts.
+    let script = "line=$(printf '%0990d' 0); n=0; while :; do i=0; while [ $i -lt 103 ]; do echo $line $n; \
+                  n=$((n+1)); i=$((i+1)); done; sleep 0.1; done";
+    let ids: Vec<_> = (0..2)
+        .map(|number| {
+            let config = pods.container(&format!("c{number}"), script);
+            let id = pods.create(&pod, &config, &of_pod);
+            pods.start(&id);
+            id
+        })
+        .collect();
+    let logs: Vec<_> = ids.iter().map(|id| pods.status(id).log_path).collect();
+    pods.node.kill();
+    let size = |path: &String| std::fs::metadata(path).unwrap().len();
+    let before: Vec<u64> = logs.iter().map(size).collect();
+    std::thread::sleep(Duration::from_secs(time));
+    let after: Vec<u64> = logs.iter().map(size).collect();
+    for (before, after) in before.iter().zip(&after) {
+        // It never stopped: at least a quarter of what it can on a machine with nothing else to do.
+        assert!(after - before > time * (256 << 10), "{before} {after}");
+    }
+    pods.node.start();
+    for (id, log) in ids.iter().zip(&logs) {
+        assert_eq!(
+            pods.status(id).state(),
+            cri::ContainerState::ContainerRunning
+        );
+        pods.stop_container(id, 0);
+        assert_counts(&std::fs::read_to_string(log).unwrap(), 100);
+    }
+    pods.remove(&pod);
+    pods.assert_nothing_left();
+}
+
+/// Of a process: descriptors, threads, and kilobytes of memory of its own.
+fn figures(pid: i32) -> (usize, usize, u64) {
+    let count = |name: &str| {
+        std::fs::read_dir(format!("/proc/{pid}/{name}"))
+            .unwrap()
+            .count()
+    };
+    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+    let private: u64 = rollup
+        .lines()
+        .filter(|line| line.starts_with("Private_Dirty:"))
+        .filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok())
+        .sum();
+    (count("fd"), count("task"), private)
+}
+
+fn churn_leaves_nothing(env: &Env) {
+    let (time, workers) = if full() { (1800, 4) } else { (8, 4) };
+    let pods = Pods::new(env);
+    let (stop, lives) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let socket = pods.node.socket.clone();
+    let configs: Vec<_> = (0..workers)
+        .map(|number| pods.pod(&format!("w{number}")))
+        .collect();
+    let container = pods.container("c", "exit 7");
+    let pid = pods.node.pid();
+    let mut samples = Vec::new();
+    std::thread::scope(|scope| {
+        for config in &configs {
+            let (stop, lives, socket, container) = (&stop, &lives, &socket, &container);
+            scope.spawn(move || {
+                let mut caller = Caller::new(socket);
+                let mut config = config.clone();
+                while !stop.load(Ordering::Relaxed) {
+                    one_life(&mut caller, &config, container, 7);
+                    lives.fetch_add(1, Ordering::Relaxed);
+                    config.metadata.as_mut().unwrap().attempt += 1;
+                }
+            });
+        }
+        for _ in 0..4 {
+            std::thread::sleep(Duration::from_secs(time / 4));
+            samples.push((lives.load(Ordering::Relaxed), figures(pid)));
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    println!("lives, (descriptors, threads, private KiB): {samples:?}");
+    // Threads and connections of the moment come and go; after the first quarter nothing grows.
+    let (first, last) = (samples[0].1, samples[3].1);
+    assert!(last.0 <= first.0 + 40, "{samples:?}");
+    assert!(last.1 <= first.1 + 40, "{samples:?}");
+    assert!(last.2 <= first.2 + 4096, "{samples:?}");
+    pods.assert_nothing_left();
+}
+
+fn pods_of_callers_that_go_away(env: &Env) {
+    let pods = Pods::new(env);
+    let config = pods.pod("one");
+    for milliseconds in [0, 1, 3, 5, 8, 13, 20, 40, 80] {
+        let request = cri::RunPodSandboxRequest {
+            config: Some(config.clone()),
+            runtime_handler: String::new(),
+        };
+        let mut runtime = pods.node.runtime();
+        let early = pods.node.wait(async {
+            let limit = Duration::from_millis(milliseconds);
+            tokio::time::timeout(limit, runtime.run_pod_sandbox(request.clone())).await
+        });
+        let id = match early {
+            Ok(answered) => answered.unwrap().into_inner().pod_sandbox_id,
+            // Again: the same pod, if it was made by then.
+            Err(_) => {
+                let answered = pods.node.ok(pods.node.runtime().run_pod_sandbox(request));
+                answered.pod_sandbox_id
+            }
+        };
+        let list = cri::ListPodSandboxRequest::default();
+        let all = pods
+            .node
+            .ok(pods.node.runtime().list_pod_sandbox(list))
+            .items;
+        assert_eq!(all.len(), 1, "{milliseconds} ms: {all:?}");
+        assert_eq!(all[0].id, id);
+        pods.remove(&id);
+    }
+    pods.assert_nothing_left();
+}
+
+fn a_log_without_room_holds_nobody_up(env: &Env) {
+    let pods = Pods::new(env);
+    let mut of_pod = pods.pod("full");
+    let disk = env.directory("disk");
+    let mount = std::process::Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=64k", "small"])
+        .arg(&disk)
+        .status();
+    assert!(mount.unwrap().success());
+    of_pod.log_directory = disk.display().to_string();
+    let pod = pods.run(&of_pod);
+    let script = "line=$(printf '%01000d' 0); n=0; while [ $n -lt 500 ]; do echo $line; n=$((n+1)); done; \
+                  until [ -e /dev/shm/go ]; do sleep 0.01; done; sleep 1.2; echo after; sleep 0.1";
+    let id = pods.create(&pod, &pods.container("c", script), &of_pod);
+    pods.start(&id);
+    let status = pods.status(&id);
+    let end = Instant::now() + Duration::from_secs(10);
+    while std::fs::metadata(&status.log_path).unwrap().len() < 60 << 10 {
+        assert!(Instant::now() < end);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let remount = std::process::Command::new("mount")
+        .args(["-o", "remount,size=4m"])
+        .arg(&disk)
+        .status();
+    assert!(remount.unwrap().success());
+    let boot = env.rt.root.join(".cri/pods").join(&pod).join("shm/go");
+    std::fs::write(boot, "").unwrap();
+    let status = pods.ended(&id);
+    assert_eq!(status.exit_code, 0);
+    let text = std::fs::read_to_string(&status.log_path).unwrap();
+    // Each byte is there, or is among those that are said to be missing.
+    let (mut there, mut missing) = (0, 0);
+    for line in text.lines() {
+        let output = line.splitn(4, ' ').nth(3).unwrap();
+        match output.strip_prefix("rcrun: ") {
+            Some(words) => missing += words.split(' ').next().unwrap().parse::<usize>().unwrap(),
+            None => there += output.len() + 1,
+        }
+    }
+    assert!(missing > 0);
+    assert_eq!(there + missing, 500 * 1001 + "after\n".len());
+    assert!(text.ends_with("stdout F after\n"));
+    pods.remove(&pod);
+    pods.assert_nothing_left();
+    let unmounted = std::process::Command::new("umount").arg(&disk).status();
+    assert!(unmounted.unwrap().success());
+}
