@@ -4,6 +4,9 @@
 //! one for the five calls of a pod together. With several sockets, separated by commas, they take turns.
 //! With `BURST` in the environment all pods are made at once; when standard input ends they are removed at once.
 
+#![allow(clippy::print_stdout, reason = "it tells figures")]
+#![allow(clippy::too_many_lines, reason = "one request after the other")]
+
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::path::Path;

@@ -5,6 +5,7 @@ mod bundle;
 mod declared;
 mod host;
 mod life;
+mod making;
 mod volumes;
 
 use std::sync::Arc;
@@ -16,15 +17,13 @@ use rcrun_overlay::snapshot::Snapshots;
 use rcrun_runtime::monitor::{self, Client};
 use tonic::Status;
 
-use crate::core::{
-    Claim, Container, Core, End, Life, Name, Pod, Reservation, given, precondition, whole,
-};
-use crate::images::Held;
+use crate::core::{Claim, Container, Core, End, Life, Name, Pod, given, precondition, whole};
 use crate::proto::v1 as cri;
-use crate::records::{ContainerRecord, Failure, ImageFacts, Kind, User, now, random_id};
+use crate::records::{ContainerRecord, Failure, Kind, now, random_id};
 use crate::status::status;
 use crate::{Context, Error, ErrorKind, Result};
 
+pub(crate) use host::propagation;
 pub(crate) use life::{found, supervise};
 
 /// How long a killed container may take to be gone.
@@ -85,84 +84,6 @@ impl Core {
         }
     }
 
-    async fn make_container(
-        self: &Arc<Self>,
-        container: Arc<Container>,
-        held: Held,
-        volumes: volumes::Volumes,
-        reservation: Reservation,
-    ) -> Result<Arc<Container>, Status> {
-        let (core, made) = (Arc::clone(self), Arc::clone(&container));
-        // A pod that is being stopped gets no more containers.
-        let turn = container.pod.turn.lock().await;
-        if !container.pod.is_ready() {
-            let text = format!(
-                "cannot create the container: pod {} is not ready",
-                container.pod.id
-            );
-            return Err(status(&precondition(text)));
-        }
-        let work = move || {
-            let monitor = core.make_one(&made, &held, &volumes);
-            monitor.inspect_err(|_| {
-                if let Err(error) = core.take_container_away(&made.id) {
-                    tracing::error!(container = made.id, "left behind: {}", error.chain());
-                }
-            })
-        };
-        let monitor = self.heavy.run(work).await?;
-        self.insert_container(&container);
-        reservation.done();
-        drop(turn);
-        self.events
-            .of_container(&container, cri::ContainerEventType::ContainerCreatedEvent);
-        supervise(self, &container, Some(monitor));
-        self.settle(Kind::Container, &container.id);
-        Ok(container)
-    }
-
-    /// The steps; its monitor.
-    fn make_one(
-        &self,
-        container: &Container,
-        held: &Held,
-        volumes: &volumes::Volumes,
-    ) -> Result<std::process::Child> {
-        let failed = || "cannot create the container";
-        self.places
-            .create(Kind::Container, &container.id)
-            .context(failed)?;
-        let mut record = container.state().record.clone();
-        record.image = ImageFacts {
-            id: held.image.id.to_string(),
-            manifest: held.image.manifest.digest.to_string(),
-            reference: held.reference.clone(),
-        };
-        let made = bundle::make(self, container, held, volumes).context(failed)?;
-        record.stop_signal = made.container.stop_signal;
-        record.log = made.container.log.as_ref().map(crate::spec::Log::full);
-        let identity = &made.container.identity;
-        record.user = User {
-            uid: identity.uid.into(),
-            gid: identity.gid.into(),
-            groups: identity
-                .additional
-                .iter()
-                .map(|gid| i64::from(*gid))
-                .collect(),
-        };
-        record.volumes = made.volumes;
-        self.places.write_container(&record).context(failed)?;
-        container.state().record = record;
-        let launch = bundle::launch(self, container, &made.container);
-        let started = launch.start(&[], None).context(failed)?;
-        let mut record = container.state().record.clone();
-        record.made = true;
-        self.places.write_container(&record).context(failed)?;
-        container.state().record = record;
-        Ok(started.monitor)
-    }
-
     /// StartContainer.
     pub(crate) async fn start_container(self: &Arc<Self>, id: &str) -> Result<(), Status> {
         let container = self.container(id)?;
@@ -187,6 +108,40 @@ impl Core {
     }
 
     async fn start_one(self: &Arc<Self>, container: &Arc<Container>) -> Result<(), Status> {
+        let told = self.telling().await;
+        let started = match &told {
+            None => self.start_now(container).await?,
+            Some(told) => {
+                let _telling = container.telling.lock().await;
+                let started = match told.start(container).await {
+                    Ok(()) => {
+                        let _changing = container.changing.lock().await;
+                        self.start_now(container).await?
+                    }
+                    Err(refused) => Err(self.not_started(container, refused).await?),
+                };
+                if started.is_ok() {
+                    told.post_start(container).await;
+                }
+                started
+            }
+        };
+        // Its end is told in an operation of its own.
+        drop(told);
+        match started {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                life::failed(self, container).await;
+                Err(status(&error.context("cannot start the container")))
+            }
+        }
+    }
+
+    /// Starts it; within, why it did not.
+    async fn start_now(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+    ) -> Result<Result<(), Error>, Status> {
         // What it does may be seen before the monitor's answer.
         let mut record = container.state().record.clone();
         record.started = Some(now());
@@ -196,17 +151,10 @@ impl Core {
         let started = self.light.run(move || {
             let started = Client::connect(&root, &id).and_then(|mut client| client.start());
             if let Err(error) = &started {
-                record.started = None;
-                record.failure = Some(Failure {
-                    at: now(),
-                    code: START_FAILED,
-                    message: error.chain().to_string(),
-                });
+                fail(&mut record, error);
             }
             core.places.write_container(&record)?;
-            started
-                .map_err(|error| (error, record))
-                .map_or_else(|(error, record)| Ok(Err((error, record))), |()| Ok(Ok(())))
+            Ok(started.map_err(|error| (error, record)))
         });
         match started.await? {
             Ok(()) => {
@@ -220,14 +168,30 @@ impl Core {
                 });
                 self.events
                     .of_container(container, cri::ContainerEventType::ContainerStartedEvent);
-                Ok(())
+                Ok(Ok(()))
             }
             Err((error, record)) => {
                 container.state().record = record;
-                life::failed(self, container).await;
-                Err(status(&error.context("cannot start the container")))
+                Ok(Err(error))
             }
         }
+    }
+
+    /// Plugins refuse that it starts: that is kept as if it could not.
+    async fn not_started(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        refused: Error,
+    ) -> Result<Error, Status> {
+        let _changing = container.changing.lock().await;
+        let record = {
+            let mut state = container.state();
+            fail(&mut state.record, &refused);
+            state.record.clone()
+        };
+        let core = Arc::clone(self);
+        let written = self.light.run(move || core.places.write_container(&record));
+        written.await.map(|()| refused)
     }
 
     /// StopContainer: asks it to end, and kills it when so many seconds are over.
@@ -329,13 +293,27 @@ impl Core {
         self: &Arc<Self>,
         container: &Arc<Container>,
     ) -> Result<(), Status> {
-        let _turn = container.turn.lock().await;
+        // Not while it is its turn: operations may wait for that, and its end for operations.
         self.end(container, Duration::ZERO).await?;
+        let _turn = container.turn.lock().await;
+        if self.container_if_any(&container.id)?.is_none() {
+            return Ok(());
+        }
+        // One that ended unseen.
+        self.tell_stop(container, &container.life()).await;
+        let told = self.telling().await;
+        let seen = match &told {
+            Some(told) => told.last_of(container).await,
+            None => None,
+        };
         let (core, id) = (Arc::clone(self), container.id.clone());
         self.heavy
             .run(move || core.take_container_away(&id))
             .await?;
         self.forget_container(container);
+        if let Some(told) = told {
+            told.remove(seen).await;
+        }
         self.events
             .of_container(container, cri::ContainerEventType::ContainerDeletedEvent);
         Ok(())
@@ -387,6 +365,16 @@ impl Core {
             }
         });
     }
+}
+
+/// It could not be started.
+fn fail(record: &mut ContainerRecord, error: &Error) {
+    record.started = None;
+    record.failure = Some(Failure {
+        at: now(),
+        code: START_FAILED,
+        message: error.chain().to_string(),
+    });
 }
 
 /// Whether the runtime says that the container has no process any more.

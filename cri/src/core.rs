@@ -4,9 +4,12 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{
+    Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+};
 
 use rcrun_network::{Bridge, Network, Plugins};
+use rcrun_nri::Nri;
 use rcrun_runtime::container::{self, Runtime};
 use tokio::sync::watch;
 use tonic::Status;
@@ -14,6 +17,7 @@ use tonic::Status;
 use crate::events::Events;
 use crate::host::Host;
 use crate::images::Images;
+use crate::meter::Meter;
 use crate::proto::v1 as cri;
 use crate::records::{ContainerRecord, Places, PodRecord, PodStage};
 use crate::settings::{CgroupDriver, NetworkKind, Settings};
@@ -37,10 +41,14 @@ pub(crate) struct Core {
     pub(crate) network: Network,
     pub(crate) node: Arc<Node>,
     pub(crate) events: Events,
+    /// What is counted.
+    pub(crate) meter: Arc<Meter>,
     /// Measured before.
     pub(crate) known: Known,
     pub(crate) heavy: Gate,
     pub(crate) light: Gate,
+    /// Plugins, where the settings ask for them ([`crate::nri`]).
+    pub(crate) nri: OnceLock<Nri>,
     tables: RwLock<Tables>,
 }
 
@@ -210,6 +218,11 @@ pub(crate) struct Container {
     /// Whoever asked for it was told of it.
     pub(crate) heard: AtomicBool,
     state: Mutex<ContainerState>,
+    /// Its record is read and written by one at a time, also by NRI plugins' wishes. Nobody is asked anything
+    /// meanwhile.
+    pub(crate) changing: tokio::sync::Mutex<()>,
+    /// What NRI plugins are told of it is told in its order.
+    pub(crate) telling: tokio::sync::Mutex<()>,
     /// Where it is in its life; who waits for its end watches this.
     pub(crate) life: watch::Sender<Life>,
 }
@@ -253,6 +266,8 @@ impl Container {
             created: record.created,
             turn: tokio::sync::Mutex::default(),
             heard: AtomicBool::new(false),
+            changing: tokio::sync::Mutex::default(),
+            telling: tokio::sync::Mutex::default(),
             state: Mutex::new(ContainerState {
                 record,
                 config: Arc::new(config),
@@ -286,6 +301,7 @@ impl Core {
             },
             rootless: Some(false),
         };
+        let meter = images.meter();
         let node = crate::facts::node(&runtime, settings).context(|| "cannot look at this node")?;
         Ok(Arc::new(Self {
             host: Arc::clone(host),
@@ -294,10 +310,12 @@ impl Core {
             runtime,
             network,
             node: Arc::new(node),
-            events: Events::default(),
+            events: Events::new(&meter),
+            meter,
             known: Known::default(),
             heavy: Gate::new(HEAVY),
             light: Gate::new(LIGHT),
+            nri: OnceLock::new(),
             tables: RwLock::default(),
         }))
     }

@@ -2,14 +2,15 @@
 //! listen (the kubelet's evented PLEG).
 
 use std::pin::Pin;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, error::TrySendError};
 use tonic::Status;
 use tonic::codegen::tokio_stream::Stream;
 
 use crate::core::{Container, Pod};
+use crate::meter::Meter;
 use crate::proto::v1 as cri;
 use crate::records::now;
 use crate::report;
@@ -18,10 +19,27 @@ use crate::report;
 const BEHIND: usize = 1000;
 
 /// All listeners.
-#[derive(Debug, Default)]
-pub(crate) struct Events(Mutex<Vec<mpsc::Sender<cri::ContainerEventResponse>>>);
+#[derive(Debug)]
+pub(crate) struct Events {
+    all: Mutex<Vec<mpsc::Sender<cri::ContainerEventResponse>>>,
+    meter: Arc<Meter>,
+}
 
 impl Events {
+    pub(crate) fn new(meter: &Arc<Meter>) -> Self {
+        Self {
+            all: Mutex::default(),
+            meter: Arc::clone(meter),
+        }
+    }
+
+    /// How many listen.
+    pub(crate) fn listeners(&self) -> u64 {
+        let mut all = self.all();
+        all.retain(|listener| !listener.is_closed());
+        u64::try_from(all.len()).unwrap_or(u64::MAX)
+    }
+
     /// Of a container.
     pub(crate) fn of_container(&self, container: &Container, kind: cri::ContainerEventType) {
         self.tell(&container.id, &container.pod, kind);
@@ -33,7 +51,7 @@ impl Events {
     }
 
     fn all(&self) -> MutexGuard<'_, Vec<mpsc::Sender<cri::ContainerEventResponse>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn tell(&self, id: &str, pod: &Pod, kind: cri::ContainerEventType) {
@@ -53,7 +71,14 @@ impl Events {
                 .collect(),
         };
         // Who is too far behind, or gone, loses its sender.
-        all.retain(|listener| listener.try_send(event.clone()).is_ok());
+        all.retain(|listener| {
+            let sent = listener.try_send(event.clone());
+            if matches!(sent, Err(TrySendError::Full(_))) {
+                self.meter.dropped_listener();
+                tracing::warn!("a listener to events is {BEHIND} behind: it is cut off");
+            }
+            sent.is_ok()
+        });
     }
 
     /// From now on.
@@ -94,5 +119,47 @@ impl Stream for Listening {
                 Err(Status::unavailable(text))
             }
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::records::PodRecord;
+
+    #[test]
+    fn a_slow_listener_is_cut_off() {
+        let meter = Arc::<Meter>::default();
+        let events = Events::new(&meter);
+        let config = cri::PodSandboxConfig::default();
+        let pod = Pod::new(PodRecord::new("id", &config, ""), config, &Arc::default());
+        let tell = || events.of_pod(&pod, cri::ContainerEventType::ContainerCreatedEvent);
+        let mut slow = events.listen();
+        let gone = events.listen();
+        assert_eq!(events.listeners(), 2);
+        drop(gone);
+        (0..BEHIND).for_each(|_| tell());
+        let mut quick = events.listen();
+        assert_eq!((events.listeners(), meter.dropped()), (2, 0));
+        tell();
+        // It is as far behind as it may be, and has lost the last one.
+        assert_eq!((events.listeners(), meter.dropped()), (1, 1));
+        let next = |listening: &mut Listening| {
+            let mut task = Context::from_waker(std::task::Waker::noop());
+            match Pin::new(listening).poll_next(&mut task) {
+                Poll::Ready(Some(Ok(_))) => "event",
+                Poll::Ready(Some(Err(status))) => {
+                    assert_eq!(status.code(), tonic::Code::Unavailable);
+                    "error"
+                }
+                Poll::Ready(None) => "end",
+                Poll::Pending => "wait",
+            }
+        };
+        for _ in 0..BEHIND {
+            assert_eq!(next(&mut slow), "event");
+        }
+        assert_eq!((next(&mut slow), next(&mut slow)), ("error", "end"));
+        assert_eq!((next(&mut quick), next(&mut quick)), ("event", "wait"));
     }
 }

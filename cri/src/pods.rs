@@ -18,6 +18,7 @@ use rcrun_runtime::pin::{self, Pin};
 use tonic::Status;
 
 use crate::core::{Claim, Core, Name, Pod, Reservation, given, whole};
+use crate::nri::Telling;
 use crate::proto::v1 as cri;
 use crate::records::{Kind, PodRecord, PodStage, random_id};
 use crate::spec::pod::Pid;
@@ -92,14 +93,52 @@ impl Core {
             })
         };
         self.heavy.run(work).await?;
+        let told = self.telling().await;
+        if let Some(told) = &told {
+            self.agreed(told, &pod).await?;
+        }
         self.insert_pod(&pod);
         reservation.done();
+        drop(told);
         self.events
             .of_pod(&pod, cri::ContainerEventType::ContainerCreatedEvent);
         self.events
             .of_pod(&pod, cri::ContainerEventType::ContainerStartedEvent);
         init::watch(&self, &pod);
         self.settle(Kind::Pod, &pod.id);
+        Ok(())
+    }
+
+    /// A pod that is whole is ready if plugins agree, or goes.
+    async fn agreed(self: &Arc<Self>, told: &Telling, pod: &Arc<Pod>) -> Result<(), Status> {
+        let agreed = told.run_pod(pod).await;
+        let (core, made, agree) = (Arc::clone(self), Arc::clone(pod), agreed.is_ok());
+        let rest = self.heavy.run(move || {
+            let done = match agree {
+                true => core.write_ready(&made).context(|| "cannot run the pod"),
+                false => Ok(()),
+            };
+            if (done.is_err() || !agree)
+                && let Err(error) = core.take_away(&made)
+            {
+                tracing::error!(pod = made.id, "left behind: {}", error.chain());
+                core.insert_pod(&made);
+            }
+            done
+        });
+        let rest = rest.await;
+        if agree && rest.is_err() {
+            told.undo_pod(pod).await;
+        }
+        agreed.and(rest)
+    }
+
+    /// From here on it is there, also for later servers.
+    fn write_ready(&self, pod: &Pod) -> Result<()> {
+        let mut record = pod.state().record.clone();
+        record.state = PodStage::Ready;
+        self.places.write_pod(&record)?;
+        pod.state().record = record;
         Ok(())
     }
 
@@ -118,12 +157,12 @@ impl Core {
         if plan.namespaces.pid == Pid::Pod {
             init::start(self, pod, plan).context(failed)?;
         }
-        let mut record = pod.state().record.clone();
-        record.state = PodStage::Ready;
-        record.addresses = addresses.iter().map(IpAddr::to_string).collect();
-        self.places.write_pod(&record).context(failed)?;
-        pod.state().record = record;
-        Ok(())
+        pod.state().record.addresses = addresses.iter().map(IpAddr::to_string).collect();
+        // Plugins are asked first.
+        match self.nri.get() {
+            None => self.write_ready(pod).context(failed),
+            Some(_) => Ok(()),
+        }
     }
 
     fn pin(&self, pod: &Pod, plan: &PodPlan) -> Result<()> {
@@ -244,6 +283,7 @@ impl Core {
                 .await?;
         }
         self.end_all(pod).await?;
+        self.tell_pod_stop(pod).await?;
         let (core, stopped) = (Arc::clone(self), Arc::clone(pod));
         self.heavy.run(move || core.let_go(&stopped)).await?;
         if was_ready {
@@ -310,13 +350,24 @@ impl Core {
         let core = Arc::clone(self);
         whole(async move {
             let _turn = pod.turn.lock().await;
+            if core.pod_if_any(&pod.id)?.is_none() {
+                return Ok(());
+            }
             core.stop_pod_now(&pod).await?;
             for container in pod.containers() {
                 core.remove_container_of(&container).await?;
             }
+            let told = core.telling().await;
+            let seen = match &told {
+                Some(told) => told.last_of_pod(&pod).await,
+                None => None,
+            };
             let (this, removed) = (Arc::clone(&core), Arc::clone(&pod));
             core.light.run(move || this.take_away(&removed)).await?;
             core.forget_pod(&pod);
+            if let Some(told) = told {
+                told.remove_pod(seen).await;
+            }
             core.events
                 .of_pod(&pod, cri::ContainerEventType::ContainerDeletedEvent);
             Ok(())

@@ -84,6 +84,9 @@ pub(crate) struct PodRecord {
     pub(crate) connected: bool,
     /// The addresses that it got.
     pub(crate) addresses: Vec<String>,
+    /// NRI plugins were told that it is stopped: they are told once, whichever server does.
+    #[serde(default)]
+    pub(crate) stop_told: bool,
 }
 
 /// Where a pod is in its life.
@@ -123,6 +126,12 @@ pub(crate) struct ContainerRecord {
     /// Images that are mounted in it.
     #[serde(default)]
     pub(crate) volumes: Vec<Volume>,
+    /// NRI plugins were told that it has stopped: they are told once, whichever server does.
+    #[serde(default)]
+    pub(crate) stop_told: bool,
+    /// Limits that NRI plugins want beside those of the configuration: a message, encoded as that is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    adjusted: Option<String>,
 }
 
 /// An image, or a part of it, as one of a container's mounts.
@@ -185,6 +194,7 @@ impl PodRecord {
             state: PodStage::Making,
             connected: false,
             addresses: Vec::new(),
+            stop_told: false,
         }
     }
 
@@ -215,6 +225,8 @@ impl ContainerRecord {
             started: None,
             failure: None,
             volumes: Vec::new(),
+            stop_told: false,
+            adjusted: None,
         }
     }
 
@@ -225,6 +237,17 @@ impl ContainerRecord {
     /// After a change of the resources.
     pub(crate) fn set_config(&mut self, config: &cri::ContainerConfig) {
         self.config = encoded(config);
+    }
+
+    /// What NRI plugins want beside the configuration.
+    pub(crate) fn adjusted(&self) -> Result<cri::LinuxContainerResources> {
+        self.adjusted
+            .as_deref()
+            .map_or(Ok(Default::default()), decoded)
+    }
+
+    pub(crate) fn set_adjusted(&mut self, limits: &cri::LinuxContainerResources) {
+        self.adjusted = (*limits != Default::default()).then(|| encoded(limits));
     }
 }
 

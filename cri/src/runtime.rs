@@ -18,6 +18,7 @@ use crate::proto::v1::runtime_service_server::RuntimeService;
 use crate::records::now;
 use crate::report;
 use crate::settings::{CgroupDriver, Settings};
+use crate::stats::descriptors;
 use crate::streams::Urls;
 
 /// The version of the kubelet's side, which containerd and CRI-O say too.
@@ -497,14 +498,38 @@ impl RuntimeService for Runtime {
         checkpoint_container(CheckpointContainerRequest) -> cri::CheckpointContainerResponse;
         checkpoint_pod(CheckpointPodRequest) -> cri::CheckpointPodResponse;
         restore_pod(RestorePodRequest) -> cri::RestorePodResponse;
-        list_metric_descriptors(ListMetricDescriptorsRequest) -> cri::ListMetricDescriptorsResponse;
-        list_pod_sandbox_metrics(ListPodSandboxMetricsRequest) -> cri::ListPodSandboxMetricsResponse;
+    }
+
+    async fn list_metric_descriptors(
+        &self,
+        _: Request<cri::ListMetricDescriptorsRequest>,
+    ) -> Result<Response<cri::ListMetricDescriptorsResponse>, Status> {
+        Ok(Response::new(cri::ListMetricDescriptorsResponse {
+            descriptors: descriptors(),
+        }))
+    }
+
+    async fn list_pod_sandbox_metrics(
+        &self,
+        _: Request<cri::ListPodSandboxMetricsRequest>,
+    ) -> Result<Response<cri::ListPodSandboxMetricsResponse>, Status> {
+        let pod_metrics = self.core.all_metrics().await?;
+        Ok(Response::new(cri::ListPodSandboxMetricsResponse {
+            pod_metrics,
+        }))
     }
 
     type StreamPodSandboxMetricsStream = Pieces<cri::StreamPodSandboxMetricsResponse>;
 
-    absent! {
-        stream_pod_sandbox_metrics(StreamPodSandboxMetricsRequest) -> Self::StreamPodSandboxMetricsStream;
+    async fn stream_pod_sandbox_metrics(
+        &self,
+        _: Request<cri::StreamPodSandboxMetricsRequest>,
+    ) -> Result<Response<Self::StreamPodSandboxMetricsStream>, Status> {
+        let all = self.core.all_metrics().await?;
+        let piece = |pod_sandbox_metrics| cri::StreamPodSandboxMetricsResponse {
+            pod_sandbox_metrics,
+        };
+        Ok(Response::new(pieces(all, piece)))
     }
 }
 

@@ -19,7 +19,7 @@ use http::{HeaderMap, Method, Request, Response};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tonic::body::Body;
 use tonic::codegen::Service as _;
@@ -29,6 +29,7 @@ use crate::core::Core;
 use crate::host::Host;
 use crate::images::Images;
 use crate::listen::Socket;
+use crate::meter::{Meter, serve as meter};
 use crate::notify::notify;
 use crate::proto::v1::image_service_server::ImageServiceServer;
 use crate::proto::v1::runtime_service_server::RuntimeServiceServer;
@@ -72,10 +73,25 @@ pub fn serve(host: Host, settings: &Settings) -> Result<()> {
 async fn run(host: Host, settings: &Settings, path: &Path) -> Result<()> {
     let failed = || "cannot start the server";
     // Before anybody can know that we are there.
-    let mut terminate = signal(SignalKind::terminate()).context(failed)?;
-    let mut interrupt = signal(SignalKind::interrupt()).context(failed)?;
-    let mut hangup = signal(SignalKind::hangup()).context(failed)?;
+    let signals = [
+        signal(SignalKind::terminate()).context(failed)?,
+        signal(SignalKind::interrupt()).context(failed)?,
+        signal(SignalKind::hangup()).context(failed)?,
+    ];
     let socket = Socket::open(path)?;
+    let served = run_on(&socket, host, settings, signals).await;
+    // Also where the start failed.
+    socket.remove();
+    served
+}
+
+async fn run_on(
+    socket: &Socket,
+    host: Host,
+    settings: &Settings,
+    [mut terminate, mut interrupt, mut hangup]: [Signal; 3],
+) -> Result<()> {
+    let failed = || "cannot start the server";
     let listener = UnixListener::from_std(socket.listener.try_clone()?).context(failed)?;
     let version = host.version;
     let host = Arc::new(host);
@@ -93,13 +109,18 @@ async fn run(host: Host, settings: &Settings, path: &Path) -> Result<()> {
         };
         recovered?
     };
+    crate::nri::start(&core, &settings.nri)
+        .await
+        .context(|| "cannot offer NRI")?;
     core.resume();
     images.tidy();
+    let metrics = meter::start(&core, settings.metrics()?).await?;
     let streaming = crate::streams::bind(&core, settings).await?;
     let urls = streaming.urls();
     tracing::debug!(address = %streaming.address(), "exec, attach and port-forward");
     let streaming = tokio::spawn(streaming.serve());
     let front = Front::new(
+        Arc::clone(&core.meter),
         images.clone(),
         Runtime::new(version, settings, Arc::clone(&core), urls),
     );
@@ -130,6 +151,9 @@ async fn run(host: Host, settings: &Settings, path: &Path) -> Result<()> {
     drop(listener);
     streaming.abort();
     socket.remove();
+    if let Some(metrics) = metrics {
+        metrics.abort();
+    }
     images.stop();
     core.events.stop();
     let _ = stop.send(true);
@@ -138,6 +162,9 @@ async fn run(host: Host, settings: &Settings, path: &Path) -> Result<()> {
     let answered = running.wait_for(|running| *running == 0);
     if tokio::time::timeout(GRACE, answered).await.is_err() {
         tracing::warn!("requests were still running after {} s", GRACE.as_secs());
+    }
+    if let Some(nri) = core.nri.get() {
+        nri.stop().await;
     }
     // What was answered is on its way; a client that does not listen is not waited for.
     let _ = tokio::time::timeout(FAREWELL, closed.recv()).await;
@@ -171,6 +198,7 @@ async fn connection(
 /// Chooses the service of a request.
 #[derive(Clone)]
 struct Front {
+    meter: Arc<Meter>,
     images: ImageServiceServer<Images>,
     runtime: RuntimeServiceServer<Runtime>,
     /// How many requests are being answered.
@@ -194,8 +222,9 @@ impl Drop for Running {
 }
 
 impl Front {
-    fn new(images: Images, runtime: Runtime) -> Self {
+    fn new(meter: Arc<Meter>, images: Images, runtime: Runtime) -> Self {
         Self {
+            meter,
             running: watch::Sender::new(0),
             images: ImageServiceServer::new(images)
                 .max_decoding_message_size(MAX_MESSAGE)
@@ -229,12 +258,15 @@ impl Front {
     /// Answers within the client's deadline, whatever happens.
     async fn answer_in_time(self, request: Request<Incoming>) -> Response<Body> {
         let _running = Running::begin(&self.running);
+        let (begun, meter) = (Instant::now(), Arc::clone(&self.meter));
+        let path = request.uri().path().to_owned();
         let limit = match deadline(request.headers()) {
             Ok(limit) => limit,
-            Err(status) => return status.into_http(),
+            Err(status) => {
+                meter.answered(&path, status.code(), begun.elapsed());
+                return status.into_http();
+            }
         };
-        let begun = Instant::now();
-        let path = request.uri().path().to_owned();
         let answer = Caught(Box::pin(self.answer(request)));
         let answered = match limit {
             None => Ok(answer.await),
@@ -250,7 +282,9 @@ impl Front {
             ))
             .into_http(),
         };
-        tell(&path, begun.elapsed(), &response);
+        let (took, code) = (begun.elapsed(), code(&response));
+        meter.answered(&path, code, took);
+        tell(&path, took, code);
         response
     }
 }
@@ -267,11 +301,18 @@ impl hyper::service::Service<Request<Incoming>> for Front {
 }
 
 /// One line for each request, with the code where it failed.
-fn tell(path: &str, took: Duration, response: &Response<Body>) {
+fn tell(path: &str, took: Duration, code: Code) {
     let method = path.rsplit('/').next().unwrap_or(path);
-    let code = response.headers().get("grpc-status");
-    let code = code.map_or(Code::Ok, |code| Code::from_bytes(code.as_bytes()));
     tracing::debug!(method, code = ?code, microseconds = took.as_micros(), "answered");
+}
+
+/// Where something failed, and in streams before they began, the code is in the head.
+fn code(response: &Response<Body>) -> Code {
+    match response.headers().get("grpc-status") {
+        Some(code) => Code::from_bytes(code.as_bytes()),
+        None if response.status().is_success() => Code::Ok,
+        None => Code::Unknown,
+    }
 }
 
 /// What the client says in `grpc-timeout`: at most eight digits and a unit (gRPC over HTTP2, "Requests").

@@ -3,12 +3,13 @@
 //! Owns what can be set, the defaults and the limits. What concerns pulls, but for `parallel_pulls`, counts
 //! from the next pull on, or from SIGHUP; everything else from the start of the server.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use rcrun_image::reference::Reference;
 use serde::{Deserialize, Serialize};
 
+pub use crate::nri::settings::Nri;
 use crate::{Context, Error, Result};
 
 /// Most pulls at a time: each has a few threads.
@@ -42,12 +43,18 @@ pub struct Settings {
     pub cni_plugins: Vec<PathBuf>,
     /// The embedded network.
     pub bridge: rcrun_network::bridge::Settings,
+    /// Where metrics of the server are told to Prometheus: `ADDRESS:PORT`; empty: nowhere.
+    pub metrics_address: String,
+    /// That may be another address than a loopback one: everybody who reaches it can read them.
+    pub metrics_beyond_loopback: bool,
     /// Where exec, attach and port-forward are served; the kubelet must reach it.
     pub stream_address: IpAddr,
     /// The port for that; 0 is any that is free.
     pub stream_port: u16,
     /// Seconds without a byte in either direction after which such a session ends.
     pub stream_idle_timeout: u64,
+    /// Plugins that see and adjust pods and containers.
+    pub nri: Nri,
     /// Pods may use all ports without a capability.
     pub unprivileged_ports: bool,
     /// Pods may ping without a capability.
@@ -94,6 +101,9 @@ impl Default for Settings {
             stream_address: IpAddr::V4(Ipv4Addr::LOCALHOST),
             stream_port: 0,
             stream_idle_timeout: 4 * 60 * 60,
+            nri: Nri::default(),
+            metrics_address: String::new(),
+            metrics_beyond_loopback: false,
             unprivileged_ports: true,
             unprivileged_icmp: true,
         }
@@ -105,6 +115,7 @@ impl Settings {
     pub fn check(&self) -> Result<()> {
         self.socket()?;
         self.pinned()?;
+        self.metrics()?;
         let wrong = |what: &str, most: u64| {
             Err(Error::invalid(format!(
                 "the setting cri.{what} is not in 1..={most}"
@@ -114,6 +125,7 @@ impl Settings {
             return wrong("parallel_pulls", MAX_PARALLEL_PULLS as u64);
         }
         self.bridge.check().context(|| "the setting cri.bridge")?;
+        self.nri.check().context(|| "the setting cri.nri")?;
         for path in self.cni_plugins.iter().chain([&self.cni_config]) {
             if !path.is_absolute() {
                 let text = format!("the settings cri.cni_*: {} is not absolute", path.display());
@@ -145,6 +157,32 @@ impl Settings {
             )));
         }
         Ok(PathBuf::from(path))
+    }
+
+    /// Where metrics are told.
+    pub fn metrics(&self) -> Result<Option<SocketAddr>> {
+        if self.metrics_address.is_empty() {
+            return Ok(None);
+        }
+        let refused = |why: &str| {
+            let text = format!(
+                "the setting cri.metrics_address: cannot use {:?}: {why}",
+                self.metrics_address
+            );
+            Err(Error::invalid(text))
+        };
+        let Ok(address) = self.metrics_address.parse::<SocketAddr>() else {
+            return refused("write ADDRESS:PORT, as 127.0.0.1:9710 or [::1]:9710");
+        };
+        if address.port() == 0 {
+            return refused("nobody would know the port");
+        }
+        if !address.ip().to_canonical().is_loopback() && !self.metrics_beyond_loopback {
+            return refused(
+                "others could read the metrics there; if they may, set cri.metrics_beyond_loopback",
+            );
+        }
+        Ok(Some(address))
     }
 
     /// The names of pinned images, in full.
@@ -202,6 +240,17 @@ mod tests {
             (r#"{"cgroup_driver":"v1"}"#, "unknown variant"),
             (r#"{"parallel_pulls":0}"#, "cri.parallel_pulls"),
             (r#"{"parallel_pulls":65}"#, "cri.parallel_pulls"),
+            (r#"{"metrics_address":"9710"}"#, "write ADDRESS:PORT"),
+            (r#"{"metrics_address":"localhost:1"}"#, "write ADDRESS:PORT"),
+            (r#"{"metrics_address":"127.0.0.1:0"}"#, "the port"),
+            (
+                r#"{"metrics_address":"0.0.0.0:9710"}"#,
+                "metrics_beyond_loopback",
+            ),
+            (
+                r#"{"metrics_address":"[::ffff:10.0.0.1]:9710"}"#,
+                "metrics_beyond_loopback",
+            ),
             (
                 r#"{"pull_progress_timeout":0}"#,
                 "cri.pull_progress_timeout",
@@ -215,9 +264,24 @@ mod tests {
             (r#"{"stream_address":"0.0.0.0"}"#, "cri.stream_address"),
             (r#"{"stream_address":"::"}"#, "cri.stream_address"),
             (r#"{"stream_port":65536}"#, "u16"),
+            (r#"{"nri":{"enabled":true}}"#, "unknown field"),
+            (r#"{"nri":{"socket":"nri.sock"}}"#, "cri.nri"),
+            (r#"{"nri":{"request_timeout":0}}"#, "cri.nri"),
         ] {
             let error = read(text).unwrap_err();
             assert!(error.contains(words), "{text}: {error}");
+        }
+        for (text, expected) in [
+            ("{}", None),
+            (r#"{"metrics_address":"127.1.2.3:1"}"#, Some("127.1.2.3:1")),
+            (r#"{"metrics_address":"[::1]:9710"}"#, Some("[::1]:9710")),
+            (
+                r#"{"metrics_address":"10.0.0.1:9710","metrics_beyond_loopback":true}"#,
+                Some("10.0.0.1:9710"),
+            ),
+        ] {
+            let found = read(text).unwrap().metrics().unwrap();
+            assert_eq!(found, expected.map(|text| text.parse().unwrap()), "{text}");
         }
         let settings = read(r#"{"listen":"/run/a.sock","pinned":["pause:3"]}"#).unwrap();
         assert_eq!(settings.socket().unwrap(), PathBuf::from("/run/a.sock"));

@@ -1,15 +1,19 @@
 //! The CRI server, over its socket, with a client of the generated code.
 
 mod endurance;
+mod events;
 mod images;
 mod kubelet;
 mod life;
+mod metrics;
+mod nri;
 mod pods;
 mod probes;
 mod pulls;
 mod removal;
 mod replay;
 mod requests;
+mod stats;
 mod streams;
 
 use crate::harness::modules::{Module, check, of_images};
@@ -18,15 +22,19 @@ use crate::harness::{Env, Test, test};
 /// Modules and their tests. `no_file_of_the_server_is_forgotten` compares this list with the directory.
 const MODULES: &[Module] = &[
     ("endurance", endurance::tests),
+    ("events", events::tests),
     ("images", images::tests),
     ("kubelet", kubelet::tests),
     ("life", life::tests),
+    ("metrics", metrics::tests),
+    ("nri", nri::tests),
     ("pods", pods::tests),
     ("probes", probes::tests),
     ("pulls", pulls::tests),
     ("removal", removal::tests),
     ("replay", replay::tests),
     ("requests", requests::tests),
+    ("stats", stats::tests),
     ("streams", streams::tests),
 ];
 

@@ -387,16 +387,16 @@ fn lists_are_filtered(env: &Env) {
     };
     assert_eq!(
         with(&|filter| filter.id = first[..13].to_owned()),
-        [first.clone()]
+        [first.as_str()]
     );
     let ready = cri::PodSandboxStateValue {
         state: cri::PodSandboxState::SandboxReady.into(),
     };
-    assert_eq!(with(&|filter| filter.state = Some(ready)), [first.clone()]);
+    assert_eq!(with(&|filter| filter.state = Some(ready)), [first.as_str()]);
     let label = || ("app".to_owned(), "two".to_owned());
     assert_eq!(
         with(&|filter| filter.label_selector = [label()].into()),
-        [second.clone()]
+        [second.as_str()]
     );
 
     let id = pods.create(&first, &pods.container("c", "true"), &one);
@@ -411,7 +411,7 @@ fn lists_are_filtered(env: &Env) {
             .map(|one| one.id)
             .collect::<Vec<_>>()
     };
-    assert_eq!(containers(cri::ContainerFilter::default()), [id.clone()]);
+    assert_eq!(containers(cri::ContainerFilter::default()), [id.as_str()]);
     let of = |pod: &str| cri::ContainerFilter {
         pod_sandbox_id: pod.to_owned(),
         ..Default::default()

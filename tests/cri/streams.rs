@@ -532,7 +532,7 @@ fn strangers_keep_nobody_out(env: &Env) {
 }
 
 fn an_idle_session_ends(env: &Env) {
-    let world = World::of(Pods::with(env, json!({"stream_idle_timeout": 1})));
+    let world = World::of(Pods::with(env, &json!({"stream_idle_timeout": 1})));
     let begun = Instant::now();
     let mut session = world.exec("io", &["sh", "-c", "echo go; cat; true 4321"]);
     session.until(STDOUT, "go");

@@ -22,11 +22,11 @@ pub(crate) struct Pods<'a> {
 
 impl<'a> Pods<'a> {
     pub(crate) fn new(env: &'a Env) -> Self {
-        Self::with(env, json!({}))
+        Self::with(env, &json!({}))
     }
 
     /// With this beside the section's usual settings.
-    pub(crate) fn with(env: &'a Env, more: Value) -> Self {
+    pub(crate) fn with(env: &'a Env, more: &Value) -> Self {
         let node = Node::prepare(env, Default::default());
         let mut section = json!({"network": "bridge", "cgroup_driver": "cgroupfs"});
         for (name, value) in more.as_object().into_iter().flatten() {

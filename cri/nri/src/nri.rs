@@ -94,7 +94,7 @@ impl Nri {
     }
 
     /// Tells all plugins that it is over, and drops them: nobody connects any more, and what we started is ended.
-    pub async fn stop(self) {
+    pub async fn stop(&self) {
         self.stop.send_replace(true);
         let mut told = JoinSet::new();
         for plugin in self.core.all() {

@@ -93,6 +93,11 @@ impl Operation {
         remove_container(container), RemoveContainer, "RemoveContainer";
     }
 
+    /// Whether there is a plugin at all: if not, nobody need be described. None joins while the operation lives.
+    pub fn is_heard(&self) -> bool {
+        !self.core.all().is_empty()
+    }
+
     async fn notify(
         &self,
         event: Event,

@@ -5,6 +5,7 @@ use rcrun_overlay::lease::SnapshotId;
 use rcrun_overlay::snapshot::{Extent, Idmap, Options, Snapshots, Stack};
 use rcrun_runtime::container::CgroupDriver;
 use rcrun_runtime::monitor::{self, Launch, When};
+use serde_json::Value;
 
 use super::{declared, host, volumes};
 use crate::core::{Container, Core};
@@ -21,7 +22,7 @@ pub(super) struct Made {
     pub(super) volumes: Vec<Volume>,
 }
 
-/// Makes everything that the monitor needs.
+/// Makes everything that the monitor needs, but for the configuration itself ([`write`]).
 pub(super) fn make(
     core: &Core,
     container: &Container,
@@ -81,7 +82,6 @@ pub(super) fn make(
     let directory = core.places.path(Kind::Container, &container.id);
     let failed = || format!("cannot write {}", directory.display());
     std::fs::create_dir(directory.join("rootfs")).context(failed)?;
-    std::fs::write(directory.join("config.json"), made.spec.to_string()).context(failed)?;
     if let Some(log) = &made.log {
         let path = log.full();
         let parent = path.parent().unwrap_or(&log.directory);
@@ -91,6 +91,12 @@ pub(super) fn make(
         container: made,
         volumes: mounted,
     })
+}
+
+/// Writes the configuration, which from here on is as it is.
+pub(super) fn write(core: &Core, id: &str, spec: &Value) -> Result<()> {
+    let path = core.places.path(Kind::Container, id).join("config.json");
+    std::fs::write(&path, spec.to_string()).context(|| format!("cannot write {}", path.display()))
 }
 
 /// The root file system.

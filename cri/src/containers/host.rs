@@ -22,9 +22,7 @@ pub(super) fn sources(asks: &Asks) -> Result<BTreeMap<usize, Source>> {
     if asks.sources.is_empty() {
         return Ok(BTreeMap::new());
     }
-    let table = std::fs::read_to_string("/proc/self/mountinfo")
-        .context(|| "cannot read /proc/self/mountinfo")?;
-    let mounts = mounts(&table);
+    let mounts = table()?;
     let one = |(index, path): &(usize, PathBuf)| {
         let (path, exists) = match std::fs::canonicalize(path) {
             Ok(path) => (path, true),
@@ -33,16 +31,33 @@ pub(super) fn sources(asks: &Asks) -> Result<BTreeMap<usize, Source>> {
                 return Err(error).context(|| format!("cannot resolve {}", path.display()));
             }
         };
-        let holder = mounts.iter().filter(|(point, _)| path.starts_with(point));
-        let holder = holder.max_by_key(|(point, _)| point.as_os_str().len());
         let source = Source {
-            propagation: holder.map_or(Propagation::Private, |(_, propagation)| *propagation),
+            propagation: holder(&mounts, &path),
             path,
             exists,
         };
         Ok((*index, source))
     };
     asks.sources.iter().map(one).collect()
+}
+
+/// How the mount propagates that a path of the host is on.
+pub(crate) fn propagation(path: &Path) -> Result<Propagation> {
+    let path =
+        std::fs::canonicalize(path).context(|| format!("cannot resolve {}", path.display()))?;
+    Ok(holder(&table()?, &path))
+}
+
+fn table() -> Result<BTreeMap<PathBuf, Propagation>> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo")
+        .context(|| "cannot read /proc/self/mountinfo")?;
+    Ok(mounts(&table))
+}
+
+fn holder(mounts: &BTreeMap<PathBuf, Propagation>, path: &Path) -> Propagation {
+    let holder = mounts.iter().filter(|(point, _)| path.starts_with(point));
+    let holder = holder.max_by_key(|(point, _)| point.as_os_str().len());
+    holder.map_or(Propagation::Private, |(_, propagation)| *propagation)
 }
 
 /// Mount points and how they propagate, in the order of the table: of those at one place the last counts.

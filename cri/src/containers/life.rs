@@ -36,6 +36,7 @@ pub(crate) fn supervise(core: &Arc<Core>, container: &Arc<Container>, monitor: O
             (_, Some(failure)) => end_of(&failure),
             (Ok(exit), None) => end(&exit),
             (Err(error), None) => {
+                core.meter.lost_monitor();
                 tracing::warn!(container = container.id, "{}", error.chain());
                 unknown()
             }
@@ -114,7 +115,9 @@ async fn ended(core: &Arc<Core>, container: &Arc<Container>, end: End) {
             status.message()
         );
     }
-    container.life.send_replace(Life::Ended(end));
+    let life = Life::Ended(end);
+    core.tell_stop(container, &life).await;
+    container.life.send_replace(life);
     core.events
         .of_container(container, cri::ContainerEventType::ContainerStoppedEvent);
 }

@@ -24,6 +24,7 @@ use tonic::codegen::tokio_stream::{self, Stream};
 use tonic::{Request, Response, Status};
 
 use crate::host::Host;
+use crate::meter::Meter;
 use crate::proto::v1 as cri;
 use crate::proto::v1::image_service_server::ImageService;
 use crate::runtime::HANDLERS;
@@ -71,7 +72,7 @@ impl Images {
             settings: Mutex::new(settings.clone()),
             index: Arc::new(index),
             quick: Gate::new(QUICK),
-            pulls: Pulls::new(host, settings.parallel_pulls),
+            pulls: Pulls::new(host, settings.parallel_pulls, Arc::default()),
             sweeper: Sweeper::start(host),
             usage: Usage::new(&host.store),
         })))
@@ -81,6 +82,24 @@ impl Images {
     pub(crate) fn settings(&self) -> MutexGuard<'_, Settings> {
         let settings = self.0.settings.lock();
         settings.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What pulls are counted by, and everything else of this server.
+    pub(crate) fn meter(&self) -> Arc<Meter> {
+        self.0.pulls.meter()
+    }
+
+    /// Bytes that images take on the disk, and what containers wrote.
+    pub(crate) async fn taken(&self) -> Result<[u64; 2], Status> {
+        let info = self.0.usage.info().await?;
+        let bytes = |all: &[cri::FilesystemUsage]| {
+            let all = all.iter().filter_map(|one| one.used_bytes.as_ref());
+            all.map(|bytes| bytes.value).sum()
+        };
+        Ok([
+            bytes(&info.image_filesystems),
+            bytes(&info.container_filesystems),
+        ])
     }
 
     /// Reads the settings anew.

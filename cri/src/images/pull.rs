@@ -19,9 +19,10 @@ use rcrun_image::pull::{self, DOWNLOADS, Request};
 use rcrun_image::reference::Reference;
 use rcrun_image::registry::{Cancel, Client, Credential, Credentials};
 use tokio::sync::watch;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use crate::host::{Current, Host};
+use crate::meter::Meter;
 use crate::work::Gate;
 use crate::{Error, ErrorKind, Result};
 
@@ -37,6 +38,7 @@ pub(super) struct Pulls {
     host: Arc<Host>,
     gate: Gate,
     flights: Arc<Mutex<Flights>>,
+    meter: Arc<Meter>,
 }
 
 /// What a pull is for.
@@ -69,12 +71,17 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Pulls {
-    pub(super) fn new(host: &Arc<Host>, parallel: usize) -> Self {
+    pub(super) fn new(host: &Arc<Host>, parallel: usize, meter: Arc<Meter>) -> Self {
         Self {
             host: Arc::clone(host),
             gate: Gate::new(parallel),
             flights: Arc::default(),
+            meter,
         }
+    }
+
+    pub(super) fn meter(&self) -> Arc<Meter> {
+        Arc::clone(&self.meter)
     }
 
     /// Pulls an image, or waits for the pull that is under way.
@@ -127,7 +134,10 @@ impl Pulls {
         let pulls = self.clone();
         let landing = Landing(number, Arc::clone(&self.flights));
         tokio::spawn(async move {
+            let begun = Instant::now();
             let result = pulls.fly(wanted, cancel).await;
+            let code = result.as_ref().err().map_or(Code::Ok, Status::code);
+            pulls.meter.pulled(code, begun.elapsed());
             // Who asks from now on asks the registry anew.
             drop(landing);
             let _ = done.send(Some(result));
@@ -144,7 +154,10 @@ impl Pulls {
             read.map_err(|status| Status::failed_precondition(status.message()))?
         };
         let limit = Duration::from_secs(current.cri.pull_progress_timeout);
-        let progress = Arc::new(Progress::default());
+        let progress = Arc::new(Progress {
+            meter: self.meter(),
+            ..Progress::default()
+        });
         let (host, off, seen) = (
             Arc::clone(&self.host),
             cancel.clone(),
@@ -242,6 +255,9 @@ struct Progress {
     /// It was too slow.
     stalled: AtomicBool,
     seen: Mutex<HashSet<Digest>>,
+    /// Bytes of blobs that have arrived.
+    received: Mutex<HashMap<Digest, u64>>,
+    meter: Arc<Meter>,
 }
 
 impl Default for Progress {
@@ -252,6 +268,8 @@ impl Default for Progress {
             missing: AtomicUsize::new(usize::MAX),
             stalled: AtomicBool::new(false),
             seen: Mutex::default(),
+            received: Mutex::default(),
+            meter: Arc::default(),
         }
     }
 }
@@ -276,6 +294,12 @@ impl Progress {
                 let _ = self
                     .missing
                     .fetch_update(Ordering::SeqCst, Ordering::SeqCst, less);
+            }
+            Event::Received(digest, bytes) => {
+                let mut received = lock(&self.received);
+                let before = received.entry(digest.clone()).or_insert(0);
+                self.meter.received(bytes.saturating_sub(*before));
+                *before = *bytes.max(before);
             }
             _ => {}
         }

@@ -1,19 +1,26 @@
 //! What a cgroup has used, from as few files as tell it: with many pods these are read every few seconds.
 //!
-//! cgroup v1: `cpuacct`, `memory`, `pids`; cgroup v2: one directory. A cgroup that goes meanwhile has used
+//! cgroup v1: `cpuacct`, `memory`, `pids`, and pressure of the cgroup2 beside it; cgroup v2: one directory.
+//! [`super::detail`] has what only metrics tell. A cgroup that goes meanwhile has used
 //! nothing: that is no error.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rcrun_runtime::cgroup::{Cgroup, Hierarchy, Request};
 use rcrun_runtime::container::CgroupDriver;
+use rustix::fs::{Mode, OFlags};
 
 use crate::Result;
 use crate::records::now;
 
 /// At least this means no limit of cgroup v1 (`PAGE_COUNTER_MAX` in bytes, rounded to pages of any size).
 const NO_LIMIT: u64 = i64::MAX as u64 & !0xf_ffff;
+
+/// What is read of a file at once: more than any but `io.stat` has.
+const PIECE: usize = 8 << 10;
+/// What is read of a file.
+const LONGEST: usize = 1 << 20;
 
 /// At a moment.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -55,40 +62,51 @@ pub(crate) struct Stalled {
     pub(crate) total: u64,
 }
 
-/// Reads a cgroup, given by its path in each hierarchy.
-pub(crate) fn read(path: &str) -> Result<Sample> {
+/// A cgroup, given by its path in each hierarchy.
+pub(crate) fn find(path: &str) -> Result<Cgroup> {
     let annotations = HashMap::new();
-    let cgroup = Cgroup::resolve(&Request {
+    Cgroup::resolve(&Request {
         id: "",
         cgroups_path: Some(Path::new(path)),
         driver: CgroupDriver::Files,
         resources: None,
         annotations: &annotations,
         rootless: true,
-    })?;
-    let at = now();
-    Ok(match (cgroup.hierarchy, cgroup.unified()) {
-        (Hierarchy::Unified, Some(directory)) => unified(at, directory),
-        _ => legacy(at, |name| cgroup.controller(name)),
     })
 }
 
-fn legacy<'a>(at: i64, controller: impl Fn(&str) -> Option<&'a Path>) -> Sample {
+/// Reads it.
+pub(crate) fn read(path: &str) -> Result<Sample> {
+    Ok(sample(&find(path)?))
+}
+
+pub(super) fn sample(cgroup: &Cgroup) -> Sample {
+    let at = now();
+    match (cgroup.hierarchy, cgroup.unified()) {
+        (Hierarchy::Unified, Some(directory)) => unified(at, directory),
+        (_, beside) => legacy(at, |name| cgroup.controller(name), beside),
+    }
+}
+
+/// On a hybrid host the processes are in a cgroup2 as well, which knows how long they were stalled.
+fn legacy<'a>(
+    at: i64,
+    controller: impl Fn(&str) -> Option<&'a Path>,
+    beside: Option<&Path>,
+) -> Sample {
     let in_memory = |name: &str| number(controller("memory"), name);
     let memory = in_memory("memory.usage_in_bytes").map(|usage| {
-        let stat = words(controller("memory"), "memory.stat");
-        let of = |name: &str| stat.get(name).copied().unwrap_or(0);
+        let stat = Words::read(controller("memory"), "memory.stat");
         let with_swap = in_memory("memory.memsw.usage_in_bytes");
-        let limit = |value: Option<u64>| value.filter(|limit| *limit < NO_LIMIT);
         let memory = limit(in_memory("memory.limit_in_bytes"));
         let both = limit(in_memory("memory.memsw.limit_in_bytes"));
         Memory {
             usage,
-            working_set: usage.saturating_sub(of("total_inactive_file")),
-            rss: of("total_rss"),
+            working_set: usage.saturating_sub(stat.or_none("total_inactive_file")),
+            rss: stat.or_none("total_rss"),
             limit: memory,
-            faults: of("total_pgfault"),
-            major_faults: of("total_pgmajfault"),
+            faults: stat.or_none("total_pgfault"),
+            major_faults: stat.or_none("total_pgmajfault"),
             swap: with_swap.map(|all| all.saturating_sub(usage)),
             swap_limit: both
                 .zip(memory)
@@ -100,56 +118,87 @@ fn legacy<'a>(at: i64, controller: impl Fn(&str) -> Option<&'a Path>) -> Sample 
         cpu: number(controller("cpuacct"), "cpuacct.usage"),
         memory,
         processes: number(controller("pids"), "pids.current"),
-        pressure: [None; 3],
+        pressure: beside.map_or([None; 3], pressures),
     }
 }
 
 fn unified(at: i64, directory: &Path) -> Sample {
+    let pressure = pressures(directory);
     let directory = Some(directory);
     let memory = number(directory, "memory.current").map(|usage| {
-        let stat = words(directory, "memory.stat");
-        let of = |name: &str| stat.get(name).copied().unwrap_or(0);
+        let stat = Words::read(directory, "memory.stat");
         Memory {
             usage,
-            working_set: usage.saturating_sub(of("inactive_file")),
-            rss: of("anon"),
+            working_set: usage.saturating_sub(stat.or_none("inactive_file")),
+            rss: stat.or_none("anon"),
             limit: number(directory, "memory.max"),
-            faults: of("pgfault"),
-            major_faults: of("pgmajfault"),
+            faults: stat.or_none("pgfault"),
+            major_faults: stat.or_none("pgmajfault"),
             swap: number(directory, "memory.swap.current"),
             swap_limit: number(directory, "memory.swap.max"),
         }
     });
-    let cpu = words(directory, "cpu.stat");
-    let pressure = |name: &str| text(directory, name).and_then(|text| pressure(&text));
+    let cpu = Words::read(directory, "cpu.stat").get("usage_usec");
     Sample {
         at,
-        cpu: cpu
-            .get("usage_usec")
-            .map(|microseconds| microseconds * 1000),
+        cpu: cpu.map(|microseconds| microseconds.saturating_mul(1000)),
         memory,
         processes: number(directory, "pids.current"),
-        pressure: ["cpu.pressure", "memory.pressure", "io.pressure"].map(pressure),
+        pressure,
     }
 }
 
-fn text(directory: Option<&Path>, name: &str) -> Option<String> {
-    let path: PathBuf = directory?.join(name);
-    std::fs::read_to_string(path).ok()
+fn pressures(directory: &Path) -> [Option<Pressure>; 3] {
+    ["cpu.pressure", "memory.pressure", "io.pressure"]
+        .map(|name| text(Some(directory), name).and_then(|text| pressure(&text)))
 }
 
-fn number(directory: Option<&Path>, name: &str) -> Option<u64> {
+/// What is no limit in cgroup v1 is none here.
+pub(super) fn limit(value: Option<u64>) -> Option<u64> {
+    value.filter(|limit| *limit < NO_LIMIT)
+}
+
+/// A file of a cgroup: opened, read at once, closed. The kernel makes its text when it is read, and gives all of
+/// it that there is room for (kernfs, `seq_read`), so that a piece which does not fill the buffer is the last.
+pub(super) fn text(directory: Option<&Path>, name: &str) -> Option<String> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let file = rustix::fs::open(directory?.join(name), flags, Mode::empty()).ok()?;
+    let mut all = Vec::new();
+    let mut piece = [0; PIECE];
+    while all.len() < LONGEST {
+        let count = rustix::io::read(&file, &mut piece).ok()?;
+        all.extend_from_slice(&piece[..count]);
+        if count < PIECE {
+            break;
+        }
+    }
+    String::from_utf8(all).ok()
+}
+
+pub(super) fn number(directory: Option<&Path>, name: &str) -> Option<u64> {
     text(directory, name)?.trim().parse().ok()
 }
 
 /// Lines of a name and a number.
-fn words(directory: Option<&Path>, name: &str) -> HashMap<String, u64> {
-    let text = text(directory, name).unwrap_or_default();
-    let line = |line: &str| {
-        let (name, value) = line.split_once(' ')?;
-        Some((name.to_owned(), value.trim().parse().ok()?))
-    };
-    text.lines().filter_map(line).collect()
+#[derive(Debug, Default)]
+pub(super) struct Words(String);
+
+impl Words {
+    /// Of a file that need not be there.
+    pub(super) fn read(directory: Option<&Path>, name: &str) -> Self {
+        Self(text(directory, name).unwrap_or_default())
+    }
+
+    pub(super) fn get(&self, name: &str) -> Option<u64> {
+        let mut lines = self.0.lines();
+        let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
+        value.trim().parse().ok()
+    }
+
+    /// What is not there is 0.
+    pub(super) fn or_none(&self, name: &str) -> u64 {
+        self.get(name).unwrap_or(0)
+    }
 }
 
 /// `some avg10=0.00 avg60=0.00 avg300=0.00 total=0`, and the same of `full`.
@@ -177,10 +226,10 @@ fn pressure(text: &str) -> Option<Pressure> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn directory(files: &[(&str, &str)]) -> tempfile::TempDir {
+    pub(in crate::stats) fn directory(files: &[(&str, &str)]) -> tempfile::TempDir {
         let directory = tempfile::tempdir().unwrap();
         for (name, text) in files {
             std::fs::write(directory.path().join(name), text).unwrap();
@@ -202,7 +251,7 @@ mod tests {
             ),
             ("pids.current", "3\n"),
         ]);
-        let found = legacy(9, |_| Some(directory.path()));
+        let found = legacy(9, |_| Some(directory.path()), None);
         let memory = Memory {
             usage: 1000,
             working_set: 700,
@@ -218,6 +267,16 @@ mod tests {
             (found.at, found.cpu, found.processes),
             (9, Some(123_456), Some(3))
         );
+        assert_eq!(found.pressure, [None; 3]);
+    }
+
+    #[test]
+    fn a_hybrid_host_knows_of_pressure() {
+        let line = "some avg10=0.50 avg60=0.00 avg300=0.00 total=9\n";
+        let directory = directory(&[("cpu.pressure", line)]);
+        let found = legacy(9, |_| None, Some(directory.path()));
+        assert_eq!(found.pressure[0].unwrap().some.total, 9);
+        assert_eq!(found.pressure[1], None);
     }
 
     #[test]
@@ -251,6 +310,19 @@ mod tests {
     }
 
     #[test]
+    fn names_are_whole_words() {
+        let words = Words("rss_huge 1\nrss 2\nfile\nx -1\n".to_owned());
+        assert_eq!(
+            (words.get("rss"), words.get("rss_huge")),
+            (Some(2), Some(1))
+        );
+        for none in ["file", "x", "ss", ""] {
+            assert_eq!(words.get(none), None, "{none}");
+        }
+        assert_eq!(words.or_none("x"), 0);
+    }
+
+    #[test]
     fn a_cgroup_that_is_gone_has_used_nothing() {
         let gone = Path::new("/sys/fs/cgroup/no/such");
         assert_eq!(
@@ -261,7 +333,7 @@ mod tests {
             }
         );
         assert_eq!(
-            legacy(1, |_| Some(gone)),
+            legacy(1, |_| Some(gone), Some(gone)),
             Sample {
                 at: 1,
                 ..Sample::default()

@@ -1,17 +1,21 @@
-//! Statistics of containers and pods, for the kubelet's summary and for crictl.
+//! Statistics of containers and pods, for the kubelet's summary and for crictl; metrics, for its
+//! /metrics/cadvisor.
 //!
-//! [`cgroup`] and [`network`] read; what changes slowly and costs much to measure, the files that a
-//! container wrote, is measured at most every [`FILES`]. Rates are over the time since the last request.
+//! [`cgroup`], [`detail`], [`network`] and [`process`] read; [`files`] keeps what changes slowly and costs much
+//! to measure, what containers wrote. Rates are over the time since the last request. What goes away
+//! meanwhile is left out: that is no error.
 
 mod cgroup;
+mod descriptors;
+mod detail;
+mod files;
+mod metrics;
 mod network;
+mod process;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
-use rcrun_overlay::lease::SnapshotId;
-use rcrun_overlay::snapshot::{Snapshots, Used};
 use tonic::Status;
 
 use crate::Result;
@@ -19,22 +23,22 @@ use crate::core::{Container, Core, Life, Pod};
 use crate::proto::v1 as cri;
 use crate::records::now;
 use crate::report::has_labels;
+use crate::spec::PodPlan;
 use cgroup::{Pressure, Sample, Stalled};
+pub(crate) use descriptors::descriptors;
+use files::Files;
 use network::Device;
 
-/// How old the size of a container's files may be.
-const FILES: Duration = Duration::from_secs(10);
+/// From so many pods on two threads read.
+const MANY: usize = 50;
 /// The shortest time that a rate is taken over, in nanoseconds.
 const SHORTEST: i64 = 500_000_000;
 
 /// What was measured before.
 #[derive(Debug, Default)]
-pub(crate) struct Known(Mutex<Before>);
-
-#[derive(Debug, Default)]
-struct Before {
-    cpu: HashMap<String, Cpu>,
-    files: HashMap<String, (Instant, i64, Used)>,
+pub(crate) struct Known {
+    cpu: Mutex<HashMap<String, Cpu>>,
+    files: Files,
 }
 
 /// A container's or pod's use of processors.
@@ -47,37 +51,27 @@ struct Cpu {
 }
 
 impl Known {
-    fn before(&self) -> MutexGuard<'_, Before> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn cpu(&self) -> MutexGuard<'_, HashMap<String, Cpu>> {
+        self.cpu.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The rate since the last time, or that of then if that was just now.
     fn rate(&self, id: &str, at: i64, used: u64) -> Option<u64> {
-        let mut before = self.before();
-        let Some(last) = before.cpu.get(id).copied() else {
-            before.cpu.insert(
-                id.to_owned(),
-                Cpu {
-                    at,
-                    used,
-                    rate: None,
-                },
-            );
-            return None;
+        let mut all = self.cpu();
+        let last = all.get(id).copied();
+        let rate = match last {
+            Some(last) if at - last.at < SHORTEST => return last.rate,
+            Some(last) => rate(last, at, used),
+            None => None,
         };
-        if at - last.at < SHORTEST {
-            return last.rate;
-        }
-        let rate = rate(last, at, used);
-        before.cpu.insert(id.to_owned(), Cpu { at, used, rate });
+        all.insert(id.to_owned(), Cpu { at, used, rate });
         rate
     }
 
     /// Who is gone is forgotten.
     pub(crate) fn forget(&self, id: &str) {
-        let mut before = self.before();
-        before.cpu.remove(id);
-        before.files.remove(id);
+        self.cpu().remove(id);
+        self.files.forget(id);
     }
 }
 
@@ -161,6 +155,43 @@ fn interface(device: &Device) -> cri::NetworkInterfaceUsage {
     }
 }
 
+/// A list in which one that cannot be read, which is told, does not cost the others.
+fn readable<T>(what: &str, id: &str, read: Result<T>) -> Option<T> {
+    read.inspect_err(|error| tracing::warn!("no statistics of {what} {id}: {}", error.chain()))
+        .ok()
+}
+
+/// Of each pod with its devices what is there of it, in this order; of many by two threads.
+fn in_parts<T: Send>(
+    pods: &[Arc<Pod>],
+    devices: Vec<Vec<Device>>,
+    read: impl Fn(&Arc<Pod>, &[Device]) -> Option<T> + Sync,
+) -> Vec<T> {
+    let all: Vec<_> = pods.iter().zip(devices).collect();
+    let some = |part: &[(&Arc<Pod>, Vec<Device>)]| -> Vec<T> {
+        let each = part.iter();
+        each.filter_map(|(pod, devices)| read(pod, devices))
+            .collect()
+    };
+    let (first, second) = all.split_at(all.len() / 2);
+    if all.len() < MANY {
+        return some(&all);
+    }
+    std::thread::scope(|scope| {
+        let other = std::thread::Builder::new()
+            .name("rcrun-stats".to_owned())
+            .spawn_scoped(scope, || some(second));
+        let mut found = some(first);
+        match other.map(std::thread::ScopedJoinHandle::join) {
+            Ok(Ok(rest)) => found.extend(rest),
+            Ok(Err(panic)) => std::panic::resume_unwind(panic),
+            // No thread is to be had: slower then.
+            Err(_) => found.extend(some(second)),
+        }
+        found
+    })
+}
+
 impl Core {
     /// Of one container; it may have ended.
     pub(crate) async fn container_stats(
@@ -168,8 +199,13 @@ impl Core {
         id: &str,
     ) -> Result<cri::ContainerStats, Status> {
         let container = self.container(id)?;
+        self.measure_files(vec![Arc::clone(&container)]).await;
         let core = Arc::clone(self);
-        self.light.run(move || core.stats_of(&container)).await
+        let read = move || {
+            let plan = crate::spec::pod(&container.pod.config(), &core.node)?;
+            core.stats_of(&container, &plan)
+        };
+        self.light.run(read).await
     }
 
     /// Of all containers that a filter leaves.
@@ -184,9 +220,16 @@ impl Core {
                 && has_labels(&container.config().labels, &filter.label_selector)
         };
         let all: Vec<_> = self.containers().into_iter().filter(wanted).collect();
+        self.measure_files(all.clone()).await;
         let core = Arc::clone(self);
-        let read = move || all.iter().map(|one| core.stats_of(one)).collect();
-        self.light.run(read).await
+        let one = move |container: &Arc<Container>| {
+            let plan = crate::spec::pod(&container.pod.config(), &core.node);
+            let read = plan.and_then(|plan| core.stats_of(container, &plan));
+            readable("container", &container.id, read)
+        };
+        self.light
+            .run(move || Ok(all.iter().filter_map(one).collect()))
+            .await
     }
 
     /// Of one pod.
@@ -195,8 +238,13 @@ impl Core {
         id: &str,
     ) -> Result<cri::PodSandboxStats, Status> {
         let pod = self.pod(id)?;
+        self.measure_files(pod.containers()).await;
         let core = Arc::clone(self);
-        self.light.run(move || core.stats_of_pod(&pod)).await
+        let read = move || {
+            let devices = core.networks(&[Arc::clone(&pod)])?.pop();
+            core.stats_of_pod(&pod, &devices.unwrap_or_default())
+        };
+        self.light.run(read).await
     }
 
     /// Of all pods that a filter leaves.
@@ -210,23 +258,37 @@ impl Core {
                 && has_labels(&pod.config().labels, &filter.label_selector)
         };
         let all: Vec<_> = self.pods().into_iter().filter(wanted).collect();
+        self.measure_files(all.iter().flat_map(|pod| pod.containers()).collect())
+            .await;
         let core = Arc::clone(self);
-        let read = move || all.iter().map(|one| core.stats_of_pod(one)).collect();
+        let read = move || {
+            let networks = core.networks(&all)?;
+            Ok(in_parts(&all, networks, |pod, devices| {
+                readable("pod", &pod.id, core.stats_of_pod(pod, devices))
+            }))
+        };
         self.light.run(read).await
     }
 
-    fn stats_of(&self, container: &Container) -> Result<cri::ContainerStats> {
-        let config = container.config();
+    /// The rate of what may be gone by now; then nothing is kept of it.
+    fn rate(&self, id: &str, sample: &Sample, is_there: impl Fn() -> bool) -> Option<u64> {
+        let rate = self.known.rate(id, sample.at, sample.cpu?);
+        if !is_there() {
+            self.known.forget(id);
+        }
+        rate
+    }
+
+    fn stats_of(&self, container: &Container, pod: &PodPlan) -> Result<cri::ContainerStats> {
+        let (id, config) = (&container.id, container.config());
         let sample = match container.life() {
-            Life::Running | Life::Made => cgroup::read(&self.cgroup_of(container)?)?,
+            Life::Running | Life::Made => cgroup::read(&pod.cgroup.container_directory(id))?,
             Life::Ended(_) => Sample::default(),
         };
-        let rate = sample
-            .cpu
-            .and_then(|used| self.known.rate(&container.id, sample.at, used));
+        let rate = self.rate(id, &sample, || self.container(id).is_ok());
         Ok(cri::ContainerStats {
             attributes: Some(cri::ContainerAttributes {
-                id: container.id.clone(),
+                id: id.clone(),
                 metadata: config.metadata.clone(),
                 labels: config.labels.clone(),
                 annotations: config.annotations.clone(),
@@ -239,26 +301,17 @@ impl Core {
         })
     }
 
-    fn stats_of_pod(&self, pod: &Pod) -> Result<cri::PodSandboxStats> {
+    fn stats_of_pod(&self, pod: &Pod, devices: &[Device]) -> Result<cri::PodSandboxStats> {
         let config = pod.config();
         let plan = crate::spec::pod(&config, &self.node)?;
         let sample = match pod.is_ready() {
             true => cgroup::read(&plan.cgroup.directory())?,
             false => Sample::default(),
         };
-        let rate = sample
-            .cpu
-            .and_then(|used| self.known.rate(&pod.id, sample.at, used));
+        let rate = self.rate(&pod.id, &sample, || self.pod(&pod.id).is_ok());
         let containers = pod.containers();
         let living = containers.iter().filter(|one| one.life() == Life::Running);
-        let containers: Result<Vec<_>> = living.clone().map(|one| self.stats_of(one)).collect();
-        let inside = living
-            .into_iter()
-            .find_map(|one| self.runtime.init(&one.id).ok().flatten());
-        let devices = match inside {
-            Some((pid, _pidfd)) if plan.namespaces.network => network::devices(pid),
-            _ => Vec::new(),
-        };
+        let containers: Result<Vec<_>> = living.map(|one| self.stats_of(one, &plan)).collect();
         let own = devices
             .iter()
             .find(|device| device.name == crate::pods::INTERFACE);
@@ -285,41 +338,6 @@ impl Core {
                 io: io(&sample),
             }),
             windows: None,
-        })
-    }
-
-    /// A container's cgroup, in each hierarchy.
-    pub(crate) fn cgroup_of(&self, container: &Container) -> Result<String> {
-        let plan = crate::spec::pod(&container.pod.config(), &self.node)?;
-        Ok(plan.cgroup.container_directory(&container.id))
-    }
-
-    /// What it wrote.
-    fn files_of(&self, container: &Container) -> Option<cri::FilesystemUsage> {
-        let known = self.known.before().files.get(&container.id).copied();
-        let fresh = known.filter(|(measured, _, _)| measured.elapsed() < FILES);
-        let (at, used) = match fresh {
-            Some((_, at, used)) => (at, used),
-            None => {
-                let id: SnapshotId = container.state().record.snapshot.parse().ok()?;
-                let snapshots = Snapshots::new(&self.host.store).ok()?;
-                let used = snapshots.open(&id).ok()??.usage().ok()?;
-                let at = now();
-                let measured = (Instant::now(), at, used);
-                self.known
-                    .before()
-                    .files
-                    .insert(container.id.clone(), measured);
-                (at, used)
-            }
-        };
-        Some(cri::FilesystemUsage {
-            timestamp: at,
-            fs_id: Some(cri::FilesystemIdentifier {
-                mountpoint: self.host.store.path().display().to_string(),
-            }),
-            used_bytes: value(used.bytes),
-            inodes_used: value(used.inodes),
         })
     }
 }

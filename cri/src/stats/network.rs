@@ -1,6 +1,21 @@
-//! What a pod's devices have moved, as the kernel tells those who are in its network namespace.
+//! What pods' devices have moved, as the kernel tells those who are in their network namespaces.
+//!
+//! `/proc/thread-self/net/dev` is that of the thread's namespace (proc_pid_net(5)), so a thread enters the
+//! namespaces one after the other, by the files that pin them, and ends: no thread that does anything else
+//! is ever in a pod's network. A pod need not have a process for that.
 
-use std::path::Path;
+use std::os::fd::AsFd as _;
+use std::path::PathBuf;
+
+use rcrun_runtime::pin;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::{Context, Error, ErrorKind, Result};
+
+/// Where the kernel tells.
+const DEVICES: &str = "/proc/thread-self/net/dev";
+/// Most devices of a pod that are told.
+const MOST_DEVICES: usize = 64;
 
 /// Counters of a device.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -12,13 +27,35 @@ pub(crate) struct Device {
     pub(crate) sent: [u64; 4],
 }
 
-/// All devices but loopback, by way of a process that is in the namespace.
-pub(crate) fn devices(pid: i32) -> Vec<Device> {
-    let path = format!("/proc/{pid}/net/dev");
-    let text = std::fs::read_to_string(Path::new(&path)).unwrap_or_default();
+/// The devices of pods, but loopback, by the directories of their pinned namespaces; none of one that is gone
+/// meanwhile. The answer is in the same order.
+pub(crate) fn devices(directories: Vec<PathBuf>) -> Result<Vec<Vec<Device>>> {
+    if directories.is_empty() {
+        return Ok(Vec::new());
+    }
+    let thread = std::thread::Builder::new().name("rcrun-network".to_owned());
+    let work = move || {
+        let of = |directory: &PathBuf| within(directory).unwrap_or_default();
+        directories.iter().map(of).collect()
+    };
+    let thread = thread.spawn(work).context(|| "cannot start a thread")?;
+    thread
+        .join()
+        .map_err(|_| Error::new(ErrorKind::Internal, "a defect in the server: see its log"))
+}
+
+/// Leaves the thread in the namespace.
+fn within(directory: &std::path::Path) -> Result<Vec<Device>> {
+    let namespace = pin::open(directory, "net")?;
+    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
+    Ok(parse(&std::fs::read_to_string(DEVICES)?))
+}
+
+fn parse(text: &str) -> Vec<Device> {
     text.lines()
         .filter_map(device)
         .filter(|device| device.name != "lo")
+        .take(MOST_DEVICES)
         .collect()
 }
 
@@ -59,5 +96,22 @@ mod tests {
         ] {
             assert_eq!(device(other), None, "{other}");
         }
+        let text = format!("    lo: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16\n{line}\n");
+        assert_eq!(parse(&text).len(), 1);
+    }
+
+    #[test]
+    fn a_pod_that_is_gone_has_no_devices() {
+        let gone = PathBuf::from("/no/such/pod");
+        let found = devices(vec![gone.clone(), gone]).unwrap();
+        assert_eq!(found, [vec![], vec![]]);
+        assert!(devices(Vec::new()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_flood_of_devices_is_cut() {
+        let line = |n| format!("v{n}: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16\n");
+        let text: String = (0..10_000).map(line).collect();
+        assert_eq!(parse(&text).len(), MOST_DEVICES);
     }
 }

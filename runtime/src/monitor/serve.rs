@@ -22,7 +22,7 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::launch::terminal;
 use crate::operations::create::{Attendant, Created, Start, create_attended};
 use crate::operations::{foreground, stop};
-use crate::sys::process::{dup_onto, take_inherited, trim_memory};
+use crate::sys::process::{SingleThreaded, dup_onto, take_inherited, trim_memory, trim_stack};
 
 /// The control socket's name in the monitor's directory.
 pub(super) const SOCKET: &str = "control.sock";
@@ -61,6 +61,9 @@ pub fn serve(
             silence();
             // What it took to make the container is needed no more.
             trim_memory();
+            if let Some(proof) = SingleThreaded::prove() {
+                trim_stack(proof);
+            }
             monitor.serve()?;
             drop((monitor, socket));
             match on_exit {

@@ -291,6 +291,31 @@ pub fn trim_memory() {
     unsafe { libc::malloc_trim(0) };
 }
 
+/// Gives pages of the stack back that deeper calls have used, and no caller does: all but a few below this
+/// function. For a process with one thread that has done its work and stays.
+#[inline(never)]
+pub fn trim_stack(_proof: SingleThreaded) {
+    /// What the calls that follow may use at once without another page fault.
+    const KEPT: usize = 16 << 10;
+    /// Deeper than any of our calls goes; where nothing is mapped nothing happens.
+    const DEPTH: usize = 1 << 20;
+    const PAGE: usize = 4 << 10;
+    let mark = 0_u8;
+    let here = std::ptr::from_ref(std::hint::black_box(&mark)).addr();
+    let top = (here - KEPT) & !(PAGE - 1);
+    let bottom = top - DEPTH;
+    // SAFETY: the range lies below the frame of this function on the only thread's stack (the first one's,
+    // below which the kernel maps nothing else that near: stack_guard_gap and more), where no live value
+    // is; the kernel passes over what of it is not mapped (ENOMEM, after it did the rest).
+    unsafe {
+        libc::madvise(
+            std::ptr::without_provenance_mut(bottom),
+            top - bottom,
+            libc::MADV_DONTNEED,
+        )
+    };
+}
+
 /// Makes the standard input the controlling terminal of this session.
 pub fn take_controlling_terminal() -> Result<(), Errno> {
     // SAFETY: ioctl with an integer argument on descriptor 0.
