@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rcrun_network::bridge::Attached;
+use rcrun_network::bridge::{Attached, Subnet};
 use rcrun_network::{Bridge, Key, Namespace, Port, Protocol, Request};
 use rcrun_runtime::error::{Context, Error, ErrorKind, Result};
 use rcrun_runtime::monitor::Client;
@@ -49,7 +49,7 @@ pub(super) fn networks(settings: &Settings) -> Result<Networks> {
     Ok(Networks {
         default,
         bridge,
-        gateways: subnets.map(|subnet| subnet.gateway()).collect(),
+        gateways: subnets.map(Subnet::gateway).collect(),
     })
 }
 

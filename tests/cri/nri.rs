@@ -56,7 +56,7 @@ impl<'a> Lab<'a> {
             "enable": true, "socket": socket, "request_timeout": seconds,
             "plugin_path": env.path("none"), "config_path": env.path("none"),
         });
-        let pods = Pods::with(env, &json!({ "nri": nri }));
+        let pods = Pods::with(env, json!({ "nri": nri }));
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -192,7 +192,7 @@ fn refuse(event: &'static str) -> impl FnMut(&str, &[u8]) -> Reply + Send + 'sta
 
 fn nothing_is_offered_unless_asked_for(env: &Env) {
     let socket = env.path("nri.sock");
-    let pods = Pods::with(env, &json!({"nri": {"socket": socket}}));
+    let pods = Pods::with(env, json!({"nri": {"socket": socket}}));
     assert!(!socket.exists());
     let pod = pods.run(&pods.pod("one"));
     pods.remove(&pod);
