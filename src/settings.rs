@@ -13,7 +13,7 @@ use rcrun_runtime::template::clean;
 use crate::arguments::{Flag, switch};
 use crate::logging::Format;
 use crate::rootless;
-pub(crate) use file::File;
+pub(crate) use file::{DefaultNetwork, File};
 
 /// State directory of a privileged caller.
 pub(crate) const DEFAULT_ROOT: &str = "/run/rcrun";

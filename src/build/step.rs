@@ -32,7 +32,7 @@ use serde_json::{Value, json};
 use super::stubs::Stubs;
 use crate::containers::flags::ContainerFlags;
 use crate::containers::make::{self, DEEP_READ_ONLY};
-use crate::containers::spec::{self, Around, Asked, Facts};
+use crate::containers::spec::{self, Around, Asked, Facts, Networks, Place};
 use crate::settings::Settings;
 use crate::verbs::Run;
 
@@ -174,6 +174,10 @@ impl Worker<'_> {
             variable: &|_| None,
             swap: make::limits_swap(),
             cdi: &cdi,
+            networks: &Networks {
+                default: Place::Nothing,
+                ..Networks::default()
+            },
         };
         let asked = Asked::read(&flags(step), &step.args, &around)?;
         let kernel = machine::kernel();

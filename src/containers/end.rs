@@ -62,6 +62,11 @@ impl Container {
         super::remove::forget(&record.runtime(), self.id())
     }
 
+    /// Gives back its address and its ports.
+    pub(crate) fn disconnect(&self, record: &Record, _: &super::Lock<'_>) -> Result<()> {
+        super::network::disconnect(&record.runtime.root, self.id())
+    }
+
     /// The record of the end of a container whose init is gone: as soon as it is there, or none if it
     /// does not come.
     pub(crate) fn await_record(&self, record: &Record) -> Result<Option<Exit>> {

@@ -70,16 +70,31 @@ pub(crate) struct ContainerFlags {
     #[arg(long)]
     pub(crate) read_only: bool,
 
-    /// none (the default), host, or container:NAME
+    /// bridge (root's default), none (else), host, or container:NAME
     #[arg(long, visible_alias = "net", value_name = "MODE")]
     pub(crate) network: Vec<String>,
+    /// port of the host that leads to one of the container; ranges: 8000-8009:80-89
+    #[arg(long, short, value_name = "[ADDRESS:][HOST]:CONTAINER[/PROTOCOL]")]
+    pub(crate) publish: Vec<String>,
+    /// publish all ports that the image exposes, at ports that are free
+    #[arg(long, short = 'P')]
+    pub(crate) publish_all: bool,
+    /// address on the bridge
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) ip: Option<String>,
+    /// address of IPv6 on the bridge
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) ip6: Option<String>,
+    /// hardware address on the bridge
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) mac_address: Option<String>,
     /// host name (default: the beginning of the ID)
     #[arg(long, short = 'h', value_name = "NAME")]
     pub(crate) hostname: Option<String>,
     /// NIS domain name
     #[arg(long, value_name = "NAME")]
     pub(crate) domainname: Option<String>,
-    /// line of /etc/hosts
+    /// line of /etc/hosts; host-gateway stands for the host's address on the bridge
     #[arg(long, value_name = "NAME:ADDRESS")]
     pub(crate) add_host: Vec<String>,
     /// name server of /etc/resolv.conf
@@ -89,7 +104,7 @@ pub(crate) struct ContainerFlags {
     #[arg(long, value_name = "DOMAIN")]
     pub(crate) dns_search: Vec<String>,
     /// option of the resolver
-    #[arg(long, value_name = "OPTION")]
+    #[arg(long, visible_alias = "dns-opt", value_name = "OPTION")]
     pub(crate) dns_option: Vec<String>,
 
     /// limit of memory
@@ -180,12 +195,6 @@ pub(crate) struct ContainerFlags {
     #[arg(long, value_name = "DRIVER")]
     pub(crate) log_driver: Option<String>,
 
-    /// refused: see --network
-    #[arg(long, short, value_name = "PORTS", hide = true)]
-    pub(crate) publish: Vec<String>,
-    /// refused
-    #[arg(long, short = 'P', hide = true)]
-    pub(crate) publish_all: bool,
     /// refused: no daemon would do it
     #[arg(long, value_name = "POLICY", hide = true)]
     pub(crate) restart: Option<String>,

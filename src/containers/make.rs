@@ -37,7 +37,7 @@ use super::volumes::{self, Attached, Attaching};
 use super::{
     Container, Containers, ImageFacts, Record, RootDirectory, RuntimeFacts, Status, Stdin,
 };
-use super::{ids, now};
+use super::{ids, network, now};
 use crate::settings::Settings;
 use crate::verbs::fetch;
 use crate::{images, report, rootless};
@@ -85,12 +85,13 @@ pub(crate) fn make(
     wanted: &Wanted<'_>,
 ) -> Result<Result<Made, u8>> {
     let way = images::way();
-    let mut asked = ask(wanted)?;
+    let mut asked = ask(settings, wanted)?;
     let store = settings.store()?;
     let found = match find::find(settings, &store, wanted, way)? {
         Ok(found) => found,
         Err(code) => return Ok(Err(code)),
     };
+    asked.complete_ports(&found.image.config.config.exposed_ports)?;
     asked.complete_volumes(&found.image.config.config.volumes, &mut super::random_id)?;
     let maker = Maker {
         settings,
@@ -117,7 +118,7 @@ pub(crate) fn make(
     }
 }
 
-fn ask(wanted: &Wanted<'_>) -> Result<Asked> {
+fn ask(settings: &Settings, wanted: &Wanted<'_>) -> Result<Asked> {
     let cwd = std::env::current_dir().context(|| "cannot read the current directory")?;
     let cdi: Vec<&Path> = cdi::DIRECTORIES.iter().map(Path::new).collect();
     let around = Around {
@@ -125,6 +126,7 @@ fn ask(wanted: &Wanted<'_>) -> Result<Asked> {
         variable: &|name| std::env::var(name).ok(),
         swap: limits_swap(),
         cdi: &cdi,
+        networks: &network::networks(settings)?,
     };
     Asked::read(wanted.flags, wanted.command, &around)
 }
@@ -204,6 +206,7 @@ impl Maker<'_> {
             detach_keys: self.wanted.detach_keys.unwrap_or(DETACH_KEYS).to_owned(),
             map: facts.map.clone(),
             volumes: attached.uses.clone(),
+            network: network::wanted(&self.asked, facts),
             runtime: RuntimeFacts::of(&self.settings.runtime),
         };
         container.write(&record)?;
@@ -330,7 +333,7 @@ impl Maker<'_> {
     fn files(&self, container: &Container, facts: &Facts, config: &Value) -> Result<()> {
         let of_host = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
         let hosts = of_host("/etc/hosts");
-        let resolver = of_host("/etc/resolv.conf");
+        let resolver = network::resolver(of_host);
         let Files {
             hostname,
             hosts,
@@ -428,14 +431,21 @@ pub(crate) fn launch(
         exit: container.path().join("exit"),
         passing: record.auto_remove,
         start,
-        on_exit: record
-            .auto_remove
-            .then(|| remove_command(settings, store, &record.id)),
+        on_exit: match (record.auto_remove, &record.network) {
+            (true, _) => Some(last_command(
+                settings,
+                store,
+                &["rm", "--exited"],
+                &record.id,
+            )),
+            (false, Some(_)) => Some(last_command(settings, store, &["disconnect"], &record.id)),
+            (false, None) => None,
+        },
     }
 }
 
-/// What a monitor becomes in the end with `--rm`: the program that it is itself.
-fn remove_command(settings: &Settings, store: &Path, id: &str) -> Vec<String> {
+/// What a monitor becomes in the end: the program that it is itself.
+fn last_command(settings: &Settings, store: &Path, verb: &[&str], id: &str) -> Vec<String> {
     let text = |path: &Path| path.to_string_lossy().into_owned();
     let mut command = vec!["/proc/self/exe".to_owned()];
     if settings.runtime.cgroup_driver == CgroupDriver::Systemd {
@@ -443,7 +453,7 @@ fn remove_command(settings: &Settings, store: &Path, id: &str) -> Vec<String> {
     }
     command.extend(["--root".to_owned(), text(&settings.runtime.root)]);
     command.extend(["--store".to_owned(), text(store)]);
-    command.extend(["rm", "--exited", id].map(str::to_owned));
+    command.extend(verb.iter().copied().chain([id]).map(str::to_owned));
     command
 }
 

@@ -20,6 +20,7 @@ mod ids;
 mod log;
 pub(crate) mod make;
 mod names;
+pub(crate) mod network;
 mod record;
 mod remove;
 mod rename;
@@ -41,7 +42,7 @@ pub(crate) use exit::{Exit, Status};
 pub(crate) use log::{Line, Log as LogReader};
 pub(crate) use names::is_name;
 pub(crate) use record::{
-    ImageFacts, Log, Record, RuntimeFacts, Stdin, VolumeUse, bytes as record_bytes,
+    ImageFacts, Log, NetworkUse, Record, RuntimeFacts, Stdin, VolumeUse, bytes as record_bytes,
 };
 pub(crate) use root::Root as RootDirectory;
 

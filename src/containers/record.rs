@@ -6,6 +6,7 @@
 //! has become, and its container is swept like any that was never completed.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -17,7 +18,7 @@ use rcrun_runtime::error::Result;
 use rustix::fs::Mode;
 use serde::{Deserialize, Serialize};
 
-use super::spec::Extent;
+use super::spec::{Extent, Publish};
 
 /// The file.
 const FILE: &str = "container.json";
@@ -67,8 +68,29 @@ pub(crate) struct Record {
     /// Volumes that it uses.
     #[serde(default)]
     pub(crate) volumes: Vec<VolumeUse>,
+    /// Its place on the bridge; absent: it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) network: Option<NetworkUse>,
     /// Where its runtime's and monitor's state are.
     pub(crate) runtime: RuntimeFacts,
+}
+
+/// What a container asks of the bridge, each time it is started. What it got is in the bridge's records.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NetworkUse {
+    /// Ports that are published.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) ports: Vec<Publish>,
+    /// Addresses that were asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) addresses: Vec<IpAddr>,
+    /// The hardware address that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) mac: Option<String>,
+    /// What stands in /etc/hosts behind its addresses.
+    pub(crate) names: String,
+    /// The lines of /etc/hosts before that one.
+    pub(crate) hosts: String,
 }
 
 /// A volume of a container.

@@ -1,7 +1,7 @@
 //! Removing a container: in an order in which being killed anywhere leaves something that the same
 //! verb removes again, and that needs no space on the disk.
 //!
-//! First what is elsewhere (processes, runtime state, monitor, snapshot), while the record still
+//! First what is elsewhere (processes, runtime state, network, monitor, snapshot), while the record still
 //! says where; then the files, the record last of them; then the name; then the directory. Without
 //! a record it is no container any more, and its name is free.
 
@@ -16,7 +16,7 @@ use rcrun_runtime::monitor::{self, Client};
 use rustix::fs::{AtFlags, Dir, FileType};
 use rustix::io::Errno;
 
-use super::{Container, Containers, Lock, record};
+use super::{Container, Containers, Lock, network, record};
 
 /// How long a monitor whose container is gone may take to write that down.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -96,9 +96,10 @@ impl Containers {
     }
 }
 
-/// The runtime's state and the monitor's directory.
+/// The runtime's state, the place on the bridge, and the monitor's directory.
 pub(super) fn forget(runtime: &Runtime, id: &str) -> Result<()> {
     runtime.delete(id, true)?;
+    network::disconnect(&runtime.root, id)?;
     let since = Instant::now();
     // It ends by itself, after it has written the record of the end.
     while Client::connect(&runtime.root, id).is_ok() {

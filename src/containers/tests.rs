@@ -35,6 +35,7 @@ fn record(container: &Container, name: &str, root: &Path) -> Record {
         detach_keys: String::new(),
         map: Vec::new(),
         volumes: Vec::new(),
+        network: None,
         runtime: record::RuntimeFacts {
             root: root.to_owned(),
             systemd_cgroup: false,

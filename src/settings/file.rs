@@ -25,6 +25,58 @@ pub(crate) struct File {
     pub(crate) build: Build,
     /// How the CRI server works.
     pub(crate) cri: rcrun_cri::Settings,
+    /// How people's containers are connected.
+    pub(crate) network: Network,
+}
+
+/// How people's containers are connected.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Network {
+    /// The network of a container for which none is asked; absent: `bridge` for root, else `none`.
+    pub(crate) default: Option<DefaultNetwork>,
+    /// The bridge: another one than that of pods, whose server removes what it does not know.
+    #[serde(deserialize_with = "bridge_with")]
+    pub(crate) bridge: rcrun_network::bridge::Settings,
+}
+
+/// What a container gets that asks for no network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum DefaultNetwork {
+    /// A network of its own, with a way out.
+    Bridge,
+    /// The host's.
+    Host,
+    /// Loopback only.
+    None,
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        Self {
+            default: None,
+            bridge: bridge(),
+        }
+    }
+}
+
+/// What is not said is as it is by default here, which is not the default of pods.
+fn bridge_with<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> std::result::Result<rcrun_network::bridge::Settings, D::Error> {
+    use serde::de::Error as _;
+    let given = serde_json::Map::deserialize(deserializer)?;
+    let mut all = serde_json::to_value(bridge()).map_err(D::Error::custom)?;
+    for (name, value) in given {
+        all[name] = value;
+    }
+    serde_json::from_value(all).map_err(D::Error::custom)
+}
+
+/// The bridge of people's containers.
+fn bridge() -> rcrun_network::bridge::Settings {
+    rcrun_network::bridge::Settings::named("rcrun1", 138)
 }
 
 /// How images are built.
@@ -95,6 +147,8 @@ mod tests {
                 "unknown field `plain`",
             ),
             ("{", "EOF"),
+            (r#"{"network": {"default": "pasta"}}"#, "unknown variant"),
+            (r#"{"network": {"bridge": {"mtus": 1}}}"#, "unknown field"),
         ] {
             std::fs::write(&path, text).unwrap();
             let message = File::read(&path).unwrap_err().chain().to_string();
@@ -106,6 +160,14 @@ mod tests {
         std::fs::write(&path, r#"{"registries": {"a.b": {"plain_http": true}}}"#).unwrap();
         let file = File::read(&path).unwrap().unwrap();
         assert_eq!(file.registries.host("a.b").plain_http, Some(true));
+        let text = r#"{"network": {"default": "none", "bridge": {"mtu": 1400}}}"#;
+        std::fs::write(&path, text).unwrap();
+        let network = File::read(&path).unwrap().unwrap().network;
+        assert_eq!(network.default, Some(DefaultNetwork::None));
+        assert_eq!(
+            (&*network.bridge.name, network.bridge.mtu),
+            ("rcrun1", Some(1400))
+        );
         std::fs::remove_dir_all(&dir).unwrap();
         assert!(File::read(&path).unwrap().is_none());
     }

@@ -3,6 +3,7 @@
 mod attach;
 mod cp;
 mod diff;
+mod disconnect;
 mod exec;
 mod filter;
 pub(super) mod group;
@@ -11,6 +12,7 @@ mod kill;
 mod list;
 mod logs;
 mod pause;
+mod port;
 mod remove;
 mod rename;
 pub(super) mod run;
@@ -37,7 +39,9 @@ pub(super) const VERBS: &[Verb] = &[
     Verb::people::<group::Group>("container", Count::AtLeast(1), "VERB ...").enters_container(),
     Verb::people::<cp::Copy>("cp", Count::Exactly(2), cp::USAGE),
     Verb::people::<diff::Diff>("diff", Count::Between(1, 2), "CONTAINER  ||  IMAGE IMAGE"),
+    Verb::people::<disconnect::Disconnect>("disconnect", Count::Exactly(1), "ID").hidden(),
     Verb::people::<logs::Logs>("logs", Count::Exactly(1), "CONTAINER"),
+    Verb::people::<port::Ports>("port", Count::Between(1, 2), port::USAGE),
     Verb::people::<start::Restart>("restart", Count::AtLeast(1), NAMES),
     Verb::people::<remove::Remove>("rm", Count::AtLeast(1), NAMES),
     Verb::people::<rename::Rename>("rename", Count::Exactly(2), "CONTAINER NAME"),

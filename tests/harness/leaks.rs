@@ -76,6 +76,11 @@ impl Snapshot {
         for below in ["consoles", "pods", "run", ""] {
             let _ = std::fs::remove_dir(env.rt.root.join(".cri").join(below));
         }
+        // So has the bridge of people's containers: what it was made with, and nobody who is connected.
+        let bridge = env.rt.root.join(".network");
+        let connected = entries(&bridge).filter(|name| name.contains(','));
+        found.extend(connected.map(|name| format!("connected: {name}")));
+        let _ = std::fs::remove_dir_all(&bridge);
         let state = entries(&env.rt.root).filter(|e| !e.contains("/.user-namespace-"));
         found.extend(state.map(|e| format!("state: {e}")));
         // What a process of the store left that nobody would go on with.

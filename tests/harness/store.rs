@@ -114,6 +114,9 @@ impl<'a> Shelf<'a> {
             }
             shelf.set(variable, path.to_str().unwrap());
         }
+        if env.user.is_none() {
+            shelf.settings(&json!({}));
+        }
         shelf
     }
 
@@ -124,9 +127,13 @@ impl<'a> Shelf<'a> {
             .push((name.to_owned(), value.to_owned()));
     }
 
-    /// Writes the settings file.
+    /// Writes the settings file. Containers get no network unless it says so: most tests are not about one.
     pub(crate) fn settings(&self, settings: &Value) {
         let path = self.env.path("settings.json");
+        let mut settings = settings.clone();
+        if settings["network"].is_null() {
+            settings["network"] = json!({"default": "none"});
+        }
         std::fs::write(&path, settings.to_string()).unwrap();
         self.set("RCRUN_SETTINGS", path.to_str().unwrap());
     }

@@ -220,7 +220,7 @@ fn files_of_the_network(env: &Env) {
         people.sh(&["--network=none"], "readlink /proc/self/ns/net"),
         host
     );
-    for flag in ["--network=bridge", "-p=80:80", "--restart=always"] {
+    for flag in ["--network=pasta", "-p=80:80", "--restart=always"] {
         let output = people.run(&["--rm", flag], &["true"]);
         assert_eq!(output.code, 125, "{flag}: {}", output.stderr);
     }

@@ -6,6 +6,7 @@ mod hostile;
 mod life;
 mod logs;
 mod namespaces;
+mod network;
 mod rootless;
 mod terminals;
 mod users;
@@ -23,6 +24,7 @@ const MODULES: &[Module] = &[
     ("life", life::tests),
     ("logs", logs::tests),
     ("namespaces", namespaces::tests),
+    ("network", network::tests),
     ("rootless", rootless::tests),
     ("terminals", terminals::tests),
     ("users", users::tests),

@@ -84,6 +84,7 @@ fn ps_shows_what_is_asked_for(env: &Env) {
             "COMMAND",
             "CREATED",
             "STATUS",
+            "PORTS",
             "NAMES"
         ]
     );

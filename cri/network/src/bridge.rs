@@ -8,27 +8,36 @@
 //! removes it); the table of nf_tables goes.
 //!
 //! Not owned: host firewalls. Where they drop what is forwarded, they have to be told of the bridge.
-//! Not done: limits of bandwidth, addresses that are asked for (both are refused).
+//! Somebody whose end nobody told of (a container whose monitor was killed) is found by its device: that
+//! goes with the namespace, so an attachment without one is dead ([`Bridge::collect_dead`]).
 
+mod going;
 mod host;
 mod leases;
 pub(crate) mod links;
+mod look;
 mod rules;
 mod settings;
 #[cfg(test)]
 pub(crate) mod tests;
+mod traffic;
+#[cfg(test)]
+mod wishes;
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::io::Errno;
 
 use crate::netlink::nft::{self, Transaction};
 use crate::netlink::{Refused, Socket, conntrack, route};
-use crate::request::{Bandwidth, Key, Port, Protocol, Request};
+use crate::request::{Key, Port, Protocol, Request};
 use crate::{Context, Error, ErrorKind, Outcome, Readiness, Result};
 use host::Made;
 use leases::{Lease, Place, Record, State};
+pub use look::Attached;
 use rules::Mapped;
 pub use settings::{Settings, Subnet};
 
@@ -37,6 +46,8 @@ pub use settings::{Settings, Subnet};
 pub struct Bridge {
     settings: Settings,
     directory: PathBuf,
+    /// Threads of one process take turns without asking the kernel over and over.
+    turn: Mutex<()>,
 }
 
 /// What an operation works with, alone.
@@ -45,6 +56,8 @@ struct Desk<'a> {
     place: Place,
     routing: Socket,
     netfilter: Socket,
+    /// Given back after the place.
+    _turn: MutexGuard<'a, ()>,
 }
 
 impl Bridge {
@@ -56,11 +69,14 @@ impl Bridge {
         Ok(Self {
             settings,
             directory,
+            turn: Mutex::new(()),
         })
     }
 
     fn enter(&self) -> Result<Desk<'_>> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(Desk {
+            _turn,
             settings: &self.settings,
             place: Place::enter(&self.directory)?,
             routing: Socket::routing()?,
@@ -81,12 +97,6 @@ impl Bridge {
         let mut desk = self.enter()?;
         desk.check(request)
             .context(|| format!("cannot confirm the network of {}", request.key))
-    }
-
-    /// Undoes [`Bridge::add`], however far it got.
-    pub fn remove(&self, key: &Key) -> Result<()> {
-        self.remove_all(|lease| lease.key == *key)
-            .context(|| format!("cannot disconnect {key} from {}", self.settings.name))
     }
 
     /// Removes everything that belongs to none of `valid`.
@@ -147,11 +157,16 @@ fn possible(settings: &Settings, request: &Request<'_>) -> Result<()> {
         let hint = "configure CNI plugins that do, or leave it out";
         Err(Error::unsupported(why).with_hint(hint))
     };
-    if request.bandwidth != Bandwidth::default() {
-        return refuse("the embedded network has no limits of bandwidth");
+    if let Err(why) = traffic::check(&request.bandwidth) {
+        return refuse(&why);
     }
-    if !request.addresses.is_empty() || request.mac.is_some() {
-        return refuse("the embedded network chooses addresses itself");
+    if let Err(why) = settings.slot_of(&request.addresses) {
+        return refuse(&why);
+    }
+    if let Some(mac) = &request.mac
+        && settings::parse_hardware(mac).is_none()
+    {
+        return refuse(&format!("{mac:?} is no hardware address of one device"));
     }
     if request.infiniband.is_some() {
         return refuse("the embedded network has no InfiniBand");
@@ -195,11 +210,7 @@ impl Desk<'_> {
         self.ports_free(&leases, &request.ports)?;
         let made = self.prepare(&leases)?;
         let used: BTreeSet<u32> = leases.iter().map(|lease| lease.slot).collect();
-        let highest = self.settings.last_slot();
-        let slot = leases::choose(&used, self.place.last(), highest).ok_or_else(|| {
-            let why = format!("all {} addresses are taken", highest - 1);
-            Error::new(ErrorKind::Exhausted, why).with_hint("choose a larger network")
-        })?;
+        let slot = self.slot(&used, &request.addresses)?;
         let outcome = links::plan(self.settings, &made, slot, request);
         let lease = Lease {
             slot,
@@ -218,6 +229,25 @@ impl Desk<'_> {
         Ok(record.outcome)
     }
 
+    /// The slot of an address that is asked for, or any.
+    fn slot(&self, used: &BTreeSet<u32>, addresses: &[IpAddr]) -> Result<u32> {
+        match self.settings.slot_of(addresses).map_err(Error::invalid)? {
+            Some(slot) if used.contains(&slot) => {
+                let address = self.settings.addresses(slot)[0].address;
+                let why = format!("address {address} is taken by another container");
+                Err(Error::new(ErrorKind::Exists, why))
+            }
+            Some(slot) => Ok(slot),
+            None => {
+                let highest = self.settings.last_slot();
+                leases::choose(used, self.place.last(), highest).ok_or_else(|| {
+                    let why = format!("all {} addresses are taken", highest - 1);
+                    Error::new(ErrorKind::Exhausted, why).with_hint("choose a larger network")
+                })
+            }
+        }
+    }
+
     fn carry_out(
         &mut self,
         made: &Made,
@@ -232,11 +262,11 @@ impl Desk<'_> {
             let mut changes = Transaction::new(self.netfilter.batch(), &settings.table);
             rules::add(&mut changes, &mapped(lease, record));
             if self.transact(changes)?.is_err() {
-                self.rewrite(made.clone())?;
+                self.rewrite(made.clone(), None)?;
             }
             self.forget_datagrams(&record.ports)?;
         }
-        self.place.finish(lease)
+        self.place.mark(lease, State::Ready).map(|_| ())
     }
 
     /// Clients that go on sending to a port find who has it now.
@@ -258,19 +288,26 @@ impl Desk<'_> {
         let known: Option<Made> = self.place.host();
         let in_use = !leases.is_empty();
         let table = known.as_ref().map_or(0, |made| made.table);
-        let (made, changed) =
-            host::bridge(&mut self.routing, self.settings, known.as_ref(), in_use)?;
+        let owner = self.place.owner();
+        let (made, changed) = host::bridge(
+            &mut self.routing,
+            self.settings,
+            &owner,
+            known.as_ref(),
+            in_use,
+        )?;
         let present = table_number(&mut self.netfilter, &self.settings.table)?;
         match !changed && table != 0 && present == Some(table) {
             true => Ok(made),
-            false => self.rewrite(made),
+            false => self.rewrite(made, None),
         }
     }
 
-    /// Writes the whole table, from the records.
-    fn rewrite(&mut self, mut made: Made) -> Result<Made> {
+    /// Writes the whole table, from the records, but for one that goes.
+    fn rewrite(&mut self, mut made: Made, but: Option<&Lease>) -> Result<Made> {
         let mut known = Vec::new();
-        for lease in self.place.leases()?.into_iter().filter(|lease| lease.ports) {
+        let counts = |lease: &Lease| lease.has_ports() && Some(lease) != but;
+        for lease in self.place.leases()?.into_iter().filter(counts) {
             // A record that is damaged costs its ports, not those of others.
             if let Ok(record) = self.place.read(&lease) {
                 known.push((lease, record));
@@ -310,35 +347,6 @@ impl Desk<'_> {
         }
     }
 
-    /// Undoes an attachment, however far it got: ports first, so that nothing is sent to an address that
-    /// somebody else gets, the record last.
-    fn undo(&mut self, lease: &Lease) -> Result<()> {
-        let last = self.place.leases()?.len() == 1;
-        let mut rewrite = false;
-        if last {
-            self.drop_table()?;
-        } else if lease.ports {
-            let mut changes = Transaction::new(self.netfilter.batch(), &self.settings.table);
-            rewrite = match self.place.read(lease) {
-                Ok(record) => {
-                    rules::remove(&mut changes, &mapped(lease, &record));
-                    self.transact(changes)?.is_err()
-                }
-                Err(_) => true,
-            };
-        }
-        host::delete(
-            &mut self.routing,
-            &links::host_name(self.settings, lease.slot),
-        )?;
-        self.place.forget(lease)?;
-        match self.place.host::<Made>() {
-            // Some of its ports were missing: all others are written anew.
-            Some(made) if rewrite => self.rewrite(made).map(|_| ()),
-            _ => Ok(()),
-        }
-    }
-
     /// Removes what no record speaks of.
     fn sweep(&mut self) -> Result<()> {
         self.place.sweep()?;
@@ -361,7 +369,7 @@ impl Desk<'_> {
         }
         match leases.is_empty() {
             true => self.drop_table(),
-            false => self.rewrite(made).map(|_| ()),
+            false => self.rewrite(made, None).map(|_| ()),
         }
     }
 
@@ -376,7 +384,7 @@ impl Desk<'_> {
                 format!("port {port} of the host is taken by {whose}"),
             )
         };
-        for lease in leases.iter().filter(|lease| lease.ports) {
+        for lease in leases.iter().filter(|lease| lease.has_ports()) {
             let Ok(record) = self.place.read(lease) else {
                 continue;
             };

@@ -128,7 +128,8 @@ impl Monitor {
     fn is_done(&self) -> bool {
         let recorded = |ended: &Ended| {
             // Who removes the container next needs no record; nor does who has removed it already.
-            ended.recorded || self.launch.on_exit.is_some() || self.place.is_pointless()
+            let removes = self.launch.passing && self.launch.on_exit.is_some();
+            ended.recorded || removes || self.place.is_pointless()
         };
         (self.exit.as_ref()).is_some_and(|ended| ended.told && recorded(ended))
     }

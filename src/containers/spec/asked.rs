@@ -1,6 +1,7 @@
 //! What a person asked for, understood and looked up on the host.
 
 mod log;
+mod network;
 mod volumes;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,18 +13,20 @@ use rcrun_runtime::error::{Context, Error, Result};
 use rcrun_runtime::template::capabilities::{Capability, capability};
 use rcrun_runtime::template::cdi::{Applied, Registry};
 use rcrun_runtime::template::devices::{Node, everything, nodes};
-use rcrun_runtime::template::files::{self, Resolver};
+use rcrun_runtime::template::files::Resolver;
 use serde_json::{Map, Value};
 
 use super::devices::{self, Wanted};
 use super::limits;
 use super::mounts::{self, Mount, Source};
+use super::ports::Publish;
 use super::security::{Seccomp, Security};
 use super::userns::{self, Userns};
 use super::words::{self, Problems};
 use crate::containers::flags::ContainerFlags;
 use crate::containers::{Log, is_name};
 use crate::verbs::signal_number;
+pub(crate) use network::Networks;
 
 /// The longest file of variables, labels, or system calls.
 const FILE: u64 = 4 << 20;
@@ -40,6 +43,8 @@ pub(crate) enum Place {
     Host,
     /// None at all, for what can be left out.
     Nothing,
+    /// A new one with a way out, for networks.
+    Bridge,
     /// Of another container, by name or ID.
     Container(String),
 }
@@ -76,6 +81,10 @@ pub(crate) struct Asked {
     pub(super) domainname: Option<String>,
     pub(super) hosts: Vec<(String, IpAddr)>,
     pub(super) resolver: Resolver,
+    published: Vec<Publish>,
+    publish_all: bool,
+    addresses: Vec<IpAddr>,
+    mac: Option<String>,
 
     pub(super) resources: Map<String, Value>,
     pub(super) rlimits: Vec<Value>,
@@ -114,6 +123,8 @@ pub(crate) struct Around<'a> {
     pub(crate) swap: bool,
     /// Where files of the Container Device Interface are.
     pub(crate) cdi: &'a [&'a Path],
+    /// Its networks.
+    pub(crate) networks: &'a Networks,
 }
 
 impl Asked {
@@ -140,7 +151,7 @@ impl Asked {
         refused(flags, &mut problems);
         asked.program(flags, around, &mut problems);
         asked.file_systems(flags, around, &mut problems);
-        asked.network(flags, &mut problems);
+        asked.network(flags, around.networks, &mut problems);
         asked.limits(flags, around, &mut problems);
         asked.confinement(flags, &mut problems);
         asked.devices(flags, around, &mut problems);
@@ -242,25 +253,6 @@ impl Asked {
         self.shm = size.filter(|size| *size > 0).unwrap_or(SHM);
     }
 
-    fn network(&mut self, flags: &ContainerFlags, problems: &mut Problems) {
-        self.network = Place::Nothing;
-        for place in problems.all("--network", &flags.network, network) {
-            self.network = place;
-        }
-        self.hostname = problems.one("--hostname", flags.hostname.as_deref(), hostname);
-        self.domainname = problems.one("--domainname", flags.domainname.as_deref(), hostname);
-        self.hosts = problems.all("--add-host", &flags.add_host, files::host);
-        let address = |text: &str| {
-            let wrong = |_| Error::invalid(format!("{text:?} is no address"));
-            text.parse::<IpAddr>().map_err(wrong)
-        };
-        self.resolver = Resolver {
-            servers: problems.all("--dns", &flags.dns, address),
-            search: problems.all("--dns-search", &flags.dns_search, files::resolver_word),
-            options: problems.all("--dns-option", &flags.dns_option, files::resolver_word),
-        };
-    }
-
     fn limits(&mut self, flags: &ContainerFlags, around: &Around<'_>, problems: &mut Problems) {
         self.resources = limits::resources(flags, around.swap, problems);
         self.rlimits = problems.all("--ulimit", &flags.ulimit, limits::ulimit);
@@ -357,12 +349,6 @@ impl Asked {
 
 /// What docker has and we do not.
 fn refused(flags: &ContainerFlags, problems: &mut Problems) {
-    if !flags.publish.is_empty() || flags.publish_all {
-        problems.tell(
-            "--publish: there is no network to publish ports of; with --network host the program's ports \
-             are the host's",
-        );
-    }
     if flags
         .restart
         .as_deref()
@@ -388,16 +374,6 @@ fn refused(flags: &ContainerFlags, problems: &mut Problems) {
     }
 }
 
-fn network(text: &str) -> Result<Place> {
-    match text {
-        "bridge" | "default" | "pasta" | "slirp4netns" | "private" => Err(Error::unsupported(
-            format!("{text} is not there yet: use none (the default) or host"),
-        )),
-        _ => place(text, true, true)
-            .map_err(|_| Error::invalid(format!("{text:?} is none of none, host, container:NAME"))),
-    }
-}
-
 fn place(text: &str, nothing: bool, others: bool) -> Result<Place> {
     match text.split_once(':') {
         None if text == "private" || text.is_empty() => Ok(Place::Private),
@@ -409,13 +385,6 @@ fn place(text: &str, nothing: bool, others: bool) -> Result<Place> {
             Ok(Place::Container(name.to_owned()))
         }
         _ => Err(Error::invalid(format!("{text:?} is not known here"))),
-    }
-}
-
-fn hostname(text: &str) -> Result<String> {
-    match files::is_host(text) {
-        true => Ok(text.to_owned()),
-        false => Err(Error::invalid(format!("{text:?} is no host name"))),
     }
 }
 

@@ -82,7 +82,11 @@ pub(crate) fn file_texts(asked: &Asked, facts: &Facts, hosts: &str, resolv_conf:
     let host_network = asked.network == Place::Host;
     let name = hostname(asked, facts);
     Files {
-        hosts: files::hosts(host_network.then_some(hosts), &name, &asked.hosts),
+        hosts: match asked.network {
+            // The line with its name is added when it has an address.
+            Place::Bridge => files::hosts(Some(files::LOCAL), &name, &asked.hosts),
+            _ => files::hosts(host_network.then_some(hosts), &name, &asked.hosts),
+        },
         resolv_conf: files::resolv_conf(resolv_conf, host_network, &asked.resolver),
         hostname: format!("{name}\n"),
     }
@@ -112,7 +116,8 @@ pub(crate) fn stop(asked: &Asked, image: &Config) -> Result<(i32, Option<u64>)> 
     Ok((signal, seconds))
 }
 
-fn hostname(asked: &Asked, facts: &Facts) -> String {
+/// What the container calls itself.
+pub(crate) fn hostname(asked: &Asked, facts: &Facts) -> String {
     match (&asked.hostname, &asked.uts) {
         (Some(name), _) => name.clone(),
         (None, Place::Host) => facts.hostname.clone(),
@@ -346,7 +351,7 @@ fn linux(asked: &Asked, facts: &Facts, bounding: &BTreeSet<&'static str>) -> Res
         "namespaces": namespaces(asked, facts),
         "resources": resources(asked),
         "devices": asked.nodes.iter().chain(&asked.cdi.nodes).map(Node::node).collect::<Vec<_>>(),
-        "sysctl": asked.sysctls,
+        "sysctl": sysctls(asked, facts),
     });
     // A path that was asked for has to be; without one, who has no rights goes without a cgroup.
     if facts.rootless.is_none() || facts.systemd || asked.cgroup_parent.is_some() {
@@ -388,11 +393,25 @@ fn linux(asked: &Asked, facts: &Facts, bounding: &BTreeSet<&'static str>) -> Res
     Ok(linux)
 }
 
+/// As docker: a network of its own has no ports that take a right, and groups of its own may ping.
+fn sysctls(asked: &Asked, facts: &Facts) -> BTreeMap<String, String> {
+    let mut all = BTreeMap::new();
+    if asked.network == Place::Bridge {
+        let mut set = |name: &str, value: &str| all.insert(name.to_owned(), value.to_owned());
+        set("net.ipv4.ip_unprivileged_port_start", "0");
+        if facts.map.is_empty() {
+            set("net.ipv4.ping_group_range", "0 2147483647");
+        }
+    }
+    all.extend(asked.sysctls.clone());
+    all
+}
+
 fn namespaces(asked: &Asked, facts: &Facts) -> Vec<Value> {
     let mut all = vec![json!({"type": "mount"})];
     let mut add = |kind: &'static str, file: &str, place: &Place| match place {
         Place::Host => {}
-        Place::Private | Place::Nothing => all.push(json!({"type": kind})),
+        Place::Private | Place::Nothing | Place::Bridge => all.push(json!({"type": kind})),
         Place::Container(_) => {
             if let Some(pid) = facts.joins.get(kind) {
                 all.push(json!({"type": kind, "path": format!("/proc/{pid}/ns/{file}")}));

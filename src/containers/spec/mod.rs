@@ -9,13 +9,15 @@ mod config;
 mod devices;
 mod limits;
 mod mounts;
+mod ports;
 mod security;
 mod userns;
 pub(crate) mod words;
 
-pub(crate) use asked::{Around, Asked, Join, Place};
-pub(crate) use config::{Facts, Files, Rootless, config, file_texts, labels, stop};
+pub(crate) use asked::{Around, Asked, Join, Networks, Place};
+pub(crate) use config::{Facts, Files, Rootless, config, file_texts, hostname, labels, stop};
 pub(crate) use mounts::{VolumeMount, VolumePlace};
+pub(crate) use ports::{Publish, choose as choose_ports};
 pub(crate) use userns::{Extent, Pool, Userns, pick};
 
 #[cfg(test)]

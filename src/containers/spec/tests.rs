@@ -20,7 +20,13 @@ struct Line {
 fn asked(line: &[&str]) -> Result<Asked, String> {
     let line = Line::try_parse_from(std::iter::once("run").chain(line.iter().copied()))
         .map_err(|error| error.to_string())?;
+    let networks = Networks {
+        default: Place::Nothing,
+        bridge: !line.flags.label.contains(&"rootless".to_owned()),
+        gateways: vec![[10, 138, 0, 1].into()],
+    };
     let around = Around {
+        networks: &networks,
         cwd: Path::new("/"),
         variable: &|name| (name == "OURS").then(|| "ours".to_owned()),
         swap: true,
@@ -395,7 +401,7 @@ fn every_mistake_is_told() {
         "-v",
         "/nonexistent:/y",
         "--cap-add=shiny",
-        "--network=bridge",
+        "--network=bridges",
         "--device=/nonexistent",
         "-p",
         "80:80",
@@ -425,7 +431,7 @@ fn every_mistake_is_told() {
         "./da/ta",
         "mkdir -p /nonexistent",
         "--cap-add: ",
-        "--network: bridge",
+        "--network: \"bridges\"",
         "--device: cannot look at /nonexistent",
         "--publish: ",
         "--restart: ",
@@ -448,4 +454,73 @@ fn every_mistake_is_told() {
         assert!(problem.contains(part), "{part} is not in:\n{problem}");
     }
     assert!(problem.starts_with("24 problems:"), "{problem}");
+}
+
+#[test]
+fn the_bridge() {
+    let refused = |line: &[&str]| asked(line).unwrap_err();
+    let own = asked(&["--network=bridge", "-p", "8080:80", "--hostname=web"]).unwrap();
+    let document = config(&own, &facts(), &image()).unwrap();
+    let kinds = document["linux"]["namespaces"].as_array().unwrap();
+    let network = kinds.iter().find(|kind| kind["type"] == "network");
+    assert!(network.unwrap()["path"].is_null());
+    let sysctl = &document["linux"]["sysctl"];
+    assert_eq!(sysctl["net.ipv4.ip_unprivileged_port_start"], "0");
+    assert_eq!(sysctl["net.ipv4.ping_group_range"], "0 2147483647");
+    // What was asked for counts, and groups that are not mapped cannot be named.
+    let other = "--sysctl=net.ipv4.ip_unprivileged_port_start=80";
+    let other = asked(&["--network=bridge", other]).unwrap();
+    let mapped = Facts {
+        map: vec![Extent {
+            inner: 0,
+            outer: 100_000,
+            size: 1000,
+        }],
+        ..facts()
+    };
+    let document = config(&other, &mapped, &image()).unwrap();
+    let sysctl = &document["linux"]["sysctl"];
+    assert_eq!(sysctl["net.ipv4.ip_unprivileged_port_start"], "80");
+    assert!(sysctl["net.ipv4.ping_group_range"].is_null());
+    let none = config(&asked(&[]).unwrap(), &facts(), &image()).unwrap();
+    assert_eq!(none["linux"]["sysctl"], json!({}));
+    // Its own line in /etc/hosts comes with its address.
+    let texts = file_texts(&own, &facts(), "1.1.1.1 host\n", "nameserver 127.0.0.53\n");
+    assert!(
+        texts.hosts.starts_with("127.0.0.1\tlocalhost\n"),
+        "{}",
+        texts.hosts
+    );
+    assert!(!texts.hosts.contains("web") && !texts.hosts.contains("1.1.1.1"));
+    let gate = asked(&["--network=bridge", "--add-host=gate:host-gateway"]).unwrap();
+    let texts = file_texts(&gate, &facts(), "", "");
+    assert!(
+        texts.hosts.ends_with("10.138.0.1\tgate\n"),
+        "{}",
+        texts.hosts
+    );
+    for (line, why) in [
+        (&["-p=80:80"][..], "--publish: takes --network bridge"),
+        (
+            &["-P", "--network=host"],
+            "the program's ports are the host's",
+        ),
+        (&["-P", "--network=container:x"], "another container's"),
+        (&["--add-host=a:host-gateway"], "it takes --network bridge"),
+        (&["--ip=10.138.0.9"], "--ip: takes --network bridge"),
+        (&["--network=bridge", "--ip=fd00::1"], "of the other family"),
+        (&["--network=pasta"], "use bridge (root), host or none"),
+        // Here the tests' word for who may make no bridge.
+        (
+            &["--label=rootless", "--network=bridge"],
+            "which an ordinary user has not",
+        ),
+        (
+            &["--label=rootless", "-p=80:80"],
+            "an ordinary user has no bridge",
+        ),
+    ] {
+        let problem = refused(line);
+        assert!(problem.contains(why), "{line:?}: {problem}");
+    }
 }

@@ -7,6 +7,7 @@ use rcrun_runtime::error::Result;
 use serde_json::Value;
 
 use super::list::Found;
+use super::port;
 use crate::containers::{Containers, Record, Status};
 
 /// One condition.
@@ -153,8 +154,15 @@ impl Filter {
             Key::Volume => uses(value, one),
             Key::Network => network(one).as_deref() == Some(value),
             Key::Health => value == "none",
-            // There are no networks with ports, and no swarm.
-            Key::Publish | Key::Expose => false,
+            Key::Publish => one
+                .ports()
+                .iter()
+                .any(|port| port::is(value, port.host, port.protocol)),
+            Key::Expose => {
+                let published = one.record.network.iter().flat_map(|network| &network.ports);
+                let mut found = published.map(|port| (port.container, port.protocol));
+                found.any(|(port, protocol)| port::is(value, port, protocol))
+            }
             Key::IsTask => crate::arguments::switch(value) == Some(false),
         }
     }
@@ -194,8 +202,11 @@ fn uses(value: &str, one: &Found) -> bool {
             })
 }
 
-/// `none` or `host`, as it was asked for; of another container's there is no word.
+/// `bridge`, `none` or `host`, as it was asked for; of another container's there is no word.
 pub(super) fn network(one: &Found) -> Option<String> {
+    if one.record.network.is_some() {
+        return Some("bridge".to_owned());
+    }
     let config = one.container.config().ok()?;
     let all = config["linux"]["namespaces"].as_array()?;
     match all.iter().find(|kind| kind["type"] == "network") {

@@ -8,7 +8,7 @@ use super::filter::Filter;
 use super::list::found;
 use super::remove::remove;
 use super::{SHARED, VERBS, all};
-use crate::containers::Status;
+use crate::containers::{Status, network};
 use crate::settings::Settings;
 use crate::{output, report};
 
@@ -132,5 +132,6 @@ pub(in crate::verbs) fn ended(
         Ok(())
     })?;
     containers.sweep()?;
+    network::collect(&settings.runtime.root)?;
     Ok((removed, bytes))
 }

@@ -3,7 +3,7 @@
 use rcrun_runtime::error::Result;
 use serde_json::{Value, json};
 
-use super::all;
+use super::{all, port};
 use crate::containers::{Container, Exit, Record, Status, VolumeUse};
 use crate::settings::Settings;
 
@@ -73,7 +73,7 @@ fn show(container: &Container, record: &Record) -> Result<Value> {
             "StopSignal": record.stop_signal.to_string(),
             "StopTimeout": record.stop_timeout,
         },
-        "NetworkSettings": {"Networks": {}, "Ports": {}},
+        "NetworkSettings": port::settings(record, &status)?,
     }))
 }
 
@@ -116,6 +116,7 @@ fn host_config(record: &Record, config: &Value) -> Value {
         }
     };
     let network = match namespace("network") {
+        _ if record.network.is_some() => "bridge".to_owned(),
         private if private == "private" => "none".to_owned(),
         other => other,
     };
@@ -123,6 +124,7 @@ fn host_config(record: &Record, config: &Value) -> Value {
     json!({
         "AutoRemove": record.auto_remove,
         "NetworkMode": network,
+        "PortBindings": port::bindings(record),
         "PidMode": namespace("pid"),
         "IpcMode": namespace("ipc"),
         "UTSMode": namespace("uts"),

@@ -8,15 +8,17 @@ use serde::Serialize;
 
 use super::all;
 use super::filter::{Filter, network};
-use crate::containers::{Container, Containers, Exit, Record, Status, short};
+use super::port;
+use crate::containers::{Container, Containers, Exit, Record, Status, network as bridge, short};
 use crate::format::{self, Column, Format};
 use crate::settings::Settings;
 use crate::{output, units};
+use rcrun_network::Port;
 
 /// list containers
 ///
 /// Fields: ID, Image, ImageID, Command, CreatedAt, RunningFor, State, Status,
-/// Names, Labels, Mounts, LocalVolumes, Networks; with --size also Size,
+/// Names, Labels, Mounts, LocalVolumes, Networks, Ports; with --size also Size,
 /// SizeBytes, VirtualBytes.
 #[derive(Debug, clap::Parser)]
 #[command(name = "ps", disable_help_flag = true, verbatim_doc_comment)]
@@ -66,17 +68,19 @@ struct Row {
     mounts: String,
     local_volumes: usize,
     networks: String,
+    ports: String,
     size: String,
     size_bytes: u64,
     virtual_bytes: u64,
 }
 
-const COLUMNS: [Column; 7] = [
+const COLUMNS: [Column; 8] = [
     ("CONTAINER ID", "ID"),
     ("IMAGE", "Image"),
     ("COMMAND", "Command"),
     ("CREATED", "RunningFor"),
     ("STATUS", "Status"),
+    ("PORTS", "Ports"),
     ("NAMES", "Names"),
     ("SIZE", "Size"),
 ];
@@ -174,6 +178,7 @@ impl List {
             mounts: volumes.collect::<Vec<_>>().join(","),
             local_volumes: record.volumes.len(),
             networks: network(one).unwrap_or_default(),
+            ports: port::summary(&one.ports()),
             size: match taken {
                 Some(_) => format!("{} (virtual {})", units::size(own), units::size(whole)),
                 None => String::new(),
@@ -221,6 +226,14 @@ pub(super) fn found(containers: &Containers) -> Result<Vec<Found>> {
 }
 
 impl Found {
+    /// Ports of the host that lead to it at this moment.
+    pub(super) fn ports(&self) -> Vec<Port> {
+        match self.status.pid().map(|_| bridge::attached(&self.record)) {
+            Some(Ok(Some(attached))) => attached.ports,
+            _ => Vec::new(),
+        }
+    }
+
     /// When it was started, if it runs: then the runtime's record is of the same age.
     pub(super) fn started(&self) -> Option<String> {
         self.status.pid()?;

@@ -9,6 +9,7 @@ use rcrun_runtime::monitor::{self, Client, Ended, Launch, Relay, RelayOptions, W
 
 use crate::containers::flags::ContainerFlags;
 use crate::containers::make::{self, Made, Wanted};
+use crate::containers::network;
 use crate::containers::{Containers, Stdin};
 use crate::output;
 use crate::settings::Settings;
@@ -21,7 +22,8 @@ yours, and its exit code is the verb's; with --detach a monitor of its own keeps
 it, and the ID is printed. The verb itself fails with 125; 126 is a command that
 cannot be executed, and 127 one that does not exist.
 
-There is no network yet but none (the default) and the host's.
+Root's containers have a network of their own with a way out; -p 8080:80 lets the
+world in by the host's port 8080. Ordinary users have --network none and host.
 
 `rcrun run [-b BUNDLE] [options] ID`, as with runc, runs a bundle. So does a
 directory with a config.json in the place of an image, and an ID in such a
@@ -153,7 +155,11 @@ impl RunImage {
         if let Some(path) = &self.cidfile {
             write_id(path, made.container.id())?;
         }
-        let when = if self.detach { When::Now } else { When::Later };
+        let bridged = made.record.network.is_some();
+        let when = match self.detach && !bridged {
+            true => When::Now,
+            false => When::Later,
+        };
         let launch = made.launch(settings, when)?;
         let flags = settings.log_flags();
         let mut started = match launch.start(&flags, Some(made.container.fd())) {
@@ -161,11 +167,15 @@ impl RunImage {
             Err(error) => return self.failed(made, error),
         };
         if self.detach {
+            if bridged && let Err(error) = network::start(settings, &made.container, &made.record) {
+                return self.failed(made, error);
+            }
             drop(made.container.made());
             output::print(&format!("{}\n", made.container.id()))?;
             return Ok(0);
         }
         let relay = self.attach(&launch, keys).and_then(|mut relay| {
+            network::connect(settings, &made.container, &made.record)?;
             relay.start()?;
             Ok(relay)
         });

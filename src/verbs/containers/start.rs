@@ -8,7 +8,7 @@ use super::attach::Attachment;
 use super::run::code_of;
 use super::stop::{HowFlags, Stopping, all_ended};
 use super::{get_with_record, no_such};
-use crate::containers::{Container, Containers, Record, make};
+use crate::containers::{Container, Containers, Record, Status, make, network};
 use crate::images::{self, mounts};
 use crate::settings::Settings;
 use crate::{output, report};
@@ -54,7 +54,7 @@ impl crate::verbs::Run for Start {
         };
         let failed = || format!("cannot start container {name}");
         let lock = container.lock().context(failed)?;
-        if container.init(&record).context(failed)?.is_some() {
+        if is_started(&container, &record).context(failed)? {
             drop(lock);
             let relay = attachment.begin(&container, &record)?;
             return attachment.stay(&container, &record, relay);
@@ -62,12 +62,16 @@ impl crate::verbs::Run for Start {
         let begun =
             launch(settings, &containers, &container, &record, When::Later).and_then(|()| {
                 let mut relay = attachment.begin(&container, &record)?;
+                network::connect(settings, &container, &record)?;
                 relay.start()?;
                 Ok(relay)
             });
         let relay = match begun {
             Ok(relay) => relay,
-            Err(error) => return code_of(error.context(failed())),
+            Err(error) => {
+                network::give_up(&container, &record);
+                return code_of(error.context(failed()));
+            }
         };
         drop(lock);
         attachment.stay(&container, &record, relay)
@@ -111,10 +115,26 @@ fn start(
     record: &Record,
 ) -> Result<()> {
     let _lock = container.lock()?;
-    match container.init(record)? {
-        Some(_) => Ok(()),
-        None => launch(settings, containers, container, record, When::Now),
+    if is_started(container, record)? {
+        return Ok(());
     }
+    match record.network {
+        None => launch(settings, containers, container, record, When::Now),
+        Some(_) => {
+            launch(settings, containers, container, record, When::Later)?;
+            let started = network::start(settings, container, record);
+            started.inspect_err(|_| network::give_up(container, record))
+        }
+    }
+}
+
+/// Whether its program runs. One that only waits for its start, while nobody holds its lock, waits for
+/// somebody who was killed.
+fn is_started(container: &Container, record: &Record) -> Result<bool> {
+    Ok(match container.status(record)? {
+        Status::Running(_) | Status::Paused(_) => true,
+        Status::Created | Status::Exited(_) => false,
+    })
 }
 
 /// Gives it a new life, under its lock: what is left of the last one goes first.

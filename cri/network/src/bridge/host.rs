@@ -51,10 +51,12 @@ fn one_link(socket: &mut Socket, ask: impl FnOnce(&mut Batch)) -> Result<Option<
     }
 }
 
-/// Makes the bridge, or makes it whole. `made`: what is known of it.
+/// Makes the bridge, or makes it whole. `made`: what is known of it; `owner`: whose it is, which it says
+/// itself, so that nobody writes rules for the containers of others.
 pub(super) fn bridge(
     socket: &mut Socket,
     settings: &Settings,
+    owner: &str,
     made: Option<&Made>,
     in_use: bool,
 ) -> Result<(Made, bool)> {
@@ -83,6 +85,12 @@ pub(super) fn bridge(
                 "cannot make bridge {name}: a device has that name"
             )));
         }
+        Some(link) if !link.alias.is_empty() && link.alias != owner => {
+            let why = format!("cannot use bridge {name}: it is that of {}", link.alias);
+            return Err(stranger(why).with_hint(
+                "choose another name, table and network for the bridge in the settings",
+            ));
+        }
         // A bridge of other settings has the wrong addresses.
         Some(_) if made.is_some_and(|made| made.settings != *settings) => {
             delete(socket, name)?;
@@ -98,13 +106,19 @@ pub(super) fn bridge(
         Some(mtu) => mtu,
         None => uplink_mtu(socket)?,
     };
-    let made =
-        make(socket, settings, fresh, mtu).context(|| format!("cannot make bridge {name}"))?;
+    let made = make(socket, settings, owner, fresh, mtu)
+        .context(|| format!("cannot make bridge {name}"))?;
     sysctls(settings)?;
     Ok((made, true))
 }
 
-fn make(socket: &mut Socket, settings: &Settings, old: Option<Link>, mtu: u32) -> Result<Made> {
+fn make(
+    socket: &mut Socket,
+    settings: &Settings,
+    owner: &str,
+    old: Option<Link>,
+    mtu: u32,
+) -> Result<Made> {
     let name = &settings.name;
     let created = old.is_none();
     let link = match old {
@@ -136,6 +150,7 @@ fn make(socket: &mut Socket, settings: &Settings, old: Option<Link>, mtu: u32) -
         }
     }
     let mut batch = socket.batch();
+    route::set_alias(&mut batch, link.index, owner);
     route::set_up(&mut batch, link.index);
     batch.acknowledged();
     socket.change(batch).context(|| "set it up")?;

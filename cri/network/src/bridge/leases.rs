@@ -9,15 +9,15 @@
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, Dir, Mode, OFlags};
+use rustix::fs::{AtFlags, Dir, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use rcrun_overlay::{durable, lock, record};
+use rcrun_overlay::{durable, record};
 
 use crate::outcome::Outcome;
 use crate::request::{Key, Port};
@@ -25,10 +25,14 @@ use crate::{Context, Error, ErrorKind, Result};
 
 /// How long the lock is waited for. Whoever holds it needs milliseconds.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Between two attempts to take it.
+const PAUSE: Duration = Duration::from_micros(500);
 /// Bytes of a record: some thousand ports.
 const RECORD_MAX: u64 = 1 << 20;
 /// The version of records.
 const VERSION: u32 = 1;
+/// Bytes of what a device says of its owner.
+const OWNER_MAX: usize = 200;
 /// The slot that was given last.
 const LAST: &str = "last";
 /// What was made on the host.
@@ -37,8 +41,12 @@ const HOST: &str = "host.json";
 /// How far an attachment got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
+    /// It is being made.
     Begun,
+    /// It is complete.
     Ready,
+    /// Its ports are gone, and its device is about to be.
+    Going,
 }
 
 /// What the name of an attachment's file says.
@@ -51,10 +59,16 @@ pub(super) struct Lease {
 }
 
 impl Lease {
+    /// Whether ports of the host are its.
+    pub(super) fn has_ports(&self) -> bool {
+        self.ports && self.state != State::Going
+    }
+
     fn name(&self) -> String {
         let state = match self.state {
             State::Begun => 'b',
             State::Ready => 'r',
+            State::Going => 'g',
         };
         let ports = if self.ports { 'p' } else { 'n' };
         let (id, interface) = (self.key.id(), self.key.interface());
@@ -70,6 +84,8 @@ impl Lease {
             "bp" => (State::Begun, true),
             "rn" => (State::Ready, false),
             "rp" => (State::Ready, true),
+            "gn" => (State::Going, false),
+            "gp" => (State::Going, true),
             _ => return None,
         };
         let digits = slot.bytes().all(|byte| byte.is_ascii_digit());
@@ -110,15 +126,29 @@ pub(super) fn choose(used: &BTreeSet<u32>, last: u32, highest: u32) -> Option<u3
         .or_else(|| (2..after.min(highest + 1)).find(free))
 }
 
-/// The directory, held alone.
+/// The directory, held alone or only looked at.
 #[derive(Debug)]
 pub(super) struct Place {
     directory: OwnedFd,
     path: PathBuf,
-    _lock: OwnedFd,
+    _lock: Option<OwnedFd>,
 }
 
 impl Place {
+    /// For who only reads: others may change it meanwhile. None if there is none.
+    pub(super) fn look(path: &Path) -> Result<Option<Self>> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        match rustix::fs::open(path, flags, Mode::empty()) {
+            Ok(directory) => Ok(Some(Self {
+                directory,
+                path: path.to_owned(),
+                _lock: None,
+            })),
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+            Err(errno) => Err(errno).context(|| format!("cannot open {}", path.display())),
+        }
+    }
+
     /// Waits for others to leave.
     pub(super) fn enter(path: &Path) -> Result<Self> {
         let cannot = || format!("cannot use {}", path.display());
@@ -135,14 +165,23 @@ impl Place {
                 format!("{}: somebody else may write to it", cannot()),
             ));
         }
-        let _lock = lock::hold(open().context(cannot)?, true, &mut lock::up_to(PATIENCE))
-            .context(|| format!("cannot lock {}", path.display()))?;
+        let _lock = open().context(cannot)?;
+        hold(&_lock).context(|| format!("cannot lock {}", path.display()))?;
         let path = path.to_owned();
         Ok(Self {
             directory,
             path,
-            _lock,
+            _lock: Some(_lock),
         })
+    }
+
+    /// Who this is, for others who would use the same bridge: the end of the path, as much of it as a
+    /// device can bear (`IFALIASZ`).
+    pub(super) fn owner(&self) -> String {
+        let path = self.path.to_string_lossy();
+        let from = path.len().saturating_sub(OWNER_MAX);
+        let from = (from..path.len()).find(|at| path.is_char_boundary(*at));
+        path[from.unwrap_or(0)..].to_owned()
     }
 
     /// All attachments.
@@ -187,16 +226,16 @@ impl Place {
         Ok(())
     }
 
-    /// Everything is made.
-    pub(super) fn finish(&self, lease: &Lease) -> Result<()> {
-        let state = State::Ready;
-        let ready = Lease {
+    /// Notes how far it got.
+    pub(super) fn mark(&self, lease: &Lease, state: State) -> Result<Lease> {
+        let marked = Lease {
             state,
             ..lease.clone()
         };
-        let (from, to) = (lease.name(), ready.name());
+        let (from, to) = (lease.name(), marked.name());
         rustix::fs::renameat(&self.directory, &from, &self.directory, &to)
-            .context(|| format!("cannot rename {}/{from} to {to}", self.path.display()))
+            .context(|| format!("cannot rename {}/{from} to {to}", self.path.display()))?;
+        Ok(marked)
     }
 
     /// Everything is undone.
@@ -260,6 +299,24 @@ impl Place {
         let text = record::encode(content)?;
         durable::replace_unsynced(&self.directory, name, &text, Mode::from(0o600))
             .context(|| format!("cannot write to {}", self.path.display()))
+    }
+}
+
+/// Waits with short pauses: whoever is inside leaves within milliseconds, and many may be waiting.
+fn hold(file: &OwnedFd) -> Result<()> {
+    let since = Instant::now();
+    loop {
+        match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(()),
+            Err(Errno::WOULDBLOCK | Errno::INTR) if since.elapsed() < PATIENCE => {
+                std::thread::sleep(PAUSE);
+            }
+            Err(Errno::WOULDBLOCK | Errno::INTR) => {
+                let why = format!("somebody else still holds it after {PATIENCE:?}");
+                return Err(Error::new(ErrorKind::Busy, why));
+            }
+            Err(errno) => return Err(errno.into()),
+        }
     }
 }
 
@@ -358,7 +415,7 @@ mod tests {
         text[12] ^= 1;
         std::fs::write(&file, text).unwrap();
         assert_eq!(place.read(&lease).unwrap_err().kind(), ErrorKind::Corrupt);
-        place.finish(&lease).unwrap();
+        place.mark(&lease, State::Ready).unwrap();
         assert_eq!(place.leases().unwrap()[0].state, State::Ready);
         let ready = place.leases().unwrap().remove(0);
         place.forget(&ready).unwrap();

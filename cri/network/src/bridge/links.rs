@@ -6,7 +6,8 @@ use std::os::fd::AsRawFd;
 use rustix::io::Errno;
 
 use super::host::{self, Made};
-use super::settings::{Settings, Subnet, hardware};
+use super::settings::{Settings, Subnet, hardware, parse_hardware};
+use super::traffic;
 use crate::netlink::message::Batch;
 use crate::netlink::route::{self, Pair};
 use crate::netlink::{Refused, Socket, inside};
@@ -32,7 +33,9 @@ pub(super) fn slot_of(settings: &Settings, name: &str) -> Option<u32> {
 pub(super) fn plan(settings: &Settings, made: &Made, slot: u32, request: &Request<'_>) -> Outcome {
     let addresses = settings.addresses(slot);
     let text = |mac: [u8; 6]| mac.map(|byte| format!("{byte:02x}")).join(":");
-    let mac = addresses.first().map(|a| text(hardware(a.address)));
+    let given = request.mac.as_deref().and_then(parse_hardware);
+    let mac = addresses.first().map(|a| hardware(a.address));
+    let mac = given.or(mac).map(text);
     let device = |name: &str, sandbox: &str, mac: Option<String>| Interface {
         name: name.to_owned(),
         mac: mac.unwrap_or_default(),
@@ -95,7 +98,8 @@ pub(super) fn connect(
         host: &host,
         bridge: made.index,
         inner,
-        mac: hardware(first.unwrap_or_else(|| settings.v4.gateway())),
+        mac: (request.mac.as_deref().and_then(parse_hardware))
+            .unwrap_or_else(|| hardware(first.unwrap_or_else(|| settings.v4.gateway()))),
         namespace: request.namespace.file().as_raw_fd(),
         mtu: made.mtu,
     };
@@ -134,8 +138,17 @@ pub(super) fn connect(
             return Err(refused.errno).context(|| format!("cannot {what} {host} and {inner}"));
         }
     }
-    inside(request.namespace.file(), || configure(inner, outcome))
-        .context(|| format!("cannot configure {inner}"))
+    let limits = &request.bandwidth;
+    // What goes to the container leaves the host by the host's end, and the other way round.
+    traffic::limit(socket, &host, limits.ingress, made.mtu)?;
+    inside(request.namespace.file(), || {
+        configure(inner, outcome)?;
+        match limits.egress {
+            None => Ok(()),
+            egress => traffic::limit(&mut Socket::routing()?, inner, egress, made.mtu),
+        }
+    })
+    .context(|| format!("cannot configure {inner}"))
 }
 
 fn carry(socket: &mut Socket, build: impl FnOnce(&mut Batch)) -> Result<Result<(), Refused>> {

@@ -46,6 +46,21 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// A bridge with a table of the same name, and 10.N.0.0/16.
+    pub fn named(name: &str, number: u8) -> Self {
+        let address = Ipv4Addr::new(10, number, 0, 0).into();
+        let v4 = Subnet(Prefixed {
+            address,
+            prefix: 16,
+        });
+        Self {
+            name: name.to_owned(),
+            table: name.to_owned(),
+            v4,
+            ..Self::default()
+        }
+    }
+
     /// Refuses what cannot be.
     pub fn check(&self) -> Result<()> {
         let refuse = |why: String| Err(Error::invalid(format!("cannot use the network: {why}")));
@@ -82,8 +97,30 @@ impl Settings {
     }
 
     /// The networks.
-    pub(super) fn subnets(&self) -> impl Iterator<Item = Subnet> {
+    pub fn subnets(&self) -> impl Iterator<Item = Subnet> {
         [Some(self.v4), self.v6].into_iter().flatten()
+    }
+
+    /// The slot that has these addresses; none if there are none. What is wrong with them is told.
+    pub(super) fn slot_of(&self, addresses: &[IpAddr]) -> Result<Option<u32>, String> {
+        let mut slot = None;
+        for address in addresses {
+            let within = |subnet: &Subnet| subnet.slot_of(*address);
+            let Some(found) = self.subnets().find_map(|subnet| within(&subnet)) else {
+                let networks: Vec<_> = self.subnets().map(|s| s.0.to_string()).collect();
+                return Err(format!("{address} is not in {}", networks.join(" or ")));
+            };
+            if !(2..=self.last_slot()).contains(&found) {
+                return Err(format!("{address} is no address for a container"));
+            }
+            if slot.is_some_and(|other| other != found) {
+                return Err(format!(
+                    "{address} is the address of another slot than the one before: both end alike"
+                ));
+            }
+            slot = Some(found);
+        }
+        Ok(slot)
     }
 
     /// The addresses of a slot.
@@ -161,8 +198,21 @@ impl Subnet {
         Prefixed { address, prefix }
     }
 
+    /// The slot of an address; none if it is in another network, or none of ours.
+    fn slot_of(self, address: IpAddr) -> Option<u32> {
+        let number = match (self.0.address, address) {
+            (IpAddr::V4(base), IpAddr::V4(v4)) => u32::from(v4).checked_sub(u32::from(base)),
+            (IpAddr::V6(base), IpAddr::V6(v6)) => {
+                let number = u128::from(v6).checked_sub(u128::from(base));
+                number.and_then(|number| u32::try_from(number).ok())
+            }
+            _ => None,
+        }?;
+        (self.number(number) == address).then_some(number)
+    }
+
     /// The bridge's own address.
-    pub(super) fn gateway(self) -> IpAddr {
+    pub fn gateway(self) -> IpAddr {
         self.number(1)
     }
 
@@ -205,6 +255,18 @@ pub(super) fn hardware(address: IpAddr) -> [u8; 6] {
         }
     };
     [0x0a, 0x58, low[0], low[1], low[2], low[3]]
+}
+
+/// A hardware address of one device, as people write it: six bytes in hexadecimal.
+pub(super) fn parse_hardware(text: &str) -> Option<[u8; 6]> {
+    let mut bytes = [0; 6];
+    let mut parts = text.split([':', '-']);
+    for byte in &mut bytes {
+        let part = parts.next().filter(|part| part.len() == 2)?;
+        *byte = u8::from_str_radix(part, 16).ok()?;
+    }
+    let one = bytes[0] & 1 == 0 && bytes != [0; 6];
+    (parts.next().is_none() && one && !text.contains('+')).then_some(bytes)
 }
 
 #[cfg(test)]
@@ -254,6 +316,56 @@ mod tests {
             assert_eq!(subnet.address(258).address.to_string(), at258);
             let hex: String = subnet.mask().iter().map(|b| format!("{b:02x}")).collect();
             assert_eq!(hex, mask);
+        }
+    }
+
+    #[test]
+    fn addresses_that_are_asked_for() {
+        let settings = Settings {
+            v4: "10.9.0.0/24".parse().unwrap(),
+            v6: Some("fd00:9::/64".parse().unwrap()),
+            ..Settings::default()
+        };
+        for (asked, want) in [
+            (&[][..], Ok(None)),
+            (&["10.9.0.7"], Ok(Some(7))),
+            (&["10.9.0.7", "fd00:9::7"], Ok(Some(7))),
+            (&["fd00:9::fe"], Ok(Some(254))),
+            (&["10.9.0.7", "fd00:9::8"], Err("another slot")),
+            (&["10.9.1.7"], Err("is not in 10.9.0.0/24 or fd00:9::/64")),
+            (&["10.8.255.255"], Err("is not in")),
+            (&["10.9.0.1"], Err("no address for a container")),
+            (&["10.9.0.0"], Err("no address for a container")),
+            (&["10.9.0.255"], Err("no address for a container")),
+            (&["fd00:9::1:0:0"], Err("is not in")),
+        ] {
+            let addresses: Vec<IpAddr> = asked.iter().map(|text| text.parse().unwrap()).collect();
+            match (settings.slot_of(&addresses), want) {
+                (Ok(slot), Ok(want)) => assert_eq!(slot, want, "{asked:?}"),
+                (Err(why), Err(part)) => assert!(why.contains(part), "{why}"),
+                (got, want) => panic!("{asked:?}: {got:?}, not {want:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn hardware_addresses() {
+        assert_eq!(
+            parse_hardware("02:42:ac:11:00:02"),
+            Some([2, 0x42, 0xac, 0x11, 0, 2])
+        );
+        assert!(parse_hardware("02-42-AC-11-00-02").is_some());
+        for wrong in [
+            "",
+            "02:42:ac:11:00",
+            "02:42:ac:11:00:02:03",
+            "03:42:ac:11:00:02",
+            "00:00:00:00:00:00",
+            "2:42:ac:11:00:02",
+            "+2:42:ac:11:00:02",
+            "02:42:ac:11:00:0g",
+        ] {
+            assert_eq!(parse_hardware(wrong), None, "{wrong}");
         }
     }
 

@@ -367,8 +367,8 @@ fn networks_in_use_and_wishes_that_cannot_be_are_refused() {
         let bridge = Bridge::new(Settings::default(), directory.path()).unwrap();
         for change in [
             (|r| r.bandwidth.ingress = Some((1, 1))) as fn(&mut Request<'_>),
-            |r| r.mac = Some("02:00:00:00:00:01".into()),
-            |r| r.addresses = vec!["10.137.0.9".parse().unwrap()],
+            |r| r.mac = Some("03:00:00:00:00:01".into()),
+            |r| r.addresses = vec!["10.137.0.1".parse().unwrap()],
             |r| r.ports = vec![port(80, 80, Protocol::Tcp, Some("::1"))],
         ] {
             let mut request = pod.request();

@@ -54,6 +54,8 @@ pub(crate) struct Link {
     pub(crate) mtu: u32,
     /// The bridge that it is a port of.
     pub(crate) master: Option<u32>,
+    /// What its maker says of it.
+    pub(crate) alias: String,
 }
 
 impl Link {
@@ -69,6 +71,7 @@ impl Link {
                 IFLA_IFNAME => link.name = text(value),
                 IFLA_MTU => link.mtu = u32_at(value, 0)?,
                 IFLA_MASTER => link.master = u32_at(value, 0),
+                IFLA_IFALIAS => link.alias = text(value),
                 IFLA_LINKINFO => {
                     let name = attributes(value, 0).find(|(kind, _)| *kind == IFLA_INFO_KIND);
                     link.kind = name.map(|(_, name)| text(name)).unwrap_or_default();
@@ -186,9 +189,21 @@ pub(crate) fn delete_link(batch: &mut Batch, name: &str) {
         .put_text(IFLA_IFNAME, name);
 }
 
+/// The same by its number.
+pub(crate) fn delete_link_at(batch: &mut Batch, index: u32) {
+    batch.begin(DELLINK, 0, &info(index, 0));
+}
+
 /// Sets a device up.
 pub(crate) fn set_up(batch: &mut Batch, index: u32) {
     batch.begin(NEWLINK, 0, &info(index, IFF_UP));
+}
+
+/// Says of a device whose it is, which cannot be said while it is made.
+pub(crate) fn set_alias(batch: &mut Batch, index: u32, alias: &str) {
+    batch
+        .begin(NEWLINK, 0, &info(index, 0))
+        .put(IFLA_IFALIAS, alias.as_bytes());
 }
 
 fn bytes(address: IpAddr) -> Vec<u8> {
