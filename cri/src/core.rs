@@ -21,7 +21,7 @@ use crate::meter::Meter;
 use crate::proto::v1 as cri;
 use crate::records::{ContainerRecord, Places, PodRecord, PodStage};
 use crate::settings::{CgroupDriver, NetworkKind, Settings};
-use crate::spec::Node;
+use crate::spec::{Node, PodPlan};
 use crate::stats::Known;
 use crate::work::Gate;
 use crate::{Context, Error, ErrorKind, Result};
@@ -150,6 +150,9 @@ pub(crate) struct Pod {
     pub(crate) created: i64,
     pub(crate) handler: String,
     pub(crate) node: Arc<Node>,
+    /// What its configuration amounts to, decided once: nothing of it changes. None: not on this node as
+    /// it is now.
+    plan: Option<PodPlan>,
     /// One change at a time.
     pub(crate) turn: tokio::sync::Mutex<()>,
     /// Whoever asked for it was told of it.
@@ -169,6 +172,7 @@ impl Pod {
     pub(crate) fn new(
         record: PodRecord,
         config: cri::PodSandboxConfig,
+        plan: Option<PodPlan>,
         node: &Arc<Node>,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -176,6 +180,7 @@ impl Pod {
             name: Name::of_pod(&config),
             created: record.created,
             handler: record.handler.clone(),
+            plan,
             node: Arc::clone(node),
             turn: tokio::sync::Mutex::default(),
             heard: AtomicBool::new(false),
@@ -193,6 +198,14 @@ impl Pod {
 
     pub(crate) fn config(&self) -> Arc<cri::PodSandboxConfig> {
         Arc::clone(&self.state().config)
+    }
+
+    /// What its configuration amounts to; the error says why this node cannot have it any more.
+    pub(crate) fn plan(&self) -> Result<&PodPlan> {
+        self.plan.as_ref().ok_or_else(|| {
+            let refused = crate::spec::pod(&self.config(), &self.node).err();
+            refused.unwrap_or_else(|| Error::new(ErrorKind::Internal, "the pod has no plan"))
+        })
     }
 
     pub(crate) fn is_ready(&self) -> bool {

@@ -132,7 +132,12 @@ mod tests {
         let meter = Arc::<Meter>::default();
         let events = Events::new(&meter);
         let config = cri::PodSandboxConfig::default();
-        let pod = Pod::new(PodRecord::new("id", &config, ""), config, &Arc::default());
+        let pod = Pod::new(
+            PodRecord::new("id", &config, ""),
+            config,
+            None,
+            &Arc::default(),
+        );
         let tell = || events.of_pod(&pod, cri::ContainerEventType::ContainerCreatedEvent);
         let mut slow = events.listen();
         let gone = events.listen();

@@ -49,10 +49,10 @@ impl Core {
             Claim::Taken(id) => return self.adopted_pod(&name, &id, &config),
         };
         let record = PodRecord::new(&id, &config, &request.runtime_handler);
-        let pod = Pod::new(record, config, &self.node);
+        let pod = Pod::new(record, config, Some(plan), &self.node);
         let core = Arc::clone(self);
         let made = Arc::clone(&pod);
-        whole(async move { core.make_pod(made, plan, reservation).await }).await?;
+        whole(async move { core.make_pod(made, reservation).await }).await?;
         // Not reached when the caller has gone.
         pod.heard.store(true, Ordering::Relaxed);
         Ok(id)
@@ -79,12 +79,11 @@ impl Core {
     async fn make_pod(
         self: Arc<Self>,
         pod: Arc<Pod>,
-        plan: PodPlan,
         reservation: Reservation,
     ) -> Result<(), Status> {
         let (core, made) = (Arc::clone(&self), Arc::clone(&pod));
         let work = move || {
-            core.make(&made, &plan).inspect_err(|_| {
+            core.make(&made).inspect_err(|_| {
                 if let Err(error) = core.take_away(&made) {
                     tracing::error!(pod = made.id, "left behind: {}", error.chain());
                     // Somebody can still remove it.
@@ -142,8 +141,9 @@ impl Core {
         Ok(())
     }
 
-    fn make(&self, pod: &Pod, plan: &PodPlan) -> Result<()> {
+    fn make(&self, pod: &Pod) -> Result<()> {
         let failed = || "cannot run the pod";
+        let plan = pod.plan().context(failed)?;
         self.places.create(Kind::Pod, &pod.id).context(failed)?;
         pod.state().record.connected = plan.namespaces.network;
         let record = pod.state().record.clone();

@@ -13,7 +13,7 @@ use crate::containers::{found, supervise};
 use crate::core::{Container, Core, Life, Pod};
 use crate::pods::{init, key};
 use crate::records::{ContainerRecord, Kind, PodRecord, PodStage, SNAPSHOTS, is_id};
-use crate::spec::pod;
+use crate::spec::{PodPlan, pod};
 use crate::{ErrorKind, Result};
 
 impl Core {
@@ -74,24 +74,26 @@ impl Core {
 
     fn known_pod(&self, mut record: PodRecord) -> Result<Arc<Pod>> {
         let config = record.config()?;
-        if record.state == PodStage::Ready && !self.is_alive(&record, &config) {
+        let plan = pod(&config, &self.node).ok();
+        let alive = || {
+            plan.as_ref()
+                .is_some_and(|plan| self.is_alive(&record.id, plan))
+        };
+        if record.state == PodStage::Ready && !alive() {
             // Most likely the machine was started anew.
             record.state = PodStage::Stopped;
             self.places.write_pod(&record)?;
         }
-        let pod = Pod::new(record, config, &self.node);
+        let pod = Pod::new(record, config, plan, &self.node);
         pod.heard.store(true, std::sync::atomic::Ordering::Relaxed);
         Ok(pod)
     }
 
     /// Whether everything is there that the pod needs.
-    fn is_alive(&self, record: &PodRecord, config: &crate::proto::v1::PodSandboxConfig) -> bool {
-        let Ok(plan) = pod(config, &self.node) else {
-            return false;
-        };
-        let directory = self.places.of_boot(&record.id);
-        let pinned = crate::pods::pinned(self, &record.id, &plan);
-        let init = pinned.pid.is_none() || matches!(self.runtime.init(&record.id), Ok(Some(_)));
+    fn is_alive(&self, id: &str, plan: &PodPlan) -> bool {
+        let directory = self.places.of_boot(id);
+        let pinned = crate::pods::pinned(self, id, plan);
+        let init = pinned.pid.is_none() || matches!(self.runtime.init(id), Ok(Some(_)));
         let is_there = |(path, name): (Option<_>, &str)| {
             path.is_none_or(|_: std::path::PathBuf| pin::open(&directory, name).is_ok())
         };

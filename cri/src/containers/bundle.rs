@@ -12,8 +12,8 @@ use crate::core::{Container, Core};
 use crate::images::Held;
 use crate::pods::pinned;
 use crate::records::{Kind, Volume};
+use crate::spec::IdMap;
 use crate::spec::container::{self as spec, Place, PodFacts};
-use crate::spec::{IdMap, pod};
 use crate::{Context, Error, ErrorKind, Result};
 
 /// What was decided, and what was mounted for it.
@@ -30,7 +30,7 @@ pub(super) fn make(
     images: &volumes::Volumes,
 ) -> Result<Made> {
     let (pod_config, config) = (container.pod.config(), container.config());
-    let plan = pod(&pod_config, &core.node)?;
+    let plan = container.pod.plan()?;
     let image = &held.image.config.config;
     let asks = spec::asks(&config, image)?;
     let (store, way) = (&core.host.store, core.host.way);
@@ -56,7 +56,7 @@ pub(super) fn make(
     let facts = PodFacts {
         id: &container.pod.id,
         config: &pod_config,
-        namespaces: pinned(core, &container.pod.id, &plan),
+        namespaces: pinned(core, &container.pod.id, plan),
         directory: core.places.of_boot(&container.pod.id),
     };
     let place = Place {

@@ -11,7 +11,7 @@ use super::limits;
 use crate::core::{Container, Core, Life, Pod};
 use crate::proto::v1 as cri;
 use crate::records::Kind;
-use crate::spec::{pod as plan, resources};
+use crate::spec::resources;
 
 /// Where an image's name for people is in a configuration.
 const IMAGE_NAME: &str = "io.kubernetes.cri.image-name";
@@ -50,13 +50,13 @@ fn linux(core: &Core, pod: &Pod, config: &cri::PodSandboxConfig, init: bool) -> 
         ..Default::default()
     };
     // Judged when the pod was made.
-    let Ok(plan) = plan(config, &core.node) else {
+    let Ok(plan) = pod.plan() else {
         return described;
     };
     if init {
         described.cgroups_path = plan.cgroup.container(&pod.id);
     }
-    let held = crate::pods::pinned(core, &pod.id, &plan);
+    let held = crate::pods::pinned(core, &pod.id, plan);
     let all = [
         ("network", held.network),
         ("ipc", held.ipc),

@@ -280,11 +280,11 @@ impl Core {
         system: &FileSystem,
     ) -> Result<cri::PodSandboxMetrics> {
         let config = pod.config();
-        let plan = crate::spec::pod(&config, &self.node)?;
+        let plan = pod.plan()?;
         let containers = pod.containers();
         let running = containers.iter().filter(|one| one.life() == Life::Running);
         let containers: Result<Vec<_>> = running
-            .map(|one| self.metrics_of_container(one, &config, &plan, system))
+            .map(|one| self.metrics_of_container(one, &config, plan, system))
             .collect();
         let mut sheet = Sheet::of_pod(pod, &config);
         sheet.times(pod.created);

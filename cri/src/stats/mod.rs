@@ -23,7 +23,6 @@ use crate::core::{Container, Core, Life, Pod};
 use crate::proto::v1 as cri;
 use crate::records::now;
 use crate::report::has_labels;
-use crate::spec::PodPlan;
 use cgroup::{Pressure, Sample, Stalled};
 pub(crate) use descriptors::descriptors;
 use files::Files;
@@ -201,10 +200,7 @@ impl Core {
         let container = self.container(id)?;
         self.measure_files(vec![Arc::clone(&container)]).await;
         let core = Arc::clone(self);
-        let read = move || {
-            let plan = crate::spec::pod(&container.pod.config(), &core.node)?;
-            core.stats_of(&container, &plan)
-        };
+        let read = move || core.stats_of(&container);
         self.light.run(read).await
     }
 
@@ -223,8 +219,7 @@ impl Core {
         self.measure_files(all.clone()).await;
         let core = Arc::clone(self);
         let one = move |container: &Arc<Container>| {
-            let plan = crate::spec::pod(&container.pod.config(), &core.node);
-            let read = plan.and_then(|plan| core.stats_of(container, &plan));
+            let read = core.stats_of(container);
             readable("container", &container.id, read)
         };
         self.light
@@ -279,10 +274,11 @@ impl Core {
         rate
     }
 
-    fn stats_of(&self, container: &Container, pod: &PodPlan) -> Result<cri::ContainerStats> {
+    fn stats_of(&self, container: &Container) -> Result<cri::ContainerStats> {
+        let plan = container.pod.plan()?;
         let (id, config) = (&container.id, container.config());
         let sample = match container.life() {
-            Life::Running | Life::Made => cgroup::read(&pod.cgroup.container_directory(id))?,
+            Life::Running | Life::Made => cgroup::read(&plan.cgroup.container_directory(id))?,
             Life::Ended(_) => Sample::default(),
         };
         let rate = self.rate(id, &sample, || self.container(id).is_ok());
@@ -303,7 +299,7 @@ impl Core {
 
     fn stats_of_pod(&self, pod: &Pod, devices: &[Device]) -> Result<cri::PodSandboxStats> {
         let config = pod.config();
-        let plan = crate::spec::pod(&config, &self.node)?;
+        let plan = pod.plan()?;
         let sample = match pod.is_ready() {
             true => cgroup::read(&plan.cgroup.directory())?,
             false => Sample::default(),
@@ -311,7 +307,7 @@ impl Core {
         let rate = self.rate(&pod.id, &sample, || self.pod(&pod.id).is_ok());
         let containers = pod.containers();
         let living = containers.iter().filter(|one| one.life() == Life::Running);
-        let containers: Result<Vec<_>> = living.map(|one| self.stats_of(one, &plan)).collect();
+        let containers: Result<Vec<_>> = living.map(|one| self.stats_of(one)).collect();
         let own = devices
             .iter()
             .find(|device| device.name == crate::pods::INTERFACE);
