@@ -16,6 +16,7 @@ pub use rcrun_error as error;
 pub mod idmap;
 mod launch;
 pub mod monitor;
+mod mountinfo;
 pub mod netdev;
 mod operations;
 pub mod pin;

@@ -285,18 +285,9 @@ fn find_mount(mountinfo: &str) -> Option<PathBuf> {
         if point == "/sys/fs/resctrl" {
             return Some(point.into());
         }
-        found.get_or_insert_with(|| PathBuf::from(unescape(point)));
+        found.get_or_insert_with(|| crate::mountinfo::unescaped(point));
     }
     found
-}
-
-/// Mount points have space, tab, newline and backslash as three octal digits.
-fn unescape(point: &str) -> String {
-    point
-        .replace("\\040", " ")
-        .replace("\\011", "\t")
-        .replace("\\012", "\n")
-        .replace("\\134", "\\")
 }
 
 fn read(path: &Path) -> Result<String> {

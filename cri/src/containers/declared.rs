@@ -14,8 +14,8 @@ use rcrun_overlay::snapshot::{Mounting, Stack};
 use rcrun_runtime::pin;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
-use rustix::mount::{UnmountFlags, unmount};
 
+use super::volumes;
 use crate::core::{Container, Core};
 use crate::records::Kind;
 use crate::spec::IdMap;
@@ -146,18 +146,5 @@ fn like(one: &OwnedFd, other: &OwnedFd) -> Result<()> {
 /// Unmounts all of a container's.
 pub(super) fn release(core: &Core, id: &str) -> Result<()> {
     let all = core.places.path(Kind::Container, id).join(DIRECTORY);
-    let entries = match std::fs::read_dir(&all) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        other => other.context(|| format!("cannot list {}", all.display()))?,
-    };
-    for entry in entries {
-        let path = entry?.path().join(SEEN);
-        match unmount(&path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
-            Ok(()) | Err(Errno::INVAL | Errno::NOENT) => {}
-            Err(errno) => {
-                return Err(errno).context(|| format!("cannot unmount {}", path.display()));
-            }
-        }
-    }
-    Ok(())
+    volumes::unmount_each(&all, |volume| volume.join(SEEN))
 }

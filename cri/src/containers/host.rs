@@ -2,10 +2,12 @@
 //! other containers' namespaces.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io::Read as _;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 
+use rcrun_overlay::snapshot::unescaped;
 use rcrun_runtime::template::cdi::{self, Applied, Registry};
 use rcrun_runtime::template::devices;
 
@@ -65,7 +67,7 @@ fn mounts(table: &str) -> BTreeMap<PathBuf, Propagation> {
     let line = |line: &str| {
         let (mount, _) = line.split_once(" - ")?;
         let mut fields = mount.split(' ');
-        let point = unescaped(fields.nth(4)?);
+        let point = unescaped(fields.nth(4)?.as_bytes());
         let mut propagation = Propagation::Private;
         for option in fields.skip(1) {
             if option.starts_with("shared:") {
@@ -74,24 +76,9 @@ fn mounts(table: &str) -> BTreeMap<PathBuf, Propagation> {
                 propagation = Propagation::Slave;
             }
         }
-        Some((point, propagation))
+        Some((OsString::from_vec(point).into(), propagation))
     };
     table.lines().filter_map(line).collect()
-}
-
-/// Undoes the kernel's `\040` for blanks.
-fn unescaped(field: &str) -> PathBuf {
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field.as_bytes();
-    while let Some((first, tail)) = rest.split_first() {
-        let octal = tail.get(..3).filter(|_| *first == b'\\');
-        let value = octal
-            .and_then(|octal| std::str::from_utf8(octal).ok())
-            .and_then(|octal| u8::from_str_radix(octal, 8).ok());
-        bytes.push(value.unwrap_or(*first));
-        rest = if value.is_some() { &tail[3..] } else { tail };
-    }
-    std::ffi::OsString::from_vec(bytes).into()
 }
 
 /// Device nodes.

@@ -124,12 +124,17 @@ fn part(tree: &OwnedFd, below: &Path) -> Result<OwnedFd> {
 /// Unmounts all of a container's.
 pub(super) fn unmount(core: &Core, id: &str) -> Result<()> {
     let directory = core.places.path(Kind::Container, id).join(DIRECTORY);
-    let entries = match std::fs::read_dir(&directory) {
+    unmount_each(&directory, |entry| entry)
+}
+
+/// Unmounts what is mounted at a place of each entry of a directory; there need not be one, nor anything.
+pub(super) fn unmount_each(directory: &Path, place: impl Fn(PathBuf) -> PathBuf) -> Result<()> {
+    let entries = match std::fs::read_dir(directory) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         other => other.context(|| format!("cannot list {}", directory.display()))?,
     };
     for entry in entries {
-        let path: PathBuf = entry?.path();
+        let path = place(entry?.path());
         match rustix::mount::unmount(&path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
             Ok(()) | Err(Errno::INVAL | Errno::NOENT) => {}
             Err(errno) => {

@@ -22,7 +22,9 @@ mod record;
 mod stack;
 mod store;
 
-pub use mounted::{Everywhere, Mounted, SOURCE, mount_namespace, mounts_everywhere, mounts_here};
+pub use mounted::{
+    Everywhere, Mounted, SOURCE, mount_namespace, mounts_everywhere, mounts_here, unescaped,
+};
 pub use place::unmount;
 pub use record::{Extent, Form, Idmap, RECORD_LIMIT, Record, VERSION};
 pub use stack::{MapIds, Mounting, Stack};

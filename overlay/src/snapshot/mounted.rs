@@ -129,8 +129,8 @@ fn ours(line: &[u8]) -> Option<Mounted> {
     })
 }
 
-/// Blanks, newlines and backslashes are three octal digits behind a backslash.
-fn unescaped(mut text: &[u8]) -> Vec<u8> {
+/// A path as the table writes it: blanks, newlines and backslashes are three octal digits behind a backslash.
+pub fn unescaped(mut text: &[u8]) -> Vec<u8> {
     let mut plain = Vec::with_capacity(text.len());
     while let Some((first, rest)) = text.split_first() {
         let number = match rest {

@@ -157,24 +157,10 @@ fn entry(line: &str) -> Option<Entry<'_>> {
     let root = left.nth(3)?;
     Some(Entry {
         root,
-        point: PathBuf::from(unescape(left.next()?)),
+        point: crate::mountinfo::unescaped(left.next()?),
         v2,
         options,
     })
-}
-
-/// Undoes the kernel's octal escapes of blanks in paths.
-fn unescape(text: &str) -> String {
-    let mut out = text.to_owned();
-    for (from, to) in [
-        ("\\040", " "),
-        ("\\011", "\t"),
-        ("\\012", "\n"),
-        ("\\134", "\\"),
-    ] {
-        out = out.replace(from, to);
-    }
-    out
 }
 
 /// The cgroup2 cgroup of a process, as the caller's cgroup namespace shows it.

@@ -16,6 +16,7 @@ use super::steps::Step;
 use super::wire::{Message, Tag, Wire};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::idmap;
+use crate::mountinfo::unescaped;
 use crate::plan::Plan;
 use crate::plan::mounts::{Idmap, MountKind};
 use crate::plan::namespaces::{IdMaps, map_text};
@@ -339,7 +340,7 @@ pub(crate) fn mount_holding(path: &std::path::Path) -> Result<CString> {
     let holding = table
         .lines()
         .filter_map(|line| line.split(' ').nth(4))
-        .map(unescape)
+        .map(unescaped)
         .filter(|point| path.starts_with(point))
         .max_by_key(|point| point.as_os_str().len());
     crate::plan::c_path(&holding.unwrap_or_else(|| "/".into()))
@@ -352,7 +353,7 @@ pub(crate) fn kernel_views(root: &std::path::Path) -> Result<Vec<CString>> {
     let view = |line: &str| {
         let (mount, filesystem) = line.split_once(" - ")?;
         let kind = filesystem.split(' ').next()?;
-        let point = unescape(mount.split(' ').nth(4)?);
+        let point = unescaped(mount.split(' ').nth(4)?);
         (matches!(kind, "proc" | "sysfs") && !point.starts_with(root)).then_some(point)
     };
     table
@@ -362,39 +363,9 @@ pub(crate) fn kernel_views(root: &std::path::Path) -> Result<Vec<CString>> {
         .collect()
 }
 
-/// Undoes the kernel's `\040` for blanks.
-fn unescape(field: &str) -> std::path::PathBuf {
-    use std::os::unix::ffi::OsStringExt as _;
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field.as_bytes();
-    while let Some((first, tail)) = rest.split_first() {
-        let octal = tail.get(..3).filter(|_| *first == b'\\');
-        let value = octal
-            .and_then(|o| std::str::from_utf8(o).ok())
-            .and_then(|o| u8::from_str_radix(o, 8).ok());
-        match value {
-            Some(value) => {
-                bytes.push(value);
-                rest = &tail[3..];
-            }
-            None => {
-                bytes.push(*first);
-                rest = tail;
-            }
-        }
-    }
-    std::ffi::OsString::from_vec(bytes).into()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn mount_points_are_unescaped() {
-        assert_eq!(unescape("/a\\040b\\134c"), std::path::Path::new("/a b\\c"));
-        assert_eq!(unescape("/plain\\x"), std::path::Path::new("/plain\\x"));
-    }
 
     #[test]
     fn proc_lies_on_its_own_mount() {
