@@ -117,18 +117,9 @@ pub(crate) fn parse_rfc3339(text: &str) -> Option<u64> {
             sign * (part(hours)? * 3600 + part(minutes)? * 60)
         }
     };
-    let unix = days(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second - offset;
+    let unix = rcrun_runtime::days(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second
+        - offset;
     u64::try_from(unix).ok().filter(|_| valid)
-}
-
-/// Days from 1970-01-01 to a day of the Gregorian calendar (years begin in March here, so that a leap
-/// day is a year's last).
-fn days(year: i64, month: i64, day: i64) -> i64 {
-    let year = if month <= 2 { year - 1 } else { year };
-    let month = (month + 9) % 12;
-    let of_year = (153 * month + 2) / 5 + day - 1;
-    year * 365 + year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400) + of_year
-        - 719_468
 }
 
 /// A duration as Go writes it (`1h30m`, also `7d`), or a moment: seconds since 1970, RFC 3339 or a

@@ -24,6 +24,7 @@ mod host;
 mod images;
 mod listen;
 mod meter;
+mod network_thread;
 mod notify;
 mod nri;
 mod pods;

@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use prost::Message;
+pub(crate) use rcrun_overlay::identifier::{is_whole as is_id, random as random_id};
 use rcrun_overlay::lease::{Root, SnapshotId};
 use rcrun_overlay::store::Store;
 use rcrun_overlay::{durable, record};
@@ -41,8 +42,6 @@ const DIRECTORY: &str = "cri";
 const LOCK: &str = "lock";
 /// How long a server that ends may take to let go of the lock.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// Digits of an identifier.
-const ID_LENGTH: usize = 64;
 
 /// Which of the two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -524,25 +523,6 @@ fn remove_tree(directory: &OwnedFd) -> Result<(), Errno> {
         }
     }
     Ok(())
-}
-
-/// Whether this is the name of a directory of ours.
-pub(crate) fn is_id(text: &str) -> bool {
-    let digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-    text.len() == ID_LENGTH && text.bytes().all(digit)
-}
-
-/// 256 random bits.
-pub(crate) fn random_id() -> Result<String> {
-    use std::fmt::Write as _;
-    let mut bytes = [0_u8; ID_LENGTH / 2];
-    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
-        .context(|| "cannot get random bytes")?;
-    let mut text = String::with_capacity(ID_LENGTH);
-    for byte in bytes {
-        let _ = write!(text, "{byte:02x}");
-    }
-    Ok(text)
 }
 
 /// Nanoseconds since the epoch.

@@ -18,18 +18,9 @@ pub(crate) fn nanoseconds(text: &str) -> Option<i64> {
     }
     let digits: i64 = fraction.parse().ok().filter(|digits| *digits >= 0)?;
     let nanoseconds = digits * 10_i64.pow(9 - u32::try_from(fraction.len()).ok()?);
-    let seconds = days(year, month, day) * 86_400 + hour * 3_600 + minute * 60 + second;
+    let seconds =
+        rcrun_runtime::days(year, month, day) * 86_400 + hour * 3_600 + minute * 60 + second;
     seconds.checked_mul(1_000_000_000)?.checked_add(nanoseconds)
-}
-
-/// Days since the epoch of a day of the Gregorian calendar; years begin in March.
-fn days(year: i64, month: i64, day: i64) -> i64 {
-    let (year, month) = match month {
-        1 | 2 => (year - 1, month + 9),
-        _ => (year, month - 3),
-    };
-    let leap_days = year / 4 - year / 100 + year / 400;
-    365 * year + leap_days + (153 * month + 2) / 5 + day - 1 - 719_468
 }
 
 fn numbers(text: &str, separator: char) -> Option<[i64; 3]> {

@@ -14,6 +14,7 @@ pub mod digest;
 pub mod durable;
 pub mod fsck;
 pub mod gc;
+pub mod identifier;
 pub mod layer;
 pub mod lease;
 pub mod lock;

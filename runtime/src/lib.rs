@@ -31,4 +31,4 @@ pub mod sys;
 pub mod template;
 
 pub use error::{Error, ErrorKind, Result};
-pub use state::time::seconds as rfc3339_seconds;
+pub use state::time::{days, seconds as rfc3339_seconds};

@@ -46,12 +46,12 @@ pub(crate) use record::{
 };
 pub(crate) use root::Root as RootDirectory;
 
+pub(crate) use rcrun_overlay::identifier::{is_whole as is_id, random as random_id};
+
 /// Below the store's directory.
 const DIRECTORY: &str = "containers";
 /// Below that: what names stand for.
 const NAMES: &str = "names";
-/// Digits of an ID.
-const ID_LENGTH: usize = 64;
 /// Digits of an ID that people get to see.
 const SHORT: usize = 12;
 
@@ -174,7 +174,7 @@ impl Containers {
                 Err(error) => Err(error),
             };
         }
-        if text.is_empty() || !text.bytes().all(is_digit) {
+        if text.is_empty() || !text.bytes().all(rcrun_overlay::identifier::is_digit) {
             return Ok(None);
         }
         let mut ids = self.ids()?;
@@ -374,23 +374,6 @@ pub(crate) fn now() -> String {
 /// The part of an ID that people get to see.
 pub(crate) fn short(id: &str) -> &str {
     id.get(..SHORT).unwrap_or(id)
-}
-
-/// Whether it is a whole ID.
-pub(crate) fn is_id(text: &str) -> bool {
-    text.len() == ID_LENGTH && text.bytes().all(is_digit)
-}
-
-fn is_digit(byte: u8) -> bool {
-    matches!(byte, b'0'..=b'9' | b'a'..=b'f')
-}
-
-/// 256 random bits: never the ID of another container.
-pub(crate) fn random_id() -> Result<String> {
-    Ok(random::<{ ID_LENGTH / 2 }>()?
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect())
 }
 
 /// Random bytes; a request of up to 256 is never answered in part.

@@ -20,6 +20,7 @@ pub(super) fn tests() -> Vec<Test> {
         test!(a_dead_init_makes_the_pod_unready),
         test!(lists_are_filtered),
         test!(a_log_goes_on_in_a_new_file),
+        test!(sweeps_and_checks_of_the_store_know_what_is_used),
         test!(a_server_that_comes_back_finds_everything),
         test!(what_happens_without_a_server_is_known_later),
     ]
@@ -453,6 +454,32 @@ fn a_log_goes_on_in_a_new_file(env: &Env) {
         Code::FailedPrecondition,
     );
     pods.remove(&pod);
+}
+
+fn sweeps_and_checks_of_the_store_know_what_is_used(env: &Env) {
+    let pods = Pods::new(env);
+    let of_pod = pods.pod("one");
+    let pod = pods.run(&of_pod);
+    let runs = pods.create(&pod, &pods.container("runs", "exec sleep 1000"), &of_pod);
+    pods.start(&runs);
+    let made = pods.create(
+        &pod,
+        &pods.container("made", "ls /bin | grep -c .; echo started"),
+        &of_pod,
+    );
+    let shelf = &pods.node.shelf;
+    shelf.ok(&["fsck"]);
+    // All names are gone, and nobody has an image but the two.
+    pods.node.remove(&shelf.name("app"));
+    shelf.ok(&["prune", "--all", "--force"]);
+    shelf.ok(&["fsck"]);
+    pods.start(&made);
+    let log = pods.log(&pods.ended(&made));
+    assert!(log.ends_with("started\n") && log.len() > 9, "{log}");
+    pods.stop_container(&runs, 0);
+    pods.remove(&pod);
+    shelf.ok(&["fsck"]);
+    pods.assert_nothing_left();
 }
 
 fn a_server_that_comes_back_finds_everything(env: &Env) {

@@ -4,13 +4,11 @@
 //! namespaces one after the other, by the files that pin them, and ends: no thread that does anything else
 //! is ever in a pod's network. A pod need not have a process for that.
 
-use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 
 use rcrun_runtime::pin;
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use crate::{Context, Error, ErrorKind, Result};
+use crate::{Result, network_thread};
 
 /// Where the kernel tells.
 const DEVICES: &str = "/proc/thread-self/net/dev";
@@ -33,21 +31,16 @@ pub(crate) fn devices(directories: Vec<PathBuf>) -> Result<Vec<Vec<Device>>> {
     if directories.is_empty() {
         return Ok(Vec::new());
     }
-    let thread = std::thread::Builder::new().name("rcrun-network".to_owned());
-    let work = move || {
+    network_thread::run("rcrun-network", move || {
         let of = |directory: &PathBuf| within(directory).unwrap_or_default();
-        directories.iter().map(of).collect()
-    };
-    let thread = thread.spawn(work).context(|| "cannot start a thread")?;
-    thread
-        .join()
-        .map_err(|_| Error::new(ErrorKind::Internal, "a defect in the server: see its log"))
+        Ok(directories.iter().map(of).collect())
+    })
 }
 
 /// Leaves the thread in the namespace.
 fn within(directory: &std::path::Path) -> Result<Vec<Device>> {
     let namespace = pin::open(directory, "net")?;
-    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
+    network_thread::enter(&namespace)?;
     Ok(parse(&std::fs::read_to_string(DEVICES)?))
 }
 

@@ -5,20 +5,20 @@
 //! others. A pod in the node's network has the node's `localhost`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use bytes::BytesMut;
 use rcrun_runtime::pin;
 use rcrun_streaming::Duplex;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::copy::{PIECE, tight};
 use super::of_status;
 use crate::core::{Core, Pod};
+use crate::network_thread;
 use crate::{Context, Error, ErrorKind, Result};
 
 /// The order in which addresses are tried, as with containerd.
@@ -87,19 +87,9 @@ fn sockets(namespace: Option<OwnedFd>) -> Result<[Option<OwnedFd>; 2]> {
     let Some(namespace) = namespace else {
         return open();
     };
-    let thread = std::thread::Builder::new().name("rcrun-dial".to_owned());
-    let work = move || {
-        let kind = Some(LinkNameSpaceType::Network);
-        move_into_link_name_space(namespace.as_fd(), kind)
-            .context(|| "cannot enter the network of the pod")?;
+    network_thread::run("rcrun-dial", move || {
+        network_thread::enter(&namespace)?;
         open()
-    };
-    let thread = thread.spawn(work).context(|| "cannot start a thread")?;
-    thread.join().unwrap_or_else(|_| {
-        Err(Error::new(
-            ErrorKind::Internal,
-            "a defect in the server: see its log",
-        ))
     })
 }
 

@@ -6,13 +6,11 @@
 //! address. The device is deleted by its number, which no other will have, so it does no harm if two do
 //! this for one attachment.
 
-use rustix::io::Errno;
-
 use super::leases::{Lease, State};
 use super::rules;
 use super::{Bridge, Desk, Made, host, links, mapped};
+use crate::netlink::Socket;
 use crate::netlink::nft::Transaction;
-use crate::netlink::{Refused, Socket, route};
 use crate::request::Key;
 use crate::{Context, Result};
 
@@ -32,7 +30,7 @@ impl Bridge {
             return Ok(());
         }
         for device in going.iter().filter_map(|one| one.device) {
-            delete(device).context(failed)?;
+            host::delete_at(&mut Socket::routing()?, device).context(failed)?;
         }
         let desk = self.enter().context(failed)?;
         let mut all = going.iter();
@@ -88,21 +86,5 @@ impl Desk<'_> {
             Some(made) if !taken => self.rewrite(made, Some(lease)).map(|_| ()),
             _ => Ok(()),
         }
-    }
-}
-
-/// Deletes a device by its number; none is as good.
-fn delete(index: u32) -> Result<()> {
-    let mut socket = Socket::routing()?;
-    let mut batch = socket.batch();
-    route::delete_link_at(&mut batch, index);
-    batch.acknowledged();
-    match socket.carry_out(batch)? {
-        Ok(())
-        | Err(Refused {
-            errno: Errno::NODEV,
-            ..
-        }) => Ok(()),
-        Err(refused) => Err(refused.errno).context(|| format!("cannot remove device {index}")),
     }
 }

@@ -166,6 +166,17 @@ fn make(
 pub(super) fn delete(socket: &mut Socket, name: &str) -> Result<()> {
     let mut batch = socket.batch();
     route::delete_link(&mut batch, name);
+    carry_out_removal(socket, batch, name)
+}
+
+/// The same by its number.
+pub(super) fn delete_at(socket: &mut Socket, index: u32) -> Result<()> {
+    let mut batch = socket.batch();
+    route::delete_link_at(&mut batch, index);
+    carry_out_removal(socket, batch, &index.to_string())
+}
+
+fn carry_out_removal(socket: &mut Socket, mut batch: Batch, device: &str) -> Result<()> {
     batch.acknowledged();
     match socket.carry_out(batch)? {
         Ok(())
@@ -173,7 +184,7 @@ pub(super) fn delete(socket: &mut Socket, name: &str) -> Result<()> {
             errno: Errno::NODEV,
             ..
         }) => Ok(()),
-        Err(refused) => Err(refused.errno).context(|| format!("cannot remove device {name}")),
+        Err(refused) => Err(refused.errno).context(|| format!("cannot remove device {device}")),
     }
 }
 
