@@ -6,6 +6,7 @@ mod declared;
 mod host;
 mod life;
 mod making;
+mod relabel;
 mod volumes;
 
 use std::sync::Arc;

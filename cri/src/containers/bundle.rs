@@ -7,7 +7,7 @@ use rcrun_runtime::container::CgroupDriver;
 use rcrun_runtime::monitor::{self, Launch, When};
 use serde_json::Value;
 
-use super::{declared, host, volumes};
+use super::{declared, host, relabel, volumes};
 use crate::core::{Container, Core};
 use crate::images::Held;
 use crate::pods::pinned;
@@ -77,6 +77,9 @@ pub(super) fn make(
     let made = spec::container(&facts, &config, image, &place, &core.node)?;
     for path in &made.make {
         std::fs::create_dir_all(path).context(|| format!("cannot make {}", path.display()))?;
+    }
+    for (path, context) in &made.relabel {
+        relabel::relabel(path, context)?;
     }
     snapshot(core, container, held, plan.namespaces.user)?;
     let directory = core.places.path(Kind::Container, &container.id);
