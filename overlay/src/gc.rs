@@ -71,7 +71,7 @@ const OPEN_BATCH: usize = 128;
 /// How many directories are in `trash/` at a time: as many names as fit its first block.
 const TREE_BATCH: usize = 16;
 
-/// A temporary name in a directory of records is nobody's after this long.
+/// A temporary file in a directory of records is nobody's after this long: nothing locks it.
 const TEMPORARY_AGE: Duration = Duration::from_secs(3600);
 
 /// What must stay.
@@ -483,7 +483,7 @@ impl Sweep<'_> {
                     continue;
                 };
                 if parent == "snapshots" && tree::is_directory(&stat) {
-                    self.leftover(&directory, &name, TEMPORARY_AGE)?;
+                    self.leftover(&directory, &name, Duration::ZERO)?;
                 } else if tree::is_regular(&stat) && tree::age(&stat) >= TEMPORARY_AGE {
                     if !self.policy.dry_run {
                         tree::unlink(&directory, &*name)?;

@@ -169,7 +169,7 @@ impl<'a> People<'a> {
 
     /// Names of snapshots.
     pub(crate) fn snapshots(&self) -> usize {
-        // What a killed maker began is no snapshot, and swept an hour later (docs/on-disk.md).
+        // What a killed maker began is no snapshot, and the next sweep takes it (docs/on-disk.md).
         let whole =
             |entry: &fs::DirEntry| !entry.file_name().as_encoded_bytes().starts_with(b".new-");
         let entries = fs::read_dir(self.shelf.path().join("snapshots"));

@@ -124,11 +124,9 @@ impl Snapshots {
         lasting: bool,
     ) -> Result<Snapshot> {
         let bytes = record.bytes()?;
-        let name = durable::temporary_name();
-        rustix::fs::mkdirat(&self.directory, &name, Mode::from(0o700))
-            .context(|| format!("cannot make snapshots/{name}"))?;
-        let written = self.fill(&name, stack, &record, &bytes, lasting);
-        let written = written.and_then(|directory| {
+        let (name, directory) = self.begin()?;
+        let written = fill(&directory, stack, &record, &bytes, lasting);
+        let written = written.and_then(|()| {
             let flags = RenameFlags::NOREPLACE;
             let renamed = rustix::fs::renameat_with(
                 &self.directory,
@@ -149,17 +147,13 @@ impl Snapshots {
                 Errno::NOTEMPTY => Errno::EXIST,
                 errno => errno,
             })
-            .context(|| format!("cannot rename snapshots/{name} to snapshots/{id}"))?;
-            Ok(directory)
+            .context(|| format!("cannot rename snapshots/{name} to snapshots/{id}"))
         });
-        let directory = match written {
-            Ok(directory) => directory,
-            Err(error) => {
-                // The original error matters more; what remains is swept by its name.
-                let _ = remove_tree(&self.directory, &name);
-                return Err(error);
-            }
-        };
+        if let Err(error) = written {
+            // The original error matters more; what remains is swept by its name.
+            let _ = remove_tree(&self.directory, &name);
+            return Err(error);
+        }
         if lasting {
             durable::sync_directory(&self.directory)?;
         }
@@ -172,52 +166,23 @@ impl Snapshots {
         })
     }
 
-    /// Everything in the new directory, locked and perhaps durable.
-    fn fill(
-        &self,
-        name: &str,
-        stack: &Stack,
-        record: &Record,
-        bytes: &[u8],
-        lasting: bool,
-    ) -> Result<OwnedFd> {
-        let directory = open_directory(&self.directory, name)?;
-        lock::lock(
-            &directory,
-            Kind::Exclusive,
-            &mut lock::up_to(lock::STORE_PATIENCE),
-        )?;
-        let make = |name, mode| {
-            rustix::fs::mkdirat(&directory, name, Mode::from(mode))
-                .context(|| format!("cannot make {name}"))
-        };
-        match record.form {
-            Form::Overlay => {
-                make(UPPER, 0o755)?;
-                make(WORK, 0o700)?;
-                like_the_root(&open_directory(&directory, UPPER)?, stack)?;
-            }
-            Form::Copy => {
-                make(ROOT, 0o755)?;
-                let root = open_directory(&directory, ROOT)?;
-                let shift = record.shift();
-                flatten(&stack.lowers(), record.marks, &shift, root.as_fd())
-                    .context(|| "cannot copy the files of its layers")?;
-                // Whole or not at all: the record says that it is.
-                if lasting {
-                    rustix::fs::syncfs(&root).context(|| "cannot sync the copy")?;
-                }
+    /// A new directory and its name, locked until it is a snapshot: what is not locked is swept at any
+    /// moment, also between our making it and locking it.
+    fn begin(&self) -> Result<(String, OwnedFd)> {
+        loop {
+            let name = durable::temporary_name();
+            rustix::fs::mkdirat(&self.directory, &name, Mode::from(0o700))
+                .context(|| format!("cannot make snapshots/{name}"))?;
+            let directory = match open_directory(&self.directory, &name) {
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                opened => opened?,
+            };
+            let patience = &mut lock::up_to(lock::STORE_PATIENCE);
+            lock::lock(&directory, Kind::Exclusive, patience)?;
+            if lock::is_named(&self.directory, &name, &directory)? {
+                return Ok((name, directory));
             }
         }
-        let mode = Mode::from(0o600);
-        match lasting {
-            true => {
-                durable::write_new(&directory, RECORD, bytes, mode)?;
-                durable::sync_directory(&directory)?;
-            }
-            false => durable::replace_unsynced(&directory, RECORD, bytes, mode)?,
-        }
-        Ok(directory)
     }
 
     /// Makes what can be used: an overlay, or a copy and why it is one. Ids that are to be mapped are
@@ -344,6 +309,46 @@ impl Snapshots {
             Err(errno) => return Err(errno).context(context),
         }
         Ok(true)
+    }
+}
+
+/// Everything in the new directory, which is perhaps durable.
+fn fill(
+    directory: &OwnedFd,
+    stack: &Stack,
+    record: &Record,
+    bytes: &[u8],
+    lasting: bool,
+) -> Result<()> {
+    let make = |name, mode| {
+        rustix::fs::mkdirat(directory, name, Mode::from(mode))
+            .context(|| format!("cannot make {name}"))
+    };
+    match record.form {
+        Form::Overlay => {
+            make(UPPER, 0o755)?;
+            make(WORK, 0o700)?;
+            like_the_root(&open_directory(directory, UPPER)?, stack)?;
+        }
+        Form::Copy => {
+            make(ROOT, 0o755)?;
+            let root = open_directory(directory, ROOT)?;
+            let shift = record.shift();
+            flatten(&stack.lowers(), record.marks, &shift, root.as_fd())
+                .context(|| "cannot copy the files of its layers")?;
+            // Whole or not at all: the record says that it is.
+            if lasting {
+                rustix::fs::syncfs(&root).context(|| "cannot sync the copy")?;
+            }
+        }
+    }
+    let mode = Mode::from(0o600);
+    match lasting {
+        true => {
+            durable::write_new(directory, RECORD, bytes, mode)?;
+            durable::sync_directory(directory)
+        }
+        false => durable::replace_unsynced(directory, RECORD, bytes, mode),
     }
 }
 

@@ -158,19 +158,14 @@ fn snapshots_come_and_go_beside_sweeps() {
 fn a_killed_maker_of_a_snapshot_leaves_what_is_swept() {
     let directory = tempfile::tempdir().unwrap();
     let (path, store) = (directory.path(), Store::open(directory.path()).unwrap());
-    let old = std::time::SystemTime::now() - 2 * TEMPORARY_AGE;
     let make = |name: &str| {
         let at = path.join("snapshots").join(name);
         std::fs::create_dir_all(at.join("upper/a/b")).unwrap();
-        let open = File::open(&at).unwrap();
-        let times = std::fs::FileTimes::new().set_modified(old);
-        open.set_times(times).unwrap();
-        open
+        File::open(&at).unwrap()
     };
     let busy = make(".new-1-1");
     assert!(lock::try_lock(&busy, Kind::Exclusive).unwrap());
     drop(make(".new-1-2"));
-    std::fs::create_dir(path.join("snapshots/.new-1-3")).unwrap();
     let done = collect(&store, &NOW, &mut |_| Ok(Reachable::default())).unwrap();
     assert_eq!(done.leftovers, 1);
     let mut left: Vec<_> = std::fs::read_dir(path.join("snapshots"))
@@ -178,5 +173,5 @@ fn a_killed_maker_of_a_snapshot_leaves_what_is_swept() {
         .map(|entry| entry.unwrap().file_name())
         .collect();
     left.sort_unstable();
-    assert_eq!(left, [".new-1-1", ".new-1-3"], "one is locked, one is new");
+    assert_eq!(left, [".new-1-1"], "it is locked");
 }
