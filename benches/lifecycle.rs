@@ -72,8 +72,9 @@ fn measure(words: &[String]) {
     let time = begin.elapsed().as_nanos();
     let usage = getrusage(UsageWho::RUSAGE_CHILDREN).unwrap();
     assert!(status.success(), "{words:?}: {status}");
+    // Some end their answer without a new line.
     println!(
-        "measured {time} {} {}",
+        "\nmeasured {time} {} {}",
         usage.max_rss(),
         usage.minor_page_faults()
     );
