@@ -152,6 +152,9 @@ pub(crate) struct ImageFacts {
     pub(crate) manifest: String,
     /// A name of it with a digest, or its id.
     pub(crate) reference: String,
+    /// The name with a tag that was asked for, or another that it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) name: Option<String>,
 }
 
 /// Whom a container's program runs as.

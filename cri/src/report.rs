@@ -133,7 +133,7 @@ pub(crate) fn container(container: &Container) -> cri::ContainerStatus {
         state: container_state(&life).into(),
         created_at: container.created,
         started_at: record.started.unwrap_or(0),
-        image: config.image.clone(),
+        image: image(&state),
         image_ref: record.image.reference.clone(),
         labels: config.labels.clone(),
         annotations: config.annotations.clone(),
@@ -166,6 +166,15 @@ pub(crate) fn container(container: &Container) -> cri::ContainerStatus {
         status.message = end.message;
     }
     status
+}
+
+/// What a container was asked for, with the image's name in the place of its identifier.
+fn image(state: &ContainerState) -> Option<cri::ImageSpec> {
+    let mut spec = state.config.image.clone()?;
+    if let Some(name) = &state.record.image.name {
+        spec.image.clone_from(name);
+    }
+    Some(spec)
 }
 
 /// Mounts as they were asked for; those of images say where they come from.

@@ -3,6 +3,7 @@
 //! The recorded answers are another server's: of these, what a kubelet relies on has to be the same.
 
 use crate::harness::cri::Node;
+use crate::harness::pods::Pods;
 use crate::harness::store::Image;
 use crate::harness::{Env, Test, test};
 use rcrun_cri::proto::v1 as cri;
@@ -11,6 +12,7 @@ use std::collections::BTreeMap;
 
 pub(super) fn tests() -> Vec<Test> {
     vec![
+        test!(a_container_is_told_the_name_of_its_image),
         test!(what_it_asks_when_it_starts),
         test!(what_it_asks_of_images),
     ]
@@ -179,4 +181,45 @@ fn what_it_asks_of_images(env: &Env) {
         );
         assert!(one.id.starts_with("sha256:") && one.size > 0);
     }
+}
+
+/// A kubelet compares it with the pod's specification, to see whether a change of the image has come to be.
+fn a_container_is_told_the_name_of_its_image(env: &Env) {
+    let pods = Pods::new(env);
+    let config = json!({"Cmd": ["/bin/sh"]});
+    let id = pods.image("two:1", config.clone());
+    assert_eq!(pods.image("two:2", config), id);
+    let name = |tag: &str| pods.node.shelf.name(&format!("two:{tag}"));
+    let of_pod = pods.pod("named");
+    let pod = pods.run(&of_pod);
+    let told = |asked: cri::ImageSpec, container: &str| {
+        let mut config = pods.container(container, "sleep 1000");
+        config.image = Some(asked);
+        let id = pods.create(&pod, &config, &of_pod);
+        (pods.status(&id).image.unwrap().image, id)
+    };
+    let asked = |image: &str, user: &str| cri::ImageSpec {
+        image: image.to_owned(),
+        user_specified_image: user.to_owned(),
+        ..Default::default()
+    };
+    for (number, (asked, expected)) in [
+        (asked(&id, &name("2")), name("2")),
+        (asked(&id, ""), name("1")),
+        (asked(&name("2"), ""), name("2")),
+        // Another image's name, or none at all.
+        (asked(&id, &pods.node.shelf.name("app")), name("1")),
+        (asked(&id, "what:is/this"), name("1")),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        assert_eq!(told(asked, &format!("c{number}")).0, expected);
+    }
+    let (told, last) = told(asked(&id, &name("2")), "last");
+    pods.node.kill();
+    pods.node.start();
+    assert_eq!(pods.status(&last).image.unwrap().image, told);
+    pods.remove(&pod);
+    pods.assert_nothing_left();
 }

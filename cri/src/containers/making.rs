@@ -10,7 +10,7 @@ use crate::core::{Container, Core, Reservation, precondition};
 use crate::images::Held;
 use crate::nri::{Evicted, Telling};
 use crate::proto::v1 as cri;
-use crate::records::{ImageFacts, Kind, User};
+use crate::records::{Kind, User};
 use crate::status::status;
 use crate::{Context, Result};
 
@@ -135,11 +135,8 @@ impl Core {
         self.places
             .create(Kind::Container, &container.id)
             .context(failed)?;
-        container.state().record.image = ImageFacts {
-            id: held.image.id.to_string(),
-            manifest: held.image.manifest.digest.to_string(),
-            reference: held.reference.clone(),
-        };
+        let facts = held.facts(container.config().image.as_ref());
+        container.state().record.image = facts;
         bundle::make(self, container, held, volumes).context(failed)
     }
 

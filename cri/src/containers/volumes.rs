@@ -17,7 +17,7 @@ use tonic::Status;
 use crate::core::{Container, Core};
 use crate::images::Held;
 use crate::proto::v1 as cri;
-use crate::records::{ImageFacts, Kind, Volume};
+use crate::records::{Kind, Volume};
 use crate::{Context, Error, ErrorKind, Result};
 
 /// Below a container's directory.
@@ -86,11 +86,7 @@ pub(super) fn mount(
     Ok(Volume {
         index,
         path,
-        image: ImageFacts {
-            id: held.image.id.to_string(),
-            manifest: held.image.manifest.digest.to_string(),
-            reference: held.reference.clone(),
-        },
+        image: held.facts(None),
     })
 }
 

@@ -2,12 +2,15 @@
 
 use rcrun_image::catalog::Image;
 use rcrun_image::pull::unpack_stored;
+use rcrun_image::reference::Reference;
 use rcrun_image::registry::Cancel;
 use rcrun_overlay::layer::store::Layers;
 use rcrun_overlay::lease::{Lease, Root};
 use tonic::Status;
 
 use super::Images;
+use crate::proto::v1 as cri;
+use crate::records::ImageFacts;
 use crate::status::status;
 use crate::{Context, Result};
 
@@ -20,6 +23,25 @@ pub(crate) struct Held {
     pub(crate) reference: String,
     /// What people call it.
     pub(crate) name: String,
+    /// All its names with tags.
+    names: Vec<String>,
+}
+
+impl Held {
+    /// What a container's record says of it. A kubelet asks by the image's identifier and compares the name
+    /// that it is told later with the one of the pod's specification.
+    pub(crate) fn facts(&self, asked: Option<&cri::ImageSpec>) -> ImageFacts {
+        let asked = asked.map(|image| [&image.user_specified_image, &image.image]);
+        let asked = asked.into_iter().flatten();
+        let mut asked = asked.filter_map(|name| Some(name.parse::<Reference>().ok()?.to_string()));
+        let name = asked.find(|name| self.names.contains(name));
+        ImageFacts {
+            id: self.image.id.to_string(),
+            manifest: self.image.manifest.digest.to_string(),
+            reference: self.reference.clone(),
+            name: name.or_else(|| self.names.first().cloned()),
+        }
+    }
 }
 
 impl Images {
@@ -58,12 +80,14 @@ impl Images {
             }
             Ok(Some((image, lease)))
         });
+        let names = message.repo_tags.clone();
         let (image, lease) = held.await?.ok_or_else(missing)?;
         Ok(Held {
             image,
             lease,
             reference,
             name,
+            names,
         })
     }
 }
