@@ -7,6 +7,8 @@ use std::path::Path;
 
 use rcrun_overlay::store::{Store, VERSION_FILE};
 
+use crate::settings::Settings;
+
 /// What was seen of the machine.
 #[derive(Debug, Clone, Default)]
 pub struct Facts {
@@ -26,6 +28,10 @@ pub struct Facts {
     pub user_namespaces: u64,
     /// Why the store cannot be used.
     pub store: Option<String>,
+    /// Whether exec, attach and port-forward are served over TLS.
+    pub tls: bool,
+    /// Why certificate and key for that cannot be used.
+    pub streaming: Option<String>,
 }
 
 /// How bad it is.
@@ -61,7 +67,7 @@ const DESCRIPTORS: u64 = 4096;
 
 impl Facts {
     /// Looks at this machine.
-    pub fn read(store: &Path) -> Self {
+    pub fn read(store: &Path, settings: &Settings) -> Self {
         let text = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
         // One that is not there is made when it is needed.
         let made = store.join(VERSION_FILE).exists();
@@ -82,6 +88,11 @@ impl Facts {
                 .parse()
                 .unwrap_or(0),
             store: opened.map(|error| error.chain().to_string()),
+            tls: settings.stream_tls.is_some(),
+            streaming: settings.check_stream_tls().err().map(|error| {
+                let hint = error.hint().map(|hint| format!("; {hint}"));
+                format!("{}{}", error.chain(), hint.unwrap_or_default())
+            }),
         }
     }
 }
@@ -184,8 +195,21 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
             word(facts.store.is_none(), "usable"),
             facts.store.clone().unwrap_or_default(),
         ),
+        streaming(facts),
     ];
     looks.into_iter().map(Look::judged).collect()
+}
+
+/// Whether exec, attach and port-forward can be served.
+fn streaming(facts: &Facts) -> Look {
+    let how = if facts.tls { "over TLS" } else { "without TLS" };
+    Look {
+        subject: "streaming",
+        good: facts.streaming.is_none(),
+        otherwise: Verdict::Missing,
+        seen: how.to_owned(),
+        remedy: facts.streaming.clone().unwrap_or_default(),
+    }
 }
 
 /// Which cgroups there are, and which controllers they lack.
@@ -225,6 +249,8 @@ mod tests {
             descriptors: 1 << 20,
             user_namespaces: 100,
             store: None,
+            tls: false,
+            streaming: None,
         }
     }
 
@@ -278,6 +304,10 @@ mod tests {
         assert_eq!(
             bad(|facts| facts.store = Some("no".into())),
             [("store", Missing)]
+        );
+        assert_eq!(
+            bad(|facts| facts.streaming = Some("no".into())),
+            [("streaming", Missing)]
         );
     }
 }

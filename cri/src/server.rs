@@ -55,6 +55,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Serves until SIGTERM or SIGINT. `settings` are those of the start.
 pub fn serve(host: Host, settings: &Settings) -> Result<()> {
     settings.check()?;
+    settings.check_stream_tls()?;
     let path = settings.socket()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)

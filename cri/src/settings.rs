@@ -5,6 +5,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use rcrun_image::reference::Reference;
 use serde::{Deserialize, Serialize};
@@ -51,6 +52,8 @@ pub struct Settings {
     pub stream_address: IpAddr,
     /// The port for that; 0 is any that is free.
     pub stream_port: u16,
+    /// Certificate and key for that; none: without TLS.
+    pub stream_tls: Option<StreamTls>,
     /// Seconds without a byte in either direction after which such a session ends.
     pub stream_idle_timeout: u64,
     /// Plugins that see and adjust pods and containers.
@@ -71,6 +74,19 @@ pub enum NetworkKind {
     Bridge,
     /// Plugins where there is a configuration when the server starts, else the embedded network.
     Auto,
+}
+
+/// Files with which exec, attach and port-forward are served over TLS. They are read again when they change.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct StreamTls {
+    /// The certificate and its chain, PEM.
+    pub certificate: PathBuf,
+    /// The key of the certificate, PEM; nobody else may read it.
+    pub key: PathBuf,
+    /// The host of the URLs, where the certificate is not for `stream_address`.
+    #[serde(default)]
+    pub host: Option<String>,
 }
 
 /// Who makes cgroups.
@@ -100,6 +116,7 @@ impl Default for Settings {
             bridge: rcrun_network::bridge::Settings::default(),
             stream_address: IpAddr::V4(Ipv4Addr::LOCALHOST),
             stream_port: 0,
+            stream_tls: None,
             stream_idle_timeout: 4 * 60 * 60,
             nri: Nri::default(),
             metrics_address: String::new(),
@@ -144,7 +161,39 @@ impl Settings {
                 self.stream_address
             )));
         }
+        if let Some(tls) = &self.stream_tls
+            && !(tls.certificate.is_absolute() && tls.key.is_absolute())
+        {
+            return Err(Error::invalid(
+                "the setting cri.stream_tls: write both files as absolute paths",
+            ));
+        }
         Ok(())
+    }
+
+    /// Whether certificate and key for streams can be used, as they are now.
+    pub(crate) fn check_stream_tls(&self) -> Result<()> {
+        let streaming = self.streaming();
+        let Some(tls) = &streaming.tls else {
+            return Ok(());
+        };
+        tls.check(streaming.host.as_deref(), streaming.address)
+            .context(|| "the setting cri.stream_tls")
+    }
+
+    /// What the server of streams is told.
+    pub(crate) fn streaming(&self) -> rcrun_streaming::Settings {
+        let tls = self.stream_tls.as_ref();
+        rcrun_streaming::Settings {
+            address: SocketAddr::new(self.stream_address, self.stream_port),
+            host: tls.and_then(|tls| tls.host.clone()),
+            tls: tls.map(|tls| rcrun_streaming::Tls {
+                certificate: tls.certificate.clone(),
+                key: tls.key.clone(),
+            }),
+            idle_timeout: Duration::from_secs(self.stream_idle_timeout),
+            ..Default::default()
+        }
     }
 
     /// The path of the socket.
@@ -264,6 +313,20 @@ mod tests {
             (r#"{"stream_address":"0.0.0.0"}"#, "cri.stream_address"),
             (r#"{"stream_address":"::"}"#, "cri.stream_address"),
             (r#"{"stream_port":65536}"#, "u16"),
+            (r#"{"stream_tls":true}"#, "expected struct"),
+            (r#"{"stream_tls":{"certificate":"/c"}}"#, "missing field"),
+            (
+                r#"{"stream_tls":{"certificate":"/c","key":"/k","ca":"/a"}}"#,
+                "unknown field",
+            ),
+            (
+                r#"{"stream_tls":{"certificate":"c","key":"/k"}}"#,
+                "cri.stream_tls",
+            ),
+            (
+                r#"{"stream_tls":{"certificate":"/c","key":"k"}}"#,
+                "cri.stream_tls",
+            ),
             (r#"{"nri":{"enabled":true}}"#, "unknown field"),
             (r#"{"nri":{"socket":"nri.sock"}}"#, "cri.nri"),
             (r#"{"nri":{"request_timeout":0}}"#, "cri.nri"),

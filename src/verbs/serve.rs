@@ -51,7 +51,7 @@ impl super::Run for Serve {
             return Ok(0);
         }
         if self.check {
-            return check(&settings.store_path()?);
+            return check(&settings.store_path()?, &cri);
         }
         if !rustix::process::geteuid().is_root() || in_user_namespace() {
             let message = "cannot serve the CRI without root's rights on the machine";
@@ -88,10 +88,10 @@ fn host(settings: &Settings) -> Result<Host> {
 }
 
 /// Prints what this node has and lacks; fails if the server could not work.
-fn check(store: &Path) -> Result<u8> {
+fn check(store: &Path, cri: &rcrun_cri::Settings) -> Result<u8> {
     let mut code = 0;
     let mut text = String::new();
-    for finding in judge(&Facts::read(store)) {
+    for finding in judge(&Facts::read(store, cri)) {
         let word = match finding.verdict {
             Verdict::Fine => "ok",
             Verdict::Lacking => "lacking",

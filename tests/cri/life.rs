@@ -269,6 +269,7 @@ fn what_the_node_lacks(env: &Env) {
         "user namespaces",
         "descriptors",
         "store",
+        "streaming",
     ] {
         let line = said
             .stdout

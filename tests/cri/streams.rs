@@ -1,15 +1,21 @@
 //! Exec, attach and port-forward: what the kubelet's clients do.
 
+use crate::harness::cri::Node;
 use crate::harness::pods::Pods;
 use crate::harness::process::until;
 use crate::harness::streaming::{
-    Ended, STDERR, STDIN, STDOUT, Session, World, children, entries, resident,
+    Ended, STDERR, STDIN, STDOUT, Session, Trust, World, children, entries, resident,
 };
 use crate::harness::{Env, Test, full, test};
 use rcrun_cri::proto::v1 as cri;
+use rcrun_image::registry::testing::{Authority, Setup};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use serde_json::json;
 use std::io::{Read as _, Write as _};
 use std::os::fd::AsFd as _;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tonic::Code;
 
@@ -31,6 +37,8 @@ pub(super) fn tests() -> Vec<Test> {
         test!(slow_readers_cost_little),
         test!(strangers_keep_nobody_out),
         test!(an_idle_session_ends),
+        test!(streams_over_tls),
+        test!(certificates_that_cannot_work_are_refused_at_the_start),
     ]
 }
 
@@ -378,7 +386,7 @@ fn a_url_is_good_once(env: &Env) {
     let rest = url
         .strip_prefix("http://127.0.0.1:")
         .expect("on loopback only");
-    assert_eq!(Session::open(&url).end(), Ended::Code(0));
+    assert_eq!(Session::open(&url, &None).end(), Ended::Code(0));
     let (port, path) = rest.split_once('/').unwrap();
     assert!(
         path.strip_prefix("exec/").unwrap().len() >= 22,
@@ -544,4 +552,88 @@ fn an_idle_session_ends(env: &Env) {
     );
     world.none_runs("4321");
     world.leaves_nothing();
+}
+
+/// Puts certificate and key for the server of streams there, as a whole; what the settings say of them.
+fn certificate(env: &Env, authority: &Authority, name: &str) -> serde_json::Value {
+    let (certificate, key) = authority.certificate(&[name]);
+    let at = env.path("streams.pem");
+    let new = env.path("new.pem");
+    std::fs::write(&new, certificate + &key).unwrap();
+    std::fs::set_permissions(&new, PermissionsExt::from_mode(0o600)).unwrap();
+    std::fs::rename(new, &at).unwrap();
+    json!({"stream_tls": {"certificate": at, "key": at}})
+}
+
+fn trust(authority: &Authority) -> Trust {
+    let mut roots = rustls::RootCertStore::empty();
+    let root = CertificateDer::from_pem_slice(authority.pem().as_bytes()).unwrap();
+    roots.add(root).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let client = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Some(Arc::new(client))
+}
+
+fn streams_over_tls(env: &Env) {
+    let (authority, later) = (Authority::new(), Authority::new());
+    let settings = certificate(env, &authority, "127.0.0.1");
+    let mut world = World::of(Pods::with(env, &settings));
+    world.trust = trust(&authority);
+    let exec = |world: &World| {
+        let mut session = world.exec("ioe", &["sh", "-c", "cat; echo err >&2; exit 7"]);
+        session.say(STDIN, b"hello\n");
+        session.close(STDIN);
+        assert_eq!(session.end(), Ended::Code(7));
+        let heard = (session.text(STDOUT), session.text(STDERR));
+        assert_eq!(heard, ("hello\n".to_owned(), "err\n".to_owned()));
+    };
+    exec(&world);
+    let mut session = world.exec("iot", &["sh", "-c", "stty size; read x; exit 6"]);
+    session.until(STDOUT, "\r\n");
+    session.vanish();
+    let session = world.attach("oe");
+    session.vanish();
+    let network = env.rt.root.join(".cri/pods").join(&world.pod).join("net");
+    answer(
+        Some(&std::fs::File::open(network).unwrap()),
+        "127.0.0.1:81",
+        "four\n",
+    );
+    let mut session = world.forward();
+    session.connect(1, 81);
+    session.data(3, b"a\n", true);
+    assert_eq!(session.finished(&[3])[&3], "four\na\nend\n");
+    session.vanish();
+    // A renewed certificate, here of another authority, is shown without a restart.
+    certificate(env, &later, "127.0.0.1");
+    std::thread::sleep(Duration::from_millis(1100));
+    world.trust = trust(&later);
+    exec(&world);
+    world.leaves_nothing();
+}
+
+fn certificates_that_cannot_work_are_refused_at_the_start(env: &Env) {
+    let authority = Authority::new();
+    let tls = certificate(env, &authority, "node-1");
+    let file = env.path("streams.pem");
+    let node = Node::prepare(env, Setup::default());
+    let refused = |cri: &serde_json::Value, words: &str| {
+        node.configure(cri.clone());
+        let said = node.shelf.call(&["serve"]).fails();
+        said.says("cri.stream_tls").says(words);
+        let found = node.shelf.call(&["serve", "--check"]).exits(1).stdout;
+        assert!(found.contains("missing  streaming: over TLS: "), "{found}");
+        assert!(found.contains(words), "{found}");
+    };
+    refused(&tls, "is not for 127.0.0.1");
+    let mut named = tls.clone();
+    named["stream_tls"]["host"] = json!("node-1");
+    std::fs::set_permissions(&file, PermissionsExt::from_mode(0o644)).unwrap();
+    refused(&named, "mode 0644");
+    std::fs::remove_file(&file).unwrap();
+    refused(&named, "streams.pem");
 }

@@ -8,6 +8,7 @@ use rcrun_cri::proto::v1 as cri;
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::sync::Arc;
 use std::time::Duration;
 use tonic::Code;
 
@@ -23,10 +24,70 @@ const CLOSE: u8 = 255;
 /// What the header blocks of SPDY begin with: a zlib stream whose dictionary has this checksum.
 const DICTIONARY: [u8; 6] = [0x78, 0xbb, 0xe3, 0xc6, 0xa7, 0xc2];
 
+/// How clients speak TLS.
+pub(crate) type Trust = Option<Arc<rustls::ClientConfig>>;
+
+/// A connection, with or without TLS.
+#[derive(Debug)]
+enum Line {
+    Plain(TcpStream),
+    Tls(Box<rustls::StreamOwned<rustls::ClientConnection, TcpStream>>),
+}
+
+impl Line {
+    /// Connects; with TLS if the URL says so, and only then.
+    fn to(host: &str, scheme: &str, trust: &Trust) -> Self {
+        let socket = TcpStream::connect(host).unwrap();
+        socket.set_nodelay(true).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let Some(trust) = trust else {
+            assert_eq!(scheme, "http");
+            return Self::Plain(socket);
+        };
+        assert_eq!(scheme, "https");
+        let (name, _) = host.rsplit_once(':').unwrap();
+        let name = rustls::pki_types::ServerName::try_from(name.to_owned()).unwrap();
+        let client = rustls::ClientConnection::new(Arc::clone(trust), name).unwrap();
+        Self::Tls(Box::new(rustls::StreamOwned::new(client, socket)))
+    }
+
+    fn socket(&self) -> &TcpStream {
+        match self {
+            Self::Plain(socket) => socket,
+            Self::Tls(stream) => &stream.sock,
+        }
+    }
+}
+
+impl std::io::Read for Line {
+    fn read(&mut self, bytes: &mut [u8]) -> std::io::Result<usize> {
+        match self {
+            Self::Plain(socket) => socket.read(bytes),
+            Self::Tls(stream) => stream.read(bytes),
+        }
+    }
+}
+
+impl std::io::Write for Line {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        match self {
+            Self::Plain(socket) => socket.write(bytes),
+            Self::Tls(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        match self {
+            Self::Plain(socket) => socket.flush(),
+            Self::Tls(stream) => stream.flush(),
+        }
+    }
+}
+
 /// A session.
 #[derive(Debug)]
 pub(crate) struct Session {
-    socket: TcpStream,
+    socket: Line,
     headers: bool,
     /// What came on each channel so far.
     pub(crate) heard: BTreeMap<u8, Vec<u8>>,
@@ -39,12 +100,10 @@ pub(crate) enum Ended {
     Error(String),
 }
 
-fn upgrade(url: &str, method: &str, fields: &[&str]) -> TcpStream {
-    let rest = url.strip_prefix("http://").unwrap();
+fn upgrade(url: &str, trust: &Trust, method: &str, fields: &[&str]) -> Line {
+    let (scheme, rest) = url.split_once("://").unwrap();
     let (host, path) = rest.split_once('/').unwrap();
-    let mut socket = TcpStream::connect(host).unwrap();
-    socket.set_nodelay(true).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut socket = Line::to(host, scheme, trust);
     let fields = fields.join("\r\n");
     write!(
         socket,
@@ -64,26 +123,26 @@ fn upgrade(url: &str, method: &str, fields: &[&str]) -> TcpStream {
 
 impl Session {
     /// By WebSocket.
-    pub(crate) fn open(url: &str) -> Self {
+    pub(crate) fn open(url: &str, trust: &Trust) -> Self {
         let fields = [
             "Upgrade: websocket",
             "Sec-WebSocket-Version: 13",
             "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
             "Sec-WebSocket-Protocol: v5.channel.k8s.io",
         ];
-        Self::of(upgrade(url, "GET", &fields))
+        Self::of(upgrade(url, trust, "GET", &fields))
     }
 
     /// By SPDY, for ports.
-    pub(crate) fn forward(url: &str) -> Self {
+    pub(crate) fn forward(url: &str, trust: &Trust) -> Self {
         let fields = [
             "Upgrade: SPDY/3.1",
             "X-Stream-Protocol-Version: portforward.k8s.io",
         ];
-        Self::of(upgrade(url, "POST", &fields))
+        Self::of(upgrade(url, trust, "POST", &fields))
     }
 
-    fn of(socket: TcpStream) -> Self {
+    fn of(socket: Line) -> Self {
         Self {
             socket,
             headers: false,
@@ -123,9 +182,9 @@ impl Session {
         self.say(RESIZE, size.to_string().as_bytes());
     }
 
-    /// A second hand on the socket, to write while another thread reads.
+    /// A second hand on a socket without TLS, to write while another thread reads.
     pub(crate) fn writer(&self) -> Self {
-        Self::of(self.socket.try_clone().unwrap())
+        Self::of(Line::Plain(self.socket.socket().try_clone().unwrap()))
     }
 
     fn exact(&mut self, length: usize) -> Option<Vec<u8>> {
@@ -203,7 +262,8 @@ impl Session {
 
     /// Goes without a word (a reset).
     pub(crate) fn vanish(self) {
-        rustix::net::sockopt::set_socket_linger(&self.socket, Some(Duration::ZERO)).unwrap();
+        rustix::net::sockopt::set_socket_linger(self.socket.socket(), Some(Duration::ZERO))
+            .unwrap();
     }
 
     /// Opens the pair of streams of one connection to a port; `first` is the number of its error stream,
@@ -280,6 +340,8 @@ pub(crate) struct World<'a> {
     pub(crate) of_pod: cri::PodSandboxConfig,
     pub(crate) pod: String,
     pub(crate) id: String,
+    /// Whom clients believe; none: they speak no TLS.
+    pub(crate) trust: Trust,
 }
 
 impl<'a> World<'a> {
@@ -321,6 +383,7 @@ impl<'a> World<'a> {
             of_pod,
             pod: sandbox,
             id,
+            trust: None,
         }
     }
 
@@ -364,7 +427,7 @@ impl<'a> World<'a> {
             .node
             .ok(self.pods.node.runtime().exec(request))
             .url;
-        Session::open(&url)
+        Session::open(&url, &self.trust)
     }
 
     #[track_caller]
@@ -381,7 +444,7 @@ impl<'a> World<'a> {
             .node
             .ok(self.pods.node.runtime().attach(request))
             .url;
-        Session::open(&url)
+        Session::open(&url, &self.trust)
     }
 
     #[track_caller]
@@ -395,7 +458,7 @@ impl<'a> World<'a> {
             .node
             .ok(self.pods.node.runtime().port_forward(request))
             .url;
-        Session::forward(&url)
+        Session::forward(&url, &self.trust)
     }
 
     /// Commands that run in any container, but for those of the container itself.

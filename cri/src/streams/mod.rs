@@ -11,9 +11,7 @@ mod forward;
 mod process;
 mod sync;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use rcrun_streaming::{
     AttachRequest, Backend, Duplex, ExecRequest, PortForwardRequest, Request, Streams as Ends,
@@ -39,12 +37,7 @@ pub(crate) struct Containers(Arc<Core>);
 pub(crate) async fn bind(core: &Arc<Core>, settings: &Settings) -> Result<Server> {
     process::prepare(core)?;
     sync::resume(core);
-    let settings = rcrun_streaming::Settings {
-        address: SocketAddr::new(settings.stream_address, settings.stream_port),
-        idle_timeout: Duration::from_secs(settings.stream_idle_timeout),
-        ..Default::default()
-    };
-    let server = Server::bind(settings, Containers(Arc::clone(core))).await;
+    let server = Server::bind(settings.streaming(), Containers(Arc::clone(core))).await;
     server.context(|| "cannot serve exec, attach and port-forward")
 }
 

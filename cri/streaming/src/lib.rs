@@ -5,7 +5,7 @@
 //! CRI: who serves them makes a [`Request`] and hands its URL on.
 //!
 //! ```text
-//! Urls::issue -> http://127.0.0.1:PORT/exec/TOKEN       server, http, token
+//! Urls::issue -> http://127.0.0.1:PORT/exec/TOKEN       server, http, token; https: tls, socket
 //!   SPDY/3.1 or WebSocket                               spdy, websocket
 //!     pipes, a status                                   pipe, remote, status
 //!       Backend::exec(request, Streams)                 backend
@@ -24,8 +24,10 @@ mod remote;
 mod request;
 mod server;
 mod settings;
+mod socket;
 pub mod spdy;
 mod status;
+mod tls;
 mod token;
 mod transport;
 pub mod websocket;
@@ -35,3 +37,4 @@ pub use pipe::{Reader, Writer};
 pub use request::{AttachRequest, ExecRequest, PortForwardRequest, Request, Wanted};
 pub use server::{Server, Urls};
 pub use settings::Settings;
+pub use tls::Tls;

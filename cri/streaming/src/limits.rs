@@ -6,8 +6,16 @@ use std::time::Duration;
 pub const HEAD: usize = 32 << 10;
 /// Header fields of an HTTP request.
 pub const HEAD_FIELDS: usize = 100;
-/// A client has this long to send its request.
+/// A client has this long to send its request, the handshake of TLS before it included.
 pub const HEAD_TIME: Duration = Duration::from_secs(10);
+/// A file of certificates, or of a key.
+pub const CERTIFICATE: usize = 1 << 20;
+/// Certificates in a chain.
+pub const CERTIFICATES: usize = 16;
+/// How often the files of a certificate are looked at, at most: when somebody connects.
+pub const CERTIFICATE_LOOK: Duration = Duration::from_secs(1);
+/// What TLS holds of bytes that a client does not take.
+pub const TLS_UNSENT: usize = 64 << 10;
 /// Connections that have not yet shown a token; if more come, the oldest of them is dropped.
 pub const STRANGERS: usize = 256;
 /// Sessions at once.

@@ -2,17 +2,18 @@
 //!
 //! Anybody on the machine can connect. Connections without a token are few, have a deadline for their request, and give
 //! way to newer ones: those who say nothing cannot keep out a kubelet, which shows its token at once. A connection serves
-//! one request: its token is used up by it, whether or not the upgrade succeeds. TLS would wrap the socket in [`Server::serve`], before a byte
-//! is read; [`crate::transport`] is where it would be a third kind.
+//! one request: its token is used up by it, whether or not the upgrade succeeds. With TLS the handshake is part of the
+//! request's time.
 
 use crate::backend::Backend;
 use crate::http::{self, Refused, Upgrade};
 use crate::limits;
 use crate::request::Request;
 use crate::settings::Settings;
+use crate::socket::{self, Socket};
 use crate::spdy::serve as spdy;
+use crate::tls::{self, Keeper, Tls};
 use crate::token::Tokens;
-use crate::transport::{Input, Output};
 use crate::websocket::serve as websocket;
 use bytes::BytesMut;
 use rcrun_error::{Error, ErrorKind, Result};
@@ -25,7 +26,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::{sleep, timeout, timeout_at};
 
 /// Serves exec, attach and port-forward on one-time URLs.
 #[derive(Debug)]
@@ -43,6 +44,7 @@ struct Shared<B> {
     backend: Arc<B>,
     settings: Settings,
     address: SocketAddr,
+    keeper: Option<Arc<Keeper>>,
     tokens: Mutex<Tokens>,
     strangers: Mutex<BTreeMap<u64, AbortHandle>>,
     sessions: Semaphore,
@@ -77,9 +79,13 @@ impl<B> Urls<B> {
         let verb = request.verb();
         let token = self.0.tokens().issue(request, Instant::now())?;
         let port = self.0.address.port();
+        let scheme = match self.0.keeper {
+            Some(_) => "https",
+            None => "http",
+        };
         Ok(match &self.0.settings.host {
-            Some(host) => format!("http://{host}:{port}/{verb}/{token}"),
-            None => format!("http://{}/{verb}/{token}", self.0.address),
+            Some(host) => format!("{scheme}://{host}:{port}/{verb}/{token}"),
+            None => format!("{scheme}://{}/{verb}/{token}", self.0.address),
         })
     }
 }
@@ -90,7 +96,7 @@ impl<B: Backend> Server<B> {
     /// # Errors
     ///
     /// If the address is taken or not this machine's, or if it is every address and nothing says which one a kubelet
-    /// reaches.
+    /// reaches; if certificate and key cannot be used.
     pub async fn bind(settings: Settings, backend: B) -> Result<Self> {
         let address = settings.address;
         if address.ip().is_unspecified() && settings.host.is_none() {
@@ -98,6 +104,11 @@ impl<B: Backend> Server<B> {
                 "cannot make URLs for every address ({address}): name the host that a kubelet reaches"
             )));
         }
+        let keep = |tls: &Tls| {
+            let host = tls::host(settings.host.as_deref(), address)?;
+            Keeper::new(tls.clone(), host).map(Arc::new)
+        };
+        let keeper = settings.tls.as_ref().map(keep).transpose()?;
         let failed = |error: std::io::Error| {
             Error::new(
                 ErrorKind::Unavailable,
@@ -110,6 +121,7 @@ impl<B: Backend> Server<B> {
             backend: Arc::new(backend),
             settings,
             address,
+            keeper,
             tokens: Mutex::default(),
             strangers: Mutex::default(),
             sessions: Semaphore::new(limits::SESSIONS),
@@ -155,20 +167,12 @@ impl<B: Backend> Server<B> {
 }
 
 /// Serves one connection.
-async fn connection<B: Backend>(shared: &Arc<Shared<B>>, number: u64, mut socket: TcpStream) {
+async fn connection<B: Backend>(shared: &Arc<Shared<B>>, number: u64, socket: TcpStream) {
     prepare(&socket);
     let mut bytes = BytesMut::new();
-    let head = match timeout(limits::HEAD_TIME, read_head(&mut socket, &mut bytes)).await {
-        Ok(Ok(Some(head))) => Ok(head),
-        Ok(Ok(None)) => {
-            shared.strangers().remove(&number);
-            return;
-        }
-        Ok(Err(refused)) => Err(refused),
-        Err(_) => Err(Refused {
-            status: 408,
-            why: "the request took too long",
-        }),
+    let Some((socket, head)) = request(socket, shared.keeper.as_ref(), &mut bytes).await else {
+        shared.strangers().remove(&number);
+        return;
     };
     let found = head.and_then(|head| {
         let request = shared
@@ -199,6 +203,31 @@ async fn connection<B: Backend>(shared: &Arc<Shared<B>>, number: u64, mut socket
     shared.strangers().remove(&number);
 }
 
+/// Shakes hands and reads the head of the request, within its time; `None` if there is nobody to be answered.
+async fn request(
+    socket: TcpStream,
+    keeper: Option<&Arc<Keeper>>,
+    bytes: &mut BytesMut,
+) -> Option<(Socket, std::result::Result<http::Head, Refused>)> {
+    let end = Instant::now() + limits::HEAD_TIME;
+    let mut socket = match timeout_at(end.into(), socket::secure(socket, keeper)).await {
+        Ok(Some(Ok(socket))) => socket,
+        Ok(Some(Err((socket, refused)))) => return Some((socket, Err(refused))),
+        // Who has not finished the handshake cannot be told anything.
+        Ok(None) | Err(_) => return None,
+    };
+    let head = match timeout_at(end.into(), read_head(&mut socket, bytes)).await {
+        Ok(Ok(None)) => return None,
+        Ok(Ok(Some(head))) => Ok(head),
+        Ok(Err(refused)) => Err(refused),
+        Err(_) => Err(Refused {
+            status: 408,
+            why: "the request took too long",
+        }),
+    };
+    Some((socket, head))
+}
+
 /// Keystrokes do not wait for each other, and clients that lost their power are noticed.
 fn prepare(socket: &TcpStream) {
     const IDLE: Duration = Duration::from_secs(60);
@@ -213,7 +242,7 @@ fn prepare(socket: &TcpStream) {
 
 /// Reads the head of a request; `None` if the client leaves. What comes behind it stays in `bytes`.
 async fn read_head(
-    socket: &mut TcpStream,
+    socket: &mut Socket,
     bytes: &mut BytesMut,
 ) -> std::result::Result<Option<http::Head>, Refused> {
     loop {
@@ -230,7 +259,7 @@ async fn read_head(
 }
 
 /// Says the last words of a connection.
-async fn answer(mut socket: TcpStream, text: &str) {
+async fn answer(mut socket: Socket, text: &str) {
     let said = async {
         socket.write_all(text.as_bytes()).await?;
         socket.shutdown().await?;
@@ -245,7 +274,7 @@ async fn answer(mut socket: TcpStream, text: &str) {
 
 async fn upgrade<B: Backend>(
     shared: &Arc<Shared<B>>,
-    socket: TcpStream,
+    socket: Socket,
     already: BytesMut,
     head: http::Head,
     request: Request,
@@ -257,7 +286,7 @@ async fn upgrade<B: Backend>(
         match websocket::negotiate(&head.protocols, &request) {
             Ok(protocol) => {
                 let switch = websocket::switch(&head.key, protocol);
-                if let Some(ends) = accept(socket, &switch).await {
+                if let Some(ends) = socket.switch(&switch).await {
                     websocket::serve(backend, request, protocol, ends, already, settings).await;
                 }
             }
@@ -278,14 +307,7 @@ async fn upgrade<B: Backend>(
         "SPDY/3.1",
         &format!("X-Stream-Protocol-Version: {name}\r\n"),
     );
-    if let Some(ends) = accept(socket, &switch).await {
+    if let Some(ends) = socket.switch(&switch).await {
         spdy::serve(backend, request, name, ends, already, settings).await;
     }
-}
-
-/// Says that the protocol changes.
-async fn accept(mut socket: TcpStream, switch: &str) -> Option<(Input, Output)> {
-    socket.write_all(switch.as_bytes()).await.ok()?;
-    let (input, output) = socket.into_split();
-    Some((Input::Tcp(input), Output::Tcp(output)))
 }

@@ -1,5 +1,6 @@
 //! What whoever runs the server decides.
 
+use crate::tls::Tls;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -10,6 +11,8 @@ pub struct Settings {
     pub address: SocketAddr,
     /// The host of the URLs, if it is not the address: a kubelet must reach it.
     pub host: Option<String>,
+    /// Certificate and key, where URLs are to begin with `https`.
+    pub tls: Option<Tls>,
     /// A session without a byte in either direction ends after this.
     pub idle_timeout: Duration,
     /// A client has this long to open the streams that it asked for.
@@ -21,6 +24,7 @@ impl Default for Settings {
         Self {
             address: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
             host: None,
+            tls: None,
             idle_timeout: Duration::from_secs(4 * 60 * 60),
             creation_timeout: Duration::from_secs(30),
         }

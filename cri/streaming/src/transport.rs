@@ -1,24 +1,29 @@
-//! What a session reads from and writes to: a socket, or the inside of a WebSocket tunnel. TLS will be a third kind.
+//! What a session reads from and writes to: a socket, with or without TLS, or the inside of a WebSocket
+//! tunnel.
 
+use crate::socket::Wire;
 use crate::{limits, pipe};
 use bytes::BytesMut;
 use std::io::{self, IoSlice};
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, ReadHalf, WriteHalf};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::{Instant, sleep, sleep_until};
+use tokio_rustls::server::TlsStream;
 
 /// Where bytes of a client come from.
 pub(crate) enum Input {
     Tcp(OwnedReadHalf),
+    Tls(ReadHalf<TlsStream<Wire>>, Wire),
     Tunnel(pipe::Reader),
 }
 
 /// Where bytes for a client go to.
 pub(crate) enum Output {
     Tcp(OwnedWriteHalf),
+    Tls(WriteHalf<TlsStream<Wire>>),
     Tunnel(pipe::Writer),
 }
 
@@ -32,6 +37,7 @@ impl Input {
                     Ok(ready) => ready.is_read_closed() || ready.is_error(),
                     Err(_) => true,
                 },
+                Self::Tls(_, wire) => wire.closed().await,
                 Self::Tunnel(reader) => reader.ended(),
             };
             if closed {
@@ -66,6 +72,7 @@ impl Source {
         self.buffer.reserve(self.step);
         let count = match &mut self.input {
             Input::Tcp(half) => half.read_buf(&mut self.buffer).await?,
+            Input::Tls(half, _) => half.read_buf(&mut self.buffer).await?,
             Input::Tunnel(reader) => reader.read_buf(&mut self.buffer).await?,
         };
         if count >= self.step {
@@ -81,17 +88,10 @@ impl Output {
     /// Writes both, in one call where that is possible.
     pub(crate) async fn put(&mut self, head: &[u8], body: &[u8]) -> io::Result<()> {
         match self {
-            Self::Tcp(half) => {
-                let mut both = [IoSlice::new(head), IoSlice::new(body)];
-                let mut left = &mut both[usize::from(head.is_empty())..];
-                while left.iter().any(|slice| !slice.is_empty()) {
-                    let count = half.write_vectored(left).await?;
-                    if count == 0 {
-                        return Err(io::ErrorKind::WriteZero.into());
-                    }
-                    IoSlice::advance_slices(&mut left, count);
-                }
-                Ok(())
+            Self::Tcp(half) => both(half, head, body).await,
+            Self::Tls(half) => {
+                both(half, head, body).await?;
+                half.flush().await
             }
             Self::Tunnel(writer) => {
                 writer.write_all(head).await?;
@@ -105,9 +105,24 @@ impl Output {
         // A client that is gone needs no end.
         let _ = match self {
             Self::Tcp(half) => half.shutdown().await,
+            Self::Tls(half) => half.shutdown().await,
             Self::Tunnel(writer) => writer.shutdown().await,
         };
     }
+}
+
+/// Writes both; TLS makes one record of them, if it can.
+async fn both<W: AsyncWrite + Unpin>(to: &mut W, head: &[u8], body: &[u8]) -> io::Result<()> {
+    let mut both = [IoSlice::new(head), IoSlice::new(body)];
+    let mut left = &mut both[usize::from(head.is_empty())..];
+    while left.iter().any(|slice| !slice.is_empty()) {
+        let count = to.write_vectored(left).await?;
+        if count == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        IoSlice::advance_slices(&mut left, count);
+    }
+    Ok(())
 }
 
 /// When a session did something last.

@@ -9,6 +9,9 @@
 mod client;
 mod echo;
 
+/// Whether clients and server speak TLS.
+const SECURE: bool = false;
+
 use client::{Client, World};
 use rcrun_streaming::Settings;
 use std::time::Duration;

@@ -1,14 +1,17 @@
 //! Clients that do what no library lets one do: bytes on a socket.
 
-use crate::echo::{Echo, Seen, request};
+pub(crate) mod secure;
+
+use super::echo::{Echo, Seen, request};
 use flate2::{Compress, Compression, FlushCompress};
 use rcrun_streaming::{Server, Settings, Urls};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
+
+use secure::Connection;
 
 /// Protocols that most tests speak.
 pub(crate) const V4: &str = "v4.channel.k8s.io";
@@ -21,26 +24,38 @@ pub(crate) fn text(bytes: &[u8]) -> &str {
 /// Longer than anything takes.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A server that runs, and what its back end has seen.
+/// A server that runs, and what its back end has seen. It is one with TLS if the test program is of TLS (`SECURE`).
 pub(crate) struct World {
     pub(crate) urls: Urls<Echo>,
     pub(crate) seen: Arc<Seen>,
+    _files: Option<secure::Files>,
 }
 
 impl World {
-    pub(crate) async fn new(settings: Settings) -> Self {
+    pub(crate) async fn new(mut settings: Settings) -> Self {
+        let files = (crate::SECURE && settings.tls.is_none())
+            .then(|| secure::Files::of(settings.host.as_deref().unwrap_or("127.0.0.1")));
+        if let Some(files) = &files {
+            settings.tls = Some(files.tls());
+        }
         let echo = Echo::default();
         let seen = Arc::clone(&echo.0);
         let server = Server::bind(settings, echo).await.unwrap();
         let urls = server.urls();
         tokio::spawn(server.serve());
-        Self { urls, seen }
+        Self {
+            urls,
+            seen,
+            _files: files,
+        }
     }
 
     /// Host and path of a new URL.
     pub(crate) fn url(&self, line: &str) -> (String, String) {
         let url = self.urls.issue(request(line).unwrap()).unwrap();
-        let rest = url.strip_prefix("http://").unwrap();
+        let rest = url
+            .strip_prefix(if crate::SECURE { "https://" } else { "http://" })
+            .unwrap();
         let (host, path) = rest.split_once('/').unwrap();
         (host.to_owned(), format!("/{path}"))
     }
@@ -58,7 +73,7 @@ impl World {
 
 /// A socket.
 pub(crate) struct Client {
-    pub(crate) socket: TcpStream,
+    pub(crate) socket: Connection,
     zlib: Compress,
 }
 
@@ -87,8 +102,7 @@ impl Client {
     pub(crate) async fn connect(host: &str) -> Self {
         let mut zlib = Compress::new(Compression::best(), true);
         zlib.set_dictionary(&dictionary()).unwrap();
-        let socket = TcpStream::connect(host).await.unwrap();
-        socket.set_nodelay(true).unwrap();
+        let socket = Connection::to(host).await;
         Self { socket, zlib }
     }
 
@@ -141,9 +155,11 @@ impl Client {
 
     pub(crate) async fn send(&mut self, bytes: &[u8]) {
         // The server may have closed already: what matters is what it says.
-        let _ = timeout(PATIENCE, self.socket.write_all(bytes))
-            .await
-            .expect("it is read");
+        let sent = async {
+            self.socket.write_all(bytes).await?;
+            self.socket.flush().await
+        };
+        let _ = timeout(PATIENCE, sent).await.expect("it is read");
     }
 
     pub(crate) fn compressed(&mut self, plain: &[u8]) -> Vec<u8> {
