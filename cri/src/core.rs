@@ -462,9 +462,12 @@ impl Core {
 fn network(settings: &Settings, places: &Places) -> Result<Network> {
     let plugins = || {
         let cache = places.of_plugins();
-        Plugins::new(&settings.cni_config, &settings.cni_plugins, &cache)
+        Plugins::new(&settings.cni_config, &settings.cni_plugins, &cache).sharing(places.ports())
     };
-    let bridge = || Bridge::new(settings.bridge.clone(), &places.of_bridge());
+    let bridge = || {
+        let bridge = Bridge::new(settings.bridge.clone(), &places.of_bridge());
+        bridge.map(|bridge| bridge.sharing(places.ports()))
+    };
     Ok(match settings.network {
         NetworkKind::Cni => Network::Plugins(plugins()),
         NetworkKind::Bridge => Network::Bridge(bridge()?),

@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use prost::Message;
+use rcrun_network::Ports;
 pub(crate) use rcrun_overlay::identifier::{is_whole as is_id, random as random_id};
 use rcrun_overlay::lease::{Root, SnapshotId};
 use rcrun_overlay::store::Store;
@@ -261,6 +262,7 @@ pub(crate) const SNAPSHOTS: &str = "cri-";
 pub(crate) struct Places {
     directory: OwnedFd,
     path: PathBuf,
+    root: PathBuf,
     run: PathBuf,
     _lock: OwnedFd,
 }
@@ -289,6 +291,7 @@ impl Places {
         Ok(Self {
             directory,
             path,
+            root: root.to_owned(),
             run,
             _lock: lock,
         })
@@ -306,7 +309,12 @@ impl Places {
 
     /// The embedded network's records.
     pub(crate) fn of_bridge(&self) -> PathBuf {
-        self.run.join("network")
+        Ports::of_pods(&self.root)
+    }
+
+    /// Who has ports of the host.
+    pub(crate) fn ports(&self) -> Ports {
+        Ports::of(&self.root)
     }
 
     /// Where a pod has what ends with the boot: its namespaces, /dev/shm, and files that containers see.

@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rcrun_network::bridge::{Attached, Subnet};
-use rcrun_network::{Bridge, Key, Namespace, Port, Protocol, Request};
+use rcrun_network::{Bridge, Key, Namespace, Port, Ports, Protocol, Request};
 use rcrun_runtime::error::{Context, Error, ErrorKind, Result};
 use rcrun_runtime::monitor::Client;
 use rustix::fs::{CWD, Mode, OFlags};
@@ -23,8 +23,6 @@ use super::{Container, Record};
 use crate::rootless;
 use crate::settings::{DefaultNetwork, Settings};
 
-/// Below the runtime's root.
-const DIRECTORY: &str = ".network";
 /// What containers call their device.
 const INTERFACE: &str = "eth0";
 /// The file that has the container's name and address.
@@ -103,7 +101,8 @@ pub(crate) fn connect(settings: &Settings, container: &Container, record: &Recor
         return Ok(());
     };
     let file = settings.file()?.network;
-    let bridge = Bridge::new(file.bridge, &directory(&record.runtime.root))?;
+    let root = &record.runtime.root;
+    let bridge = Bridge::new(file.bridge, &directory(root))?.sharing(Ports::of(root));
     let key = key(container.id())?;
     let (namespace, path) = namespace(container, record)?;
     let mut request = Request::new(key, Namespace::new(&namespace, &path));
@@ -259,5 +258,5 @@ fn key(id: &str) -> Result<Key> {
 }
 
 fn directory(root: &Path) -> PathBuf {
-    root.join(DIRECTORY)
+    Ports::of_containers(root)
 }

@@ -23,6 +23,7 @@ pub(super) fn tests() -> Vec<Test> {
         test!(sweeps_and_checks_of_the_store_know_what_is_used),
         test!(a_server_that_comes_back_finds_everything),
         test!(what_happens_without_a_server_is_known_later),
+        test!(ports_of_the_host_are_had_once_by_pods_and_containers),
     ]
 }
 
@@ -550,4 +551,55 @@ fn until(mut done: impl FnMut() -> bool) {
 fn now() -> i64 {
     let since = std::time::UNIX_EPOCH.elapsed().unwrap();
     i64::try_from(since.as_nanos()).unwrap()
+}
+
+fn ports_of_the_host_are_had_once_by_pods_and_containers(env: &Env) {
+    let pods = Pods::new(env);
+    let name = pods.node.shelf.name("app");
+    let with = |pod: &str, host_port| {
+        let mut config = pods.pod(pod);
+        config.port_mappings = vec![cri::PortMapping {
+            host_port,
+            container_port: 80,
+            ..Default::default()
+        }];
+        config
+    };
+    let run = |publish: &str, more: &[&str]| {
+        let flags = ["run", "-d", "--network=bridge", "-p", publish];
+        let command = [&flags, more, &[&*name, "sleep", "10000"]].concat();
+        pods.node.shelf.call(&command)
+    };
+    let pod = pods.run(&with("one", 8080));
+    let refused = run("127.0.0.1:8080:80", &[]);
+    assert_eq!(refused.code, 125, "{refused}");
+    let words = format!("port 127.0.0.1:8080/tcp of the host is taken by pod {pod}");
+    assert!(refused.stderr.contains(&words), "{refused}");
+    let hint = format!("`crictl inspectp {pod}`");
+    assert!(refused.stderr.contains(&hint), "{refused}");
+    let container = run("8090:80", &["--name=web"]).ok().stdout;
+    let request = cri::RunPodSandboxRequest {
+        config: Some(with("two", 8090)),
+        runtime_handler: String::new(),
+    };
+    let runtime = || pods.node.runtime();
+    let said = pods.node.refused(
+        runtime().run_pod_sandbox(request.clone()),
+        Code::AlreadyExists,
+    );
+    let words = format!(
+        "port 8090/tcp of the host is taken by container {}",
+        container.trim()
+    );
+    assert!(said.contains(&words), "{said}");
+    // Who goes makes place.
+    pods.node.shelf.ok(&["rm", "-f", "web"]);
+    let two = pods.node.ok(runtime().run_pod_sandbox(request));
+    pods.stop(&pod);
+    run("8080:80", &["--name=web"]).ok();
+    pods.node.shelf.ok(&["rm", "-f", "web"]);
+    for pod in [pod, two.pod_sandbox_id] {
+        pods.remove(&pod);
+    }
+    pods.assert_nothing_left();
 }

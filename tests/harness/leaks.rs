@@ -81,6 +81,8 @@ impl Snapshot {
         let connected = entries(&bridge).filter(|name| name.contains(','));
         found.extend(connected.map(|name| format!("connected: {name}")));
         let _ = std::fs::remove_dir_all(&bridge);
+        // The lock of ports is a directory, which stays; claims in it do not.
+        let _ = std::fs::remove_dir(env.rt.root.join(".ports"));
         let state = entries(&env.rt.root).filter(|e| !e.contains("/.user-namespace-"));
         found.extend(state.map(|e| format!("state: {e}")));
         // What a process of the store left that nobody would go on with.

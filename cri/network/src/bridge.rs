@@ -33,11 +33,13 @@ use rustix::io::Errno;
 
 use crate::netlink::nft::{self, Transaction};
 use crate::netlink::{Refused, Socket, conntrack, route};
+use crate::ports::{But, Holder, Ports, Turn};
 use crate::request::{Key, Port, Protocol, Request};
 use crate::{Context, Error, ErrorKind, Outcome, Readiness, Result};
 use host::Made;
 use leases::{Lease, Place, Record, State};
 pub use look::Attached;
+pub(crate) use look::holder_of;
 use rules::Mapped;
 pub use settings::{Settings, Subnet};
 
@@ -46,6 +48,8 @@ pub use settings::{Settings, Subnet};
 pub struct Bridge {
     settings: Settings,
     directory: PathBuf,
+    /// Who else has ports of the host.
+    ports: Option<Ports>,
     /// Threads of one process take turns without asking the kernel over and over.
     turn: Mutex<()>,
 }
@@ -54,6 +58,8 @@ pub struct Bridge {
 struct Desk<'a> {
     settings: &'a Settings,
     place: Place,
+    /// Who has its ports.
+    holder: Holder,
     routing: Socket,
     netfilter: Socket,
     /// Given back after the place.
@@ -69,8 +75,16 @@ impl Bridge {
         Ok(Self {
             settings,
             directory,
+            ports: None,
             turn: Mutex::new(()),
         })
+    }
+
+    /// Ports of the host are had once by all whom this knows. The directory is one of those it names.
+    #[must_use]
+    pub fn sharing(mut self, ports: Ports) -> Self {
+        self.ports = Some(ports);
+        self
     }
 
     fn enter(&self) -> Result<Desk<'_>> {
@@ -79,6 +93,10 @@ impl Bridge {
             _turn,
             settings: &self.settings,
             place: Place::enter(&self.directory)?,
+            holder: match &self.ports {
+                Some(ports) => ports.whose(&self.directory),
+                None => Holder::Container,
+            },
             routing: Socket::routing()?,
             netfilter: Socket::netfilter()?,
         })
@@ -87,9 +105,31 @@ impl Bridge {
     /// Connects a namespace. What an earlier call left half done is undone first.
     pub fn add(&self, request: &Request<'_>) -> Result<Outcome> {
         possible(&self.settings, request)?;
-        let mut desk = self.enter()?;
-        desk.add(request)
-            .context(|| format!("cannot connect {} to {}", request.key, self.settings.name))
+        let failed = || format!("cannot connect {} to {}", request.key, self.settings.name);
+        let done = match (self.attempt(request), &self.ports) {
+            // Somebody may have ended on another bridge without anybody having said so.
+            (Err(error), Some(ports))
+                if error.kind() == ErrorKind::Exists
+                    && !request.ports.is_empty()
+                    && ports.collect_dead(Some(&self.directory))? > 0 =>
+            {
+                self.attempt(request)
+            }
+            (done, _) => done,
+        };
+        done.context(failed)
+    }
+
+    fn attempt(&self, request: &Request<'_>) -> Result<Outcome> {
+        let turn = match &self.ports {
+            Some(ports) if !request.ports.is_empty() => {
+                let turn = ports.enter()?;
+                ports.refuse_taken(&request.ports, But::Bridge(&self.directory), true)?;
+                Some(turn)
+            }
+            _ => None,
+        };
+        self.enter()?.add(request, turn)
     }
 
     /// Whether everything still is as [`Bridge::add`] left it.
@@ -195,7 +235,8 @@ fn table_number(netfilter: &mut Socket, table: &str) -> Result<Option<u64>> {
 }
 
 impl Desk<'_> {
-    fn add(&mut self, request: &Request<'_>) -> Result<Outcome> {
+    /// `turn`: nobody else takes ports until it is known that these are taken.
+    fn add(&mut self, request: &Request<'_>, turn: Option<Turn>) -> Result<Outcome> {
         let mut leases = self.place.leases()?;
         if let Some(at) = leases.iter().position(|lease| lease.key == request.key) {
             let lease = leases.remove(at);
@@ -207,7 +248,7 @@ impl Desk<'_> {
             }
             self.undo(&lease)?;
         }
-        self.ports_free(&leases, &request.ports)?;
+        self.ports_free(&request.ports)?;
         let made = self.prepare(&leases)?;
         let used: BTreeSet<u32> = leases.iter().map(|lease| lease.slot).collect();
         let slot = self.slot(&used, &request.addresses)?;
@@ -220,6 +261,8 @@ impl Desk<'_> {
         };
         let record = Record::new(request.ports.clone(), outcome);
         self.place.begin(&lease, &record)?;
+        // The record says it from now on.
+        drop(turn);
         let done = self.carry_out(&made, &lease, request, &record);
         if let Err(error) = done {
             // The first error is the one to tell; what this leaves is undone by `remove`.
@@ -374,29 +417,19 @@ impl Desk<'_> {
     }
 
     /// Refuses ports that another attachment or a program of the host has.
-    fn ports_free(&self, leases: &[Lease], ports: &[Port]) -> Result<()> {
+    fn ports_free(&self, ports: &[Port]) -> Result<()> {
         if ports.is_empty() {
             return Ok(());
         }
-        let taken = |port: &Port, whose: &str| {
-            Error::new(
-                ErrorKind::Exists,
-                format!("port {port} of the host is taken by {whose}"),
-            )
-        };
-        for lease in leases.iter().filter(|lease| lease.has_ports()) {
-            let Ok(record) = self.place.read(lease) else {
-                continue;
-            };
-            for port in ports {
-                if record.ports.iter().any(|other| other.conflicts(port)) {
-                    return Err(taken(port, &format!("container {}", lease.key.id())));
-                }
-            }
+        if let Some((port, key)) = self.place.holder(ports)? {
+            return Err(self.holder.refuse(&port, &key));
         }
         match ports.iter().find(|port| listens(port)) {
-            Some(port) => Err(taken(port, "a program that listens there")
-                .with_hint("`ss -lntup` shows which one")),
+            Some(port) => {
+                let why =
+                    format!("port {port} of the host is taken by a program that listens there");
+                Err(Error::new(ErrorKind::Exists, why).with_hint("`ss -lntup` shows which one"))
+            }
             None => Ok(()),
         }
     }
@@ -438,7 +471,7 @@ fn mapped<'a>(lease: &'a Lease, record: &'a Record) -> Mapped<'a> {
 }
 
 /// Whether a program listens at a port of the host: then it cannot be bound. Of SCTP that is not asked.
-fn listens(port: &Port) -> bool {
+pub(crate) fn listens(port: &Port) -> bool {
     let address = port
         .address
         .unwrap_or(std::net::Ipv4Addr::UNSPECIFIED.into());

@@ -21,6 +21,8 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use crate::bridge::links::loopback;
+use crate::bridge::listens;
+use crate::ports::Ports;
 use crate::request::{Key, Namespace, Request};
 use crate::{Context, Error, ErrorKind, Outcome, Readiness, Result};
 use cache::{Attachment, Cache};
@@ -41,6 +43,7 @@ pub struct Plugins {
     configurations: PathBuf,
     programs: Vec<PathBuf>,
     cache: Cache,
+    ports: Option<Ports>,
     patience: Duration,
 }
 
@@ -53,6 +56,7 @@ impl Plugins {
             configurations: configurations.to_owned(),
             programs: programs.to_vec(),
             cache: Cache::new(cache),
+            ports: None,
             patience: PATIENCE,
         }
     }
@@ -61,6 +65,13 @@ impl Plugins {
     #[must_use]
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
+        self
+    }
+
+    /// Ports of the host are had once by all whom this knows.
+    #[must_use]
+    pub fn sharing(mut self, ports: Ports) -> Self {
+        self.ports = Some(ports);
         self
     }
 
@@ -95,6 +106,9 @@ impl Plugins {
         let cannot = || format!("cannot connect {} to {}", request.key, configuration.name);
         let _shared = self.cache.enter(false).context(cannot)?;
         loopback(request.namespace.file()).context(cannot)?;
+        if configuration.plugins.iter().any(config::maps_ports) {
+            self.claim(request).context(cannot)?;
+        }
         let attachment = Attachment::new(request, configuration.clone());
         // Known before anything is made, so that it can be removed whatever happens now.
         self.cache.remember(&attachment).context(cannot)?;
@@ -108,6 +122,22 @@ impl Plugins {
             .remember_result(&request.key, &result)
             .context(cannot)?;
         outcome(&result).context(cannot)
+    }
+
+    /// Takes the ports that plugins will lead to it. What programs of the host lose by that is said, and not
+    /// refused: it is how pods of all runtimes with plugins have it.
+    fn claim(&self, request: &Request<'_>) -> Result<()> {
+        let Some(ports) = self.ports.as_ref().filter(|_| !request.ports.is_empty()) else {
+            return Ok(());
+        };
+        ports.claim(&request.key, &request.ports)?;
+        for port in request.ports.iter().filter(|port| listens(port)) {
+            tracing::warn!(
+                "port {port} of the host leads to {} now: a program that listens there gets nothing any more",
+                request.key.id()
+            );
+        }
+        Ok(())
     }
 
     /// Asks every plugin whether everything still is as it left it.
@@ -173,6 +203,9 @@ impl Plugins {
                 Err(error) => return Err(error).context(cannot),
             }
         }
+        if let Some(ports) = &self.ports {
+            ports.release(key).context(cannot)?;
+        }
         self.cache.forget(key).context(cannot)
     }
 
@@ -186,6 +219,12 @@ impl Plugins {
                 let done = self.detach(&key, None);
                 first = first.and(done);
             }
+        }
+        if let Some(ports) = &self.ports {
+            // Claims of those whose attachment was never remembered.
+            let mut known = self.cache.keys()?;
+            known.extend_from_slice(valid);
+            first = first.and(ports.retain(&known));
         }
         let Ok(list) = self.configuration() else {
             return first;

@@ -14,11 +14,13 @@ pub mod cni;
 mod lab;
 mod netlink;
 pub mod outcome;
+mod ports;
 pub mod request;
 
 pub use bridge::Bridge;
 pub use cni::Plugins;
 pub use outcome::Outcome;
+pub use ports::Ports;
 pub use rcrun_error::{Context, Error, ErrorKind, Result};
 pub use request::{Key, Namespace, Port, Protocol, Request};
 

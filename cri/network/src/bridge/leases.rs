@@ -149,6 +149,19 @@ impl Place {
         }
     }
 
+    /// The same, and nobody changes it meanwhile.
+    pub(super) fn look_alone(path: &Path) -> Result<Option<Self>> {
+        let Some(mut place) = Self::look(path)? else {
+            return Ok(None);
+        };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let lock = rustix::fs::openat(&place.directory, ".", flags, Mode::empty());
+        let lock = lock.context(|| format!("cannot open {}", path.display()))?;
+        hold(&lock).context(|| format!("cannot lock {}", path.display()))?;
+        place._lock = Some(lock);
+        Ok(Some(place))
+    }
+
     /// Waits for others to leave.
     pub(super) fn enter(path: &Path) -> Result<Self> {
         let cannot = || format!("cannot use {}", path.display());

@@ -5,6 +5,7 @@ use std::path::Path;
 use super::leases::{Lease, Place, Record};
 use super::{Bridge, Desk, Made, State, host, links, listens};
 use crate::outcome::Outcome;
+use crate::ports::{But, conflict};
 use crate::request::{Key, Port};
 use crate::{Error, ErrorKind, Result};
 
@@ -62,18 +63,15 @@ impl Bridge {
     /// Whether a port of the host seems to be free: neither an attachment nor a program has it. Only
     /// [`Bridge::add`] makes sure.
     pub fn is_free(&self, port: &Port) -> Result<bool> {
-        let Some(place) = Place::look(&self.directory)? else {
-            return Ok(!listens(port));
+        let wanted = std::slice::from_ref(port);
+        let taken = match &self.ports {
+            Some(ports) => match ports.refuse_taken(wanted, But::Nobody, false) {
+                Err(error) if error.kind() == ErrorKind::Exists => true,
+                done => done.map(|()| false)?,
+            },
+            None => holder_of(&self.directory, wanted, false)?.is_some(),
         };
-        for lease in place.leases()?.iter().filter(|lease| lease.has_ports()) {
-            let Ok(record) = place.read(lease) else {
-                continue;
-            };
-            if record.ports.iter().any(|other| other.conflicts(port)) {
-                return Ok(false);
-            }
-        }
-        Ok(!listens(port))
+        Ok(!taken && !listens(port))
     }
 
     /// Removes attachments whose namespace is gone without anybody having said so. How many.
@@ -82,6 +80,38 @@ impl Bridge {
             return Ok(0);
         }
         self.enter()?.collect_dead()
+    }
+}
+
+/// Who has one of these ports, of all whose records are in a directory; `alone`: nobody changes them meanwhile.
+pub(crate) fn holder_of(
+    directory: &Path,
+    ports: &[Port],
+    alone: bool,
+) -> Result<Option<(Port, Key)>> {
+    let place = match alone {
+        true => Place::look_alone(directory)?,
+        false => Place::look(directory)?,
+    };
+    match place {
+        Some(place) => place.holder(ports),
+        None => Ok(None),
+    }
+}
+
+impl Place {
+    /// Who has one of these ports.
+    pub(super) fn holder(&self, ports: &[Port]) -> Result<Option<(Port, Key)>> {
+        for lease in self.leases()?.iter().filter(|lease| lease.has_ports()) {
+            // A record that is damaged costs its ports, not those of others.
+            let Ok(record) = self.read(lease) else {
+                continue;
+            };
+            if let Some(port) = conflict(&record.ports, ports) {
+                return Ok(Some((*port, lease.key.clone())));
+            }
+        }
+        Ok(None)
     }
 }
 

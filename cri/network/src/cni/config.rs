@@ -148,6 +148,12 @@ impl Configuration {
     }
 }
 
+/// Whether a plugin leads ports of the host to what it connects.
+pub(super) fn maps_ports(plugin: &Map<String, Value>) -> bool {
+    let has = plugin.get("capabilities").and_then(Value::as_object);
+    has.and_then(|has| has.get("portMappings")) == Some(&Value::Bool(true))
+}
+
 /// The program of a plugin.
 pub(super) fn kind(plugin: &Map<String, Value>) -> &str {
     plugin
