@@ -80,10 +80,8 @@ async fn run(host: Host, settings: &Settings, path: &Path) -> Result<()> {
         signal(SignalKind::hangup()).context(failed)?,
     ];
     let socket = Socket::open(path)?;
-    let served = run_on(&socket, host, settings, signals).await;
-    // Also where the start failed.
-    socket.remove();
-    served
+    // The socket goes with its value, also where the start failed.
+    run_on(&socket, host, settings, signals).await
 }
 
 async fn run_on(
@@ -110,7 +108,7 @@ async fn run_on(
         };
         recovered?
     };
-    crate::nri::start(&core, &settings.nri)
+    let plugins = crate::nri::start(&core, &settings.nri)
         .await
         .context(|| "cannot offer NRI")?;
     core.resume();
@@ -167,6 +165,7 @@ async fn run_on(
     if let Some(nri) = core.nri.get() {
         nri.stop().await;
     }
+    drop(plugins);
     // What was answered is on its way; a client that does not listen is not waited for.
     let _ = tokio::time::timeout(FAREWELL, closed.recv()).await;
     Ok(())

@@ -218,7 +218,7 @@ fn settings_are_shown_and_checked(env: &Env) {
             "bridge": {
                 "name": "rcrun0", "table": "rcrun", "v4": "10.137.0.0/16", "v6": null, "mtu": null,
             },
-            "stream_address": "127.0.0.1", "stream_port": 0, "stream_idle_timeout": 14_400,
+            "stream_address": "127.0.0.1", "stream_port": 0, "stream_tls": null, "stream_idle_timeout": 14_400,
             "metrics_address": "", "metrics_beyond_loopback": false,
             "nri": {
                 "enable": false, "socket": "/var/run/nri/nri.sock", "plugin_path": "/opt/nri/plugins",

@@ -52,13 +52,20 @@ fn container(id: &str) -> Container {
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
     let mut words = std::env::args().skip(1);
-    let mut settings = Settings {
-        socket: words.next().map(Into::into),
+    let listener = words.next().map(|path| {
+        let listener = std::os::unix::net::UnixListener::bind(path).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        listener
+    });
+    let mut directory = || words.next().unwrap_or_default().into();
+    let settings = Settings {
+        plugins: directory(),
+        configurations: directory(),
         ..Settings::default()
     };
-    settings.plugins = words.next().unwrap_or_default().into();
-    settings.configurations = words.next().unwrap_or_default().into();
-    let nri = Nri::start(settings, Arc::new(Node)).await.unwrap();
+    let nri = Nri::start(settings, Arc::new(Node), listener)
+        .await
+        .unwrap();
     let mut lines = BufReader::new(tokio::io::stdin()).lines();
     while let Some(line) = lines.next_line().await.unwrap() {
         let outcome = event(&nri, &line).await;

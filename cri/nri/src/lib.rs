@@ -1,11 +1,12 @@
 //! The Node Resource Interface, the runtime's side: plugins see pods and containers, and adjust them.
 //!
-//! It owns the socket, the plugins that it starts, the protocol (ttrpc over a multiplexer), the order of plugins, what
-//! they may not both set, and what an adjustment means for an OCI configuration. It does not own pods and containers:
-//! those are a [`Runtime`]'s, which begins an [`Operation`] around each of its own and tells its events there.
+//! It owns who connects, the plugins that it starts, the protocol (ttrpc over a multiplexer), the order of plugins, what
+//! they may not both set, and what an adjustment means for an OCI configuration. It does not own the socket, which its
+//! caller makes and removes, nor pods and containers: those are a [`Runtime`]'s, which begins an [`Operation`] around
+//! each of its own and tells its events there.
 //!
 //! ```text
-//! socket, processes                                   socket, launch
+//! connections, processes                              nri, launch
 //!   frames, messages, calls                           wire, link
 //!     registration, configuration, one event          plugin
 //!       all plugins in order                          nri, operation
@@ -30,7 +31,6 @@ mod plugin;
 pub mod proto;
 mod runtime;
 mod settings;
-mod socket;
 mod wire;
 
 pub use nri::Nri;

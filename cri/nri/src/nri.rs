@@ -1,6 +1,7 @@
 //! All plugins: how they come and go, and who is asked about an event.
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,7 +21,6 @@ use crate::proto::v1alpha1::{
 };
 use crate::runtime::{Runtime, State};
 use crate::settings::Settings;
-use crate::socket::Socket;
 
 /// How long nobody is accepted after the kernel refused, which it does when descriptors run out.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -42,6 +42,8 @@ pub(crate) struct Core {
     turn: tokio::sync::Mutex<()>,
     /// In the order in which they are asked.
     plugins: Mutex<Vec<Arc<Plugin>>>,
+    /// Nobody joins any more; changes with `plugins` held.
+    closed: AtomicBool,
 }
 
 impl fmt::Debug for Core {
@@ -54,29 +56,34 @@ impl fmt::Debug for Core {
 }
 
 impl Nri {
-    /// Starts the plugins that are installed, tells them what is there, and lets others connect.
+    /// Starts the plugins that are installed, tells them what is there, and lets others connect to a socket that
+    /// listens, if there is one; it does not block, and is closed when the interface stops.
     ///
     /// A plugin that cannot be started is logged and left out. The caller must be within a tokio runtime with time and
     /// I/O; operations may begin when this has returned.
-    pub async fn start(settings: Settings, runtime: Arc<dyn Runtime>) -> Result<Self> {
+    pub async fn start(
+        settings: Settings,
+        runtime: Arc<dyn Runtime>,
+        listener: Option<std::os::unix::net::UnixListener>,
+    ) -> Result<Self> {
         settings.check()?;
         let found = launch::discover(&settings.plugins, &settings.configurations)?;
-        let socket = settings.socket.as_deref().map(Socket::open).transpose()?;
+        let listener = listener.map(UnixListener::from_std).transpose()?;
         let core = Arc::new(Core {
             settings,
             runtime,
             joining: Arc::new(RwLock::new(())),
             turn: tokio::sync::Mutex::new(()),
             plugins: Mutex::new(Vec::new()),
+            closed: AtomicBool::new(false),
         });
         let nri = Self {
             core: Arc::clone(&core),
             stop: watch::Sender::new(false),
         };
         core.launch(found, &nri.stop).await?;
-        if let Some(socket) = socket {
-            let listener = socket.listener()?;
-            tokio::spawn(accept(core, socket, listener, nri.stop.subscribe()));
+        if let Some(listener) = listener {
+            tokio::spawn(accept(core, listener, nri.stop.subscribe()));
         }
         Ok(nri)
     }
@@ -97,7 +104,7 @@ impl Nri {
     pub async fn stop(&self) {
         self.stop.send_replace(true);
         let mut told = JoinSet::new();
-        for plugin in self.core.all() {
+        for plugin in self.core.close() {
             told.spawn(async move {
                 // Whether it listens or not: it goes.
                 let _: Result<Empty> = plugin.ask("Shutdown", &Empty {}).await;
@@ -111,7 +118,7 @@ impl Nri {
 impl Drop for Nri {
     fn drop(&mut self) {
         self.stop.send_replace(true);
-        for plugin in self.core.all() {
+        for plugin in self.core.close() {
             plugin.close("the runtime goes down");
         }
     }
@@ -127,6 +134,13 @@ impl Core {
         let plugins = self.plugins();
         let there = plugins.iter().filter(|plugin| !plugin.is_gone());
         there.cloned().collect()
+    }
+
+    /// Those that are there, when it is over: who is about to join is dropped instead.
+    fn close(&self) -> Vec<Arc<Plugin>> {
+        let plugins = self.plugins();
+        self.closed.store(true, Ordering::Relaxed);
+        plugins.clone()
     }
 
     /// Those that are to be asked about an event; `None` if nobody is, which costs nothing.
@@ -243,9 +257,12 @@ impl Core {
 
     /// From here on the plugin hears of events, until its connection ends.
     fn add(self: &Arc<Self>, plugin: Plugin) {
+        let mut plugins = self.plugins();
+        if self.closed.load(Ordering::Relaxed) {
+            return;
+        }
         tracing::info!("NRI plugin {} has joined", plugin.identity);
         let plugin = Arc::new(plugin);
-        let mut plugins = self.plugins();
         plugins.push(Arc::clone(&plugin));
         // Stable: of one index, who came first is asked first.
         plugins.sort_by(|a, b| a.identity.index.cmp(&b.identity.index));
@@ -330,12 +347,7 @@ fn parts(state: &State) -> Vec<SynchronizeRequest> {
 }
 
 /// Lets plugins connect until the interface stops.
-async fn accept(
-    core: Arc<Core>,
-    socket: Socket,
-    listener: UnixListener,
-    mut stop: watch::Receiver<bool>,
-) {
+async fn accept(core: Arc<Core>, listener: UnixListener, mut stop: watch::Receiver<bool>) {
     let strangers = Arc::new(Semaphore::new(limits::STRANGERS));
     let stopped = stop.clone();
     let accepting = async {
@@ -368,5 +380,4 @@ async fn accept(
         () = accepting => {}
         _ = stop.wait_for(|stop| *stop) => {}
     }
-    drop(socket);
 }

@@ -13,8 +13,6 @@ const TIME_MAX: Duration = Duration::from_secs(600);
 /// How the interface is offered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// Where plugins connect; `None` is nowhere, then there are only those that we start.
-    pub socket: Option<PathBuf>,
     /// Plugins that we start: programs named `NN-NAME`. A directory that does not exist has none.
     pub plugins: PathBuf,
     /// Their configurations: `NN-NAME.conf`, else `NAME.conf`.
@@ -32,7 +30,6 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            socket: Some("/var/run/nri/nri.sock".into()),
             plugins: "/opt/nri/plugins".into(),
             configurations: "/etc/nri/conf.d".into(),
             registration_time: limits::REGISTRATION_TIME,

@@ -183,13 +183,14 @@ async fn one_that_cannot_be_started_is_left_out() {
     std::fs::set_permissions(directory.join("plugins/30-broken"), mode).unwrap();
     let runtime: std::sync::Arc<dyn rcrun_nri::Runtime> = lab.memory.clone();
     let settings = rcrun_nri::Settings {
-        socket: None,
         plugins: directory.join("plugins"),
         configurations: directory.join("conf.d"),
         registration_time: Duration::from_secs(3),
         ..rcrun_nri::Settings::default()
     };
-    let second = rcrun_nri::Nri::start(settings, runtime).await.unwrap();
+    let second = rcrun_nri::Nri::start(settings, runtime, None)
+        .await
+        .unwrap();
     assert_eq!(second.plugins(), ["20-good"]);
     second.stop().await;
 }

@@ -33,6 +33,7 @@ pub(crate) use limits::{Change, change};
 pub(crate) use telling::Telling;
 
 use crate::core::{Container, Core, Life, Pod};
+use crate::listen::Socket;
 use crate::proto::v1 as cri;
 use crate::records::ContainerRecord;
 use crate::{Error, Result};
@@ -44,17 +45,19 @@ pub(crate) fn limits_of(wanted: &ContainerAdjustment) -> cri::LinuxContainerReso
     limits.map(limits::wanted).unwrap_or_default()
 }
 
-/// Starts the interface, before anything can happen to a pod.
-pub(crate) async fn start(core: &Arc<Core>, settings: &settings::Nri) -> Result<()> {
+/// Starts the interface, before anything can happen to a pod. The socket is there as long as what this answers.
+pub(crate) async fn start(core: &Arc<Core>, settings: &settings::Nri) -> Result<Option<Socket>> {
     if !settings.enable {
-        return Ok(());
+        return Ok(None);
     }
+    let socket = settings.socket.as_deref().map(Socket::make).transpose()?;
+    let listener = socket.as_ref().map(|socket| socket.listener.try_clone());
     let settings = settings.of_interface(core.host.version);
     let runtime = Arc::new(Known(Arc::downgrade(core)));
-    let nri = Nri::start(settings, runtime).await?;
+    let nri = Nri::start(settings, runtime, listener.transpose()?).await?;
     // There is one start.
     let _ = core.nri.set(nri);
-    Ok(())
+    Ok(socket)
 }
 
 /// What the interface asks of us.

@@ -33,7 +33,7 @@ impl Default for Nri {
         let usual = rcrun_nri::Settings::default();
         Self {
             enable: false,
-            socket: usual.socket,
+            socket: Some("/var/run/nri/nri.sock".into()),
             plugin_path: usual.plugins,
             config_path: usual.configurations,
             registration_timeout: usual.registration_time.as_secs(),
@@ -71,7 +71,6 @@ impl Nri {
     /// As the interface wants them.
     pub(super) fn of_interface(&self, version: &str) -> rcrun_nri::Settings {
         rcrun_nri::Settings {
-            socket: self.socket.clone(),
             plugins: self.plugin_path.clone(),
             configurations: self.config_path.clone(),
             registration_time: Duration::from_secs(self.registration_timeout),

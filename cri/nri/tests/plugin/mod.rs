@@ -402,7 +402,6 @@ impl Lab {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("nri.sock");
         let mut settings = Settings {
-            socket: Some(socket.clone()),
             plugins: dir.path().join("plugins"),
             configurations: dir.path().join("conf.d"),
             // A machine that is busy is no plugin that is slow.
@@ -413,7 +412,9 @@ impl Lab {
         change(&mut settings);
         let memory = Arc::new(Memory::default());
         let runtime: Arc<dyn Runtime> = Arc::<Memory>::clone(&memory);
-        let nri = Nri::start(settings, runtime).await.unwrap();
+        let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let nri = Nri::start(settings, runtime, Some(listener)).await.unwrap();
         Self {
             dir,
             socket,
