@@ -1,4 +1,4 @@
-//! Targets of fuzzing: everything of builder, image, store and streaming that reads bytes of strangers without touching files, each
+//! Targets of fuzzing: everything of builder, image, store, streaming and NRI that reads bytes of strangers without touching files, each
 //! with what has to hold for any input, beyond that it ends and does not panic.
 //!
 //! Two ways run them. `cargo test -p rcrun-fuzz` changes the seeds at random, the same way each time ([`mutate`]), for two
@@ -14,6 +14,7 @@ pub mod archives;
 pub mod documents;
 pub mod language;
 pub mod mutate;
+pub mod plugins;
 pub mod streams;
 
 /// Something that is fuzzed.
@@ -104,6 +105,11 @@ pub const TARGETS: &[Target] = &[
         name: "http",
         run: streams::http,
         seeds: streams::http_seeds,
+    },
+    Target {
+        name: "nri",
+        run: plugins::nri,
+        seeds: plugins::nri_seeds,
     },
 ];
 

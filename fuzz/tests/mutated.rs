@@ -64,4 +64,4 @@ macro_rules! targets {
     };
 }
 
-targets!(dockerfile words ignore tar pax compressed manifest config cache packages names spdy websocket http);
+targets!(dockerfile words ignore tar pax compressed manifest config cache packages names spdy websocket http nri);

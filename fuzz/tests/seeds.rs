@@ -8,7 +8,7 @@
 use rcrun_builder::context::ignore::Ignore;
 use rcrun_builder::dockerfile::parse;
 use rcrun_builder::remote::Known;
-use rcrun_fuzz::{archives, documents, language, streams};
+use rcrun_fuzz::{archives, documents, language, plugins, streams};
 use rcrun_image::document::{Document, ImageConfig};
 use rcrun_overlay::archive::Reader;
 use rcrun_overlay::archive::pax::Extended;
@@ -113,4 +113,13 @@ fn streams_are_understood() {
     for seed in streams::http_seeds() {
         assert!(matches!(rcrun_streaming::http::parse(&seed), Ok(Some(_))));
     }
+}
+
+#[test]
+fn plugins_are_understood() {
+    let messages: Vec<(usize, usize)> = plugins::nri_seeds()
+        .iter()
+        .map(|seed| plugins::nri_messages(seed))
+        .collect();
+    assert_eq!(messages, [(0, 0), (0, 0), (3, 3), (2, 2), (1, 0)]);
 }

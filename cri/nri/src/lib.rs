@@ -31,7 +31,7 @@ mod plugin;
 pub mod proto;
 mod runtime;
 mod settings;
-mod wire;
+pub mod wire;
 
 pub use nri::Nri;
 pub use operation::{Created, Operation, Updated};

@@ -24,7 +24,7 @@ const FIRST_FRAME: usize = 4096;
 
 /// Which logical connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Side {
+pub enum Side {
     /// The plugin serves: requests are ours.
     Plugin = 1,
     /// We serve: requests are the plugin's.
@@ -55,15 +55,19 @@ impl Side {
 
 /// A message that arrived.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Message {
-    pub(crate) side: Side,
-    pub(crate) stream: u32,
-    pub(crate) body: Body,
+pub struct Message {
+    /// On which logical connection.
+    pub side: Side,
+    /// Which call it belongs to.
+    pub stream: u32,
+    /// What it says.
+    pub body: Body,
 }
 
 /// What a message carries.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Body {
+pub enum Body {
+    /// All of it.
     Whole(Vec<u8>),
     /// It was passed over; its length.
     TooLong(usize),
@@ -71,7 +75,7 @@ pub(crate) enum Body {
 
 /// Puts the messages of one connection together.
 #[derive(Debug)]
-pub(crate) struct Reader {
+pub struct Reader {
     header: Header<FRAME_HEADER>,
     /// The frame that is being read, and how much of it is to come.
     frame: Option<(Side, usize)>,
@@ -79,8 +83,15 @@ pub(crate) struct Reader {
     runtime: Assembler,
 }
 
+impl Default for Reader {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Reader {
-    pub(crate) fn new() -> Self {
+    /// At the beginning of a connection.
+    pub fn new() -> Self {
         Self {
             header: Header::default(),
             frame: None,
@@ -90,7 +101,11 @@ impl Reader {
     }
 
     /// Takes the next bytes, whatever they begin or end in the middle of.
-    pub(crate) fn feed(&mut self, mut bytes: &[u8], out: &mut Vec<Message>) -> Result<()> {
+    ///
+    /// # Errors
+    ///
+    /// If they are none of the protocol: nothing behind them can be understood.
+    pub fn feed(&mut self, mut bytes: &[u8], out: &mut Vec<Message>) -> Result<()> {
         while !bytes.is_empty() {
             let Some((side, left)) = self.frame else {
                 if let Some(header) = self.header.take(&mut bytes) {
@@ -259,7 +274,7 @@ impl Assembler {
 }
 
 /// The bytes of one message that leaves; `None` if it is too long.
-pub(crate) fn message(side: Side, stream: u32, body: &[u8]) -> Option<Vec<u8>> {
+pub fn message(side: Side, stream: u32, body: &[u8]) -> Option<Vec<u8>> {
     let length = u32::try_from(body.len()).ok()?;
     if body.len() > limits::MESSAGE {
         return None;
@@ -288,7 +303,7 @@ fn frame_header(out: &mut Vec<u8>, side: Side, length: usize) {
 /// memory than it was. What is inside is counted as if it were a message; where it is none, what stands before that
 /// counts, for a decoder makes that much of it. In a text of letters such a field takes 34 bytes at least, so no text
 /// is mistaken for many. After [`limits::FIELDS`] counting ends.
-pub(crate) fn fields(bytes: &[u8]) -> usize {
+pub fn fields(bytes: &[u8]) -> usize {
     let mut found = 0;
     count(bytes, limits::DEPTH, &mut found);
     found
