@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 use std::time::{Duration, Instant};
 
-use http::{HeaderMap, Method, Request, Response};
+use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::{UnixListener, UnixStream};
@@ -45,6 +45,8 @@ const WORKERS: usize = 2;
 const BLOCKING: usize = 128;
 /// When those end.
 const BLOCKING_IDLE: Duration = Duration::from_secs(2);
+/// The longest message of a failure, encoded.
+const MAX_SAID: usize = 8 << 10;
 /// How long requests may take to end when the server is told to stop.
 const GRACE: Duration = Duration::from_secs(10);
 /// How long connections may take to end after that.
@@ -282,6 +284,7 @@ impl Front {
             ))
             .into_http(),
         };
+        let response = bounded(response);
         let (took, code) = (begun.elapsed(), code(&response));
         meter.answered(&path, code, took);
         tell(&path, took, code);
@@ -304,6 +307,36 @@ impl hyper::service::Service<Request<Incoming>> for Front {
 fn tell(path: &str, took: Duration, code: Code) {
     let method = path.rsplit('/').next().unwrap_or(path);
     tracing::debug!(method, code = ?code, microseconds = took.as_micros(), "answered");
+}
+
+/// What is said of a failure travels in the head, for which clients have limits: some words of a request come back in it,
+/// and those may be long.
+fn bounded(mut response: Response<Body>) -> Response<Body> {
+    let said = response.headers().get("grpc-message");
+    if let Some(shorter) = said.and_then(|said| shorter(said.as_bytes())) {
+        response.headers_mut().insert("grpc-message", shorter);
+    }
+    response
+}
+
+/// The beginning of a message that is too long; none of its characters, which are encoded (`%E2%82%AC`), is cut.
+fn shorter(said: &[u8]) -> Option<HeaderValue> {
+    if said.len() <= MAX_SAID {
+        return None;
+    }
+    let mut end = MAX_SAID;
+    // Not within an escape, and not between those of one character.
+    while end > 0 && said[..end].iter().rev().take(2).any(|byte| *byte == b'%') {
+        end -= 1;
+    }
+    let continued = |at: usize| {
+        said.get(at) == Some(&b'%') && matches!(said.get(at + 1), Some(b'8'..=b'9' | b'A'..=b'B'))
+    };
+    while end >= 3 && continued(end) {
+        end -= 3;
+    }
+    let kept = [&said[..end], b"..."].concat();
+    HeaderValue::from_bytes(&kept).ok()
 }
 
 /// Where something failed, and in streams before they began, the code is in the head.
@@ -388,6 +421,25 @@ mod tests {
             "1 S",
         ] {
             assert_eq!(read(text), Err(Code::InvalidArgument), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn long_words_lose_their_end_and_no_half_of_a_character() {
+        assert_eq!(shorter(b"short"), None);
+        assert_eq!(shorter(&[b'x'; MAX_SAID]), None);
+        for before in 0..10 {
+            for piece in ["x", "%22", "%C3%A9", "%E2%82%AC", "%F0%9F%A6%80"] {
+                let said = "x".repeat(before) + &piece.repeat(MAX_SAID + 1);
+                let kept = shorter(said.as_bytes()).unwrap();
+                let kept = kept.to_str().unwrap().strip_suffix("...").unwrap();
+                assert!(
+                    kept.len() <= MAX_SAID && kept.len() > MAX_SAID - 16,
+                    "{piece}"
+                );
+                let whole = (kept.len() - before) / piece.len();
+                assert_eq!(kept, "x".repeat(before) + &piece.repeat(whole), "{piece}");
+            }
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod endurance;
 mod events;
+mod hostile;
 mod images;
 mod kubelet;
 mod life;
@@ -23,6 +24,7 @@ use crate::harness::{Env, Test, test};
 const MODULES: &[Module] = &[
     ("endurance", endurance::tests),
     ("events", events::tests),
+    ("hostile", hostile::tests),
     ("images", images::tests),
     ("kubelet", kubelet::tests),
     ("life", life::tests),
