@@ -74,7 +74,8 @@ impl World {
 /// A socket.
 pub(crate) struct Client {
     pub(crate) socket: Connection,
-    zlib: Compress,
+    /// Made when it is needed: it is larger than all else.
+    zlib: Option<Compress>,
 }
 
 /// A frame of SPDY as it came.
@@ -100,10 +101,8 @@ pub(crate) fn block(pairs: &[(&str, &str)]) -> Vec<u8> {
 
 impl Client {
     pub(crate) async fn connect(host: &str) -> Self {
-        let mut zlib = Compress::new(Compression::best(), true);
-        zlib.set_dictionary(&dictionary()).unwrap();
         let socket = Connection::to(host).await;
-        Self { socket, zlib }
+        Self { socket, zlib: None }
     }
 
     /// Sends a request and reads the head of the answer.
@@ -164,8 +163,12 @@ impl Client {
 
     pub(crate) fn compressed(&mut self, plain: &[u8]) -> Vec<u8> {
         let mut out = Vec::with_capacity(plain.len() + 1000);
-        self.zlib
-            .compress_vec(plain, &mut out, FlushCompress::Sync)
+        let zlib = self.zlib.get_or_insert_with(|| {
+            let mut zlib = Compress::new(Compression::best(), true);
+            zlib.set_dictionary(&dictionary()).unwrap();
+            zlib
+        });
+        zlib.compress_vec(plain, &mut out, FlushCompress::Sync)
             .unwrap();
         out
     }
