@@ -123,6 +123,9 @@ pub(crate) struct ContainerRecord {
     pub(crate) started: Option<i64>,
     /// Why it could not be started.
     pub(crate) failure: Option<Failure>,
+    /// When it was seen that it had ended, and nobody knows how.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) lost: Option<i64>,
     /// Images that are mounted in it.
     #[serde(default)]
     pub(crate) volumes: Vec<Volume>,
@@ -227,6 +230,7 @@ impl ContainerRecord {
             made: false,
             started: None,
             failure: None,
+            lost: None,
             volumes: Vec::new(),
             stop_told: false,
             adjusted: None,

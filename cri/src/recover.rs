@@ -106,11 +106,11 @@ impl Core {
         init && all.into_iter().all(is_there)
     }
 
-    fn known_container(&self, record: ContainerRecord) -> Result<Option<Arc<Container>>> {
+    fn known_container(&self, mut record: ContainerRecord) -> Result<Option<Arc<Container>>> {
         let Ok(pod) = self.pod(&record.pod) else {
             return Ok(None);
         };
-        let life = found(self, &record)?;
+        let life = found(self, &mut record)?;
         let config = record.config()?;
         let container = Container::new(record, config, &pod, life);
         container

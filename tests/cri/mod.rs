@@ -1,5 +1,6 @@
 //! The CRI server, over its socket, with a client of the generated code.
 
+mod broken;
 mod endurance;
 mod events;
 mod hostile;
@@ -22,6 +23,7 @@ use crate::harness::{Env, Test, test};
 
 /// Modules and their tests. `no_file_of_the_server_is_forgotten` compares this list with the directory.
 const MODULES: &[Module] = &[
+    ("broken", broken::tests),
     ("endurance", endurance::tests),
     ("events", events::tests),
     ("hostile", hostile::tests),

@@ -1,8 +1,8 @@
 //! Networks by CNI plugins, [version 1.1] and those since 0.3.0.
 //!
 //! Owns the execution of network configurations: which one (`config`), what plugins are told (`arguments`),
-//! running them (`invoke`), what is remembered of an attachment until it is removed (`cache`), and whether
-//! there is a network at all (`watch`). Loopback is brought up here, not by a plugin. What a configuration has
+//! running them (`invoke`, `orphans`), what is remembered of an attachment until it is removed (`cache`), and
+//! whether there is a network at all (`watch`). Loopback is brought up here, not by a plugin. What a configuration has
 //! no capability for (ports, say) is not passed on: that is for the configuration to say.
 //!
 //! [version 1.1]: https://github.com/containernetworking/cni/blob/main/SPEC.md
@@ -11,6 +11,7 @@ mod arguments;
 mod cache;
 mod config;
 mod invoke;
+mod orphans;
 #[cfg(test)]
 pub(crate) mod tests;
 mod watch;
@@ -187,7 +188,11 @@ impl Plugins {
             None => attachment.namespace_if_there(),
         };
         let list = &attachment.configuration;
-        let result = self.cache.result(key).filter(|_| list.speaks("0.4.0"));
+        let result = self.cache.result(key);
+        if result.is_none() {
+            orphans::end(key).context(cannot)?;
+        }
+        let result = result.filter(|_| list.speaks("0.4.0"));
         for plugin in list.plugins.iter().rev() {
             let done = self.attached(
                 &attachment,

@@ -16,6 +16,9 @@ use crate::spec::IdMap;
 use crate::spec::container::{self as spec, Place, PodFacts};
 use crate::{Context, Error, ErrorKind, Result};
 
+/// The monitor's record of the end, in the container's directory.
+pub(super) const EXIT: &str = "exit";
+
 /// What was decided, and what was mounted for it.
 pub(super) struct Made {
     pub(super) container: spec::Container,
@@ -159,7 +162,7 @@ pub(super) fn launch(core: &Core, container: &Container, made: &spec::Container)
             max_size: None,
             max_files: 1,
         }),
-        exit: directory.join("exit"),
+        exit: directory.join(EXIT),
         bundle: directory,
         passing: false,
         start: When::Later,

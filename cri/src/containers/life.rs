@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 
 use rcrun_runtime::monitor::{self, Client, Exit};
 
+use super::bundle::EXIT;
 use super::end_of;
 use crate::core::{Container, Core, End, Life};
 use crate::proto::v1 as cri;
 use crate::readable::readable;
-use crate::records::{ContainerRecord, now};
+use crate::records::{ContainerRecord, Kind, now};
 use crate::time::nanoseconds;
 use crate::{Context, Error, ErrorKind, Result};
 
@@ -38,7 +39,7 @@ pub(crate) fn supervise(core: &Arc<Core>, container: &Arc<Container>, monitor: O
             (Err(error), None) => {
                 core.meter.lost_monitor();
                 tracing::warn!(container = container.id, "{}", error.chain());
-                unknown()
+                note_lost(&core, &container).await
             }
         };
         ended(&core, &container, end).await;
@@ -57,8 +58,7 @@ async fn wait(core: &Arc<Core>, container: &Arc<Container>) -> Result<Exit> {
                 let pidfd = readable(pidfd)?;
                 drop(pidfd.readable().await?);
             }
-            let (root, id) = (core.places.runtime_root(), &container.id);
-            match Client::recorded_exit(&root, id) {
+            match recorded(core, &container.id) {
                 Ok(Some(exit)) => Ok(exit),
                 _ => Err(error.context("nobody knows how the container ended")),
             }
@@ -94,9 +94,31 @@ fn end(exit: &Exit) -> End {
     }
 }
 
-fn unknown() -> End {
+/// What the monitor wrote: with the container, so that it is there after the next boot.
+fn recorded(core: &Core, id: &str) -> Result<Option<Exit>> {
+    let directory = core.places.path(Kind::Container, id);
+    Exit::read(&directory.join(EXIT)).context(|| "cannot read how the container ended")
+}
+
+/// From now on its end is one that nobody saw; the moment of which is said the same by every server.
+async fn note_lost(core: &Arc<Core>, container: &Container) -> End {
+    let at = now();
+    let record = {
+        let mut state = container.state();
+        state.record.lost = Some(at);
+        state.record.clone()
+    };
+    let this = Arc::clone(core);
+    let written = core.light.run(move || this.places.write_container(&record));
+    if let Err(status) = written.await {
+        tracing::error!(container = container.id, "{}", status.message());
+    }
+    unknown(at)
+}
+
+fn unknown(at: i64) -> End {
     End {
-        at: now(),
+        at,
         code: UNKNOWN,
         reason: "Unknown",
         message: "its monitor was killed: nobody saw how it ended".to_owned(),
@@ -164,18 +186,19 @@ fn until(id: &str, what: &str, done: impl Fn() -> Result<bool>) -> Result<()> {
     Ok(())
 }
 
-/// Where a container is in its life that an earlier server made.
-pub(crate) fn found(core: &Core, record: &ContainerRecord) -> Result<Life> {
+/// Where a container is in its life that an earlier server made; an end that nobody saw goes into its record.
+pub(crate) fn found(core: &Core, record: &mut ContainerRecord) -> Result<Life> {
     if let Some(failure) = &record.failure {
         return Ok(Life::Ended(end_of(failure)));
     }
-    let recorded = || -> Result<Option<Life>> {
-        let exit = Client::recorded_exit(&core.places.runtime_root(), &record.id)
-            .context(|| "cannot read how the container ended")?;
-        Ok(exit.map(|exit| Life::Ended(end(&exit))))
+    let seen = || -> Result<Option<Life>> {
+        Ok(recorded(core, &record.id)?.map(|exit| Life::Ended(end(&exit))))
     };
-    if let Some(ended) = recorded()? {
+    if let Some(ended) = seen()? {
         return Ok(ended);
+    }
+    if let Some(at) = record.lost {
+        return Ok(Life::Ended(unknown(at)));
     }
     use rcrun_runtime::container::Status;
     let state = match core.runtime.state(&record.id) {
@@ -183,11 +206,18 @@ pub(crate) fn found(core: &Core, record: &ContainerRecord) -> Result<Life> {
         Err(error) if super::is_gone(&error) => Status::Stopped,
         Err(error) => return Err(error),
     };
-    Ok(match state {
-        Status::Creating | Status::Created => Life::Made,
-        Status::Running | Status::Paused => Life::Running,
+    let life = match state {
+        Status::Creating | Status::Created => Some(Life::Made),
+        Status::Running | Status::Paused => Some(Life::Running),
         // Its monitor may write the record in this moment, or was killed.
-        Status::Stopped if monitor::lives(&core.runtime.root, &record.id)? => Life::Running,
-        Status::Stopped => recorded()?.unwrap_or_else(|| Life::Ended(unknown())),
-    })
+        Status::Stopped if monitor::lives(&core.runtime.root, &record.id)? => Some(Life::Running),
+        Status::Stopped => seen()?,
+    };
+    if let Some(life) = life {
+        return Ok(life);
+    }
+    let at = now();
+    record.lost = Some(at);
+    core.places.write_container(record)?;
+    Ok(Life::Ended(unknown(at)))
 }

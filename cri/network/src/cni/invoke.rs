@@ -37,7 +37,7 @@ pub(super) enum Command {
 }
 
 impl Command {
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Add => "ADD",
             Self::Check => "CHECK",

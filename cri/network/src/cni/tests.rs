@@ -273,6 +273,38 @@ fn attack_plugins_that_hang_or_flood() {
 }
 
 #[test]
+fn a_plugin_without_its_caller_ends_before_its_work_is_undone() {
+    world(|| {
+        let stage = Stage::new("1.0.0");
+        let (pod, other) = (Pod::new("left1"), Pod::new("left2"));
+        let left = |pod: &Pod, command: &str| {
+            let mut program = std::process::Command::new("sleep");
+            program.arg("1000").env("CNI_COMMAND", command);
+            let key = request(pod).key;
+            program.env("CNI_CONTAINERID", key.id());
+            program.env("CNI_IFNAME", key.interface()).spawn().unwrap()
+        };
+        let mut connects = left(&pod, "ADD");
+        let mut others = [left(&other, "ADD"), left(&pod, "CHECK")];
+        let (key, namespace) = (request(&pod).key, request(&pod).namespace);
+        stage.plugins.remove(&key, Some(&namespace)).unwrap();
+        assert!(connects.try_wait().unwrap().is_some());
+        for child in &mut others {
+            assert_eq!(child.try_wait().unwrap(), None);
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        // What a plugin left running that did its work is not touched.
+        stage.plugins.add(&request(&pod)).unwrap();
+        let mut helper = left(&pod, "ADD");
+        stage.plugins.remove(&key, Some(&namespace)).unwrap();
+        assert_eq!(helper.try_wait().unwrap(), None);
+        helper.kill().unwrap();
+        helper.wait().unwrap();
+    });
+}
+
+#[test]
 fn changes_of_configurations_are_noticed() {
     let directory = tempfile::tempdir().unwrap();
     let net = directory.path().join("a/net.d");
