@@ -391,13 +391,10 @@ fn pods_of_callers_that_go_away(env: &Env) {
             let limit = Duration::from_millis(milliseconds);
             tokio::time::timeout(limit, runtime.run_pod_sandbox(request.clone())).await
         });
-        let id = match early {
-            Ok(answered) => answered.unwrap().into_inner().pod_sandbox_id,
+        let answer = match early {
+            Ok(answered) => answered,
             // Again: the same pod, if it was made by then.
-            Err(_) => {
-                let answered = pods.node.ok(pods.node.runtime().run_pod_sandbox(request));
-                answered.pod_sandbox_id
-            }
+            Err(_) => pods.node.wait(pods.node.runtime().run_pod_sandbox(request)),
         };
         let list = cri::ListPodSandboxRequest::default();
         let all = pods
@@ -405,7 +402,15 @@ fn pods_of_callers_that_go_away(env: &Env) {
             .ok(pods.node.runtime().list_pod_sandbox(list))
             .items;
         assert_eq!(all.len(), 1, "{milliseconds} ms: {all:?}");
-        assert_eq!(all[0].id, id);
+        let id = all[0].id.clone();
+        match answer {
+            Ok(answer) => assert_eq!(answer.into_inner().pod_sandbox_id, id),
+            // The first answer had left when its caller's time ended.
+            Err(status) => {
+                assert_eq!(status.code(), Code::AlreadyExists, "{status:?}");
+                assert!(status.message().contains(&id), "{status:?}");
+            }
+        }
         pods.remove(&id);
     }
     pods.assert_nothing_left();
