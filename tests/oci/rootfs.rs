@@ -2,7 +2,8 @@
 
 use crate::harness::{Env, Test, process, test};
 use serde_json::json;
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
 pub(crate) fn tests() -> Vec<Test> {
@@ -32,6 +33,8 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(default_matrix_of_proc_and_sys),
         test!(root_on_overlay),
         test!(root_on_a_tmpfs),
+        test!(root_that_only_root_outside_can_reach)
+            .only_rcrun("runc opens the root with the container's rights"),
     ]
 }
 
@@ -399,4 +402,15 @@ fn root_on_a_tmpfs(env: &Env) {
             .success()
             .then_some(())
     });
+}
+
+/// The container's own root may not pass the directories above.
+fn root_that_only_root_outside_can_reach(env: &Env) {
+    let mut bundle = env.bundle();
+    bundle.userns();
+    bundle.file("only-here", "yes");
+    fs::set_permissions(&bundle.path, Permissions::from_mode(0o700)).unwrap();
+    assert_eq!(bundle.attempts(&["read:/only-here"])[0].1, "yes");
+    bundle.set("/linux/rootfsPropagation", json!("rshared"));
+    assert_eq!(bundle.attempts(&["read:/only-here"])[0].1, "yes");
 }

@@ -55,8 +55,8 @@ impl Cgroup {
         };
         match file::write(&path, value) {
             // Before Linux 5.2 cgroup2 has no freezer, and a container without rights may have no
-            // cgroup: nothing is frozen.
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            // cgroup: nothing is frozen. Nor in one that systemd removes at this moment.
+            Ok(()) | Err(Errno::NOENT | Errno::NODEV) => Ok(()),
             Err(errno) => Err(file::write_error(&path, value, errno)),
         }
     }
@@ -94,6 +94,8 @@ impl Cgroup {
                 // On a hybrid host processes may be in the v1 cgroups only: look there as well.
                 Ok(()) if self.empty_within(KERNEL_KILL)? => return Ok(()),
                 Ok(()) | Err(Errno::NOENT) => {}
+                // It goes at this moment, with whatever was in it.
+                Err(Errno::NODEV) => return Ok(()),
                 Err(errno) => return Err(file::write_error(&dir.join("cgroup.kill"), "1", errno)),
             }
         }
@@ -227,6 +229,7 @@ fn freeze_v2(dir: &Path, limit: Duration) -> Result<()> {
     match file::write(&path, "1") {
         Ok(()) => {}
         Err(Errno::NOENT) => return Err(Error::unsupported("freezer not supported")),
+        Err(Errno::NODEV) => return Err(Error::new(ErrorKind::NotFound, "cgroup not exist")),
         Err(errno) => return Err(file::write_error(&path, "1", errno)),
     }
     // The kernel marks a change of cgroup.events by an exceptional condition on the open file.

@@ -60,6 +60,13 @@ pub(crate) fn bind(rootfs: &Rootfs) -> Result<Root, Fail> {
     }
 }
 
+/// The same, where the directory is open already.
+pub(crate) fn bind_at(place: BorrowedFd<'_>) -> Result<Root, Fail> {
+    let tree = clone_tree(place, c"", true).during(Detail::Source)?;
+    attach(tree.as_fd(), place).during(Detail::Attach)?;
+    Ok(Root::new(tree))
+}
+
 fn bind_new(rootfs: &Rootfs) -> Result<Root, Fail> {
     let tree = clone_tree(rustix::fs::CWD, &rootfs.path, true).during(Detail::Source)?;
     // 5.2 to 5.11 have no attributes for trees that are not attached yet, and the rest is of no use

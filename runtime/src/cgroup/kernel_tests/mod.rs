@@ -16,6 +16,7 @@ use rustix::process::Signal;
 
 use super::{Cgroup, Hierarchy, Request, Select, hierarchy};
 use crate::container::CgroupDriver;
+use crate::error::ErrorKind;
 
 /// A cgroup that is emptied and removed at the end of a test, also of a failed one.
 struct Fixture {
@@ -421,4 +422,42 @@ fn a_delegated_cgroup_belongs_to_the_user() {
         (owner(""), owner("cgroup.procs"), owner("cgroup.freeze")),
         (4242, 4242, 0)
     );
+}
+
+/// As systemd does with a scope whose last process has gone.
+#[test]
+fn a_cgroup_that_somebody_removes_meanwhile() {
+    use std::sync::atomic::AtomicBool;
+    let Some(f) = Fixture::new("vanishes") else {
+        return;
+    };
+    let mut cgroup = f.cgroup.clone();
+    cgroup.hierarchy = Hierarchy::Unified;
+    cgroup.paths.retain(|name, _| name.is_empty());
+    let Some(dir) = cgroup.unified().map(Path::to_owned) else {
+        println!("skipped: no cgroup2 here");
+        return;
+    };
+    std::fs::create_dir_all(&dir).unwrap();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                let _ = std::fs::remove_dir(&dir);
+                let _ = std::fs::create_dir(&dir);
+            }
+        });
+        let until = Instant::now() + Duration::from_millis(500);
+        let mut failed = Vec::new();
+        while Instant::now() < until {
+            failed.extend(cgroup.thaw().err());
+            let killed = cgroup.kill(Signal::KILL).err();
+            failed.extend(killed.filter(|error| error.kind() != ErrorKind::NotFound));
+        }
+        done.store(true, Ordering::Relaxed);
+        let failed: Vec<_> = failed.iter().map(|e| e.chain().to_string()).collect();
+        assert_eq!(failed, [""; 0]);
+    });
+    let _ = std::fs::remove_dir(&dir);
+    let _ = std::fs::remove_dir(dir.parent().unwrap());
 }

@@ -65,18 +65,23 @@ impl Init<'_> {
         let own = self.own_mounts();
         let rootfs = &self.plan.rootfs;
         pivot::separate(rootfs, own, self.setup.private_parent)?;
+        // Only root outside the user namespace may pass the directories above.
+        let outside = || FromParent(&self.progress.wire).ask(Tag::Place, 0);
         let root = match self.setup.root {
             Some(tree) => {
                 let place = match pivot::open_place(rootfs) {
-                    // Only root outside the user namespace may pass the directories above.
-                    Err(Errno::ACCESS | Errno::PERM) => {
-                        FromParent(&self.progress.wire).ask(Tag::Place, 0)?
-                    }
+                    Err(Errno::ACCESS | Errno::PERM) => outside()?,
                     answer => answer.during(Detail::Target)?,
                 };
                 pivot::attach_given(tree, place.as_fd())?
             }
-            None => pivot::bind(rootfs)?,
+            None => match pivot::bind(rootfs) {
+                Err(Fail {
+                    errno: Errno::ACCESS | Errno::PERM,
+                    detail: Detail::Source,
+                }) if own => pivot::bind_at(outside()?.as_fd())?,
+                answer => answer?,
+            },
         };
         self.root = Some(root);
         if own && !(self.plan.masked.is_empty() && self.plan.readonly.is_empty()) {
