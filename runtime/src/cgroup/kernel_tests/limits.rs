@@ -265,3 +265,30 @@ fn oom_is_noticed() {
         watch.next().unwrap() == Some(oom::Event::Gone)
     });
 }
+
+/// As systemd does with a scope: whoever counts has to be quick, or to know where else it was counted.
+#[test]
+fn oom_is_noticed_though_the_cgroup_goes_at_once() {
+    let json = r#"{"memory":{"limit":16777216,"swap":16777216}}"#;
+    for round in 0..10 {
+        let Some(f) = Fixture::with("oom-gone", json) else {
+            return;
+        };
+        if !f.v2() {
+            println!("skipped: v2 only");
+            return;
+        }
+        f.cgroup.create().unwrap();
+        f.cgroup
+            .apply(&serde_json::from_str(json).unwrap(), Select::ALL)
+            .unwrap();
+        let mut child = f.spawn("exec perl -e '$x = \"x\" x (64 << 20)'");
+        let mut watch = f.cgroup.oom_watch().unwrap();
+        // Which is not looked at before all is over.
+        child.wait().unwrap();
+        f.cgroup.remove().unwrap();
+        assert_eq!(f.cgroup.oom_kills(), None);
+        assert_eq!(watch.next().unwrap(), Some(oom::Event::Oom), "{round}");
+        assert_eq!(watch.next().unwrap(), Some(oom::Event::Gone), "{round}");
+    }
+}
