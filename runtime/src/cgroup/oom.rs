@@ -134,22 +134,35 @@ impl Watch {
                 if changed(&self.events, counts.file)? {
                     counts.pressed = Some(Instant::now());
                 }
-                // The one above first: what is counted in between is seen here, or the next time.
-                let above = kills_above(&self.directory);
-                let own = kills(&self.directory);
-                if counts.tell(own, above) {
+                if counts.look(&self.directory) {
                     return Ok(Some(Event::Oom));
                 }
                 // Asked also without news: an event before this one may have been the last.
                 let text = file::read(&self.directory.join("cgroup.events")).unwrap_or_default();
-                let populated = file::keyed(&text, "populated") == Some(1);
-                Ok(if populated { None } else { Some(Event::Gone) })
+                if file::keyed(&text, "populated") == Some(1) {
+                    return Ok(None);
+                }
+                // The last process may have been killed since the counts were looked at.
+                Ok(Some(match counts.look(&self.directory) {
+                    true => Event::Oom,
+                    false => Event::Gone,
+                }))
             }
         }
     }
 }
 
 impl Counts {
+    fn look(&mut self, dir: &Path) -> bool {
+        // The one above first: what is counted in between is seen here, or the next time. There may be no next
+        // time where this one is gone, so that it is asked once more.
+        let above = kills_above(dir);
+        match kills(dir) {
+            None => self.tell(None, kills_above(dir)),
+            own => self.tell(own, above),
+        }
+    }
+
     /// Whether processes were killed since the last time, by the counts as they are now.
     fn tell(&mut self, own: Option<u64>, above: Option<u64>) -> bool {
         let short = self.pressed.is_some_and(|when| when.elapsed() < MOMENT);
