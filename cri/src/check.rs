@@ -6,6 +6,7 @@
 use std::path::Path;
 
 use rcrun_overlay::store::{Store, VERSION_FILE};
+use rcrun_runtime::template::apparmor::{self, Support};
 
 use crate::settings::Settings;
 
@@ -26,6 +27,10 @@ pub struct Facts {
     pub descriptors: u64,
     /// `/proc/sys/user/max_user_namespaces`.
     pub user_namespaces: u64,
+    /// What there is of AppArmor, and whether profiles can be compiled.
+    pub apparmor: Support,
+    /// See [`Self::apparmor`].
+    pub apparmor_parser: bool,
     /// Why the store cannot be used.
     pub store: Option<String>,
     /// Whether exec, attach and port-forward are served over TLS.
@@ -87,6 +92,8 @@ impl Facts {
                 .trim()
                 .parse()
                 .unwrap_or(0),
+            apparmor: apparmor::support(),
+            apparmor_parser: apparmor::parser().is_some(),
             store: opened.map(|error| error.chain().to_string()),
             tls: settings.stream_tls.is_some(),
             streaming: settings.check_stream_tls().err().map(|error| {
@@ -181,6 +188,7 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
                 MAPPED.0, MAPPED.1
             ),
         ),
+        confinement(facts),
         look(
             "descriptors",
             facts.descriptors >= DESCRIPTORS,
@@ -209,6 +217,29 @@ fn streaming(facts: &Facts) -> Look {
         otherwise: Verdict::Missing,
         seen: how.to_owned(),
         remedy: facts.streaming.clone().unwrap_or_default(),
+    }
+}
+
+/// Whether containers get a profile of AppArmor's where that is on.
+fn confinement(facts: &Facts) -> Look {
+    let (seen, remedy) = match facts.apparmor {
+        Support::Off => ("off", None),
+        Support::Hidden => (
+            "on",
+            Some("no profile for containers: mount securityfs at /sys/kernel/security"),
+        ),
+        Support::On if !facts.apparmor_parser => (
+            "on",
+            Some("no profile for containers: install apparmor_parser (package apparmor)"),
+        ),
+        Support::On => (apparmor::NAME, None),
+    };
+    Look {
+        subject: "apparmor",
+        good: remedy.is_none(),
+        otherwise: Verdict::Lacking,
+        seen: seen.to_owned(),
+        remedy: remedy.unwrap_or_default().to_owned(),
     }
 }
 
@@ -248,6 +279,8 @@ mod tests {
                 .into(),
             descriptors: 1 << 20,
             user_namespaces: 100,
+            apparmor: Support::Off,
+            apparmor_parser: false,
             store: None,
             tls: false,
             streaming: None,
@@ -293,6 +326,19 @@ mod tests {
                 facts.hierarchies.replace("pids\t3\t1\t1", "pids\t3\t1\t0")),
             [("cgroups", Lacking)]
         );
+        for (support, parser, lacking) in [
+            (Support::Off, false, false),
+            (Support::Hidden, true, true),
+            (Support::On, false, true),
+            (Support::On, true, false),
+        ] {
+            let found = bad(|facts| (facts.apparmor, facts.apparmor_parser) = (support, parser));
+            let expected: &[_] = match lacking {
+                true => &[("apparmor", Lacking)],
+                false => &[],
+            };
+            assert_eq!(found, expected, "{support:?} {parser}");
+        }
         assert_eq!(
             bad(|facts| facts.user_namespaces = 0),
             [("user namespaces", Lacking)]

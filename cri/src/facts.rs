@@ -3,11 +3,12 @@
 use std::path::Path;
 
 use rcrun_runtime::container::{CgroupDriver, Runtime};
+use rcrun_runtime::template::apparmor::{self, Support};
 use rcrun_runtime::template::{capabilities, machine};
 
 use crate::settings::Settings;
 use crate::spec::{Driver, Node};
-use crate::{Context, Result};
+use crate::{Context, Error, ErrorKind, Result};
 
 /// The first kernel that makes a mount read-only with all below it.
 const DEEP_READ_ONLY: (u32, u32) = (5, 12);
@@ -20,8 +21,6 @@ pub(crate) fn node(runtime: &Runtime, settings: &Settings) -> Result<Node> {
     let name = rustix::system::uname();
     let kernel = machine::kernel();
     let cgroup2 = there("/sys/fs/cgroup/cgroup.controllers");
-    let apparmor = std::fs::read_to_string("/sys/module/apparmor/parameters/enabled")
-        .is_ok_and(|text| text.trim() == "Y");
     Ok(Node {
         hostname: name.nodename().to_string_lossy().into_owned(),
         kernel,
@@ -39,13 +38,37 @@ pub(crate) fn node(runtime: &Runtime, settings: &Settings) -> Result<Node> {
         deep_read_only: kernel >= DEEP_READ_ONLY,
         mapped_mounts: kernel >= MAPPED_MOUNTS,
         seccomp: there("/proc/sys/kernel/seccomp"),
-        apparmor: apparmor.then_some(None),
+        apparmor: profile(),
         selinux: there("/sys/fs/selinux/enforce"),
         least_oom_score: least_oom_score()?,
         rlimits: Vec::new(),
         unprivileged_ports: settings.unprivileged_ports,
         unprivileged_icmp: settings.unprivileged_icmp,
     })
+}
+
+/// Whether AppArmor is on, and the profile that containers get, which is loaded now: a server of another version
+/// may have left another one.
+fn profile() -> Option<Option<String>> {
+    let failed = match apparmor::support() {
+        Support::Off => return None,
+        Support::Hidden => Error::new(
+            ErrorKind::Unsupported,
+            "securityfs is not mounted at /sys/kernel/security",
+        ),
+        Support::On => match apparmor::load() {
+            Ok(()) => return Some(Some(apparmor::NAME.to_owned())),
+            Err(error) => error,
+        },
+    };
+    // An earlier one may be there still.
+    let there = apparmor::is_loaded(apparmor::NAME).unwrap_or(false);
+    let what = match there {
+        true => "the AppArmor profile of containers is one that was there already",
+        false => "AppArmor is on, but confines only containers that name a profile of the node",
+    };
+    tracing::warn!("{what}: {}", failed.chain());
+    Some(there.then(|| apparmor::NAME.to_owned()))
 }
 
 /// The score below which this process may give none (proc(5), `oom_score_adj`): that needs

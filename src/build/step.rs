@@ -181,6 +181,7 @@ impl Worker<'_> {
         };
         let asked = Asked::read(&flags(step), &step.args, &around)?;
         let kernel = machine::kernel();
+        let rootless = crate::rootless::facts()?;
         let stack = Stack::open(store, &step.below, step.marks())?;
         let facts = Facts {
             id: self
@@ -199,7 +200,8 @@ impl Worker<'_> {
             accounts: accounts(&stack.lowers(), step.marks())
                 .context(|| "cannot read its accounts")?,
             directory: self.directory.to_owned(),
-            rootless: crate::rootless::facts()?,
+            apparmor: make::default_profile(rootless.is_some()),
+            rootless,
             ..Facts::default()
         };
         let of_host = |path: &str| std::fs::read_to_string(path).unwrap_or_default();

@@ -25,6 +25,7 @@ use rcrun_overlay::store::Store;
 use rcrun_runtime::container::CgroupDriver;
 use rcrun_runtime::error::{Context, Error, ErrorKind, Result};
 use rcrun_runtime::monitor::{self, Launch, When};
+use rcrun_runtime::template::apparmor::{self, Support};
 use rcrun_runtime::template::capabilities::of_mask;
 use rcrun_runtime::template::cdi;
 use rcrun_runtime::template::machine::{kernel, own_capabilities};
@@ -236,6 +237,7 @@ impl Maker<'_> {
                 directory: volumes::place(self.store.path()),
                 mapped: false,
             },
+            apparmor: default_profile(rootless.is_some()),
             rootless,
         })
     }
@@ -455,6 +457,21 @@ fn last_command(settings: &Settings, store: &Path, verb: &[&str], id: &str) -> V
     command.extend(["--store".to_owned(), text(store)]);
     command.extend(verb.iter().copied().chain([id]).map(str::to_owned));
     command
+}
+
+/// The AppArmor profile of containers, loaded. Where that cannot be done there is none, as with podman: an
+/// ordinary user may load none.
+pub(crate) fn default_profile(rootless: bool) -> Option<&'static str> {
+    if rootless || apparmor::support() != Support::On {
+        return None;
+    }
+    match apparmor::load_once() {
+        Ok(()) => Some(apparmor::NAME),
+        Err(error) => {
+            tracing::debug!("AppArmor does not confine containers: {}", error.chain());
+            None
+        }
+    }
 }
 
 /// Whether limits of swap have a file to go to.

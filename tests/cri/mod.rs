@@ -1,6 +1,7 @@
 //! The CRI server, over its socket, with a client of the generated code.
 
 mod broken;
+mod confinement;
 mod endurance;
 mod events;
 mod hostile;
@@ -17,6 +18,7 @@ mod replay;
 mod requests;
 mod stats;
 mod streams;
+mod systemd;
 
 use crate::harness::modules::{Module, check, of_images};
 use crate::harness::{Env, Test, test};
@@ -24,6 +26,7 @@ use crate::harness::{Env, Test, test};
 /// Modules and their tests. `no_file_of_the_server_is_forgotten` compares this list with the directory.
 const MODULES: &[Module] = &[
     ("broken", broken::tests),
+    ("confinement", confinement::tests),
     ("endurance", endurance::tests),
     ("events", events::tests),
     ("hostile", hostile::tests),
@@ -40,6 +43,7 @@ const MODULES: &[Module] = &[
     ("requests", requests::tests),
     ("stats", stats::tests),
     ("streams", streams::tests),
+    ("systemd", systemd::tests),
 ];
 
 pub(crate) fn all() -> Vec<Test> {

@@ -17,6 +17,7 @@ pub(super) fn tests() -> Vec<Test> {
         test!(ends_have_codes_and_reasons),
         test!(a_pod_takes_its_containers_along),
         test!(processes_are_shared_where_asked_for),
+        test!(processes_are_shared_in_a_user_namespace),
         test!(a_dead_init_makes_the_pod_unready),
         test!(lists_are_filtered),
         test!(a_log_goes_on_in_a_new_file),
@@ -347,6 +348,38 @@ fn processes_are_shared_where_asked_for(env: &Env) {
         pods.pod_status(&pod).state(),
         cri::PodSandboxState::SandboxReady
     );
+    pods.remove(&pod);
+    pods.assert_nothing_left();
+}
+
+/// The pod's root is nobody outside, and may not pass the store's directories.
+fn processes_are_shared_in_a_user_namespace(env: &Env) {
+    let pods = Pods::new(env);
+    let closed = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    std::fs::set_permissions(pods.node.shelf.path(), closed).unwrap();
+    let map = vec![cri::IdMapping {
+        host_id: 100_000,
+        container_id: 0,
+        length: 65_536,
+    }];
+    let options = cri::NamespaceOption {
+        pid: cri::NamespaceMode::Pod.into(),
+        userns_options: Some(cri::UserNamespace {
+            mode: cri::NamespaceMode::Pod.into(),
+            uids: map.clone(),
+            gids: map,
+        }),
+        ..Default::default()
+    };
+    let mut of_pod = shared(&pods, "one");
+    pod_security(&mut of_pod).namespace_options = Some(options.clone());
+    let pod = pods.run(&of_pod);
+    let mut config = pods.container("c", "cat /proc/1/comm; head -n 1 /proc/1/uid_map");
+    crate::harness::pods::security(&mut config).namespace_options = Some(options);
+    let (log, _) = pods.finish(&pod, &of_pod, &config);
+    let words: Vec<&str> = log.split_whitespace().collect();
+    assert_eq!(words, ["rcrun", "0", "100000", "65536"]);
+    pods.stop(&pod);
     pods.remove(&pod);
     pods.assert_nothing_left();
 }

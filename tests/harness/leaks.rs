@@ -1,6 +1,6 @@
 //! What a test may not leave: mounts, processes, cgroups, state, files where others look.
 
-use super::{Env, cgroup, process};
+use super::{Env, cgroup, process, stage};
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -59,7 +59,7 @@ impl Snapshot {
         );
         let own = i32::try_from(std::process::id()).unwrap();
         for (pid, state, what) in process::all() {
-            if pid != 1 && pid != own {
+            if pid != 1 && pid != own && stage::is_of_the_test(pid) {
                 found.push(format!("process: {pid} {state} {what}"));
             }
         }

@@ -45,6 +45,9 @@ pub(crate) enum Need {
     V1(&'static str),
     /// A kernel in which AppArmor is enabled.
     AppArmor,
+    /// systemd with cgroup v2 alone. It knows processes by the machine's pids, so that such a test has no pid
+    /// namespace.
+    Systemd,
     /// A kernel in which SELinux is enabled, with a policy.
     SeLinux,
     /// A program on the PATH.

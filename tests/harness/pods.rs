@@ -89,6 +89,15 @@ impl<'a> Pods<'a> {
         }
     }
 
+    /// The same in the node's network, for kernels without nf_tables.
+    pub(crate) fn without_network(&self, name: &str) -> cri::PodSandboxConfig {
+        let mut config = self.pod(name);
+        config.hostname.clear();
+        let options = &mut pod_security(&mut config).namespace_options;
+        options.get_or_insert_default().network = cri::NamespaceMode::Node.into();
+        config
+    }
+
     /// Where a pod's logs are.
     pub(crate) fn logs(&self, pod: &str) -> PathBuf {
         self.env.path("logs").join(pod)

@@ -1,7 +1,8 @@
 //! The processes of one test. `isolate` enters fresh mount, network, pid, uts and ipc namespaces; `init` is
 //! pid 1 there and reaps whatever containers leave to it, as the machine's init would; `test` runs the body.
 //!
-//! When pid 1 leaves, the kernel kills everything of the test; what was still alive before that is a leak.
+//! When pid 1 leaves, the kernel kills everything of the test; what was still alive before that is a leak. Tests
+//! that talk to systemd about processes (`Need::Systemd`) have the machine's pids, and a subreaper instead.
 
 use super::{Env, Test, leaks, users};
 use nix::mount::{MsFlags, mount};
@@ -17,6 +18,8 @@ pub(crate) const STAGE: &str = "RCRUN_TEST_STAGE";
 pub(crate) const TEST: &str = "RCRUN_TEST_NAME";
 pub(crate) const DIR: &str = "RCRUN_TEST_DIR";
 pub(crate) const RUNTIME: &str = "RCRUN_TEST_RUNTIME";
+/// Not empty: without a pid namespace.
+pub(crate) const HOST_PIDS: &str = "RCRUN_TEST_HOST_PIDS";
 pub(crate) const ISOLATE: &str = "isolate";
 const INIT: &str = "init";
 const BODY: &str = "test";
@@ -47,11 +50,28 @@ fn isolate() -> ExitCode {
     nix::unistd::setsid().unwrap();
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).unwrap();
     default_signals();
-    unshare(F::CLONE_NEWNS | F::CLONE_NEWNET | F::CLONE_NEWPID | F::CLONE_NEWUTS | F::CLONE_NEWIPC)
-        .unwrap();
+    let mut own = F::CLONE_NEWNS | F::CLONE_NEWNET | F::CLONE_NEWUTS | F::CLONE_NEWIPC;
+    own.set(F::CLONE_NEWPID, !host_pids());
+    unshare(own).unwrap();
     let none: Option<&str> = None;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
     spawn(INIT)
+}
+
+fn host_pids() -> bool {
+    std::env::var_os(HOST_PIDS).is_some_and(|value| !value.is_empty())
+}
+
+/// Whether a process is one of the test's: all that there are, where it has a pid namespace, and else those below
+/// the subreaper, which is the parent of this one.
+pub(crate) fn is_of_the_test(pid: i32) -> bool {
+    let parent = |pid: i32| -> Option<i32> {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
+    };
+    let reaper = parent(nix::unistd::getpid().as_raw());
+    !host_pids()
+        || std::iter::successors(parent(pid), |pid| parent(*pid)).any(|pid| Some(pid) == reaper)
 }
 
 /// What the caller of the tests ignores (`nohup`, a job in the background) would be ignored by the
@@ -71,6 +91,10 @@ fn default_signals() {
 
 fn init() -> ExitCode {
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).unwrap();
+    if host_pids() {
+        nix::sys::prctl::set_child_subreaper(true).unwrap();
+        return spawn(BODY);
+    }
     let none: Option<&str> = None;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("proc"), "/proc", Some("proc"), flags, none).unwrap();

@@ -104,6 +104,7 @@ impl Suite {
         fs::create_dir(&dir)?;
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o755))?;
         let log = File::create(&log_path)?;
+        let needs_pids = test.needs.iter().any(|need| matches!(need, Need::Systemd));
         let mut child = Command::new(std::env::current_exe()?)
             .env_clear()
             .env("PATH", super::criu::search_path())
@@ -115,6 +116,7 @@ impl Suite {
             .env("HOST_SECRET", "canary-of-the-host")
             .env(stage::STAGE, stage::ISOLATE)
             .env(stage::TEST, &test.name)
+            .env(stage::HOST_PIDS, if needs_pids { "1" } else { "" })
             .env(stage::DIR, &dir)
             .env(
                 stage::RUNTIME,
@@ -196,6 +198,11 @@ impl Suite {
                 .is_none()
                 .then(|| format!("no cgroup v1 controller {controller} here")),
             Need::AppArmor => (!app_armor()).then(|| "no AppArmor in this kernel".to_owned()),
+            Need::Systemd => {
+                let there = ["/run/systemd/system", "/sys/fs/cgroup/cgroup.controllers"];
+                let lacks = !there.iter().all(|path| Path::new(path).exists());
+                lacks.then(|| "no systemd with cgroup v2 alone here".to_owned())
+            }
             Need::SeLinux => (!Path::new("/sys/fs/selinux/policy").exists())
                 .then(|| "no SELinux in this kernel".to_owned()),
             Need::Program(name) => process::which(Path::new(name))

@@ -178,7 +178,7 @@ pub(super) struct Asked<'a> {
     pub(super) no_security: bool,
     pub(super) resources: v1::LinuxContainerResources,
     pub(super) seccomp: Profile,
-    pub(super) apparmor: Profile,
+    pub(super) apparmor: Option<Profile>,
     target: Option<String>,
 }
 
@@ -192,18 +192,23 @@ impl<'a> Asked<'a> {
         #[expect(deprecated, reason = "old kubelets send it")]
         let (old_seccomp, old_apparmor) =
             (&security.seccomp_profile_path, &security.apparmor_profile);
+        let privileged = security.privileged;
         // Judged in any case; privileged containers have neither.
         let seccomp = security::seccomp_profile(security.seccomp.as_ref(), old_seccomp)?;
         let apparmor = security::apparmor_profile(security.apparmor.as_ref(), old_apparmor)?;
-        let unless = |profile| match security.privileged {
-            true => Profile::Unconfined,
-            false => profile,
-        };
         Ok(Self {
             config,
             no_security,
-            seccomp: unless(seccomp),
-            apparmor: unless(apparmor),
+            seccomp: if privileged {
+                Profile::Unconfined
+            } else {
+                seccomp
+            },
+            apparmor: if privileged {
+                Some(Profile::Unconfined)
+            } else {
+                apparmor
+            },
             target: target(security.namespace_options.as_ref())?,
             resources: linux.resources.unwrap_or_default(),
             security,

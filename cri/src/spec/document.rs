@@ -59,7 +59,7 @@ pub(super) fn process(asked: &Asked<'_>, may: &May<'_>, around: &Around<'_>) -> 
         "noNewPrivileges": asked.security.no_new_privs,
         "oomScoreAdj": resources::oom_score(asked.resources.oom_score_adj, node)?,
     });
-    if let Some(profile) = security::apparmor(&asked.apparmor, node)? {
+    if let Some(profile) = security::apparmor(asked.apparmor.as_ref(), node)? {
         process["apparmorProfile"] = json!(profile);
     }
     if let Some(labels) = may.labels {

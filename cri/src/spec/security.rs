@@ -45,18 +45,18 @@ pub(super) fn seccomp_profile(
     }
 }
 
-/// `apparmor`; without it the deprecated name, where nothing is the default.
+/// `apparmor`; without it the deprecated name. `None`: nobody asked for one, or for none.
 pub(super) fn apparmor_profile(
     given: Option<&v1::SecurityProfile>,
     deprecated: &str,
-) -> Result<Profile> {
+) -> Result<Option<Profile>> {
     let profile = match (given, deprecated) {
         (Some(given), _) => profile(given).context(|| "apparmor")?,
-        (None, "") => Profile::Default,
+        (None, "") => return Ok(None),
         (None, text) => old(text)
             .ok_or_else(|| Error::invalid(format!("apparmor_profile {text:?} is not known")))?,
     };
-    Ok(match profile {
+    Ok(Some(match profile {
         Profile::Local(name) => {
             let name = name.strip_prefix("localhost/").unwrap_or(&name);
             if name.is_empty() || name.contains(char::is_control) {
@@ -66,7 +66,7 @@ pub(super) fn apparmor_profile(
             Profile::Local(name.to_owned())
         }
         other => other,
-    })
+    }))
 }
 
 fn profile(given: &v1::SecurityProfile) -> Result<Profile> {
@@ -129,13 +129,16 @@ pub(super) fn seccomp(
     }
 }
 
-/// `process.apparmorProfile`.
-pub(super) fn apparmor(profile: &Profile, node: &Node) -> Result<Option<String>> {
+/// `process.apparmorProfile`. Who does not ask gets the default, where there is one.
+pub(super) fn apparmor(profile: Option<&Profile>, node: &Node) -> Result<Option<String>> {
     match (profile, &node.apparmor) {
-        (Profile::Unconfined, _) | (Profile::Default, None) => Ok(None),
-        (Profile::Default, Some(default)) => Ok(default.clone()),
-        (Profile::Local(name), Some(_)) => Ok(Some(name.clone())),
-        (Profile::Local(name), None) => Err(Error::unsupported(format!(
+        (Some(Profile::Unconfined), _) | (None | Some(Profile::Default), None) => Ok(None),
+        (Some(Profile::Default), Some(None)) => Err(Error::unsupported(
+            "cannot use the default AppArmor profile: it could not be loaded (see the server's log, or rcrun serve --check)",
+        )),
+        (None | Some(Profile::Default), Some(default)) => Ok(default.clone()),
+        (Some(Profile::Local(name)), Some(_)) => Ok(Some(name.clone())),
+        (Some(Profile::Local(name)), None) => Err(Error::unsupported(format!(
             "cannot use AppArmor profile {name}: AppArmor is not on"
         ))),
     }

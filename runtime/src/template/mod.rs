@@ -1,11 +1,12 @@
 //! What containers get unless they are told otherwise, and the small languages in which they are told:
 //! shared by all who write configurations.
 //!
-//! [`seccomp`] is the profile of system calls, [`capabilities`] the choice of capabilities, [`MASKED`] and
-//! [`READ_ONLY`] what of /proc and /sys is hidden; [`cdi`] and [`devices`] look up devices of the host (and are
-//! the only ones here that look at anything, with [`machine`]); [`files`] are the texts of /etc/hosts and /etc/resolv.conf,
+//! [`seccomp`] is the profile of system calls, [`capabilities`] the choice of capabilities, [`apparmor`] the
+//! profile of AppArmor, [`MASKED`] and [`READ_ONLY`] what of /proc and /sys is hidden; [`cdi`] and [`devices`] look up devices of the host (and are
+//! the only ones here that look at anything, with [`machine`] and [`apparmor`]); [`files`] are the texts of /etc/hosts and /etc/resolv.conf,
 //! [`signal`] names of signals. Documents are written by `containers` and the CRI server, not here.
 
+pub mod apparmor;
 mod calls;
 pub mod capabilities;
 pub mod cdi;

@@ -52,6 +52,8 @@ pub(crate) struct Facts {
     pub(crate) directory: PathBuf,
     /// Where volumes are.
     pub(crate) volumes: mounts::VolumePlace,
+    /// The AppArmor profile of containers that ask for none.
+    pub(crate) apparmor: Option<&'static str>,
     /// What root of a user namespace may do.
     pub(crate) rootless: Option<Rootless>,
 }
@@ -193,7 +195,12 @@ fn process(
         // Not the monitor's, which is spared.
         "oomScoreAdj": oom_score(asked, facts),
     });
-    if let Some(profile) = &asked.security.apparmor {
+    let profile = match (&asked.security.apparmor, asked.privileged) {
+        (Some(profile), _) => Some(profile.as_str()),
+        (None, true) => None,
+        (None, false) => facts.apparmor,
+    };
+    if let Some(profile) = profile {
         process["apparmorProfile"] = json!(profile);
     }
     if let Some(label) = asked.security.selinux() {

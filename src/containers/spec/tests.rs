@@ -524,3 +524,29 @@ fn the_bridge() {
         assert!(problem.contains(why), "{line:?}: {problem}");
     }
 }
+
+#[test]
+fn the_default_profile_of_apparmor_is_for_who_asks_for_none() {
+    let facts = Facts {
+        apparmor: Some("default"),
+        ..facts()
+    };
+    for (line, profile) in [
+        (&[][..], Some("default")),
+        (&["--security-opt=apparmor=web"][..], Some("web")),
+        (
+            &["--security-opt=apparmor=unconfined"][..],
+            Some("unconfined"),
+        ),
+        (&["--privileged"][..], None),
+        (
+            &["--privileged", "--security-opt", "apparmor=web"][..],
+            Some("web"),
+        ),
+    ] {
+        let made = config(&asked(line).unwrap(), &facts, &image()).unwrap();
+        let found = made["process"]["apparmorProfile"].as_str();
+        assert_eq!(found, profile, "{line:?}");
+    }
+    assert_eq!(made(&[])["process"].get("apparmorProfile"), None);
+}

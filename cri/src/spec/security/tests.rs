@@ -99,9 +99,20 @@ fn profiles_of_apparmor() {
         (Some(given(2, "a\nb")), "", None, None),
         (None, "web", None, None),
     ] {
-        let found = |node: &Node| apparmor(&apparmor_profile(new.as_ref(), old)?, node);
+        let found = |node: &Node| apparmor(apparmor_profile(new.as_ref(), old)?.as_ref(), node);
         assert_eq!(found(&node()).ok(), with, "{new:?} {old}");
         assert_eq!(found(&Node::default()).ok(), without, "{new:?} {old}");
+        // AppArmor is on, and the default could not be loaded: who relies on it is told.
+        let asks = old == "runtime/default";
+        let bare = Node {
+            apparmor: Some(None),
+            ..Node::default()
+        };
+        let unconfined = match with {
+            Some(Some(profile)) if profile == "rcrun-default" => (!asks).then_some(None),
+            other => other,
+        };
+        assert_eq!(found(&bare).ok(), unconfined, "{new:?} {old}");
     }
 }
 

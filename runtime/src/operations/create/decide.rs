@@ -20,6 +20,7 @@ use crate::plan::{Facts, Plan, annotations};
 use crate::seccomp::{self, Filter};
 use crate::spec::validate;
 use crate::state::{self, Directory, Record};
+use crate::template::apparmor;
 
 /// Reads and judges the configuration; what is odd but harmless goes to the log.
 pub(crate) fn load(
@@ -224,10 +225,7 @@ impl<'a> Launch<'a> {
 
 /// Kernels without AppArmor have no profiles: engines name one all the same.
 pub(crate) fn drop_missing_profile(process: &mut crate::plan::Process) {
-    let enabled = || {
-        std::fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|y| y.starts_with(b"Y"))
-    };
-    if let Some(profile) = process.apparmor.take_if(|_| !enabled()) {
+    if let Some(profile) = process.apparmor.take_if(|_| !apparmor::is_enabled()) {
         let profile = profile.to_string_lossy();
         tracing::warn!("AppArmor is not enabled in this kernel: profile {profile} is not applied");
     }
