@@ -63,22 +63,26 @@ pub(super) fn mount(
         ..Mounting::default()
     };
     let tree = stack.detached(&how).context(failed)?;
-    let part = part(&tree, below)
-        .context(|| format!("cannot find {} in it", below.display()))
-        .context(failed)?;
     let directory = core
         .places
         .path(Kind::Container, &container.id)
         .join(DIRECTORY);
+    let made = std::fs::create_dir_all(&directory);
+    made.context(|| format!("cannot make {}", directory.display()))
+        .context(failed)?;
     let path = directory.join(index.to_string());
+    let part = match below.as_os_str().is_empty() {
+        true => tree,
+        false => part(&tree, below, &directory.join(format!("{index}-whole")))
+            .context(|| format!("cannot find {} in it", below.display()))
+            .context(failed)?,
+    };
     let attach = || -> Result<()> {
-        std::fs::create_dir_all(&directory)?;
         match is_directory(&part)? {
             true => std::fs::create_dir(&path)?,
             false => drop(std::fs::File::create_new(&path)?),
         }
-        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-        Ok(rustix::mount::move_mount(&part, c"", CWD, &path, flags)?)
+        attach(&part, &path)
     };
     attach()
         .context(|| format!("cannot mount at {}", path.display()))
@@ -95,15 +99,16 @@ fn is_directory(fd: &OwnedFd) -> Result<bool, Errno> {
     Ok(FileType::from_raw_mode(mode) == FileType::Directory)
 }
 
-/// A mount of what is meant of a tree; the tree is its root.
-fn part(tree: &OwnedFd, below: &Path) -> Result<OwnedFd> {
-    let path = match below.as_os_str().is_empty() {
-        true => Path::new("."),
-        false => below,
-    };
+fn attach(tree: &OwnedFd, path: &Path) -> Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    Ok(rustix::mount::move_mount(tree, c"", CWD, path, flags)?)
+}
+
+/// A mount of what is meant of a tree; the tree is its root. `place` is a directory that is not there yet.
+fn part(tree: &OwnedFd, below: &Path, place: &Path) -> Result<OwnedFd> {
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let found = rustix::fs::openat2(tree, path, flags, Mode::empty(), resolve)?;
+    let found = rustix::fs::openat2(tree, below, flags, Mode::empty(), resolve)?;
     let kind = FileType::from_raw_mode(rustix::fs::fstat(&found)?.st_mode);
     if !matches!(kind, FileType::Directory | FileType::RegularFile) {
         return Err(Error::new(
@@ -111,10 +116,28 @@ fn part(tree: &OwnedFd, below: &Path) -> Result<OwnedFd> {
             "it is neither a directory nor a file",
         ));
     }
+    match clone(&found) {
+        Err(Errno::INVAL) => clone_attached(tree, &found, place),
+        answer => Ok(answer?),
+    }
+}
+
+fn clone(found: &OwnedFd) -> Result<OwnedFd, Errno> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_EMPTY_PATH;
-    Ok(rustix::mount::open_tree(&found, c"", flags)?)
+    rustix::mount::open_tree(found, c"", flags)
+}
+
+/// Before 6.15 the kernel clones nothing of a mount that is attached nowhere: it is attached for as long as that
+/// takes. Should this process be killed meanwhile, it goes with all mounts of the container.
+fn clone_attached(tree: &OwnedFd, found: &OwnedFd, place: &Path) -> Result<OwnedFd> {
+    std::fs::create_dir(place)?;
+    attach(tree, place)?;
+    let cloned = clone(found);
+    rustix::mount::unmount(place, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)?;
+    std::fs::remove_dir(place)?;
+    Ok(cloned?)
 }
 
 /// Unmounts all of a container's.
@@ -139,4 +162,32 @@ pub(super) fn unmount_each(directory: &Path, place: impl Fn(PathBuf) -> PathBuf)
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What older kernels need works with all.
+    #[test]
+    fn a_part_of_a_mount_that_is_attached_for_a_moment() {
+        if !rustix::process::geteuid().is_root() {
+            println!("skipped: needs root");
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        std::fs::create_dir_all(at("image/a/b")).unwrap();
+        std::fs::write(at("image/a/b/file"), "text").unwrap();
+        std::fs::create_dir(at("target")).unwrap();
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        let tree = rustix::mount::open_tree(CWD, at("image"), flags).unwrap();
+        let found = rustix::fs::openat(&tree, "a/b", OFlags::PATH, Mode::empty()).unwrap();
+        let part = clone_attached(&tree, &found, &at("whole")).unwrap();
+        assert!(!at("whole").exists());
+        attach(&part, &at("target")).unwrap();
+        let text = std::fs::read_to_string(at("target/file"));
+        rustix::mount::unmount(at("target"), UnmountFlags::DETACH).unwrap();
+        assert_eq!(text.unwrap(), "text");
+    }
 }

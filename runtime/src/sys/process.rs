@@ -30,11 +30,50 @@ pub enum Cloned {
 pub struct SingleThreaded(());
 
 impl SingleThreaded {
-    /// Asks the kernel: the link count of /proc/self/task is 2 plus the number of threads.
+    /// Asks the kernel: the link count of /proc/self/task is 2 plus the number of threads. One that was joined
+    /// still counts while the kernel takes it apart, which its mount namespace may make long: that is waited for.
     pub fn prove() -> Option<Self> {
-        let stat = rustix::fs::stat("/proc/self/task").ok()?;
-        (stat.st_nlink == 3).then_some(Self(()))
+        let since = std::time::Instant::now();
+        loop {
+            let stat = rustix::fs::stat("/proc/self/task").ok()?;
+            if stat.st_nlink == 3 {
+                return Some(Self(()));
+            }
+            if since.elapsed() > LEAVING || !all_others_leave(rustix::process::getpid()) {
+                return None;
+            }
+            std::thread::sleep(std::time::Duration::from_micros(200));
+        }
     }
+}
+
+/// How long the kernel may take to take a thread apart.
+const LEAVING: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// Whether no other thread of this process comes back from the kernel.
+fn all_others_leave(own: rustix::process::Pid) -> bool {
+    let Ok(threads) = std::fs::read_dir("/proc/self/task") else {
+        return false;
+    };
+    threads.flatten().all(|thread| {
+        let name = thread.file_name();
+        let number = name.to_str().and_then(|name| name.parse().ok());
+        number == Some(own.as_raw_nonzero().get()) || leaves(&thread.path().join("stat"))
+    })
+}
+
+/// Whether a thread has gone or is on its way (proc_pid_stat(5), `flags`; `PF_EXITING` of linux/sched.h).
+fn leaves(stat: &std::path::Path) -> bool {
+    const EXITING: u64 = 4;
+    let Ok(text) = std::fs::read_to_string(stat) else {
+        return true;
+    };
+    // After the name: state, ppid, pgrp, session, tty, tpgid, flags.
+    let flags = text.rsplit_once(") ").and_then(|(_, rest)| {
+        let flags = rest.split(' ').nth(6)?;
+        flags.parse::<u64>().ok()
+    });
+    flags.is_some_and(|flags| flags & EXITING != 0)
 }
 
 #[repr(C, align(8))]
@@ -407,4 +446,26 @@ pub fn current_directory(buffer: &mut [u8]) -> Result<usize, Errno> {
     // SAFETY: the buffer is valid for its length; the kernel writes at most that much.
     check(unsafe { libc::syscall(libc::SYS_getcwd, buffer.as_mut_ptr(), buffer.len()) })
         .map(|length| (length as usize).saturating_sub(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever was joined is not taken for a thread that may hold a lock, however long the kernel is busy with it.
+    #[test]
+    fn threads_that_were_joined_have_left() {
+        let stat = |thread| std::path::PathBuf::from(format!("/proc/self/task/{thread}/stat"));
+        for _ in 0..500 {
+            let thread = std::thread::spawn(|| rustix::thread::gettid().as_raw_nonzero());
+            let number = thread.join().unwrap();
+            assert!(leaves(&stat(number)));
+        }
+        let own = rustix::thread::gettid().as_raw_nonzero();
+        assert!(!leaves(&stat(own)));
+        // Tests run in threads of their own.
+        if own != rustix::process::getpid().as_raw_nonzero() {
+            assert!(!all_others_leave(rustix::process::getpid()));
+        }
+    }
 }
