@@ -1,6 +1,7 @@
 //! The CRI server, over its socket, with a client of the generated code.
 
 mod broken;
+mod checkpoint;
 mod endurance;
 mod events;
 mod hostile;
@@ -15,6 +16,7 @@ mod pulls;
 mod removal;
 mod replay;
 mod requests;
+mod restore;
 mod stats;
 mod streams;
 
@@ -24,6 +26,7 @@ use crate::harness::{Env, Test, test};
 /// Modules and their tests. `no_file_of_the_server_is_forgotten` compares this list with the directory.
 const MODULES: &[Module] = &[
     ("broken", broken::tests),
+    ("checkpoint", checkpoint::tests),
     ("endurance", endurance::tests),
     ("events", events::tests),
     ("hostile", hostile::tests),
@@ -38,6 +41,7 @@ const MODULES: &[Module] = &[
     ("removal", removal::tests),
     ("replay", replay::tests),
     ("requests", requests::tests),
+    ("restore", restore::tests),
     ("stats", stats::tests),
     ("streams", streams::tests),
 ];
