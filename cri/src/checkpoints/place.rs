@@ -82,10 +82,12 @@ impl Place {
         &self.file
     }
 
-    /// Gives it its name, once it is on the disk.
-    pub(super) fn finish(self) -> Result<()> {
+    /// Gives it its name, once it is on the disk. `check` is asked after that too: after an error nothing
+    /// is there.
+    pub(super) fn finish(self, check: impl Fn() -> Result<()>) -> Result<()> {
         let failed = || format!("cannot write a checkpoint to {:?}", self.location);
         self.file.sync_all().context(failed)?;
+        check()?;
         let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
         let flags = AtFlags::SYMLINK_FOLLOW;
         match rustix::fs::linkat(CWD, path, &self.directory, &self.name, flags) {
@@ -95,7 +97,14 @@ impl Place {
             }
             other => other.context(failed)?,
         }
-        sync_directory(&self.directory).context(failed)
+        let done = sync_directory(&self.directory)
+            .context(failed)
+            .and_then(|()| check());
+        if done.is_err() {
+            // The first error matters more.
+            let _ = rustix::fs::unlinkat(&self.directory, &self.name, AtFlags::empty());
+        }
+        done
     }
 }
 
@@ -141,7 +150,7 @@ mod tests {
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
         let place = Place::new(&location).unwrap();
         place.file().write_all(b"whole").unwrap();
-        place.finish().unwrap();
+        place.finish(|| Ok(())).unwrap();
         assert_eq!(std::fs::read(&location).unwrap(), b"whole");
         let mode = std::fs::metadata(&location).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
@@ -150,7 +159,20 @@ mod tests {
         let late = dir.path().join("late.tar").display().to_string();
         let place = Place::new(&late).unwrap();
         std::os::unix::fs::symlink("/nonexistent", &late).unwrap();
-        assert_eq!(place.finish().unwrap_err().kind(), ErrorKind::Exists);
+        let error = place.finish(|| Ok(())).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Exists);
+        // Somebody who has gone meanwhile finds nothing.
+        let gone = dir.path().join("gone.tar");
+        for calls in 0..2 {
+            let left = std::cell::Cell::new(calls);
+            let check = || match left.replace(left.get() - 1) {
+                0 => Err(Error::new(ErrorKind::Deadline, "gone")),
+                _ => Ok(()),
+            };
+            let place = Place::new(&gone.display().to_string()).unwrap();
+            assert_eq!(place.finish(check).unwrap_err().kind(), ErrorKind::Deadline);
+            assert!(!gone.exists());
+        }
         let below = dir.path().join("no/where.tar").display().to_string();
         assert_eq!(
             Place::new(&below).unwrap_err().kind(),

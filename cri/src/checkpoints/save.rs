@@ -148,8 +148,7 @@ impl Core {
             stop,
         };
         archive(&contents, place.file())?;
-        stop.check()?;
-        place.finish()?;
+        place.finish(|| stop.check())?;
         drop(saved);
         Ok(())
     }
