@@ -17,6 +17,7 @@ pub(super) fn tests() -> Vec<Test> {
     let all = vec![
         test!(it_goes_on_in_another_pod),
         test!(again_and_again),
+        test!(a_large_container_takes_no_memory_of_the_server),
         test!(the_archive_is_what_others_read),
         test!(what_cannot_be_saved),
         test!(an_image_with_a_checkpoint),
@@ -207,6 +208,43 @@ fn it_goes_on_in_another_pod(env: &Env) {
     let status = pods.ended(&two);
     assert_eq!((status.exit_code, &*status.reason), (7, "Error"));
     take_away(&pods, &[&second]);
+}
+
+/// The most memory that the server had, in MiB.
+fn peak(pods: &Pods<'_>) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", pods.node.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let number = line.unwrap().trim().trim_end_matches(" kB").trim();
+    number.parse::<u64>().unwrap() / 1024
+}
+
+fn a_large_container_takes_no_memory_of_the_server(env: &Env) {
+    let pods = node(env);
+    let script = format!(
+        "x=$(head -c 64000000 /dev/zero | tr '\\0' x); head -c 100000000 /dev/urandom > /big; \
+         sha256sum /big > /sum; {COUNTER}"
+    );
+    let (first, one) = started(&pods, "first", &pods.container("count", &script));
+    beyond(&pods, &one, 3);
+    let before = peak(&pods);
+    let archive = env.path("one.tar");
+    save(&pods, &one, &archive);
+    let size = fs::metadata(&archive).unwrap().len() >> 20;
+    assert!(size > 150, "{size} MiB");
+    let stood = count(&pods, &one).unwrap();
+    let (second, two) = started(
+        &pods,
+        "second",
+        &from(&pods, &archive.display().to_string()),
+    );
+    beyond(&pods, &two, stood);
+    let after = peak(&pods);
+    assert!(after < before + 32, "{before} MiB, then {after} MiB");
+    assert_eq!(
+        exec(&pods, &two, "sha256sum -c -s /sum && echo same"),
+        "0: same"
+    );
+    take_away(&pods, &[&first, &second]);
 }
 
 fn again_and_again(env: &Env) {
