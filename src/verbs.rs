@@ -2,6 +2,7 @@
 //! split that knows how engines write flags.
 
 pub(crate) mod build;
+mod capture;
 mod containers;
 pub(crate) mod dispatch;
 mod form;
@@ -411,6 +412,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Verb> {
         &build::VERB,
         &serve::VERB,
         &monitor::VERB,
+        &capture::VERB,
         &pin::VERB,
         &build::STEP,
         &generate::VERB,
@@ -420,6 +422,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Verb> {
         &build::VERB,
         &serve::VERB,
         &monitor::VERB,
+        &capture::VERB,
         &pin::VERB,
         &build::STEP,
     ])

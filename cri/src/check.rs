@@ -3,7 +3,7 @@
 //! Looking ([`Facts::read`]) and judging ([`judge`]) are apart; judging is pure. Pods will need more than
 //! images do, and what they need is asked here already where it is known.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rcrun_overlay::store::{Store, VERSION_FILE};
 use rcrun_runtime::template::apparmor::{self, Support};
@@ -37,6 +37,8 @@ pub struct Facts {
     pub tls: bool,
     /// Why certificate and key for that cannot be used.
     pub streaming: Option<String>,
+    /// criu, by the settings or in the PATH.
+    pub criu: Option<PathBuf>,
 }
 
 /// How bad it is.
@@ -44,6 +46,8 @@ pub struct Facts {
 pub enum Verdict {
     /// It is there.
     Fine,
+    /// Something that not everybody wants will not work.
+    Note,
     /// Something will not work.
     Lacking,
     /// The server cannot work.
@@ -100,6 +104,7 @@ impl Facts {
                 let hint = error.hint().map(|hint| format!("; {hint}"));
                 format!("{}{}", error.chain(), hint.unwrap_or_default())
             }),
+            criu: crate::checkpoints::criu(settings).ok(),
         }
     }
 }
@@ -204,6 +209,7 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
             facts.store.clone().unwrap_or_default(),
         ),
         streaming(facts),
+        criu(facts),
     ];
     looks.into_iter().map(Look::judged).collect()
 }
@@ -240,6 +246,17 @@ fn confinement(facts: &Facts) -> Look {
         otherwise: Verdict::Lacking,
         seen: seen.to_owned(),
         remedy: remedy.unwrap_or_default().to_owned(),
+    }
+}
+
+fn criu(facts: &Facts) -> Look {
+    let found = facts.criu.as_ref().map(|path| path.display().to_string());
+    Look {
+        subject: "criu",
+        good: found.is_some(),
+        otherwise: Verdict::Note,
+        seen: found.unwrap_or_else(|| "not there".to_owned()),
+        remedy: "containers cannot be saved and restored: install it, or set cri.criu".to_owned(),
     }
 }
 
@@ -284,6 +301,7 @@ mod tests {
             store: None,
             tls: false,
             streaming: None,
+            criu: Some("/usr/sbin/criu".into()),
         }
     }
 
@@ -299,8 +317,9 @@ mod tests {
 
     #[test]
     fn each_lack_is_told() {
-        use Verdict::{Lacking, Missing};
+        use Verdict::{Lacking, Missing, Note};
         assert_eq!(bad(|_| ()), []);
+        assert_eq!(bad(|facts| facts.criu = None), [("criu", Note)]);
         assert_eq!(
             bad(|facts| facts.controllers = Some("cpu io memory pids\n".into())),
             []

@@ -18,6 +18,7 @@ use rcrun_overlay::snapshot::Snapshots;
 use rcrun_runtime::monitor::{self, Client};
 use tonic::Status;
 
+use crate::checkpoints;
 use crate::core::{Claim, Container, Core, End, Life, Name, Pod, given, precondition, whole};
 use crate::proto::v1 as cri;
 use crate::records::{ContainerRecord, Failure, Kind, now, random_id};
@@ -53,7 +54,7 @@ impl Core {
         };
         let core = Arc::clone(self);
         let container = whole(async move {
-            let held = core.images.hold(&wanted).await?;
+            let held = core.hold_image(&wanted).await?;
             let volumes = volumes::hold(&core, &config).await?;
             let record = ContainerRecord::new(&id, &pod.id, &config);
             let container = Container::new(record, config, &pod, Life::Made);
@@ -149,16 +150,33 @@ impl Core {
         container.state().record = record.clone();
         let (root, id) = (self.places.runtime_root(), container.id.clone());
         let core = Arc::clone(self);
-        let started = self.light.run(move || {
-            let started = Client::connect(&root, &id).and_then(|mut client| client.start());
+        let work = move || {
+            let started = match record.restoring {
+                true => checkpoints::start(&core, &id).map(Some),
+                false => Client::connect(&root, &id)
+                    .and_then(|mut client| client.start())
+                    .map(|()| None),
+            };
+            record.restoring = false;
             if let Err(error) = &started {
                 fail(&mut record, error);
             }
             core.places.write_container(&record)?;
-            Ok(started.map_err(|error| (error, record)))
-        });
-        match started.await? {
-            Ok(()) => {
+            Ok(match started {
+                Ok(monitor) => Ok((monitor, record)),
+                Err(error) => Err((error, record)),
+            })
+        };
+        let started = match container.awaits_restore() {
+            true => self.heavy.run(work).await?,
+            false => self.light.run(work).await?,
+        };
+        match started {
+            Ok((monitor, record)) => {
+                if monitor.is_some() {
+                    container.state().record.restoring = record.restoring;
+                    supervise(self, container, monitor);
+                }
                 container.life.send_if_modified(|life| match life {
                     Life::Made => {
                         *life = Life::Running;
@@ -220,6 +238,9 @@ impl Core {
         if ended(&life.borrow()) {
             return Ok(());
         }
+        if container.awaits_restore() && self.end_unrestored(container).await? {
+            return Ok(());
+        }
         let signal = container.state().record.stop_signal;
         let running = *life.borrow() == Life::Running;
         if running && !patience.is_zero() && signal != KILL {
@@ -245,6 +266,23 @@ impl Core {
             container.id,
             KILLED.as_secs()
         )))
+    }
+
+    /// Ends what was to go on from a checkpoint, and has no process; false: it was just started.
+    async fn end_unrestored(self: &Arc<Self>, container: &Arc<Container>) -> Result<bool, Status> {
+        let _turn = container.turn.lock().await;
+        if !container.awaits_restore() {
+            return Ok(false);
+        }
+        let error = precondition("it was stopped before it was restored");
+        self.not_started(container, error).await?;
+        life::failed(self, container).await;
+        let (core, id) = (Arc::clone(self), container.id.clone());
+        let cleared = self.light.run(move || {
+            checkpoints::clear(&core, &id);
+            Ok(())
+        });
+        cleared.await.map(|()| true)
     }
 
     async fn signal(

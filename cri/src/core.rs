@@ -28,6 +28,8 @@ use crate::{Context, Error, ErrorKind, Result};
 
 /// Pods and containers that are made or taken away at a time: that is work for the processors.
 const HEAVY: usize = 8;
+/// Containers that are saved at a time: each stands still meanwhile, and is written to the disk.
+const SAVES: usize = 2;
 /// Calls that only wait a moment for files, signals and monitors.
 const LIGHT: usize = 48;
 
@@ -47,6 +49,7 @@ pub(crate) struct Core {
     pub(crate) known: Known,
     pub(crate) heavy: Gate,
     pub(crate) light: Gate,
+    pub(crate) saves: Gate,
     /// Plugins, where the settings ask for them ([`crate::nri`]).
     pub(crate) nri: OnceLock<Nri>,
     tables: RwLock<Tables>,
@@ -300,6 +303,11 @@ impl Container {
     pub(crate) fn life(&self) -> Life {
         self.life.borrow().clone()
     }
+
+    /// It is to go on from a checkpoint, and has no monitor until it is started.
+    pub(crate) fn awaits_restore(&self) -> bool {
+        self.life() == Life::Made && self.state().record.restoring
+    }
 }
 
 impl Core {
@@ -328,6 +336,7 @@ impl Core {
             known: Known::default(),
             heavy: Gate::new(HEAVY),
             light: Gate::new(LIGHT),
+            saves: Gate::new(SAVES),
             nri: OnceLock::new(),
             tables: RwLock::default(),
         }))

@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 pub mod check;
+mod checkpoints;
 #[cfg(feature = "client")]
 pub mod client;
 mod containers;
@@ -44,6 +45,7 @@ mod streams;
 mod time;
 mod work;
 
+pub use checkpoints::capture;
 pub use host::{Current, Host};
 pub use rcrun_error::{Context, Error, ErrorKind, Result};
 pub use records::roots;

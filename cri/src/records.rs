@@ -132,6 +132,9 @@ pub(crate) struct ContainerRecord {
     /// NRI plugins were told that it has stopped: they are told once, whichever server does.
     #[serde(default)]
     pub(crate) stop_told: bool,
+    /// It goes on from a checkpoint when it is started, and was not yet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) restoring: bool,
     /// Limits that NRI plugins want beside those of the configuration: a message, encoded as that is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     adjusted: Option<String>,
@@ -233,6 +236,7 @@ impl ContainerRecord {
             lost: None,
             volumes: Vec::new(),
             stop_told: false,
+            restoring: false,
             adjusted: None,
         }
     }

@@ -9,6 +9,7 @@ use rcrun_overlay::lease::SnapshotId;
 use rcrun_overlay::snapshot::Snapshots;
 use rcrun_runtime::pin;
 
+use crate::checkpoints;
 use crate::containers::{found, supervise};
 use crate::core::{Container, Core, Life, Pod};
 use crate::pods::{init, key};
@@ -175,7 +176,12 @@ impl Core {
             init::watch(self, &pod);
         }
         for container in self.containers() {
+            self.clear_saving(&container.id);
+            if !container.awaits_restore() {
+                checkpoints::clear(self, &container.id);
+            }
             match container.life() {
+                Life::Made if container.awaits_restore() => {}
                 Life::Made | Life::Running => supervise(self, &container, None),
                 Life::Ended(_) => {
                     // Its end may have been seen by nobody.

@@ -494,8 +494,15 @@ impl RuntimeService for Runtime {
         Ok(Response::new(self.core.events.listen()))
     }
 
+    async fn checkpoint_container(
+        &self,
+        request: Request<cri::CheckpointContainerRequest>,
+    ) -> Result<Response<cri::CheckpointContainerResponse>, Status> {
+        self.core.checkpoint_container(request.into_inner()).await?;
+        Ok(Response::new(cri::CheckpointContainerResponse {}))
+    }
+
     absent! {
-        checkpoint_container(CheckpointContainerRequest) -> cri::CheckpointContainerResponse;
         checkpoint_pod(CheckpointPodRequest) -> cri::CheckpointPodResponse;
         restore_pod(RestorePodRequest) -> cri::RestorePodResponse;
     }

@@ -56,6 +56,10 @@ pub struct Settings {
     pub stream_tls: Option<StreamTls>,
     /// Seconds without a byte in either direction after which such a session ends.
     pub stream_idle_timeout: u64,
+    /// The criu that saves and restores containers; none: the one in the PATH.
+    pub criu: Option<PathBuf>,
+    /// Containers may go on from checkpoints. criu, as root, reads what those say.
+    pub restore: bool,
     /// Plugins that see and adjust pods and containers.
     pub nri: Nri,
     /// Pods may use all ports without a capability.
@@ -118,6 +122,8 @@ impl Default for Settings {
             stream_port: 0,
             stream_tls: None,
             stream_idle_timeout: 4 * 60 * 60,
+            criu: None,
+            restore: false,
             nri: Nri::default(),
             metrics_address: String::new(),
             metrics_beyond_loopback: false,
@@ -148,6 +154,9 @@ impl Settings {
                 let text = format!("the settings cri.cni_*: {} is not absolute", path.display());
                 return Err(Error::invalid(text));
             }
+        }
+        if self.criu.as_ref().is_some_and(|path| !path.is_absolute()) {
+            return Err(Error::invalid("the setting cri.criu is no absolute path"));
         }
         if !(1..=MAX_PROGRESS_TIMEOUT).contains(&self.pull_progress_timeout) {
             return wrong("pull_progress_timeout", MAX_PROGRESS_TIMEOUT);
@@ -327,6 +336,7 @@ mod tests {
                 r#"{"stream_tls":{"certificate":"/c","key":"k"}}"#,
                 "cri.stream_tls",
             ),
+            (r#"{"criu":"criu"}"#, "cri.criu"),
             (r#"{"nri":{"enabled":true}}"#, "unknown field"),
             (r#"{"nri":{"socket":"nri.sock"}}"#, "cri.nri"),
             (r#"{"nri":{"request_timeout":0}}"#, "cri.nri"),

@@ -433,6 +433,7 @@ pub(crate) fn launch(
         exit: container.path().join("exit"),
         passing: record.auto_remove,
         start,
+        restore: None,
         on_exit: match (record.auto_remove, &record.network) {
             (true, _) => Some(last_command(
                 settings,

@@ -94,6 +94,7 @@ fn check(store: &Path, cri: &rcrun_cri::Settings) -> Result<u8> {
     for finding in judge(&Facts::read(store, cri)) {
         let word = match finding.verdict {
             Verdict::Fine => "ok",
+            Verdict::Note => "note",
             Verdict::Lacking => "lacking",
             Verdict::Missing => "missing",
         };

@@ -225,6 +225,7 @@ fn settings_are_shown_and_checked(env: &Env) {
                 "config_path": "/etc/nri/conf.d", "registration_timeout": 5, "request_timeout": 2,
             },
             "unprivileged_ports": true, "unprivileged_icmp": true,
+            "criu": null, "restore": false,
         })
     );
     node.configure(json!({"parallel_pulls": 2}));
@@ -270,6 +271,7 @@ fn what_the_node_lacks(env: &Env) {
         "descriptors",
         "store",
         "streaming",
+        "criu",
     ] {
         let line = said
             .stdout

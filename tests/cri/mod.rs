@@ -1,6 +1,7 @@
 //! The CRI server, over its socket, with a client of the generated code.
 
 mod broken;
+mod checkpoint;
 mod confinement;
 mod endurance;
 mod events;
@@ -16,6 +17,7 @@ mod pulls;
 mod removal;
 mod replay;
 mod requests;
+mod restore;
 mod stats;
 mod streams;
 mod systemd;
@@ -27,6 +29,7 @@ use crate::harness::{Env, Test, test};
 const MODULES: &[Module] = &[
     ("broken", broken::tests),
     ("confinement", confinement::tests),
+    ("checkpoint", checkpoint::tests),
     ("endurance", endurance::tests),
     ("events", events::tests),
     ("hostile", hostile::tests),
@@ -41,6 +44,7 @@ const MODULES: &[Module] = &[
     ("removal", removal::tests),
     ("replay", replay::tests),
     ("requests", requests::tests),
+    ("restore", restore::tests),
     ("stats", stats::tests),
     ("streams", streams::tests),
     ("systemd", systemd::tests),

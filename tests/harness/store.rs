@@ -24,6 +24,8 @@ pub(crate) struct Image {
     pub(crate) layers: Vec<Vec<u8>>,
     pub(crate) config: Value,
     pub(crate) platform: (&'static str, &'static str),
+    /// Of the manifest.
+    pub(crate) annotations: Value,
 }
 
 /// What was published.
@@ -46,6 +48,7 @@ impl Image {
             layers: layers.to_vec(),
             config: json!({"Cmd": ["/bin/sh"], "Env": ["PATH=/bin"], "Labels": {"made": "here"}}),
             platform: ("linux", host()),
+            annotations: json!({}),
         }
     }
 
@@ -214,7 +217,7 @@ impl<'a> Shelf<'a> {
         let manifest = json!({
             "schemaVersion": 2, "mediaType": media::OCI_MANIFEST,
             "config": {"mediaType": media::OCI_CONFIG, "digest": id, "size": config.len()},
-            "layers": descriptors,
+            "layers": descriptors, "annotations": image.annotations,
         })
         .to_string();
         let kind = media::OCI_MANIFEST;

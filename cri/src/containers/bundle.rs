@@ -23,6 +23,8 @@ pub(super) const EXIT: &str = "exit";
 pub(super) struct Made {
     pub(super) container: spec::Container,
     pub(super) volumes: Vec<Volume>,
+    /// It goes on from a checkpoint.
+    pub(super) restored: bool,
 }
 
 /// Makes everything that the monitor needs, but for the configuration itself ([`write`]).
@@ -93,9 +95,13 @@ pub(super) fn make(
         let parent = path.parent().unwrap_or(&log.directory);
         std::fs::create_dir_all(parent).context(|| format!("cannot make {}", parent.display()))?;
     }
+    if let Some(checkpoint) = &held.checkpoint {
+        checkpoint.prepare(core, container, &made.spec)?;
+    }
     Ok(Made {
         container: made,
         volumes: mounted,
+        restored: held.checkpoint.is_some(),
     })
 }
 
@@ -166,6 +172,7 @@ pub(super) fn launch(core: &Core, container: &Container, made: &spec::Container)
         bundle: directory,
         passing: false,
         start: When::Later,
+        restore: None,
         on_exit: None,
     }
 }

@@ -201,6 +201,12 @@ pub(crate) fn found(core: &Core, record: &mut ContainerRecord) -> Result<Life> {
         return Ok(Life::Ended(unknown(at)));
     }
     use rcrun_runtime::container::Status;
+    if record.restoring {
+        // Another server had begun with that. What takes long goes on without being waited for.
+        let _ = until(&record.id, "still restores it", || {
+            crate::checkpoints::is_restoring(core, &record.id).map(|restores| !restores)
+        });
+    }
     let state = match core.runtime.state(&record.id) {
         Ok(report) => report.status,
         Err(error) if super::is_gone(&error) => Status::Stopped,
@@ -209,6 +215,10 @@ pub(crate) fn found(core: &Core, record: &mut ContainerRecord) -> Result<Life> {
     let life = match state {
         Status::Creating | Status::Created => Some(Life::Made),
         Status::Running | Status::Paused => Some(Life::Running),
+        // Nobody has begun to restore it.
+        Status::Stopped if record.restoring && !monitor::lives(&core.runtime.root, &record.id)? => {
+            Some(Life::Made)
+        }
         // Its monitor may write the record in this moment, or was killed.
         Status::Stopped if monitor::lives(&core.runtime.root, &record.id)? => Some(Life::Running),
         Status::Stopped => seen()?,

@@ -6,6 +6,7 @@ use rcrun_nri::proto::v1alpha1::ContainerAdjustment;
 use tonic::Status;
 
 use super::{bundle, supervise, volumes};
+use crate::checkpoints;
 use crate::core::{Container, Core, Reservation, precondition};
 use crate::images::Held;
 use crate::nri::{Evicted, Telling};
@@ -48,7 +49,10 @@ impl Core {
         reservation.done();
         self.events
             .of_container(&container, cri::ContainerEventType::ContainerCreatedEvent);
-        supervise(self, &container, Some(monitor));
+        // What goes on from a checkpoint gets its monitor when it is started.
+        if monitor.is_some() {
+            supervise(self, &container, monitor);
+        }
         if let Some(told) = &told {
             told.post_create(&container).await;
         }
@@ -66,7 +70,7 @@ impl Core {
         container: &Arc<Container>,
         held: Held,
         volumes: volumes::Volumes,
-    ) -> Result<(std::process::Child, Evicted), Status> {
+    ) -> Result<(Option<std::process::Child>, Evicted), Status> {
         let (core, made) = (Arc::clone(self), Arc::clone(container));
         let work = move || {
             let prepared = core.prepare(&made, &held, &volumes);
@@ -118,7 +122,7 @@ impl Core {
         container: &Container,
         held: &Held,
         volumes: &volumes::Volumes,
-    ) -> Result<std::process::Child> {
+    ) -> Result<Option<std::process::Child>> {
         let made = self.prepare(container, held, volumes);
         let finished = made.and_then(|made| self.finish(container, made, None));
         finished.inspect_err(|_| self.undo(container))
@@ -146,7 +150,7 @@ impl Core {
         container: &Container,
         mut made: bundle::Made,
         wanted: Option<&ContainerAdjustment>,
-    ) -> Result<std::process::Child> {
+    ) -> Result<Option<std::process::Child>> {
         let failed = || "cannot create the container";
         let mut record = container.state().record.clone();
         if let Some(wanted) = wanted {
@@ -170,11 +174,19 @@ impl Core {
         self.places.write_container(&record).context(failed)?;
         container.state().record = record;
         let launch = bundle::launch(self, container, &made.container);
-        let started = launch.start(&[], None).context(failed)?;
+        let monitor = match made.restored {
+            true => {
+                let spec = &made.container.spec;
+                checkpoints::keep(self, &container.id, launch, spec).context(failed)?;
+                None
+            }
+            false => Some(launch.start(&[], None).context(failed)?.monitor),
+        };
         let mut record = container.state().record.clone();
         record.made = true;
+        record.restoring = made.restored;
         self.places.write_container(&record).context(failed)?;
         container.state().record = record;
-        Ok(started.monitor)
+        Ok(monitor)
     }
 }

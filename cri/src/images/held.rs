@@ -24,7 +24,9 @@ pub(crate) struct Held {
     /// What people call it.
     pub(crate) name: String,
     /// All its names with tags.
-    names: Vec<String>,
+    pub(crate) names: Vec<String>,
+    /// The container goes on from this, and the image is the one that is below.
+    pub(crate) checkpoint: Option<crate::checkpoints::Source>,
 }
 
 impl Held {
@@ -88,6 +90,7 @@ impl Images {
             reference,
             name,
             names,
+            checkpoint: None,
         })
     }
 }

@@ -186,7 +186,7 @@ fn metadata(metadata: Option<&v1::PodSandboxMetadata>) -> Result<()> {
 }
 
 /// The pod's name for itself: the host's, if it has none of its own.
-pub(super) fn hostname(config: &v1::PodSandboxConfig, node: &Node) -> Result<String> {
+pub(crate) fn hostname(config: &v1::PodSandboxConfig, node: &Node) -> Result<String> {
     match config.hostname.as_str() {
         "" => Ok(node.hostname.clone()),
         name if is_host(name) => Ok(name.to_owned()),

@@ -13,6 +13,7 @@
 //! Where overlayfs cannot be mounted, or not with a container's ids (an ordinary user's layers cannot
 //! be mapped), a snapshot is a copy of what the layers show ([`Form::Copy`]).
 
+mod fill;
 pub mod mount;
 mod mounted;
 mod owner;

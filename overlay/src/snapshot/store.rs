@@ -453,7 +453,12 @@ impl Snapshot {
         }
     }
 
-    fn stack(&self) -> Result<Stack> {
+    /// The directory of what it changes.
+    pub(super) fn upper(&self) -> Result<OwnedFd> {
+        open_directory(&self.directory, UPPER)
+    }
+
+    pub(super) fn stack(&self) -> Result<Stack> {
         Stack::open(&self.store, &self.record.layers, self.record.marks)
     }
 }

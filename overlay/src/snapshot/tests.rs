@@ -17,6 +17,7 @@ use crate::store::Store;
 use crate::{Context, Digest, ErrorKind, Result};
 
 mod copies;
+mod filled;
 mod ids;
 
 /// Makes layers `first..=last`; each has a file of its own and one that all have.

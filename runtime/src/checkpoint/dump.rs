@@ -9,7 +9,7 @@ use rustix::fs::{FileType, Mode, OFlags};
 use super::external::{self, bytes};
 use super::images::{self, Directories};
 use super::rpc::{Kind, Options, Version};
-use super::swrk::{self, Criu, Failure, Start};
+use super::swrk::{self, Criu, Failure, Start, Streams};
 use super::{CheckpointOptions, PageServer};
 use crate::cgroup::Hierarchy;
 use crate::container::{Runtime, Status};
@@ -51,10 +51,13 @@ pub(super) fn checkpoint(runtime: &Runtime, id: &str, options: &CheckpointOption
         proof,
         &Start {
             program: options.common.criu.as_deref(),
-            own_streams: false,
+            streams: Streams::Nothing,
             inherited: &[],
             root: None,
+            cgroup_namespace: false,
+            patience: None,
         },
+        &mut |_| Ok(()),
     )?;
     let config = crate::spec::load::spec(&directory.read_config()?)?;
     let facts = Facts {
@@ -181,7 +184,9 @@ fn external_namespaces(plan: &Plan, criu: &Criu) -> Result<Vec<String>> {
 /// On this side only the place matters; it is the key under which `restore` names the source.
 fn external_mounts(plan: &Plan, record: &Record) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
     let view = external::cgroup_view(plan, &record.cgroup)?;
-    let resolve = |place: &Path| external::resolve(&record.rootfs, place);
+    // As the container has it: its root may be mounted nowhere else.
+    let inside = std::path::PathBuf::from(format!("/proc/{}/root", record.pid));
+    let resolve = |place: &Path| external::resolve(&inside, place);
     let mut pairs: Vec<_> = external::external_mounts(plan, &view, &resolve)
         .iter()
         .map(|external| (bytes(&external.place), bytes(&external.place)))

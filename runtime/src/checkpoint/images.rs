@@ -3,7 +3,7 @@
 //! Images may come from somebody else: files in them are opened without following links, and read up
 //! to a limit.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FileType, Mode, OFlags};
@@ -85,6 +85,11 @@ impl Directories {
         }
     }
 
+    /// The directory of the images.
+    pub(super) fn images(&self) -> BorrowedFd<'_> {
+        self.images.as_fd()
+    }
+
     /// What dump and restore have in common.
     pub(super) fn options(&self, options: &CriuOptions, log: &'static str) -> Options {
         Options {
@@ -96,6 +101,7 @@ impl Directories {
             notify_scripts: true,
             shell_job: options.shell_job,
             tcp_established: options.tcp_established,
+            tcp_close: options.tcp_close,
             ext_unix_sk: options.external_unix_sockets,
             file_locks: options.file_locks,
             empty_namespaces: if options.empty_network {
@@ -106,6 +112,7 @@ impl Directories {
             orphan_pts_master: true,
             auto_dedup: options.auto_dedup,
             lazy_pages: options.lazy_pages,
+            ghost_limit: options.ghost_limit,
             ..Options::default()
         }
     }

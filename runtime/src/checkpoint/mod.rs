@@ -3,18 +3,20 @@
 //! `criu swrk` does the work; `rcrun` tells it over criu's RPC ([`rpc`], [`swrk`]) which parts of the
 //! container come from outside, and answers when criu says how far it is. [`dump`] and [`restore`] are
 //! the two operations, [`images`] what lies beside criu's files, [`root`] the root directory that a
-//! restored container gets. Flags and meanings are those of runc-checkpoint(8) and runc-restore(8);
+//! restored container gets, [`verify`] the judgement of what images from elsewhere became. Flags and meanings are those of runc-checkpoint(8) and runc-restore(8);
 //! images made by runc can be restored, and the other way round.
 
 mod dump;
 mod external;
+mod here;
 mod images;
 mod restore;
 mod root;
 mod rpc;
 mod swrk;
+mod verify;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::container::{CreateOptions, Runtime};
 use crate::error::Result;
@@ -57,6 +59,8 @@ pub struct CriuOptions {
     pub work_path: Option<PathBuf>,
     /// Allow established TCP connections.
     pub tcp_established: bool,
+    /// Those are closed when the container goes on, and are no matter till then.
+    pub tcp_close: bool,
     /// Allow external Unix sockets.
     pub external_unix_sockets: bool,
     /// Allow a controlling terminal from outside.
@@ -71,6 +75,8 @@ pub struct CriuOptions {
     pub auto_dedup: bool,
     /// Restore memory pages on demand.
     pub lazy_pages: bool,
+    /// The largest file without a name that is saved, in bytes; `None`: criu's default.
+    pub ghost_limit: Option<u32>,
 }
 
 /// Options of [`Runtime::checkpoint`].
@@ -105,6 +111,9 @@ pub struct RestoreOptions {
     pub lsm_profile: Option<String>,
     /// SELinux context of restored mounts.
     pub lsm_mount_context: Option<String>,
+    /// The images are somebody else's: what they become has to be what the configuration says
+    /// ([`verify`]), and no cgroup is theirs to make.
+    pub foreign: bool,
 }
 
 impl Runtime {
@@ -119,6 +128,15 @@ impl Runtime {
     pub fn restore(&self, id: &str, options: &RestoreOptions) -> Result<i32> {
         restore::restore(self, id, options)
     }
+}
+
+pub(crate) use restore::restore_attended;
+
+/// The criu that is meant: this path, or a program of the name in `$PATH`. The error has the remedy.
+pub fn find(program: Option<&Path>) -> Result<PathBuf> {
+    use std::os::unix::ffi::OsStringExt as _;
+    let found = swrk::find(program)?;
+    Ok(std::ffi::OsString::from_vec(found.into_bytes()).into())
 }
 
 /// Names of this process's standard streams, which a container without a terminal gets: what

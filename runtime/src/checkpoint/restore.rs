@@ -4,20 +4,23 @@
 //! as soon as the namespaces are there, as in runc; the others belong to programs that were executed
 //! long ago.
 
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use oci_spec::runtime::{LinuxNamespaceType as Type, Spec};
 use rustix::fs::{Mode, OFlags};
 use rustix::net::SocketType;
 use rustix::process::{Pid, PidfdFlags};
 
-use super::RestoreOptions;
 use super::external::{self, bytes};
+use super::here::{absolute, cgroup_roots, real, time_namespace};
 use super::images::{self, Directories};
 use super::root::Root;
 use super::rpc::{Kind, Options, Version};
-use super::swrk::{Criu, Start};
+use super::swrk::{Criu, Start, Streams};
+use super::verify;
+use super::{CgroupMode, RestoreOptions};
 use crate::cgroup::Select;
 use crate::container::{Runtime, Status};
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -38,6 +41,11 @@ const LOG: &str = "restore.log";
 /// The oldest criu that can exchange the LSM profile.
 const OTHER_LSM: Version = Version(31_600);
 
+/// The oldest criu for images of others: it says when everything is there and does not run yet.
+const FOREIGN: Version = Version(31_600);
+/// How long criu may work on such images without a word.
+const PATIENCE: Duration = Duration::from_secs(600);
+
 /// Everything that is decided before criu starts.
 struct Restore<'a> {
     proof: SingleThreaded,
@@ -48,9 +56,34 @@ struct Restore<'a> {
     record: Record,
     directory: Directory,
     hooks: Option<Files>,
+    /// Not the caller's own.
+    streams: Option<[BorrowedFd<'a>; 3]>,
     /// Set once they exist, for the undoing.
     cgroup_made: bool,
     init: Option<OwnedFd>,
+}
+
+/// A container that goes on, for a process that will look after it.
+#[derive(Debug)]
+pub(crate) struct Restored {
+    /// Its record, as written.
+    pub record: Record,
+    /// Its directory.
+    pub directory: Directory,
+    /// Its init, a child of the calling process.
+    pub init: OwnedFd,
+    /// The terminal's master.
+    pub master: Option<OwnedFd>,
+}
+
+/// Makes a container from images, with these streams unless it has a terminal.
+pub(crate) fn restore_attended(
+    runtime: &Runtime,
+    id: &str,
+    options: &RestoreOptions,
+    streams: Option<[BorrowedFd<'_>; 3]>,
+) -> Result<Restored> {
+    Restore::decide(runtime, id, options, streams)?.finish()
 }
 
 /// Makes a container from images; without `detach` waits for its end.
@@ -58,33 +91,17 @@ pub(super) fn restore(runtime: &Runtime, id: &str, options: &RestoreOptions) -> 
     if runtime.is_rootless() {
         tracing::warn!("rcrun restore is untested with rootless containers");
     }
-    if options.container.root.is_some() {
-        let message = "restore cannot take the root file system as a descriptor";
-        return Err(Error::unsupported(message));
-    }
     let signals = stay(options.container.detach, options.container.no_subreaper)?;
-    let mut restore = Restore::decide(runtime, id, options)?;
-    let done = restore.carry_out();
-    let (init, console) = match (done, restore.init.take()) {
-        (Ok(console), Some(init)) => (init, console),
-        (result, init) => {
-            restore.init = init;
-            restore.undo();
-            let nothing = || Error::new(ErrorKind::Internal, "criu restored no process");
-            return Err(result.err().unwrap_or_else(nothing));
-        }
-    };
+    let restored = Restore::decide(runtime, id, options, None)?.finish()?;
     let Some(signals) = signals else {
         return Ok(0);
     };
-    // They lie in criu's mount namespace, which shall not live on.
-    let Restore {
+    let Restored {
         record,
         directory,
-        places,
-        ..
-    } = restore;
-    drop(places);
+        init,
+        master: console,
+    } = restored;
     let terminal = console.map(Terminal::new).transpose();
     let result = terminal
         .context(|| "cannot set up the container's terminal")
@@ -97,7 +114,12 @@ pub(super) fn restore(runtime: &Runtime, id: &str, options: &RestoreOptions) -> 
 
 impl<'a> Restore<'a> {
     /// Decides everything; leaves nothing but the state directory, with its record.
-    fn decide(runtime: &Runtime, id: &str, options: &'a RestoreOptions) -> Result<Self> {
+    fn decide(
+        runtime: &Runtime,
+        id: &str,
+        options: &'a RestoreOptions,
+        streams: Option<[BorrowedFd<'a>; 3]>,
+    ) -> Result<Self> {
         state::check_id(id)?;
         let proof = prove_single_threaded()?;
         let bundle = &options.container.bundle;
@@ -111,7 +133,10 @@ impl<'a> Restore<'a> {
         let plan = Plan::from_spec(&spec, &facts)?;
         let socket = options.container.console_socket.as_deref();
         check_terminal(plan.process.terminal, socket, options.container.detach)?;
-        let record = new_record(runtime, id, &options.container, &spec, &plan)?;
+        let mut record = new_record(runtime, id, &options.container, &spec, &plan)?;
+        if let Some(streams) = streams {
+            record.descriptors = streams.map(super::stream_name).to_vec();
+        }
         let places = Directories::open(&options.common, LOG)?;
         let hook_list = spec.hooks().as_ref();
         let files = hook_list
@@ -126,6 +151,7 @@ impl<'a> Restore<'a> {
             hooks: files.transpose()?,
             directory: Directory::create(&runtime.root, id)?,
             spec,
+            streams,
             cgroup_made: false,
             init: None,
         };
@@ -142,32 +168,72 @@ impl<'a> Restore<'a> {
         }
     }
 
+    /// All of it, or nothing is left.
+    fn finish(mut self) -> Result<Restored> {
+        let done = self.carry_out();
+        match (done, self.init.take()) {
+            (Ok(master), Some(init)) => {
+                // The places lie in criu's mount namespace, which shall not live on: they go.
+                let Self {
+                    record, directory, ..
+                } = self;
+                Ok(Restored {
+                    record,
+                    directory,
+                    init,
+                    master,
+                })
+            }
+            (result, init) => {
+                self.init = init;
+                self.undo();
+                let nothing = || Error::new(ErrorKind::Internal, "criu restored no process");
+                Err(result.err().unwrap_or_else(nothing))
+            }
+        }
+    }
+
     /// Starts criu and lets it work; returns the terminal's master when it stays here.
     fn carry_out(&mut self) -> Result<Option<OwnedFd>> {
         let console = match &self.options.container.console_socket {
             Some(path) => Some(terminal::connect(path, SocketType::STREAM)?),
             None => None,
         };
+        let filtered = match self.options.foreign {
+            true => {
+                let view = external::cgroup_view(&self.plan, &self.record.cgroup)?;
+                let places = verify::places(&self.plan, &view, &|place| self.resolve(place));
+                verify::images(&self.spec, &places, self.places.images())?
+            }
+            false => false,
+        };
         let namespaces = self.open_namespaces()?;
         let (names, fds): (Vec<_>, Vec<_>) = namespaces.into_iter().unzip();
         // criu pivots into the root only when it makes a mount namespace.
         let covered = absolute(&self.directory.path())?;
         let root = match self.plan.namespaces.is_new(Type::Mount) {
-            true => Some(Root::plan(&self.plan, &covered, &self.places.paths())?),
+            true => {
+                let tree = self.options.container.root.as_ref();
+                let paths = self.places.paths();
+                Some(Root::plan(&self.plan, tree, &covered, &paths)?)
+            }
             false => None,
         };
-        let mut criu = Criu::start(
-            self.proof,
-            &Start {
-                program: self.options.common.criu.as_deref(),
-                own_streams: true,
-                inherited: &fds,
-                root: root.as_ref(),
-            },
-        )?;
+        let start = Start {
+            program: self.options.common.criu.as_deref(),
+            streams: self.streams.map_or(Streams::Callers, Streams::Given),
+            inherited: &fds,
+            root: root.as_ref(),
+            // Which criu makes only along with cgroups, that are not to be made as images say.
+            cgroup_namespace: self.options.foreign && self.plan.namespaces.new_cgroup,
+            patience: self.options.foreign.then_some(PATIENCE),
+        };
+        let mut criu = Criu::start(self.proof, &start, &mut |pid| self.make_cgroup(pid))?;
         self.places.exchange(std::mem::take(&mut criu.directories));
         self.check_versions(&criu, &names)?;
-        self.make_cgroup(criu.pid)?;
+        if self.options.foreign {
+            criu.require(FOREIGN, "a checkpoint of others")?;
+        }
         let mut request = self.request(criu.pid)?;
         request.root = Some(match root {
             Some(_) => bytes(&covered),
@@ -179,11 +245,17 @@ impl<'a> Restore<'a> {
             }
         }
         let mut master = None;
+        let pid_of_criu = criu.pid;
+        let mut verified = !self.options.foreign;
         let done = criu.carry_out(Kind::Restore, &request, &mut |script, pid, fd| match (
             script, pid, fd,
         ) {
             ("setup-namespaces", Some(pid), _) => self.run_hooks(pid),
             ("post-restore", Some(pid), _) => self.settle(pid),
+            ("pre-resume", _, _) if self.options.foreign => {
+                verified = true;
+                self.verify(filtered, pid_of_criu)
+            }
             ("orphan-pts-master", _, Some(fd)) => match &console {
                 Some(socket) => terminal::send(socket.as_fd(), c"orphan-pts-master", fd.as_fd())
                     .context(|| "cannot send the terminal to the console socket"),
@@ -195,6 +267,10 @@ impl<'a> Restore<'a> {
             _ => Ok(()),
         });
         done.map_err(|failure| self.places.explain(failure))?;
+        if !verified {
+            let text = "criu did not say when the container was there: nobody knows what it is";
+            return Err(Error::new(ErrorKind::Internal, text));
+        }
         if let Some(path) = &self.options.container.pid_file {
             write_pid_file(path, self.record.pid)?;
         }
@@ -253,7 +329,10 @@ impl<'a> Restore<'a> {
     }
 
     fn request(&self, criu: i32) -> Result<Options> {
-        let common = &self.options.common;
+        let mut common = self.options.common.clone();
+        if self.options.foreign {
+            common.cgroup_mode = CgroupMode::Ignore;
+        }
         let names = self.places.read_descriptors()?;
         let pipe = |(fd, name): (usize, String)| {
             name.contains("pipe:")
@@ -269,13 +348,13 @@ impl<'a> Restore<'a> {
             join_namespaces: self.joined()?,
             lsm_profile: self.options.lsm_profile.clone(),
             lsm_mount_context: self.options.lsm_mount_context.clone(),
-            ..self.places.options(common, LOG)
+            ..self.places.options(&common, LOG)
         })
     }
 
     fn external_mounts(&self) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
         let view = external::cgroup_view(&self.plan, &self.record.cgroup)?;
-        let resolve = |place: &Path| external::resolve(&self.record.rootfs, place);
+        let resolve = |place: &Path| self.resolve(place);
         let mut pairs: Vec<_> = external::external_mounts(&self.plan, &view, &resolve)
             .iter()
             .map(|external| (bytes(&external.place), bytes(&real(&external.source))))
@@ -284,6 +363,17 @@ impl<'a> Restore<'a> {
             pairs.push((b"/dev/null".to_vec(), b"/dev/null".to_vec()));
         }
         Ok(pairs)
+    }
+
+    /// A place in the container, without links.
+    fn resolve(&self, place: &Path) -> PathBuf {
+        match &self.options.container.root {
+            Some(tree) => {
+                let root = format!("/proc/self/fd/{}", tree.as_raw_fd());
+                external::resolve(Path::new(&root), place)
+            }
+            None => external::resolve(&self.record.rootfs, place),
+        }
     }
 
     /// The other namespaces from outside, which criu enters by itself.
@@ -344,6 +434,24 @@ impl<'a> Restore<'a> {
         self.directory.write_record(&self.record)
     }
 
+    /// All is restored, and stands still.
+    fn verify(&self, filtered: bool, criu: i32) -> Result<()> {
+        let tree = self.options.container.root.as_ref();
+        let judge = verify::Judge {
+            plan: &self.plan,
+            record: &self.record,
+            tree: tree.map(|tree| tree.as_fd()),
+            filtered,
+            criu,
+        };
+        let judged = judge.container();
+        if judged.is_err() {
+            // criu lets them go on whatever it is told here.
+            self.record.cgroup.kill(rustix::process::Signal::KILL)?;
+        }
+        judged.context(|| "cannot let the restored container run")
+    }
+
     /// Leaves nothing behind; criu is gone already. The first error is the one to report.
     fn undo(&self) {
         if let Some(init) = &self.init {
@@ -368,63 +476,5 @@ impl<'a> Restore<'a> {
             stop::poststop(&self.directory, &self.record);
         }
         let _ = self.directory.remove();
-    }
-}
-
-/// Where criu is in each hierarchy: that is where the dumped root's cgroup is from now on.
-fn cgroup_roots(criu: i32) -> Result<Vec<(String, String)>> {
-    let path = format!("/proc/{criu}/cgroup");
-    let text = std::fs::read_to_string(&path).context(|| format!("cannot read {path}"))?;
-    Ok(parse_cgroups(&text))
-}
-
-/// Lines `NUMBER:CONTROLLER[,..]:PATH`; cgroup2 has no controllers.
-fn parse_cgroups(text: &str) -> Vec<(String, String)> {
-    let mut roots = Vec::new();
-    for line in text.lines() {
-        let mut fields = line.splitn(3, ':').skip(1);
-        if let (Some(controllers), Some(path)) = (fields.next(), fields.next()) {
-            let each = controllers
-                .split(',')
-                .map(|c| (c.to_owned(), path.to_owned()));
-            roots.extend(each);
-        }
-    }
-    roots
-}
-
-/// criu climbs from a source to the mount that holds it, and stumbles over `.`, `..` and links.
-fn real(source: &Path) -> PathBuf {
-    source.canonicalize().unwrap_or_else(|_| source.to_owned())
-}
-
-fn time_namespace(process: &str) -> Option<PathBuf> {
-    std::fs::read_link(format!("/proc/{process}/ns/time")).ok()
-}
-
-/// As criu sees it, whose working directory is another.
-fn absolute(path: &Path) -> Result<PathBuf> {
-    path.canonicalize()
-        .context(|| format!("cannot resolve {}", path.display()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_controller_gets_its_root() {
-        let text = "5:cpu,cpuacct:/a/b\n2:name=systemd:/a:c\n0::/x\n";
-        let expected = [
-            ("cpu", "/a/b"),
-            ("cpuacct", "/a/b"),
-            ("name=systemd", "/a:c"),
-            ("", "/x"),
-        ];
-        let expected: Vec<_> = expected
-            .iter()
-            .map(|(c, p)| ((*c).to_owned(), (*p).to_owned()))
-            .collect();
-        assert_eq!(parse_cgroups(text), expected);
     }
 }

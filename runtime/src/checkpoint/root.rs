@@ -12,6 +12,7 @@
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 
 use nix::mount::{MsFlags, mount};
 use rustix::fs::{FileType, Mode, OFlags};
@@ -20,6 +21,7 @@ use rustix::mount::UnmountFlags;
 use crate::error::Result;
 use crate::launch::wire::{Message, Tag, Wire};
 use crate::plan::{MountKind, Plan, c_path};
+use crate::rootfs::mount::attach;
 use crate::rootfs::resolve::{Links, Want};
 use crate::rootfs::{Detail, During as _, Fail, Root as Inside, fd_path};
 
@@ -37,6 +39,8 @@ struct Place {
 #[derive(Debug)]
 pub(super) struct Root {
     rootfs: CString,
+    /// The root as a mount that is attached nowhere yet.
+    tree: Option<Arc<OwnedFd>>,
     at: CString,
     /// criu's own.
     directories: Vec<CString>,
@@ -44,8 +48,14 @@ pub(super) struct Root {
 }
 
 impl Root {
-    /// Decides; `at` is a directory that the root may cover, `directories` are those criu works in.
-    pub(super) fn plan(plan: &Plan, at: &Path, directories: &[&Path]) -> Result<Self> {
+    /// Decides; `tree` is the root where that came as a mount, `at` a directory that the root may cover,
+    /// `directories` are those criu works in.
+    pub(super) fn plan(
+        plan: &Plan,
+        tree: Option<&Arc<OwnedFd>>,
+        at: &Path,
+        directories: &[&Path],
+    ) -> Result<Self> {
         let tmpfs: Vec<&[u8]> = plan
             .mounts
             .iter()
@@ -87,6 +97,7 @@ impl Root {
         };
         Ok(Self {
             rootfs: plan.rootfs.path.clone(),
+            tree: tree.cloned(),
             at: c_path(at)?,
             directories: directories
                 .iter()
@@ -108,16 +119,16 @@ impl Root {
                 .during(Detail::Open)?;
             keep.send_with(&Message::new(Tag::Source), fd.as_fd())?;
         }
-        let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
-        mount(
-            Some(self.rootfs.as_c_str()),
-            self.at.as_c_str(),
-            none,
-            flags,
-            none,
-        )
-        .during(Detail::Attach)?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let bind = MsFlags::MS_BIND | MsFlags::MS_REC;
+        let (rootfs, at) = (self.rootfs.as_c_str(), self.at.as_c_str());
+        match &self.tree {
+            Some(tree) => {
+                let place = rustix::fs::open(at, flags, Mode::empty()).during(Detail::Open)?;
+                attach(tree.as_fd(), place.as_fd()).during(Detail::Attach)?;
+            }
+            None => mount(Some(rootfs), at, none, bind, none).during(Detail::Attach)?,
+        }
         let inside = rustix::fs::open(self.at.as_c_str(), flags, Mode::empty())
             .map(Inside::new)
             .during(Detail::Open)?;
@@ -195,7 +206,7 @@ mod tests {
             {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup"},
             {"destination": "/data", "source": "vol", "options": ["bind"]},
         ]));
-        let root = Root::plan(&plan, Path::new("/run/x"), &[]).unwrap();
+        let root = Root::plan(&plan, None, Path::new("/run/x"), &[]).unwrap();
         let targets: Vec<_> = root
             .places
             .iter()

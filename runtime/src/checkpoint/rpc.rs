@@ -6,7 +6,7 @@
 
 #[cfg(test)]
 mod tests;
-mod wire;
+pub(super) mod wire;
 
 use wire::{Encoder, Value, fields, find};
 
@@ -67,6 +67,8 @@ pub(super) struct Options {
     pub tcp_established: bool,
     /// Opens devices by their number, whatever the path.
     pub evasive_devices: bool,
+    /// Established TCP connections are closed.
+    pub tcp_close: bool,
     /// A session leader or terminal outside.
     pub shell_job: bool,
     /// File locks.
@@ -113,6 +115,8 @@ pub(super) struct Options {
     pub tcp_skip_in_flight: bool,
     /// Pages on demand.
     pub lazy_pages: bool,
+    /// Bytes of the largest file without a name.
+    pub ghost_limit: Option<u32>,
     /// Descriptor, in the requesting process, that hears when pages are served.
     pub status_fd: Option<i32>,
     /// Terminals whose master is outside.
@@ -231,6 +235,9 @@ impl Options {
             out.flag(24, true);
             out.number(34, mode);
         }
+        if let Some(limit) = self.ghost_limit {
+            out.number(35, u64::from(limit));
+        }
         for (key, value) in &self.external_mounts {
             out.pair(23, key, value);
         }
@@ -271,6 +278,7 @@ impl Options {
             (46, self.tcp_skip_in_flight),
             (48, self.lazy_pages),
             (50, self.orphan_pts_master),
+            (52, self.tcp_close),
         ] {
             out.flag(field, value);
         }

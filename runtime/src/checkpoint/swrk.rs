@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::io::Errno;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags,
     Shutdown, SocketFlags, SocketType,
@@ -25,7 +26,7 @@ use crate::launch::child::Progress;
 use crate::launch::hooks::ends_within;
 use crate::launch::parent::reap;
 use crate::launch::steps::Step;
-use crate::launch::wire::{Message, Wire};
+use crate::launch::wire::{Message, Tag, Wire};
 use crate::plan::{c_path, c_string};
 use crate::rootfs::Fail;
 use crate::sys::exec::{self, Vector};
@@ -44,12 +45,28 @@ const END_TIME: Duration = Duration::from_secs(10);
 pub(super) struct Start<'a> {
     /// `--criu`.
     pub program: Option<&'a Path>,
-    /// criu's standard streams are the caller's, and with them those of what it restores.
-    pub own_streams: bool,
+    /// criu's standard streams, and with them those of what it restores.
+    pub streams: Streams<'a>,
     /// Descriptors that criu inherits besides.
     pub inherited: &'a [OwnedFd],
     /// The root directory made ready in a mount namespace of criu's own.
     pub root: Option<&'a Root>,
+    /// criu gets a cgroup namespace of its own, which what it restores inherits; before that it has to be
+    /// put where the root of that is to be.
+    pub cgroup_namespace: bool,
+    /// How long criu may say nothing; `None`: for ever.
+    pub patience: Option<Duration>,
+}
+
+/// Standard streams for criu.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Streams<'a> {
+    /// /dev/null.
+    Nothing,
+    /// The caller's own.
+    Callers,
+    /// These.
+    Given([BorrowedFd<'a>; 3]),
 }
 
 /// Why a request was not carried out.
@@ -80,14 +97,23 @@ pub(super) struct Criu {
 pub(super) type Notify<'a> = dyn FnMut(&str, Option<i32>, Option<OwnedFd>) -> Result<()> + 'a;
 
 impl Criu {
-    /// Starts criu and asks for its version.
-    pub(super) fn start(proof: SingleThreaded, start: &Start<'_>) -> Result<Self> {
+    /// Starts criu and asks for its version. `place` puts it into its cgroup, before it is executed.
+    pub(super) fn start(
+        proof: SingleThreaded,
+        start: &Start<'_>,
+        place: &mut dyn FnMut(i32) -> Result<()>,
+    ) -> Result<Self> {
         let path = find(start.program)?;
         let flags = SocketFlags::CLOEXEC;
         let kind = SocketType::SEQPACKET;
         let pair = rustix::net::socketpair(AddressFamily::UNIX, kind, flags, None);
         let (socket, theirs) = pair.context(|| "cannot create a socket pair")?;
-        let null = (!start.own_streams).then(open_null).transpose()?;
+        set_socket_timeout(&socket, Timeout::Recv, start.patience)
+            .context(|| "cannot limit the time of criu")?;
+        let null = match start.streams {
+            Streams::Nothing => Some(open_null()?),
+            Streams::Callers | Streams::Given(_) => None,
+        };
         let (wire, child_wire) = Wire::pair().context(|| "cannot create a socket pair")?;
         let arguments = ["criu", "swrk", &theirs.as_raw_fd().to_string()]
             .into_iter()
@@ -121,6 +147,13 @@ impl Criu {
             version: Version::default(),
             directories: Vec::new(),
         };
+        if let Err(error) = place(pid) {
+            // It waits for this end of the wire.
+            drop(wire);
+            return Err(error);
+        }
+        // That it is gone is seen below.
+        let _ = wire.send(&Message::new(Tag::Go));
         // The child's end closes when criu is executed.
         while let Some((message, fd)) = wire
             .receive()
@@ -212,11 +245,12 @@ impl Criu {
             };
             tracing::debug!("notify: {script}");
             let result = notify(script, *pid, fd);
-            self.send(&rpc::acknowledge(result.is_ok()))
-                .map_err(Failure::Broken)?;
+            let good = result.is_ok();
             if let Err(error) = result {
                 first.get_or_insert(error);
             }
+            self.send(&rpc::acknowledge(good))
+                .map_err(Failure::Broken)?;
         }
     }
 
@@ -244,6 +278,10 @@ impl Criu {
         let message = match message {
             // criu may be gone with requests unread.
             Err(Errno::CONNRESET) => return Err(ended()),
+            Err(Errno::AGAIN) => {
+                let text = "criu says nothing any more: it was ended";
+                return Err(Error::new(ErrorKind::Deadline, text));
+            }
             other => other.context(|| "cannot hear from criu")?,
         };
         if message.bytes == 0 {
@@ -292,9 +330,18 @@ fn prepare(
     if let Some(root) = start.root {
         root.prepare(&progress.wire, &mut progress.index)?;
     }
+    progress.wire.wait_go()?;
+    if start.cgroup_namespace {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP)?;
+    }
     if let Some(null) = null {
         for number in 0..=2 {
             sys::dup_onto(null.as_fd(), number)?;
+        }
+    }
+    if let Streams::Given(streams) = start.streams {
+        for (number, stream) in (0..=2).zip(streams) {
+            sys::dup_onto(stream, number)?;
         }
     }
     match sys::close_range_cloexec(3, u32::MAX) {
@@ -338,7 +385,7 @@ fn environment() -> Result<Vec<CString>> {
 }
 
 /// The program: a path with a slash as it is, a name in `$PATH`.
-fn find(program: Option<&Path>) -> Result<CString> {
+pub(super) fn find(program: Option<&Path>) -> Result<CString> {
     let name = program.unwrap_or(Path::new("criu"));
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = candidates(name, path.as_bytes())

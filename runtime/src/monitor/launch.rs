@@ -56,6 +56,9 @@ pub struct Launch {
     /// When its program starts.
     #[serde(default)]
     pub start: When,
+    /// The container is not made but goes on where a checkpoint left it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore: Option<Restore>,
     /// What the monitor becomes when all is done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_exit: Option<Vec<String>>,
@@ -81,6 +84,23 @@ pub struct Snapshot {
     pub store: PathBuf,
     /// The snapshot's name.
     pub id: String,
+}
+
+/// A checkpoint, which is not trusted: what it becomes has to be what the configuration says.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Restore {
+    /// The directory of criu's images, which is removed when the container goes on; absolute.
+    pub images: PathBuf,
+    /// Where criu logs; absolute.
+    pub work: PathBuf,
+    /// The program; absolute.
+    pub criu: PathBuf,
+    /// SELinux context of mounts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mount_context: Option<String>,
+    /// LSM profile of the program, as `TYPE:NAME`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
 }
 
 /// Rows and columns of a terminal.
@@ -160,10 +180,16 @@ impl Launch {
             ));
         }
         let log = self.log.as_ref().map(|log| log.path.as_path());
-        for path in [Some(self.bundle.as_path()), Some(&*self.exit), log] {
+        let restore = self.restore.iter();
+        let restore = restore.flat_map(|all| [&*all.images, &*all.work, &*all.criu]);
+        let paths = [Some(self.bundle.as_path()), Some(&*self.exit), log];
+        for path in paths.into_iter().chain(restore.map(Some)) {
             if let Some(path) = path.filter(|path| !path.is_absolute()) {
                 return Err(format!("path {} is not absolute", path.display()));
             }
+        }
+        if self.restore.is_some() && self.start == When::Later {
+            return Err("a container that is restored starts at once".to_owned());
         }
         if self.on_exit.as_ref().is_some_and(Vec::is_empty) {
             return Err("on_exit names no program".to_owned());

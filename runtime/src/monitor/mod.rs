@@ -26,10 +26,10 @@ pub use crate::launch::keys::parse_keys;
 pub use client::{AttachOptions, Client, Event};
 pub use exit::Exit;
 pub use launch::{
-    Launch, Log, RuntimeFlags, Size, Snapshot, Started, Stdin, VERSION, When, lives, remove,
+    Launch, Log, Restore, RuntimeFlags, Size, Snapshot, Started, Stdin, VERSION, When, lives,
+    remove,
 };
 pub use log_file::LINE_MAX;
-pub(crate) use protocol::WireError;
-pub use protocol::{DESCRIPTORS_MAX, MESSAGE_MAX, Status};
+pub use protocol::{DESCRIPTORS_MAX, MESSAGE_MAX, Status, WireError};
 pub use relay::{DETACH_KEYS, Ended, Relay, RelayOptions};
 pub use serve::serve;

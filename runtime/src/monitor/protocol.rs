@@ -84,8 +84,10 @@ pub struct Status {
 
 /// An error on its way through a socket or pipe.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct WireError {
+pub struct WireError {
+    /// Its kind, as docs/monitor.md lists them.
     pub kind: String,
+    /// Everything that is said of it.
     pub message: String,
 }
 

@@ -12,16 +12,18 @@ use serde_json::json;
 
 use super::exit::Place;
 use super::input::Input;
-use super::launch::{Launch, Size, When};
+use super::launch::{Launch, Restore, Size, When};
 use super::log_file::LogFile;
 use super::protocol::WireError;
 use super::streams::{Pipes, null};
 use super::turn::Monitor;
+use crate::checkpoint::{CriuOptions, RestoreOptions, restore_attended};
 use crate::container::CreateOptions;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::launch::terminal;
-use crate::operations::create::{Attendant, Created, Start, create_attended};
+use crate::operations::create::{Attendant, Start, create_attended};
 use crate::operations::{foreground, stop};
+use crate::state::Record;
 use crate::sys::process::{SingleThreaded, dup_onto, take_inherited, trim_memory, trim_stack};
 
 /// The control socket's name in the monitor's directory.
@@ -138,7 +140,8 @@ fn settle_down() {
 
 /// A container, and our ends of its streams.
 pub(super) struct Made {
-    pub created: Created,
+    pub record: Record,
+    pub init: OwnedFd,
     pub streams: Streams,
 }
 
@@ -164,19 +167,30 @@ fn make(launch: &Launch, root: Option<OwnedFd>) -> Result<Made> {
         true => None,
         false => Some(Pipes::new(launch.stdin)?),
     };
+    if let Some(restore) = &launch.restore {
+        return remake(launch, restore, options, pipes);
+    }
     let attendant = Attendant {
         streams: pipes.as_ref().map(Pipes::borrow),
     };
     let runtime = launch.runtime();
     let created = create_attended(&runtime, &launch.id, &options, start, Some(attendant))?;
-    let streams = attend(launch, &created, pipes).and_then(|streams| {
+    let master = created.console.as_ref().map(|socket| {
+        terminal::receive(socket.as_fd()).context(|| "cannot set up the container's terminal")
+    });
+    let streams = master.transpose().and_then(|master| {
+        let streams = attend(launch, master, pipes)?;
         if start == Start::Now {
             foreground::begin(&created)?;
         }
         Ok(streams)
     });
     match streams {
-        Ok(streams) => Ok(Made { created, streams }),
+        Ok(streams) => Ok(Made {
+            record: created.record,
+            init: created.pidfd,
+            streams,
+        }),
         Err(error) => {
             let _ = stop::end(&created.directory, &created.record);
             Err(error)
@@ -184,16 +198,58 @@ fn make(launch: &Launch, root: Option<OwnedFd>) -> Result<Made> {
     }
 }
 
+/// Makes it from a checkpoint.
+fn remake(
+    launch: &Launch,
+    restore: &Restore,
+    container: CreateOptions,
+    pipes: Option<Pipes>,
+) -> Result<Made> {
+    let options = RestoreOptions {
+        common: CriuOptions {
+            criu: Some(restore.criu.clone()),
+            image_path: restore.images.clone(),
+            work_path: Some(restore.work.clone()),
+            tcp_close: true,
+            external_unix_sockets: true,
+            file_locks: true,
+            empty_network: true,
+            ..CriuOptions::default()
+        },
+        container,
+        lsm_profile: restore.profile.clone(),
+        lsm_mount_context: restore.mount_context.clone(),
+        foreign: true,
+    };
+    let theirs = pipes.as_ref().map(Pipes::borrow);
+    let made = restore_attended(&launch.runtime(), &launch.id, &options, theirs)?;
+    match attend(launch, made.master, pipes) {
+        Ok(streams) => {
+            // That they are gone says that it was done. What is left is whoever's who made the directory.
+            let _ = std::fs::remove_dir_all(&restore.images);
+            Ok(Made {
+                record: made.record,
+                init: made.init,
+                streams,
+            })
+        }
+        Err(error) => {
+            let _ = stop::end(&made.directory, &made.record);
+            Err(error)
+        }
+    }
+}
+
 /// Takes the container's streams, or its terminal.
-fn attend(launch: &Launch, created: &Created, pipes: Option<Pipes>) -> Result<Streams> {
-    match (pipes, &created.console) {
+fn attend(launch: &Launch, master: Option<OwnedFd>, pipes: Option<Pipes>) -> Result<Streams> {
+    match (pipes, master) {
         (Some(pipes), None) => Ok(Streams {
             sources: pipes.output.map(Some),
             input: Input::pipe(launch.stdin, pipes.input),
             master: None,
         }),
-        (None, Some(socket)) => {
-            let [source, input, master] = open_terminal(socket, launch)?;
+        (None, Some(master)) => {
+            let [source, input, master] = open_terminal(master, launch)?;
             Ok(Streams {
                 sources: [Some(source), None],
                 input: Input::terminal(launch.stdin, input),
@@ -207,9 +263,8 @@ fn attend(launch: &Launch, created: &Created, pipes: Option<Pipes>) -> Result<St
 }
 
 /// The master, three times: to read, to write, to resize.
-fn open_terminal(socket: &OwnedFd, launch: &Launch) -> Result<[OwnedFd; 3]> {
+fn open_terminal(master: OwnedFd, launch: &Launch) -> Result<[OwnedFd; 3]> {
     let open = || -> Result<[OwnedFd; 3]> {
-        let master = terminal::receive(socket.as_fd())?;
         rustix::io::ioctl_fionbio(&master, true)?;
         if let Some(size) = launch.console_size {
             resize(&master, size)?;

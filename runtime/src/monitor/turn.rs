@@ -90,12 +90,11 @@ impl Monitor {
         place: Place,
         oom: Option<Watch>,
     ) -> Self {
-        let created = made.created;
         Self {
             launch,
-            pid: created.record.pid,
-            init: created.pidfd,
-            cgroup: created.record.cgroup,
+            pid: made.record.pid,
+            init: made.init,
+            cgroup: made.record.cgroup,
             signals,
             listener,
             sources: made.streams.sources,

@@ -60,6 +60,7 @@ impl CriuFlags {
                 .map(|path| absolute(&path))
                 .transpose()?,
             tcp_established: self.tcp_established,
+            tcp_close: false,
             external_unix_sockets: self.ext_unix_sk,
             shell_job: self.shell_job,
             file_locks: self.file_locks,
@@ -67,6 +68,7 @@ impl CriuFlags {
             empty_network: true,
             auto_dedup: self.auto_dedup,
             lazy_pages: self.lazy_pages,
+            ghost_limit: None,
         })
     }
 }

@@ -62,6 +62,7 @@ impl crate::verbs::Run for Restore {
             container,
             lsm_profile: self.lsm_profile.filter(|text| !text.is_empty()),
             lsm_mount_context: self.lsm_mount_context.filter(|text| !text.is_empty()),
+            foreign: false,
         };
         crate::verbs::exit_code(settings.runtime.restore(&self.id, &options)?)
     }

@@ -4,10 +4,10 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// Writes fields, one after the other.
 #[derive(Debug, Default)]
-pub(super) struct Encoder(pub Vec<u8>);
+pub(in crate::checkpoint) struct Encoder(pub Vec<u8>);
 
 impl Encoder {
-    pub(super) fn varint(&mut self, mut value: u64) {
+    pub(in crate::checkpoint) fn varint(&mut self, mut value: u64) {
         while value > 0x7f {
             self.0.push(value as u8 | 0x80);
             value >>= 7;
@@ -15,36 +15,36 @@ impl Encoder {
         self.0.push(value as u8);
     }
 
-    pub(super) fn number(&mut self, field: u64, value: u64) {
+    pub(in crate::checkpoint) fn number(&mut self, field: u64, value: u64) {
         self.varint(field << 3);
         self.varint(value);
     }
 
     /// Negative numbers are extended to 64 bits.
-    pub(super) fn signed(&mut self, field: u64, value: i32) {
+    pub(in crate::checkpoint) fn signed(&mut self, field: u64, value: i32) {
         self.number(field, i64::from(value) as u64);
     }
 
-    pub(super) fn flag(&mut self, field: u64, value: bool) {
+    pub(in crate::checkpoint) fn flag(&mut self, field: u64, value: bool) {
         if value {
             self.number(field, 1);
         }
     }
 
-    pub(super) fn bytes(&mut self, field: u64, value: &[u8]) {
+    pub(in crate::checkpoint) fn bytes(&mut self, field: u64, value: &[u8]) {
         self.varint(field << 3 | 2);
         self.varint(value.len() as u64);
         self.0.extend_from_slice(value);
     }
 
-    pub(super) fn text<T: AsRef<[u8]>>(&mut self, field: u64, value: Option<T>) {
+    pub(in crate::checkpoint) fn text<T: AsRef<[u8]>>(&mut self, field: u64, value: Option<T>) {
         if let Some(value) = value {
             self.bytes(field, value.as_ref());
         }
     }
 
     /// A message of two strings, the fields 1 and 2.
-    pub(super) fn pair(&mut self, field: u64, first: &[u8], second: &[u8]) {
+    pub(in crate::checkpoint) fn pair(&mut self, field: u64, first: &[u8], second: &[u8]) {
         let mut pair = Self::default();
         pair.bytes(1, first);
         pair.bytes(2, second);
@@ -54,7 +54,7 @@ impl Encoder {
 
 /// One field of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Value<'a> {
+pub(in crate::checkpoint) enum Value<'a> {
     Number(u64),
     Bytes(&'a [u8]),
     /// Of fixed size; criu's answers have none.
@@ -62,31 +62,33 @@ pub(super) enum Value<'a> {
 }
 
 impl<'a> Value<'a> {
-    pub(super) fn number(self) -> u64 {
+    pub(in crate::checkpoint) fn number(self) -> u64 {
         match self {
             Value::Number(number) => number,
             _ => 0,
         }
     }
 
-    pub(super) fn int(self) -> i32 {
+    pub(in crate::checkpoint) fn int(self) -> i32 {
         self.number() as i32
     }
 
-    pub(super) fn bytes(self) -> &'a [u8] {
+    pub(in crate::checkpoint) fn bytes(self) -> &'a [u8] {
         match self {
             Value::Bytes(bytes) => bytes,
             _ => &[],
         }
     }
 
-    pub(super) fn text(self) -> String {
+    pub(in crate::checkpoint) fn text(self) -> String {
         String::from_utf8_lossy(self.bytes()).into_owned()
     }
 }
 
 /// The fields of a message, in order.
-pub(super) fn fields(mut rest: &[u8]) -> impl Iterator<Item = Result<(u64, Value<'_>)>> {
+pub(in crate::checkpoint) fn fields(
+    mut rest: &[u8],
+) -> impl Iterator<Item = Result<(u64, Value<'_>)>> {
     std::iter::from_fn(move || {
         if rest.is_empty() {
             return None;
@@ -139,7 +141,7 @@ fn varint(rest: &mut &[u8]) -> Option<u64> {
 }
 
 /// The last occurrence of a field in an embedded message.
-pub(super) fn find(message: Value<'_>, wanted: u64) -> Result<Option<Value<'_>>> {
+pub(in crate::checkpoint) fn find(message: Value<'_>, wanted: u64) -> Result<Option<Value<'_>>> {
     let mut found = None;
     for field in fields(message.bytes()) {
         let (number, value) = field?;
