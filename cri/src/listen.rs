@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -20,6 +21,10 @@ use crate::{Context, Error, ErrorKind, Result};
 const FIRST_HANDED: i32 = 3;
 /// Connections that the kernel keeps while we are busy.
 const BACKLOG: i32 = 1024;
+/// How long whoever has a socket is waited for.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// Between two looks at it.
+const PAUSE: Duration = Duration::from_millis(20);
 /// Where somebody else listens.
 const REMEDY: &str = "stop it first, or give this one another place";
 
@@ -69,9 +74,18 @@ impl Socket {
         })
     }
 
-    /// One at this path, which nobody else listens at.
+    /// One at this path, which nobody else listens at. Blocks while it may be a program's that a killed server was
+    /// starting: until that is another program, it has what the server had.
     pub(crate) fn make(path: &Path) -> Result<Self> {
-        Self::made(path).context(|| format!("cannot listen on {}", path.display()))
+        let end = Instant::now() + PATIENCE;
+        loop {
+            match Self::made(path) {
+                Err(error) if error.kind() == ErrorKind::Busy && Instant::now() < end => {
+                    std::thread::sleep(PAUSE);
+                }
+                made => return made.context(|| format!("cannot listen on {}", path.display())),
+            }
+        }
     }
 
     fn made(path: &Path) -> Result<Self> {

@@ -28,8 +28,8 @@ use crate::harness::{Env, Test, test};
 /// Modules and their tests. `no_file_of_the_server_is_forgotten` compares this list with the directory.
 const MODULES: &[Module] = &[
     ("broken", broken::tests),
-    ("confinement", confinement::tests),
     ("checkpoint", checkpoint::tests),
+    ("confinement", confinement::tests),
     ("endurance", endurance::tests),
     ("events", events::tests),
     ("hostile", hostile::tests),

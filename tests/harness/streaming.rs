@@ -519,6 +519,6 @@ pub(crate) fn entries(pid: i32, what: &str) -> usize {
 
 /// KiB in memory.
 pub(crate) fn resident(pid: i32) -> usize {
-    let text = process::status(pid, "VmRSS");
+    let text = process::status(pid, "RssAnon");
     text.split_whitespace().next().unwrap().parse().unwrap()
 }
