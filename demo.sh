@@ -79,4 +79,4 @@ image build --progress plain --tag demo "$work"
 printf '\nOnce more, now that nothing changed:\n\n'
 image build --progress plain --tag demo "$work"
 printf '\n'
-image run --rm demo
+image run --rm --network none demo

@@ -33,12 +33,13 @@ fn main() {
     let rounds = std::env::var("RCRUN_ROUNDS").map_or(30, |rounds| rounds.parse().unwrap());
     let mut runtimes = vec![PathBuf::from(support::RCRUN)];
     runtimes.extend(std::env::var_os("RCRUN_PEER").map(PathBuf::from));
-    let work = std::env::temp_dir().join(format!("rcrun-lifecycle-{}", std::process::id()));
+    let name = format!("rcrun-lifecycle-{}", std::process::id());
+    let work = Work(std::env::temp_dir().join(name));
     let mut results = Results::default();
     let sides: Vec<Side> = runtimes
         .iter()
         .enumerate()
-        .map(|(n, path)| Side::new(&work, n, path))
+        .map(|(n, path)| Side::new(&work.0, n, path))
         .collect();
     for side in &sides {
         side.call(&["run", "--detach", "--bundle", side.long(), side.id("long")]);
@@ -53,10 +54,6 @@ fn main() {
             }
         }
     }
-    for side in &sides {
-        side.call(&["delete", "--force", side.id("long")]);
-    }
-    std::fs::remove_dir_all(&work).unwrap();
     results.print(&runtimes);
 }
 
@@ -88,13 +85,36 @@ struct Figure {
     faults: u64,
 }
 
-/// One of the runtimes.
+/// The directory of all sides, which goes with this; dropped after them.
+struct Work(PathBuf);
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// One of the runtimes. Its containers go with it, also where a command of it failed.
 struct Side {
     number: usize,
     program: String,
     state: String,
     short: String,
     long: String,
+}
+
+impl Drop for Side {
+    fn drop(&mut self) {
+        for name in ["short", "long"] {
+            // What is not there (any more) cannot be deleted; the other may be.
+            let _ = Command::new(&self.program)
+                .args(["--root", &self.state, "delete", "--force", self.id(name)])
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .status();
+        }
+    }
 }
 
 impl Side {
