@@ -17,11 +17,14 @@ use crate::report;
 
 /// Events that a listener may be behind; one that is further behind has to list everything anew.
 const BEHIND: usize = 1000;
+/// How many may listen: a kubelet, and people who look.
+const LISTENERS: usize = 64;
 
 /// All listeners.
 #[derive(Debug)]
 pub(crate) struct Events {
-    all: Mutex<Vec<mpsc::Sender<cri::ContainerEventResponse>>>,
+    /// What waits for several of them is there once.
+    all: Mutex<Vec<mpsc::Sender<Arc<cri::ContainerEventResponse>>>>,
     meter: Arc<Meter>,
 }
 
@@ -50,7 +53,7 @@ impl Events {
         self.tell(&pod.id, pod, kind);
     }
 
-    fn all(&self) -> MutexGuard<'_, Vec<mpsc::Sender<cri::ContainerEventResponse>>> {
+    fn all(&self) -> MutexGuard<'_, Vec<mpsc::Sender<Arc<cri::ContainerEventResponse>>>> {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -60,7 +63,7 @@ impl Events {
             return;
         }
         let containers = pod.containers();
-        let event = cri::ContainerEventResponse {
+        let event = Arc::new(cri::ContainerEventResponse {
             container_id: id.to_owned(),
             container_event_type: kind.into(),
             created_at: now(),
@@ -69,10 +72,10 @@ impl Events {
                 .iter()
                 .map(|one| report::container(one))
                 .collect(),
-        };
+        });
         // Who is too far behind, or gone, loses its sender.
         all.retain(|listener| {
-            let sent = listener.try_send(event.clone());
+            let sent = listener.try_send(Arc::clone(&event));
             if matches!(sent, Err(TrySendError::Full(_))) {
                 self.meter.dropped_listener();
                 tracing::warn!("a listener to events is {BEHIND} behind: it is cut off");
@@ -82,13 +85,19 @@ impl Events {
     }
 
     /// From now on.
-    pub(crate) fn listen(&self) -> Listening {
+    pub(crate) fn listen(&self) -> Result<Listening, Status> {
         let (sender, receiver) = mpsc::channel(BEHIND);
-        self.all().push(sender);
-        Listening {
+        let mut all = self.all();
+        all.retain(|listener| !listener.is_closed());
+        if all.len() >= LISTENERS {
+            let text = format!("{LISTENERS} clients listen to events: no more may");
+            return Err(Status::resource_exhausted(text));
+        }
+        all.push(sender);
+        Ok(Listening {
             receiver,
             ended: false,
-        }
+        })
     }
 
     /// The server stops.
@@ -100,7 +109,7 @@ impl Events {
 /// What a listener hears: events, and in the end why there are no more.
 #[derive(Debug)]
 pub(crate) struct Listening {
-    receiver: mpsc::Receiver<cri::ContainerEventResponse>,
+    receiver: mpsc::Receiver<Arc<cri::ContainerEventResponse>>,
     ended: bool,
 }
 
@@ -112,7 +121,7 @@ impl Stream for Listening {
             return Poll::Ready(None);
         }
         Poll::Ready(Some(match ready!(self.receiver.poll_recv(task)) {
-            Some(event) => Ok(event),
+            Some(event) => Ok(Arc::unwrap_or_clone(event)),
             None => {
                 self.ended = true;
                 let text = "the listener is too slow, or the server stops: list everything anew";
@@ -139,12 +148,12 @@ mod tests {
             &Arc::default(),
         );
         let tell = || events.of_pod(&pod, cri::ContainerEventType::ContainerCreatedEvent);
-        let mut slow = events.listen();
-        let gone = events.listen();
+        let mut slow = events.listen().unwrap();
+        let gone = events.listen().unwrap();
         assert_eq!(events.listeners(), 2);
         drop(gone);
         (0..BEHIND).for_each(|_| tell());
-        let mut quick = events.listen();
+        let mut quick = events.listen().unwrap();
         assert_eq!((events.listeners(), meter.dropped()), (2, 0));
         tell();
         // It is as far behind as it may be, and has lost the last one.
@@ -166,5 +175,10 @@ mod tests {
         }
         assert_eq!((next(&mut slow), next(&mut slow)), ("error", "end"));
         assert_eq!((next(&mut quick), next(&mut quick)), ("event", "wait"));
+        let more: Vec<_> = (1..LISTENERS).map(|_| events.listen().unwrap()).collect();
+        let refused = events.listen().unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
+        drop(more);
+        events.listen().unwrap();
     }
 }

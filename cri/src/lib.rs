@@ -13,6 +13,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bounds;
 pub mod check;
 mod checkpoints;
 #[cfg(feature = "client")]

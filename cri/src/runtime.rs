@@ -491,7 +491,7 @@ impl RuntimeService for Runtime {
         &self,
         _: Request<cri::GetEventsRequest>,
     ) -> Result<Response<Self::GetContainerEventsStream>, Status> {
-        Ok(Response::new(self.core.events.listen()))
+        Ok(Response::new(self.core.events.listen()?))
     }
 
     async fn checkpoint_container(

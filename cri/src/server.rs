@@ -25,6 +25,7 @@ use tonic::body::Body;
 use tonic::codegen::Service as _;
 use tonic::{Code, Status};
 
+use crate::bounds::{Arriving, Bounds, Leaving, PING, Place, STREAMS};
 use crate::core::Core;
 use crate::host::Host;
 use crate::images::Images;
@@ -130,13 +131,14 @@ async fn run_on(
     let (open, mut closed) = mpsc::channel::<Infallible>(1);
     notify("READY=1");
     tracing::info!(listen = %settings.listen, store = %host.store.path().display(), "rcrun serves the CRI");
+    let bounds = Bounds::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
-                    let serving = connection(stream, front.clone(), stopped.clone(), open.clone());
-                    tokio::spawn(serving);
-                }
+                Ok((stream, _)) => if let Some(place) = bounds.enter() {
+                    let front = front.at(place);
+                    tokio::spawn(connection(stream, front, stopped.clone(), open.clone()));
+                },
                 Err(error) => {
                     tracing::error!("cannot accept a connection: {error}");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -176,16 +178,21 @@ async fn run_on(
 /// Serves a connection until its end, or until its requests are answered when the server stops.
 async fn connection(
     stream: UnixStream,
-    front: Front,
+    front: PlacedFront,
     mut stopped: watch::Receiver<bool>,
     _open: mpsc::Sender<Infallible>,
 ) {
+    let place = Arc::clone(&front.place);
     let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS)
+        .keep_alive_interval(PING.0)
+        .keep_alive_timeout(PING.1)
         .serve_connection(TokioIo::new(stream), front);
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
+        () = place.unwanted() => return,
         _ = stopped.changed() => {
             connection.as_mut().graceful_shutdown();
             connection.await
@@ -237,7 +244,15 @@ impl Front {
         }
     }
 
-    async fn answer(mut self, request: Request<Incoming>) -> Response<Body> {
+    /// For the requests of one connection.
+    fn at(&self, place: Place) -> PlacedFront {
+        PlacedFront {
+            front: self.clone(),
+            place: Arc::new(place),
+        }
+    }
+
+    async fn answer(mut self, request: Request<Arriving>) -> Response<Body> {
         let kind = request.headers().get(http::header::CONTENT_TYPE);
         let grpc = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
         if !grpc || request.method() != Method::POST {
@@ -258,7 +273,7 @@ impl Front {
     }
 
     /// Answers within the client's deadline, whatever happens.
-    async fn answer_in_time(self, request: Request<Incoming>) -> Response<Body> {
+    async fn answer_in_time(self, request: Request<Arriving>) -> Response<Body> {
         let _running = Running::begin(&self.running);
         let (begun, meter) = (Instant::now(), Arc::clone(&self.meter));
         let path = request.uri().path().to_owned();
@@ -292,14 +307,33 @@ impl Front {
     }
 }
 
-impl hyper::service::Service<Request<Incoming>> for Front {
+/// The same, for one connection.
+struct PlacedFront {
+    front: Front,
+    place: Arc<Place>,
+}
+
+impl hyper::service::Service<Request<Incoming>> for PlacedFront {
     type Response = Response<Body>;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let front = self.clone();
-        Box::pin(async move { Ok(front.answer_in_time(request).await) })
+        let front = self.front.clone();
+        let begun = self.place.begin().map(Arc::new);
+        Box::pin(async move {
+            let begun = match begun {
+                Ok(begun) => begun,
+                Err(status) => {
+                    let path = request.uri().path();
+                    front.meter.answered(path, status.code(), Duration::ZERO);
+                    return Ok(status.into_http());
+                }
+            };
+            let request = request.map(|body| Arriving::new(body, &begun));
+            let response = front.answer_in_time(request).await;
+            Ok(response.map(|body| Body::new(Leaving::new(body, begun))))
+        })
     }
 }
 

@@ -16,21 +16,20 @@ pub(super) fn tests() -> Vec<Test> {
         test!(without_a_server_no_line_is_lost).timeout(600),
         test!(churn_leaves_nothing).timeout(2400),
         test!(pods_of_callers_that_go_away),
-        test!(a_log_without_room_holds_nobody_up),
     ]
 }
 
 type Client = RuntimeServiceClient<rcrun_cri::client::Wire>;
 
 /// Asks again until the server is there and answers.
-struct Caller {
+pub(super) struct Caller {
     tokio: tokio::runtime::Runtime,
     socket: PathBuf,
     client: Option<Client>,
 }
 
 impl Caller {
-    fn new(socket: &Path) -> Self {
+    pub(super) fn new(socket: &Path) -> Self {
         let tokio = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -43,7 +42,7 @@ impl Caller {
     }
 
     /// One request, as often as it takes: a connection that breaks says nothing of whether it was done.
-    fn ask<T, F>(&mut self, mut request: impl FnMut(Client) -> F) -> Result<T, Status>
+    pub(super) fn ask<T, F>(&mut self, mut request: impl FnMut(Client) -> F) -> Result<T, Status>
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
@@ -414,53 +413,4 @@ fn pods_of_callers_that_go_away(env: &Env) {
         pods.remove(&id);
     }
     pods.assert_nothing_left();
-}
-
-fn a_log_without_room_holds_nobody_up(env: &Env) {
-    let pods = Pods::new(env);
-    let mut of_pod = pods.pod("full");
-    let disk = env.directory("disk");
-    let mount = std::process::Command::new("mount")
-        .args(["-t", "tmpfs", "-o", "size=64k", "small"])
-        .arg(&disk)
-        .status();
-    assert!(mount.unwrap().success());
-    of_pod.log_directory = disk.display().to_string();
-    let pod = pods.run(&of_pod);
-    let script = "line=$(printf '%01000d' 0); n=0; while [ $n -lt 500 ]; do echo $line; n=$((n+1)); done; \
-                  until [ -e /dev/shm/go ]; do sleep 0.01; done; sleep 1.2; echo after; sleep 0.1";
-    let id = pods.create(&pod, &pods.container("c", script), &of_pod);
-    pods.start(&id);
-    let status = pods.status(&id);
-    let end = Instant::now() + Duration::from_secs(10);
-    while std::fs::metadata(&status.log_path).unwrap().len() < 60 << 10 {
-        assert!(Instant::now() < end);
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    let remount = std::process::Command::new("mount")
-        .args(["-o", "remount,size=4m"])
-        .arg(&disk)
-        .status();
-    assert!(remount.unwrap().success());
-    let boot = env.rt.root.join(".cri/pods").join(&pod).join("shm/go");
-    std::fs::write(boot, "").unwrap();
-    let status = pods.ended(&id);
-    assert_eq!(status.exit_code, 0);
-    let text = std::fs::read_to_string(&status.log_path).unwrap();
-    // Each byte is there, or is among those that are said to be missing.
-    let (mut there, mut missing) = (0, 0);
-    for line in text.lines() {
-        let output = line.splitn(4, ' ').nth(3).unwrap();
-        match output.strip_prefix("rcrun: ") {
-            Some(words) => missing += words.split(' ').next().unwrap().parse::<usize>().unwrap(),
-            None => there += output.len() + 1,
-        }
-    }
-    assert!(missing > 0);
-    assert_eq!(there + missing, 500 * 1001 + "after\n".len());
-    assert!(text.ends_with("stdout F after\n"));
-    pods.remove(&pod);
-    pods.assert_nothing_left();
-    let unmounted = std::process::Command::new("umount").arg(&disk).status();
-    assert!(unmounted.unwrap().success());
 }

@@ -5,10 +5,12 @@ mod checkpoint;
 mod confinement;
 mod endurance;
 mod events;
+mod greedy;
 mod hostile;
 mod images;
 mod kubelet;
 mod life;
+mod logs;
 mod metrics;
 mod nri;
 mod pods;
@@ -32,10 +34,12 @@ const MODULES: &[Module] = &[
     ("confinement", confinement::tests),
     ("endurance", endurance::tests),
     ("events", events::tests),
+    ("greedy", greedy::tests),
     ("hostile", hostile::tests),
     ("images", images::tests),
     ("kubelet", kubelet::tests),
     ("life", life::tests),
+    ("logs", logs::tests),
     ("metrics", metrics::tests),
     ("nri", nri::tests),
     ("pods", pods::tests),

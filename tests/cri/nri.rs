@@ -24,6 +24,7 @@ pub(super) fn tests() -> Vec<Test> {
         test!(events_come_in_their_order),
         test!(plugins_see_what_there_is),
         test!(adjustments_arrive_in_the_container),
+        test!(hooks_of_plugins_run),
         test!(a_refused_pod_leaves_nothing),
         test!(a_refused_container_leaves_nothing),
         test!(a_refused_start_is_a_failed_one),
@@ -453,6 +454,80 @@ fn adjustments_arrive_in_the_container(env: &Env) {
     lab.update(&id, asked(0, 96 << 20));
     assert_eq!(lab.memory(&id), (96 << 20).to_string());
     pods.remove(&pod);
+    pods.assert_nothing_left();
+}
+
+fn hooks_of_plugins_run(env: &Env) {
+    let lab = Lab::new(env);
+    let pods = &lab.pods;
+    let noted = env.path("noted");
+    let hook = |kind: &str, code: i32| {
+        let script = format!(
+            "cat >/dev/null; echo {kind} >>{}; exit {code}",
+            noted.display()
+        );
+        nri::Hook {
+            path: env.script(kind, &script).display().to_string(),
+            ..Default::default()
+        }
+    };
+    let adjust = nri::ContainerAdjustment {
+        hooks: Some(nri::Hooks {
+            create_runtime: vec![hook("createRuntime", 0)],
+            poststart: vec![hook("poststart", 0)],
+            // A failure is a warning, and the next one runs.
+            poststop: vec![hook("poststop", 3), hook("poststop-again", 0)],
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let _plugin = lab.join(
+        "hooks",
+        &[nri::Event::CreateContainer],
+        move |method, _| match method {
+            "CreateContainer" => answer(&nri::CreateContainerResponse {
+                adjust: Some(adjust.clone()),
+                ..Default::default()
+            }),
+            _ => nothing(),
+        },
+    );
+    let of_pod = pods.pod("one");
+    let pod = pods.run(&of_pod);
+    let all = "createRuntime\npoststart\npoststop\npoststop-again\n";
+    // One that ends, one that is stopped, and one whose end a killed server did not see.
+    let ends = pods.create(&pod, &pods.container("ends", "exit 4"), &of_pod);
+    pods.start(&ends);
+    assert_eq!(pods.ended(&ends).exit_code, 4);
+    assert_eq!(std::fs::read_to_string(&noted).unwrap(), all);
+    assert!(
+        pods.node.log().contains("exit code 3"),
+        "{}",
+        pods.node.log()
+    );
+    std::fs::remove_file(&noted).unwrap();
+
+    let stopped = lab.sleep(&pod, &of_pod, "stopped");
+    pods.stop_container(&stopped, 0);
+    assert_eq!(std::fs::read_to_string(&noted).unwrap(), all);
+    std::fs::remove_file(&noted).unwrap();
+
+    let unseen = pods.create(
+        &pod,
+        &pods.container(
+            "unseen",
+            "until [ -e /dev/shm/go ]; do sleep 0.01; done; exit 5",
+        ),
+        &of_pod,
+    );
+    pods.start(&unseen);
+    let go = env.rt.root.join(".cri/pods").join(&pod).join("shm/go");
+    pods.node.kill();
+    std::fs::write(&go, "").unwrap();
+    pods.node.start();
+    assert_eq!(pods.ended(&unseen).exit_code, 5);
+    pods.remove(&pod);
+    assert_eq!(std::fs::read_to_string(&noted).unwrap(), all);
     pods.assert_nothing_left();
 }
 

@@ -1,6 +1,8 @@
 //! `kill`, `delete`, and the end of `run`.
 
 use std::os::fd::AsFd as _;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -12,7 +14,7 @@ use super::query::{gone_within, init_of, load, status_of};
 use crate::container::{Runtime, Status};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::state::{Directory, Record, list_ids, signal_name};
-use crate::sys::process::pidfd_signal;
+use crate::sys::process::{SingleThreaded, pidfd_signal};
 use crate::sys::regex::Pattern;
 
 /// How long `delete --force` waits for the init to go after SIGKILL: a process in uninterruptible
@@ -104,6 +106,10 @@ pub(crate) fn delete(runtime: &Runtime, id: &str, force: bool) -> Result<()> {
         }
         return load(&directory).map(drop);
     };
+    if record.poststop && SingleThreaded::prove().is_none() {
+        drop(lock);
+        return delete_elsewhere(runtime, id, force);
+    }
     match status_of(&directory, &record)? {
         Status::Stopped => {}
         Status::Creating if record.pid == 0 => await_orphan(&record)?,
@@ -122,6 +128,34 @@ pub(crate) fn delete(runtime: &Runtime, id: &str, force: bool) -> Result<()> {
     destroy(&directory, &record)?;
     drop(lock);
     Ok(())
+}
+
+/// Has a process of its own remove a container: hooks are run by copies of whoever removes it, and a process
+/// with threads cannot be copied. Our executable is `rcrun`, as for monitors.
+fn delete_elsewhere(runtime: &Runtime, id: &str, force: bool) -> Result<()> {
+    let failed = || format!("cannot run rcrun delete {id}, for the container's poststop hooks");
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("rcrun").arg("--root").arg(&runtime.root);
+    command.arg("delete");
+    if force {
+        command.arg("--force");
+    }
+    let output = command
+        .args(["--", id])
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .output()
+        .context(failed)?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    if output.status.success() {
+        for line in text.lines() {
+            tracing::warn!("{line}");
+        }
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Internal, text.trim_end().to_owned())).context(failed)
 }
 
 /// Removes the containers whose IDs match. One that is gone by then was removed by somebody else.
