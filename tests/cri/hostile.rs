@@ -20,6 +20,7 @@ pub(super) fn tests() -> Vec<Test> {
     vec![
         test!(c3_the_monitor_outlives_what_runs_out_of_memory),
         test!(c6_logs_through_links_and_pipes),
+        test!(c7_figures_follow_and_run_nothing),
         test!(f4_identifiers_are_no_paths),
         test!(f5_methods_with_bytes_that_are_nearly_right).timeout(1800),
     ]
@@ -107,18 +108,10 @@ fn c6_logs_through_links_and_pipes(env: &Env) {
         let made = pods
             .node
             .wait(runtime().create_container(creation(&pod, &config, &of_pod)));
-        match made {
-            Err(status) => assert!(status.message().contains("log"), "{status:?}"),
-            Ok(made) => {
-                let container_id = made.into_inner().container_id;
-                let start = cri::StartContainerRequest {
-                    container_id: container_id.clone(),
-                };
-                let _ = pods.node.wait(runtime().start_container(start));
-                pods.stop_container(&container_id, 0);
-                pods.remove_container(&container_id);
-            }
-        }
+        let status = made.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+        let words = format!("{}: it is not a regular file", log.display());
+        assert!(status.message().contains(&words), "{status:?}");
         assert!(begun.elapsed() < Duration::from_secs(15), "{name}");
         assert_eq!(std::fs::read(&victim).unwrap(), b"precious\n", "{name}");
         std::fs::remove_file(&log).unwrap();
@@ -144,7 +137,8 @@ fn c6_logs_through_links_and_pipes(env: &Env) {
             true => fifo(&log),
             false => symlink(&victim, &log).unwrap(),
         }
-        reopen().unwrap_err();
+        let status = reopen().unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
         std::thread::sleep(Duration::from_millis(200));
         assert_eq!(std::fs::read(&victim).unwrap(), b"precious\n");
     }
@@ -155,6 +149,85 @@ fn c6_logs_through_links_and_pipes(env: &Env) {
         text.contains("from-the-container").then_some(())
     });
     pods.stop(&pod);
+    pods.remove(&pod);
+    pods.assert_nothing_left();
+}
+
+/// CVE-2022-1227, CVE-2023-0778: what is told of a container is not found by its programs, nor through its links.
+fn c7_figures_follow_and_run_nothing(env: &Env) {
+    let pods = Pods::new(env);
+    let of_pod = pods.pod("one");
+    let pod = pods.run(&of_pod);
+    // On the host, where a link of the container would lead if somebody followed it there.
+    let big = env.directory("big");
+    std::fs::write(big.join("file"), vec![1; 32 << 20]).unwrap();
+    let script = format!(
+        "mkdir /usr/bin; for p in ps du df; do echo 'touch /pwned' >/usr/bin/$p; chmod +x /usr/bin/$p; \
+         cp /usr/bin/$p /bin/$p; done; mkdir /d; while :; do ln -s {0} /d/x; rm /d/x; mkdir /d/x; rmdir /d/x; \
+         n=$((n+1)); echo $n >/d/count; done",
+        big.display()
+    );
+    let id = pods.create(&pod, &pods.container("c", &script), &of_pod);
+    pods.start(&id);
+    let upper = pods.node.shelf.path().join("snapshots");
+    let count = || {
+        let find = std::process::Command::new("find")
+            .arg(&upper)
+            .args(["-path", "*/d/count"])
+            .output();
+        let found = String::from_utf8(find.unwrap().stdout).unwrap();
+        let text = std::fs::read_to_string(found.trim()).unwrap_or_default();
+        text.trim().parse::<u64>().unwrap_or(0)
+    };
+    process::until("the attack", 10, || (count() > 0).then_some(()));
+    let traced = env.path("strace.log");
+    for _ in 0..if full() { 200 } else { 5 } {
+        // A new server knows no sizes yet.
+        pods.node.kill();
+        pods.node.start();
+        let begun = count();
+        let mut strace = std::process::Command::new("strace");
+        strace.args([
+            "-I",
+            "2",
+            "-f",
+            "-e",
+            "trace=execve",
+            "-p",
+            &pods.node.pid().to_string(),
+        ]);
+        let tracer = env.rt.spawn({
+            strace.arg("-o").arg(&traced);
+            strace
+        });
+        process::until("the tracer", 10, || {
+            let status = std::fs::read_to_string(format!("/proc/{}/status", pods.node.pid()));
+            (!status.unwrap().contains("TracerPid:\t0\n")).then_some(())
+        });
+        let used = process::until("the size", 10, || {
+            let request = cri::ContainerStatsRequest {
+                container_id: id.clone(),
+            };
+            let stats = pods
+                .node
+                .ok(pods.node.runtime().container_stats(request))
+                .stats;
+            let layer = stats.unwrap().writable_layer?;
+            (count() > begun).then(|| layer.used_bytes.unwrap().value)
+        });
+        assert!(used < 1 << 20, "{used} bytes");
+        let list = cri::ListPodSandboxStatsRequest::default();
+        pods.node
+            .ok(pods.node.runtime().list_pod_sandbox_stats(list));
+        rustix::process::kill_process(
+            rustix::process::Pid::from_raw(tracer.pid()).unwrap(),
+            rustix::process::Signal::TERM,
+        )
+        .unwrap();
+        env.rt.finish(tracer);
+        let text = std::fs::read_to_string(&traced).unwrap();
+        assert!(!text.contains("execve("), "{text}");
+    }
     pods.remove(&pod);
     pods.assert_nothing_left();
 }

@@ -9,6 +9,7 @@ pub(super) fn tests() -> Vec<Test> {
         test!(accounts_of_any_size_and_shape),
         test!(links_stay_in_the_container),
         test!(configurations_of_any_shape),
+        test!(c7_what_is_told_of_a_container_runs_nothing_in_it),
     ]
 }
 
@@ -117,5 +118,41 @@ fn configurations_of_any_shape(env: &Env) {
         assert_eq!(output.code, 125, "{name}: {}", output.stderr);
         assert!(output.stderr.contains(words), "{name}: {}", output.stderr);
     }
+    people.assert_empty();
+}
+
+/// CVE-2022-1227: `podman top` ran programs of the container as the host's root.
+fn c7_what_is_told_of_a_container_runs_nothing_in_it(env: &Env) {
+    let people = People::new(env);
+    let trojan: &[u8] = b"#!/bin/sh\ntouch /pwned\n";
+    let names = [
+        "bin/ps",
+        "usr/bin/ps",
+        "usr/bin/top",
+        "usr/bin/du",
+        "usr/bin/df",
+        "usr/bin/tar",
+    ];
+    let trojans: Vec<_> = names.iter().map(|name| (*name, 0o755, trojan)).collect();
+    people.image("evil", &[layer(env, &[]), layer(env, &trojans)], json!({}));
+    let run = people.command_of("evil", &["-d", "--name=web"], &["sleep", "1000"]);
+    env.rt.finish(env.rt.spawn(run)).ok();
+    let top = people.shelf.ok(&["top", "web"]);
+    assert!(top.contains("sleep 1000"), "{top}");
+    for words in [
+        &["stats", "--no-stream", "web"][..],
+        &["diff", "web"],
+        &["inspect", "web"],
+        &["df", "-v"],
+        &["ps", "-a", "-s"],
+    ] {
+        people.shelf.ok(words);
+    }
+    people
+        .shelf
+        .call(&["exec", "web", "test", "-e", "/pwned"])
+        .exits(1);
+    assert!(!std::path::Path::new("/pwned").exists());
+    people.remove("web");
     people.assert_empty();
 }

@@ -270,14 +270,15 @@ fn open(path: &Path) -> Result<(OwnedFd, u64)> {
         | OFlags::NONBLOCK
         | OFlags::CLOEXEC;
     let failed = || format!("cannot open log {}", path.display());
-    let file = rustix::fs::open(path, flags, Mode::from_raw_mode(0o640)).context(failed)?;
+    let strange = || Error::new(ErrorKind::InvalidInput, "it is not a regular file");
+    let file = match rustix::fs::open(path, flags, Mode::from_raw_mode(0o640)) {
+        // A link, a fifo or a socket, a directory.
+        Err(Errno::LOOP | Errno::NXIO | Errno::ISDIR) => return Err(strange()).context(failed),
+        opened => opened.context(failed)?,
+    };
     let stat = rustix::fs::fstat(&file).context(failed)?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        return Err(Error::new(
-            ErrorKind::InvalidInput,
-            "it is not a regular file",
-        ))
-        .context(failed);
+        return Err(strange()).context(failed);
     }
     Ok((file, u64::try_from(stat.st_size).unwrap_or(0)))
 }
