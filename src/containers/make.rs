@@ -460,8 +460,8 @@ fn last_command(settings: &Settings, store: &Path, verb: &[&str], id: &str) -> V
     command
 }
 
-/// The AppArmor profile of containers, loaded. Where that cannot be done there is none, as with podman: an
-/// ordinary user may load none.
+/// The AppArmor profile of containers, loaded. Where that cannot be done there is none, as with docker and
+/// podman: an ordinary user may load none, and a machine without a compiler of policies has made its choice.
 pub(crate) fn default_profile(rootless: bool) -> Option<&'static str> {
     if rootless || apparmor::support() != Support::On {
         return None;
@@ -469,7 +469,12 @@ pub(crate) fn default_profile(rootless: bool) -> Option<&'static str> {
     match apparmor::load_once() {
         Ok(()) => Some(apparmor::NAME),
         Err(error) => {
-            tracing::debug!("AppArmor does not confine containers: {}", error.chain());
+            match apparmor::parser() {
+                Some(_) => {
+                    tracing::warn!("AppArmor does not confine containers: {}", error.chain())
+                }
+                None => tracing::debug!("AppArmor does not confine containers: {}", error.chain()),
+            }
             None
         }
     }
