@@ -23,9 +23,10 @@ pub(super) fn tests() -> Vec<Test> {
     ]
 }
 
-/// Numbered lines as fast as they go, with a longer one now and then, which the log has in parts.
+/// Numbered lines, some 80 MiB of them in a second, with a longer one now and then, which the log has in parts.
+/// (As fast as it goes it would be 400, which nobody can read at the same time.)
 const WRITER: &str = "pad=$(printf '%0960d' 0); long=$(printf '%040000d' 0); exec awk -v pad=$pad -v long=$long \
-    'BEGIN { for (n = 0; ; n++) { if (n % 1000 == 999) print long, n; else print pad, n } }'";
+    'BEGIN { for (n = 0; ; n++) { if (n % 1000 == 999) { print long, n; system(\"sleep 0.01\") } else print pad, n } }'";
 
 /// Reads rotated files, one after the other: no line of them is missing, there twice, or torn.
 #[derive(Default)]

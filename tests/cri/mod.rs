@@ -13,6 +13,7 @@ mod life;
 mod logs;
 mod metrics;
 mod nri;
+mod nri_changes;
 mod pods;
 mod probes;
 mod pulls;
@@ -42,6 +43,7 @@ const MODULES: &[Module] = &[
     ("logs", logs::tests),
     ("metrics", metrics::tests),
     ("nri", nri::tests),
+    ("nri_changes", nri_changes::tests),
     ("pods", pods::tests),
     ("probes", probes::tests),
     ("pulls", pulls::tests),

@@ -14,6 +14,7 @@ pub(crate) mod faults;
 pub(crate) mod leaks;
 pub(crate) mod modules;
 pub(crate) mod monitor;
+pub(crate) mod nri;
 pub(crate) mod people;
 pub(crate) mod pods;
 pub(crate) mod process;
