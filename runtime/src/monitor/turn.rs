@@ -1,5 +1,7 @@
 //! One poll after the other: output to log and clients, input to the container, requests, deaths.
 
+mod requests;
+
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -7,22 +9,20 @@ use nix::sys::signalfd::SignalFd;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SocketFlags};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::exit::{Exit, Place};
 use super::input::{Input, PIECE};
-use super::launch::{Launch, Size};
+use super::launch::Launch;
 use super::log_file::{LogFile, Stream};
 use super::peer::{Peer, Sink};
-use super::protocol::{self, Request, Status};
-use super::serve::{Made, resize};
+use super::protocol::{self, Request};
+use super::serve::Made;
 use crate::cgroup::Cgroup;
 use crate::cgroup::oom::{Event, Watch};
-use crate::error::{Context, Error, ErrorKind, Result};
+use crate::error::{Context, Result};
 use crate::launch::parent::reap;
-use crate::operations::caller::prove_single_threaded;
 use crate::operations::foreground::reap_orphans;
-use crate::sys::process::{CloneArgs, Cloned, clone, exit_now};
 
 /// How many clients are served at the same time.
 const CLIENTS_MAX: usize = 64;
@@ -461,111 +461,5 @@ impl Monitor {
         if peer.stdin.take().is_some() {
             self.input.client_ended();
         }
-    }
-
-    /// Does what a client asks for; `None`: it is answered later.
-    fn obey(
-        &mut self,
-        index: usize,
-        request: &Request,
-        descriptors: Vec<OwnedFd>,
-    ) -> Option<Result<Value>> {
-        let done = |result: Result<()>| Some(result.map(|()| json!({})));
-        match request.op.as_str() {
-            "status" => Some(Ok(json!({ "status": self.status() }))),
-            "attach" => Some(self.attach(index, request, descriptors)),
-            "detach" => {
-                self.peers[index].detach();
-                done(Ok(()))
-            }
-            "close_stdin" => {
-                self.input.end();
-                self.drop_useless_input();
-                done(Ok(()))
-            }
-            "resize" => done(self.resize(request)),
-            "reopen_log" => done(self.reopen_log()),
-            "start" => self.start(index).err().map(Err),
-            "wait" => {
-                self.peers[index].waiting = true;
-                None
-            }
-            other => done(Err(Error::unsupported(format!(
-                "cannot {other:?}: this monitor does not know how"
-            )))),
-        }
-    }
-
-    fn status(&self) -> Status {
-        Status {
-            pid: self.pid,
-            monitor: std::process::id(),
-            terminal: self.master.is_some(),
-            stdin: self.input.is_open(),
-            oom: self.oom_seen || self.exit.as_ref().is_some_and(|ended| ended.exit.oom),
-            attached: self.peers.iter().filter(|peer| peer.attached).count(),
-            log_lost: self.log.as_ref().map_or(0, LogFile::lost),
-            exit: self.exit.as_ref().map(|ended| ended.exit.clone()),
-        }
-    }
-
-    fn attach(
-        &mut self,
-        index: usize,
-        request: &Request,
-        descriptors: Vec<OwnedFd>,
-    ) -> Result<Value> {
-        let peer = &mut self.peers[index];
-        if peer.attached {
-            let why = "this client is attached already";
-            return Err(Error::new(ErrorKind::FailedPrecondition, why));
-        }
-        if request.logs {
-            let why = "what was printed before is in the log: a monitor does not replay it";
-            return Err(Error::unsupported(why));
-        }
-        peer.attach(&request.streams, descriptors, request.lossless)?;
-        self.drop_useless_input();
-        Ok(json!({ "terminal": self.master.is_some() }))
-    }
-
-    fn resize(&self, request: &Request) -> Result<()> {
-        let (Some(height), Some(width)) = (request.height, request.width) else {
-            return Err(Error::invalid("resize takes height and width"));
-        };
-        let Some(master) = &self.master else {
-            let why = "the container has no terminal";
-            return Err(Error::new(ErrorKind::FailedPrecondition, why));
-        };
-        resize(master, Size { height, width }).context(|| "cannot resize the terminal")
-    }
-
-    fn reopen_log(&mut self) -> Result<()> {
-        match &mut self.log {
-            Some(log) => log.reopen(),
-            None => Err(Error::new(
-                ErrorKind::FailedPrecondition,
-                "the container has no log",
-            )),
-        }
-    }
-
-    /// Starts the container from a copy of this process, which answers the client itself: hooks may take
-    /// their time, and output must not wait for them.
-    fn start(&self, index: usize) -> Result<()> {
-        let proof = prove_single_threaded()?;
-        let cloned = clone(proof, &CloneArgs::default()).context(|| "cannot make a process")?;
-        if let Cloned::Child = cloned {
-            let runtime = self.launch.runtime();
-            let id = &self.launch.id;
-            let start = std::panic::AssertUnwindSafe(|| runtime.start(id));
-            let result = std::panic::catch_unwind(start)
-                .unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "cannot start: a defect")));
-            let answer = protocol::answer("start", result.map(|()| json!({})));
-            let socket = &self.peers[index].socket;
-            let _ = protocol::send(socket, &answer, &[], rustix::net::SendFlags::DONTWAIT);
-            exit_now(0);
-        }
-        Ok(())
     }
 }
