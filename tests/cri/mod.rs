@@ -15,6 +15,7 @@ mod metrics;
 mod nri;
 mod nri_changes;
 mod pods;
+mod pods_kept;
 mod probes;
 mod pulls;
 mod removal;
@@ -22,7 +23,9 @@ mod replay;
 mod requests;
 mod restore;
 mod stats;
+mod stats_updates;
 mod streams;
+mod streams_bounds;
 mod systemd;
 
 use crate::harness::modules::{Module, check, of_images};
@@ -45,6 +48,7 @@ const MODULES: &[Module] = &[
     ("nri", nri::tests),
     ("nri_changes", nri_changes::tests),
     ("pods", pods::tests),
+    ("pods_kept", pods_kept::tests),
     ("probes", probes::tests),
     ("pulls", pulls::tests),
     ("removal", removal::tests),
@@ -52,7 +56,9 @@ const MODULES: &[Module] = &[
     ("requests", requests::tests),
     ("restore", restore::tests),
     ("stats", stats::tests),
+    ("stats_updates", stats_updates::tests),
     ("streams", streams::tests),
+    ("streams_bounds", streams_bounds::tests),
     ("systemd", systemd::tests),
 ];
 
