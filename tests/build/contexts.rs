@@ -1,6 +1,6 @@
 //! Where files come from: directories, ignore files, archives, standard input, names, and the network.
 
-use super::copy::archive;
+use super::copy_sources::archive;
 use crate::harness::builds::{Build, Builds, Case};
 use crate::harness::{Env, Need, Test, test};
 use std::fs;

@@ -365,7 +365,7 @@ fn one_digest_everywhere(env: &Env) {
             None => println!("not on {kind}: it cannot be made here"),
         }
     }
-    let tar = super::copy::archive(&[("t", tar::EntryType::Regular, "1")]);
+    let tar = super::copy_sources::archive(&[("t", tar::EntryType::Regular, "1")]);
     for (number, (name, place)) in places.iter().enumerate() {
         let context = place.join("context");
         // In another order, so that directories list them differently.

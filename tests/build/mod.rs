@@ -3,6 +3,7 @@
 
 mod agents;
 mod attacks;
+mod attacks_sources;
 mod attest;
 mod basics;
 mod cache;
@@ -10,6 +11,7 @@ mod cache_io;
 mod call;
 mod contexts;
 mod copy;
+mod copy_sources;
 mod dependencies;
 mod endurance;
 mod epoch;
@@ -30,6 +32,7 @@ use crate::harness::{Env, Test, test};
 const MODULES: &[Module] = &[
     ("agents", agents::tests),
     ("attacks", attacks::tests),
+    ("attacks_sources", attacks_sources::tests),
     ("attest", attest::tests),
     ("basics", basics::tests),
     ("cache", cache::tests),
@@ -37,6 +40,7 @@ const MODULES: &[Module] = &[
     ("call", call::tests),
     ("contexts", contexts::tests),
     ("copy", copy::tests),
+    ("copy_sources", copy_sources::tests),
     ("dependencies", dependencies::tests),
     ("endurance", endurance::tests),
     ("epoch", epoch::tests),

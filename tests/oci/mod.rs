@@ -2,6 +2,7 @@
 
 mod apparmor;
 mod attach;
+mod attach_people;
 mod cgroups_v1;
 mod checkpoint;
 mod checkpoint_failures;
@@ -18,6 +19,7 @@ mod ids;
 mod lifecycle;
 mod limits;
 mod monitor;
+mod monitor_faults;
 mod mount_options;
 mod mounts;
 mod namespaces;
@@ -45,6 +47,7 @@ use crate::harness::{Env, Test, selftest, test};
 const MODULES: &[Module] = &[
     ("apparmor", apparmor::tests),
     ("attach", attach::tests),
+    ("attach_people", attach_people::tests),
     ("cgroups_v1", cgroups_v1::tests),
     ("checkpoint", checkpoint::tests),
     ("checkpoint_failures", checkpoint_failures::tests),
@@ -61,6 +64,7 @@ const MODULES: &[Module] = &[
     ("lifecycle", lifecycle::tests),
     ("limits", limits::tests),
     ("monitor", monitor::tests),
+    ("monitor_faults", monitor_faults::tests),
     ("mount_options", mount_options::tests),
     ("mounts", mounts::tests),
     ("namespaces", namespaces::tests),

@@ -7,11 +7,14 @@ mod life;
 mod logs;
 mod namespaces;
 mod network;
+mod network_ends;
 mod rootless;
 mod terminals;
 mod users;
 mod verbs;
+mod verbs_life;
 mod volumes;
+mod volumes_broken;
 
 use crate::harness::modules::{Module, check, of_images};
 use crate::harness::{Env, Test, test};
@@ -25,11 +28,14 @@ const MODULES: &[Module] = &[
     ("logs", logs::tests),
     ("namespaces", namespaces::tests),
     ("network", network::tests),
+    ("network_ends", network_ends::tests),
     ("rootless", rootless::tests),
     ("terminals", terminals::tests),
     ("users", users::tests),
     ("verbs", verbs::tests),
+    ("verbs_life", verbs_life::tests),
     ("volumes", volumes::tests),
+    ("volumes_broken", volumes_broken::tests),
 ];
 
 pub(crate) fn all() -> Vec<Test> {
