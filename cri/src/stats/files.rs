@@ -1,5 +1,6 @@
 //! How much containers wrote: measured beside requests, since one may have written a million files, and kept
-//! for a while. A request waits a moment for what is not known yet, and then says what is.
+//! for a while. A request waits a moment for what was never measured; what is only old it tells as it is,
+//! and has it measured for the next one.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use rcrun_overlay::lease::SnapshotId;
 use rcrun_overlay::snapshot::{Snapshots, Used};
+use tokio::sync::OwnedMutexGuard;
+use tokio::task::JoinHandle;
 
 use super::value;
 use crate::Result;
@@ -18,7 +21,7 @@ use crate::records::now;
 const FRESH: Duration = Duration::from_secs(10);
 /// Measuring takes at most this part of the time.
 const SHARE: u32 = 10;
-/// How long a request waits for sizes.
+/// How long a request waits for sizes that nobody knows yet.
 const PATIENCE: Duration = Duration::from_millis(100);
 
 /// The sizes.
@@ -54,35 +57,54 @@ impl Files {
         self.all().remove(id);
     }
 
+    fn knows(&self, id: &str) -> bool {
+        self.all().contains_key(id)
+    }
+
     fn is_fresh(&self, id: &str) -> bool {
         self.all().get(id).is_some_and(Measured::is_fresh)
     }
 }
 
 impl Core {
-    /// Measures what of these is not known or old, and waits a moment for that.
+    /// Measures what of these is not known or old, and waits a moment for those that are not known.
     pub(super) async fn measure_files(self: &Arc<Self>, mut containers: Vec<Arc<Container>>) {
         containers.retain(|one| !self.known.files.is_fresh(&one.id));
         if containers.is_empty() {
             return;
         }
-        let core = Arc::clone(self);
+        let turn = Arc::clone(&self.known.files.turn);
+        if containers.iter().all(|one| self.known.files.knows(&one.id)) {
+            // Somebody measures already, or it is done beside this request.
+            if let Ok(turn) = turn.try_lock_owned() {
+                self.begin_measuring(containers, turn);
+            }
+            return;
+        }
         let measured = async {
-            // Who measures now may measure these as well, and then they are left out below.
-            let turn = Arc::clone(&core.known.files.turn).lock_owned().await;
-            let this = Arc::clone(&core);
-            let work = tokio::spawn(async move {
-                let core = Arc::clone(&this);
-                let work = move || {
-                    core.measure_all(&containers);
-                    Ok(())
-                };
-                let _ = this.light.run(work).await;
-                drop(turn);
-            });
-            let _ = work.await;
+            // Who measures now may measure these as well, and then they are left out.
+            let turn = turn.lock_owned().await;
+            let _ = self.begin_measuring(containers, turn).await;
         };
         let _ = tokio::time::timeout(PATIENCE, measured).await;
+    }
+
+    /// Goes on also when nobody waits for it any more.
+    fn begin_measuring(
+        self: &Arc<Self>,
+        containers: Vec<Arc<Container>>,
+        turn: OwnedMutexGuard<()>,
+    ) -> JoinHandle<()> {
+        let this = Arc::clone(self);
+        tokio::spawn(async move {
+            let core = Arc::clone(&this);
+            let work = move || {
+                core.measure_all(&containers);
+                Ok(())
+            };
+            let _ = this.light.run(work).await;
+            drop(turn);
+        })
     }
 
     fn measure_all(&self, containers: &[Arc<Container>]) {
