@@ -1,6 +1,5 @@
 //! Exec, attach and port-forward: what the kubelet's clients do.
 
-use crate::harness::process::until;
 use crate::harness::streaming::{Ended, STDERR, STDIN, STDOUT, World, children, entries};
 use crate::harness::{Env, Test, full, test};
 use rcrun_cri::proto::v1 as cri;
@@ -246,21 +245,18 @@ fn attach_ends_the_input_once(env: &Env) {
 }
 
 fn attach_has_a_terminal(env: &Env) {
-    let script = "stty -echo; echo ready; while read line; do stty size; done";
+    let script = "stty -echo; until [ \"$(stty size)\" = '33 99' ]; do sleep 0.01; done; echo sized; \
+                  while read line; do echo got $line; done";
     let tty = |config: &mut cri::ContainerConfig| {
         config.stdin = true;
         config.tty = true;
     };
     let world = World::with(env, script, |_| {}, tty);
     let mut session = world.attach("iot");
-    until("the terminal has its size", 10, || {
-        session.resize(99, 33);
-        std::thread::sleep(Duration::from_millis(20));
-        session.say(STDIN, b"\n");
-        session.until(STDOUT, "\n");
-        std::thread::sleep(Duration::from_millis(20));
-        session.text(STDOUT).contains("33 99\r\n").then_some(())
-    });
+    session.resize(99, 33);
+    session.until(STDOUT, "sized\r\n");
+    session.say(STDIN, b"word\n");
+    session.until(STDOUT, "got word\r\n");
     world.pods.stop_container(&world.id, 0);
     assert_eq!(session.end(), Ended::Code(0));
     world.leaves_nothing();
