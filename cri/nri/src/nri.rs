@@ -197,7 +197,7 @@ impl Core {
         let mut updates = Vec::new();
         started.sort_by(|a, b| a.identity.index.cmp(&b.identity.index));
         for plugin in started {
-            let told = timeout(plugin.request_time(), synchronize(&plugin, &state)).await;
+            let told = timeout(plugin.joining_time(), synchronize(&plugin, &state)).await;
             match told.unwrap_or_else(|_| Err(late(&plugin.identity))) {
                 Ok(wanted) => {
                     updates.extend(wanted);
@@ -248,7 +248,7 @@ impl Core {
             ));
         }
         let state = self.runtime.synchronize().await?;
-        let told = timeout(plugin.request_time(), synchronize(&plugin, &state)).await;
+        let told = timeout(plugin.joining_time(), synchronize(&plugin, &state)).await;
         let updates = told.unwrap_or_else(|_| Err(late(&plugin.identity)))?;
         self.add(plugin);
         self.update(updates).await;
@@ -300,7 +300,8 @@ fn late(identity: &Identity) -> Error {
 async fn synchronize(plugin: &Plugin, state: &State) -> Result<Vec<ContainerUpdate>> {
     for request in parts(state) {
         let more = request.more;
-        let answer: SynchronizeResponse = plugin.ask("Synchronize", &request).await?;
+        let time = plugin.joining_time();
+        let answer: SynchronizeResponse = plugin.ask_within(time, "Synchronize", &request).await?;
         if !more {
             return Ok(answer.update);
         }

@@ -75,6 +75,8 @@ pub(crate) struct Plugin {
     /// Events that it has no method for, so that they are told as changes of state.
     old: AtomicI32,
     request_time: Duration,
+    /// For the list of all that is there: that may be more to do than an event.
+    joining_time: Duration,
 }
 
 /// A plugin that nobody needs any more is disconnected.
@@ -115,6 +117,7 @@ impl Plugin {
             events: EVENTS,
             old: AtomicI32::new(0),
             request_time: settings.request_time,
+            joining_time: settings.request_time.max(settings.registration_time),
         };
         plugin.identity = match timeout(settings.registration_time, registered).await {
             Ok(Ok(Ok(identity))) => identity,
@@ -201,8 +204,8 @@ impl Plugin {
         }
     }
 
-    pub(crate) fn request_time(&self) -> Duration {
-        self.request_time
+    pub(crate) fn joining_time(&self) -> Duration {
+        self.joining_time
     }
 
     /// Calls a method; every failure is an error.
@@ -211,7 +214,21 @@ impl Plugin {
         Q: prost::Message,
         A: prost::Message + Default,
     {
-        let outcome = self.link.call(method, request, self.request_time).await;
+        self.ask_within(self.request_time, method, request).await
+    }
+
+    /// The same, with a time of its own.
+    pub(crate) async fn ask_within<Q, A>(
+        &self,
+        time: Duration,
+        method: &str,
+        request: &Q,
+    ) -> Result<A>
+    where
+        Q: prost::Message,
+        A: prost::Message + Default,
+    {
+        let outcome = self.link.call(method, request, time).await;
         outcome.map_err(|failure| {
             if let Failure::Deadline(_) = failure {
                 self.link.close("it gave no answer in time");

@@ -17,7 +17,8 @@ pub struct Settings {
     pub plugins: PathBuf,
     /// Their configurations: `NN-NAME.conf`, else `NAME.conf`.
     pub configurations: PathBuf,
-    /// From the connection to the registration.
+    /// From the connection to the registration; and after that, for the list of all that is there, unless a request
+    /// may take longer.
     pub registration_time: Duration,
     /// For the answer to one request.
     pub request_time: Duration,

@@ -251,3 +251,31 @@ async fn no_container_is_lost_while_plugins_come_and_containers_are_made() {
     }
     assert!(midway > 0, "no plugin joined while containers were made");
 }
+
+/// The list of all that is there may take a plugin longer than an event, and yet not for ever.
+#[tokio::test]
+async fn a_plugin_has_the_time_of_its_registration_to_take_the_list_in() {
+    let (short, long) = (Duration::from_millis(50), Duration::from_millis(900));
+    let lab = Lab::with(|settings| {
+        settings.request_time = short;
+        settings.registration_time = long;
+    })
+    .await;
+    let slow = |method: &str, _: &[u8]| {
+        if method == "Synchronize" {
+            std::thread::sleep(Duration::from_millis(250));
+        }
+        nothing()
+    };
+    let _slow = Plugin::begin(&lab.socket, "00", "slow", &[], slow).await;
+    lab.plugins(&["00-slow"]).await;
+    let never = |method: &str, _: &[u8]| match method {
+        "Synchronize" => Reply::Silence,
+        _ => nothing(),
+    };
+    let begun = Instant::now();
+    let never = Plugin::begin(&lab.socket, "01", "never", &[], never).await;
+    never.end().await;
+    assert!(begun.elapsed() >= long);
+    assert_eq!(lab.nri.plugins(), ["00-slow"]);
+}
