@@ -101,7 +101,8 @@ fn connections_without_end(env: &Env) {
     assert_serves(&pods);
     let after = (entries(node.pid(), "fd"), resident(node.pid()));
     assert!(after.0 <= before.0 + 256 + 16, "{before:?} {after:?}");
-    assert!(after.1 <= before.1 + (16 << 10), "{before:?} {after:?}");
+    // Some 70 KiB for each of the 256.
+    assert!(after.1 <= before.1 + (24 << 10), "{before:?} {after:?}");
     // The first ones were closed.
     let mut first = all.pop_front().unwrap();
     first
