@@ -7,6 +7,7 @@ mod host;
 mod life;
 mod making;
 mod relabel;
+mod started;
 mod volumes;
 
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use crate::{Context, Error, ErrorKind, Result};
 
 pub(crate) use host::propagation;
 pub(crate) use life::{found, supervise};
+pub(crate) use started::notice;
 
 /// How long a killed container may take to be gone.
 const KILLED: Duration = Duration::from_secs(20);
@@ -155,6 +157,7 @@ impl Core {
                 true => checkpoints::start(&core, &id).map(Some),
                 false => Client::connect(&root, &id)
                     .and_then(|mut client| client.start())
+                    .or_else(|error| started::was_done(&core, &id, error))
                     .map(|()| None),
             };
             record.restoring = false;
@@ -177,16 +180,7 @@ impl Core {
                     container.state().record.restoring = record.restoring;
                     supervise(self, container, monitor);
                 }
-                container.life.send_if_modified(|life| match life {
-                    Life::Made => {
-                        *life = Life::Running;
-                        true
-                    }
-                    // It was short.
-                    _ => false,
-                });
-                self.events
-                    .of_container(container, cri::ContainerEventType::ContainerStartedEvent);
+                started::tell(self, container);
                 Ok(Ok(()))
             }
             Err((error, record)) => {

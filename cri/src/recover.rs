@@ -10,10 +10,10 @@ use rcrun_overlay::snapshot::Snapshots;
 use rcrun_runtime::pin;
 
 use crate::checkpoints;
-use crate::containers::{found, supervise};
+use crate::containers::{found, notice, supervise};
 use crate::core::{Container, Core, Life, Pod};
 use crate::pods::{init, key};
-use crate::records::{ContainerRecord, Kind, PodRecord, PodStage, SNAPSHOTS, is_id};
+use crate::records::{ContainerRecord, Kind, PodRecord, PodStage, SNAPSHOTS, is_id, now};
 use crate::spec::{PodPlan, pod};
 use crate::{ErrorKind, Result};
 
@@ -112,6 +112,11 @@ impl Core {
             return Ok(None);
         };
         let life = found(self, &mut record)?;
+        if life == Life::Running && record.started.is_none() && !record.restoring {
+            // The server that had it started did not live to write that down.
+            record.started = Some(now());
+            self.places.write_container(&record)?;
+        }
         let config = record.config()?;
         let container = Container::new(record, config, &pod, life);
         container
@@ -182,7 +187,11 @@ impl Core {
             }
             match container.life() {
                 Life::Made if container.awaits_restore() => {}
-                Life::Made | Life::Running => supervise(self, &container, None),
+                Life::Made => {
+                    supervise(self, &container, None);
+                    notice(self, &container);
+                }
+                Life::Running => supervise(self, &container, None),
                 Life::Ended(_) => {
                     // Its end may have been seen by nobody.
                     let (core, id) = (Arc::clone(self), container.id.clone());

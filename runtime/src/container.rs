@@ -187,6 +187,11 @@ impl Runtime {
     pub fn init(&self, id: &str) -> Result<Option<(i32, std::os::fd::OwnedFd)>> {
         query::init(self, id)
     }
+    /// Whether the container's program was executed, also if it has ended since; of one that is still being made, true
+    /// or false.
+    pub fn was_started(&self, id: &str) -> Result<bool> {
+        query::was_started(self, id)
+    }
     /// All containers below the root, sorted by ID; a broken record is passed to `broken`.
     pub fn list(&self, broken: &mut dyn FnMut(&str, Error)) -> Result<Vec<StateReport>> {
         query::list(self, broken)

@@ -1,14 +1,13 @@
 //! A server that is killed again and again, or is not there for long: no container notices, nothing is lost,
 //! nothing is left. Minutes with RCRUN_TEST_FULL=1, seconds without.
 
-use crate::harness::pods::{Pods, creation};
+use crate::harness::caller::Caller;
+use crate::harness::pods::Pods;
 use crate::harness::{Env, Test, full, test};
 use rcrun_cri::proto::v1 as cri;
-use rcrun_cri::proto::v1::runtime_service_client::RuntimeServiceClient;
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use tonic::{Code, Response, Status};
+use tonic::Code;
 
 pub(super) fn tests() -> Vec<Test> {
     vec![
@@ -19,75 +18,6 @@ pub(super) fn tests() -> Vec<Test> {
     ]
 }
 
-type Client = RuntimeServiceClient<rcrun_cri::client::Wire>;
-
-/// Asks again until the server is there and answers.
-pub(super) struct Caller {
-    tokio: tokio::runtime::Runtime,
-    socket: PathBuf,
-    client: Option<Client>,
-}
-
-impl Caller {
-    pub(super) fn new(socket: &Path) -> Self {
-        let tokio = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
-        Self {
-            tokio,
-            socket: socket.to_owned(),
-            client: None,
-        }
-    }
-
-    /// One request, as often as it takes: a connection that breaks says nothing of whether it was done.
-    pub(super) fn ask<T, F>(&mut self, mut request: impl FnMut(Client) -> F) -> Result<T, Status>
-    where
-        F: Future<Output = Result<Response<T>, Status>>,
-    {
-        let end = Instant::now() + Duration::from_secs(60);
-        loop {
-            assert!(Instant::now() < end, "no answer for a minute");
-            if self.client.is_none() {
-                match self
-                    .tokio
-                    .block_on(rcrun_cri::client::connect(&self.socket))
-                {
-                    Ok(wire) => {
-                        let origin = "http://localhost".parse().unwrap();
-                        self.client = Some(Client::with_origin(wire, origin));
-                    }
-                    Err(_) => {
-                        std::thread::sleep(Duration::from_millis(10));
-                        continue;
-                    }
-                }
-            }
-            let client = self.client.clone().unwrap();
-            match self.tokio.block_on(request(client)) {
-                Ok(response) => return Ok(response.into_inner()),
-                // The connection broke: tonic has no status of the server's.
-                Err(status)
-                    if matches!(
-                        status.code(),
-                        Code::Unknown | Code::Unavailable | Code::Cancelled
-                    ) =>
-                {
-                    self.client = None;
-                    std::thread::sleep(Duration::from_millis(5));
-                }
-                Err(status)
-                    if status.code() == Code::Internal && status.message().contains("h2") =>
-                {
-                    self.client = None;
-                }
-                Err(status) => return Err(status),
-            }
-        }
-    }
-}
-
 /// One pod with one container that ends with this code, from beginning to end.
 fn one_life(
     caller: &mut Caller,
@@ -95,107 +25,13 @@ fn one_life(
     container: &cri::ContainerConfig,
     code: i32,
 ) {
-    let run = cri::RunPodSandboxRequest {
-        config: Some(config.clone()),
-        runtime_handler: String::new(),
-    };
-    let pod = match caller.ask(|mut client| {
-        let request = run.clone();
-        async move { client.run_pod_sandbox(request).await }
-    }) {
-        Ok(answer) => answer.pod_sandbox_id,
-        // Made by a request whose answer did not arrive: a kubelet finds it in the list.
-        Err(status) if status.code() == Code::AlreadyExists => listed_pod(caller, config),
-        Err(status) => panic!("{status:?}"),
-    };
-    let request = creation(&pod, container, config);
-    let id = match caller.ask(|mut client| {
-        let request = request.clone();
-        async move { client.create_container(request).await }
-    }) {
-        Ok(answer) => answer.container_id,
-        Err(status) if status.code() == Code::AlreadyExists => listed_container(caller, &pod),
-        Err(status) => panic!("{status:?}"),
-    };
-    let started = caller.ask(|mut client| {
-        let request = cri::StartContainerRequest {
-            container_id: id.clone(),
-        };
-        async move { client.start_container(request).await }
-    });
-    match started {
-        Ok(_) => {}
-        // By a request whose answer did not arrive.
-        Err(status) if status.code() == Code::FailedPrecondition => {}
-        Err(status) => panic!("{status:?}"),
-    }
-    let end = Instant::now() + Duration::from_secs(60);
-    loop {
-        let request = cri::ContainerStatusRequest {
-            container_id: id.clone(),
-            verbose: false,
-        };
-        let answer = caller.ask(|mut client| {
-            let request = request.clone();
-            async move { client.container_status(request).await }
-        });
-        let status = answer.unwrap().status.unwrap();
-        if status.state() == cri::ContainerState::ContainerExited {
-            assert_eq!(status.exit_code, code, "{status:?}");
-            break;
-        }
-        assert!(Instant::now() < end, "{status:?}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    let stop = cri::StopPodSandboxRequest {
-        pod_sandbox_id: pod.clone(),
-    };
-    caller
-        .ask(|mut client| {
-            let request = stop.clone();
-            async move { client.stop_pod_sandbox(request).await }
-        })
-        .unwrap();
-    let remove = cri::RemovePodSandboxRequest {
-        pod_sandbox_id: pod,
-    };
-    caller
-        .ask(|mut client| {
-            let request = remove.clone();
-            async move { client.remove_pod_sandbox(request).await }
-        })
-        .unwrap();
-}
-
-fn listed_pod(caller: &mut Caller, config: &cri::PodSandboxConfig) -> String {
-    let list = cri::ListPodSandboxRequest::default();
-    let all = caller
-        .ask(|mut client| {
-            let request = list.clone();
-            async move { client.list_pod_sandbox(request).await }
-        })
-        .unwrap();
-    let found = all
-        .items
-        .into_iter()
-        .find(|pod| pod.metadata == config.metadata);
-    found.unwrap().id
-}
-
-fn listed_container(caller: &mut Caller, pod: &str) -> String {
-    let list = cri::ListContainersRequest {
-        filter: Some(cri::ContainerFilter {
-            pod_sandbox_id: pod.to_owned(),
-            ..Default::default()
-        }),
-    };
-    let all = caller
-        .ask(|mut client| {
-            let request = list.clone();
-            async move { client.list_containers(request).await }
-        })
-        .unwrap();
-    all.containers.into_iter().next().unwrap().id
+    let pod = caller.make_pod(config);
+    let id = caller.make_container(&pod, container, config);
+    caller.start(&id);
+    let status = caller.ended(&id);
+    assert_eq!(status.exit_code, code, "{status:?}");
+    caller.stop_pod(&pod);
+    caller.remove_pod(&pod);
 }
 
 /// Numbers without a gap, in the CRI's lines.

@@ -1,7 +1,7 @@
 //! Logs of containers: rotated under a writer that does not stop, on a disk that is slow, full, or not to be
 //! written (RELIABILITY.md, 39 and 40). Minutes with RCRUN_TEST_FULL=1, seconds without.
 
-use super::endurance::Caller;
+use crate::harness::caller::Caller;
 use crate::harness::pods::Pods;
 use crate::harness::{Env, Test, full, test};
 use rcrun_cri::proto::v1 as cri;

@@ -8,6 +8,7 @@ mod events;
 mod greedy;
 mod hostile;
 mod images;
+mod interrupted;
 mod kubelet;
 mod life;
 mod logs;
@@ -41,6 +42,7 @@ const MODULES: &[Module] = &[
     ("greedy", greedy::tests),
     ("hostile", hostile::tests),
     ("images", images::tests),
+    ("interrupted", interrupted::tests),
     ("kubelet", kubelet::tests),
     ("life", life::tests),
     ("logs", logs::tests),

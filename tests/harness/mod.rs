@@ -5,6 +5,7 @@
 pub(crate) mod attack;
 pub(crate) mod builds;
 pub(crate) mod bundle;
+pub(crate) mod caller;
 pub(crate) mod cgroup;
 pub(crate) mod container;
 pub(crate) mod cri;

@@ -95,6 +95,17 @@ pub(crate) fn state(runtime: &Runtime, id: &str) -> Result<StateReport> {
     report(&directory, record, owner)
 }
 
+/// Whether a container executes its program, or did.
+pub(crate) fn was_started(runtime: &Runtime, id: &str) -> Result<bool> {
+    let directory = Directory::open(&runtime.root, id)?;
+    load(&directory)?;
+    match rustix::fs::accessat(&directory, c"start.sock", Access::EXISTS, AtFlags::empty()) {
+        Ok(()) => Ok(false),
+        Err(Errno::NOENT) => Ok(true),
+        Err(errno) => Err(errno).context(|| "cannot look for start.sock"),
+    }
+}
+
 /// The init of a container, if it lives: its pid, and a pidfd that names the same process.
 pub(crate) fn init(runtime: &Runtime, id: &str) -> Result<Option<(i32, OwnedFd)>> {
     let directory = Directory::open(&runtime.root, id)?;
