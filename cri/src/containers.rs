@@ -161,9 +161,18 @@ impl Core {
                     .map(|()| None),
             };
             record.restoring = false;
-            if let Err(error) = &started {
-                fail(&mut record, error);
-            }
+            let started = match started {
+                // Its monitor has said how, and that is its end.
+                Err(_) if life::has_ended(&core, &id)? => {
+                    record.started = None;
+                    Err(precondition("it has ended"))
+                }
+                Err(error) => {
+                    fail(&mut record, &error);
+                    Err(error)
+                }
+                started => started,
+            };
             core.places.write_container(&record)?;
             Ok(match started {
                 Ok(monitor) => Ok((monitor, record)),

@@ -100,6 +100,11 @@ fn recorded(core: &Core, id: &str) -> Result<Option<Exit>> {
     Exit::read(&directory.join(EXIT)).context(|| "cannot read how the container ended")
 }
 
+/// Whether its monitor wrote how it ended.
+pub(super) fn has_ended(core: &Core, id: &str) -> Result<bool> {
+    recorded(core, id).map(|exit| exit.is_some())
+}
+
 /// From now on its end is one that nobody saw; the moment of which is said the same by every server.
 async fn note_lost(core: &Arc<Core>, container: &Container) -> End {
     let at = now();
