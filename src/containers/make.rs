@@ -469,11 +469,11 @@ pub(crate) fn default_profile(rootless: bool) -> Option<&'static str> {
     match apparmor::load_once() {
         Ok(()) => Some(apparmor::NAME),
         Err(error) => {
-            match apparmor::parser() {
-                Some(_) => {
-                    tracing::warn!("AppArmor does not confine containers: {}", error.chain())
-                }
-                None => tracing::debug!("AppArmor does not confine containers: {}", error.chain()),
+            let why = error.chain();
+            if apparmor::parser().is_some() {
+                tracing::warn!("AppArmor does not confine containers: {why}");
+            } else {
+                tracing::debug!("AppArmor does not confine containers: {why}");
             }
             None
         }
