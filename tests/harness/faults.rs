@@ -21,10 +21,7 @@ pub(crate) fn run(env: &Env, inner: &Command, inject: &str) -> Output {
             &format!("inject={inject}"),
         ],
     );
-    // "PID +++ exited with 1 +++" or "PID +++ killed by SIGKILL +++", written when strace itself ends.
-    let prefix = format!("{pid} ");
-    let mut lines = text.lines();
-    if let Some(end) = lines.find_map(|l| l.strip_prefix(&prefix)?.trim().strip_prefix("+++ ")) {
+    if let Some(end) = end_in(&text, pid) {
         output.code = end
             .split(' ')
             .nth(2)
@@ -32,6 +29,13 @@ pub(crate) fn run(env: &Env, inner: &Command, inject: &str) -> Output {
             .unwrap_or(137);
     }
     output
+}
+
+/// `exited with 1 +++` or `killed by SIGKILL +++`, which strace writes after it has reaped a process.
+fn end_in(text: &str, pid: i32) -> Option<&str> {
+    let prefix = format!("{pid} ");
+    let mut lines = text.lines();
+    lines.find_map(|line| line.strip_prefix(&prefix)?.trim().strip_prefix("+++ "))
 }
 
 /// Runs a command under strace: its output, its pid (0 if it was never seen), and what strace wrote.
@@ -56,7 +60,10 @@ fn traced(env: &Env, inner: &Command, flags: &[&str]) -> (Output, i32, String) {
     let mut seen = None;
     process::until(&format!("end of the command with {flags:?}"), 40, || {
         seen = seen.or_else(|| first_in(&log));
-        let ended = seen.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists());
+        let ended = seen.is_some_and(|pid| {
+            let gone = !Path::new(&format!("/proc/{pid}")).exists();
+            gone && end_in(&std::fs::read_to_string(&log).unwrap_or_default(), pid).is_some()
+        });
         (ended || running.child.try_wait().unwrap().is_some()).then_some(())
     });
     let _ = kill(Pid::from_raw(tracer), Signal::SIGTERM);
