@@ -83,9 +83,10 @@ pub(crate) fn sweep(store: &Store, runtime: &Runtime) -> Result<()> {
         let Ok(directory) = open(&path) else {
             continue;
         };
-        if lock::try_hold(directory)?.is_none() {
+        // Held until it is gone: whoever makes it at this moment waits, and then sees that it is.
+        let Some(_lock) = lock::try_hold(directory)? else {
             continue;
-        }
+        };
         runtime.delete(id, true)?;
         remove(&path).context(|| format!("cannot remove {}", path.display()))?;
     }
