@@ -83,17 +83,7 @@ fn adjustments_arrive_in_the_container(env: &Env) {
         }),
         ..Default::default()
     };
-    let _plugin = lab.join(
-        "hands",
-        &[nri::Event::CreateContainer],
-        move |method, _| match method {
-            "CreateContainer" => answer(&nri::CreateContainerResponse {
-                adjust: Some(adjust.clone()),
-                ..Default::default()
-            }),
-            _ => nothing(),
-        },
-    );
+    let _plugin = lab.adjusting("hands", adjust);
     let of_pod = pods.pod("one");
     let pod = pods.run(&of_pod);
     let script = "echo $ADDED $A; cat /of/plugin; ulimit -n; cat /proc/self/oom_score_adj; \
@@ -151,17 +141,7 @@ fn hooks_of_plugins_run(env: &Env) {
         }),
         ..Default::default()
     };
-    let _plugin = lab.join(
-        "hooks",
-        &[nri::Event::CreateContainer],
-        move |method, _| match method {
-            "CreateContainer" => answer(&nri::CreateContainerResponse {
-                adjust: Some(adjust.clone()),
-                ..Default::default()
-            }),
-            _ => nothing(),
-        },
-    );
+    let _plugin = lab.adjusting("hooks", adjust);
     let of_pod = pods.pod("one");
     let pod = pods.run(&of_pod);
     let all = "createRuntime\npoststart\npoststop\npoststop-again\n";

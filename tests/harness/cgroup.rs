@@ -74,11 +74,30 @@ pub(crate) fn of_process(pid: i32, controller: &str) -> Option<String> {
     })
 }
 
-/// Every cgroup that a test's containers could have left: below `/TAG`, or named after it.
+/// Where cgroups of tests may be: at the top of each hierarchy, and those of relative paths below our own.
+fn places() -> Vec<PathBuf> {
+    let own = |controller: &str| of_process(std::process::id().cast_signed(), controller);
+    let mut found = Vec::new();
+    for (point, kind, options) in hierarchies() {
+        let below = match kind.as_str() {
+            "cgroup2" => own(""),
+            _ => options.split(',').find_map(own),
+        };
+        let below = below.unwrap_or_default();
+        match below.trim_start_matches('/') {
+            "" => {}
+            path => found.push(point.join(path)),
+        }
+        found.push(point);
+    }
+    found
+}
+
+/// Every cgroup that a test's containers could have left: below `TAG` in one of the places, or named after it.
 pub(crate) fn children(tag: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    for (point, ..) in hierarchies() {
-        for dir in tagged(&point, tag) {
+    for place in places() {
+        for dir in tagged(&place, tag) {
             let whole = dir.file_name().is_some_and(|n| n != tag);
             if whole {
                 found.push(dir.clone());
@@ -97,8 +116,8 @@ pub(crate) fn remove_empty_children(tag: &str) {
     }
 }
 
-fn tagged(point: &Path, tag: &str) -> Vec<PathBuf> {
-    let dir = fs::read_dir(point).into_iter().flatten().flatten();
+fn tagged(place: &Path, tag: &str) -> Vec<PathBuf> {
+    let dir = fs::read_dir(place).into_iter().flatten().flatten();
     let named = dir.filter(|e| {
         let name = e.file_name().to_string_lossy().into_owned();
         name == tag || name.starts_with(&format!("{tag}-"))
@@ -117,8 +136,8 @@ fn collect(dir: &Path, into: &mut Vec<PathBuf>) {
 
 /// Removes what a runner that was killed has left: its cgroups are named after its pid.
 pub(crate) fn remove_stale() {
-    for (point, ..) in hierarchies() {
-        for entry in fs::read_dir(point).into_iter().flatten().flatten() {
+    for place in places() {
+        for entry in fs::read_dir(place).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             let pid = name
                 .strip_prefix("rt")
@@ -146,11 +165,7 @@ pub(crate) fn remove(tag: &str) -> Vec<PathBuf> {
     let deadline = Instant::now() + Duration::from_secs(2);
     loop {
         let mut all = children(tag);
-        all.extend(
-            hierarchies()
-                .iter()
-                .flat_map(|(point, ..)| tagged(point, tag)),
-        );
+        all.extend(places().iter().flat_map(|place| tagged(place, tag)));
         all.sort_by_key(|p| std::cmp::Reverse(p.components().count()));
         all.retain(|dir| fs::remove_dir(dir).is_err() && dir.exists());
         if all.is_empty() || Instant::now() > deadline {

@@ -3,7 +3,7 @@
 
 use super::pods::Pods;
 use super::{Env, cgroup};
-use plugin::{Plugin, Reply, UNKNOWN, nothing};
+use plugin::{Plugin, Reply, UNKNOWN, answer, nothing};
 use prost::Message;
 use rcrun_cri::proto::v1 as cri;
 use rcrun_nri::proto::v1alpha1 as nri;
@@ -64,6 +64,22 @@ impl<'a> Lab<'a> {
         );
         self.runtime
             .block_on(Plugin::join(&self.socket, "10", name, events, handler))
+    }
+
+    /// A plugin that wants this of every container.
+    pub(crate) fn adjusting(&self, name: &str, adjust: nri::ContainerAdjustment) -> Plugin {
+        let wanted = nri::CreateContainerResponse {
+            adjust: Some(adjust),
+            ..Default::default()
+        };
+        self.join(
+            name,
+            &[nri::Event::CreateContainer],
+            move |method, _| match method {
+                "CreateContainer" => answer(&wanted),
+                _ => nothing(),
+            },
+        )
     }
 
     /// A pod with one container that sleeps.

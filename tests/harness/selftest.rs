@@ -11,6 +11,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(finds_leaked_mounts),
         test!(finds_leaked_processes),
         test!(finds_leaked_cgroups),
+        test!(finds_leaked_cgroups_below_our_own),
         test!(finds_leaked_state_and_files),
         test!(canary_sees_every_change),
         test!(swapper_swaps),
@@ -72,6 +73,24 @@ fn finds_leaked_cgroups(env: &Env) {
         found.len() == 1 && found[0].starts_with("cgroup: "),
         "{found:?}"
     );
+}
+
+/// Of relative paths.
+fn finds_leaked_cgroups_below_our_own(env: &Env) {
+    let own = cgroup::of_process(1, "memory").filter(|own| own != "/");
+    let (Some(own), Some(point)) = (own, cgroup::v1("memory")) else {
+        env.skip("we are at the top of the memory hierarchy, or there is none")
+    };
+    let before = Snapshot::take(env);
+    let parent = point.join(own.trim_start_matches('/')).join(&env.tag);
+    fs::create_dir_all(parent.join("leaked")).unwrap();
+    let found = before.leaked_now(env);
+    assert_eq!(cgroup::remove(&env.tag), Vec::<std::path::PathBuf>::new());
+    assert!(
+        found.len() == 1 && found[0].starts_with("cgroup: "),
+        "{found:?}"
+    );
+    assert!(!parent.exists());
 }
 
 fn finds_leaked_state_and_files(env: &Env) {

@@ -3,9 +3,10 @@
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use std::fs::File;
 use std::io::{IoSliceMut, Read, Write};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
@@ -133,4 +134,43 @@ impl Console {
                 all
             }
     }
+}
+
+/// A command of ours with a terminal of its own, as a person has it, of this size if any; the last is its
+/// other side.
+pub(crate) fn at_a_terminal(
+    inner: &Command,
+    size: Option<(u16, u16)>,
+) -> (Child, Console, OwnedFd) {
+    let pty = nix::pty::openpty(None, None).unwrap();
+    if let Some((rows, columns)) = size {
+        resize(&pty.master, rows, columns);
+    }
+    let slave = || Stdio::from(pty.slave.try_clone().unwrap());
+    // setsid forks if it leads a process group; as a child of ours it does not, and becomes the command.
+    let mut command = Command::new("setsid");
+    command
+        .arg("--ctty")
+        .arg(inner.get_program())
+        .args(inner.get_args());
+    let variables = inner.get_envs();
+    command.envs(variables.filter_map(|(name, value)| Some((name, value?))));
+    command.stdin(slave()).stdout(slave()).stderr(slave());
+    let child = command.spawn().unwrap();
+    drop(command);
+    let console = Console {
+        master: File::from(pty.master),
+    };
+    (child, console, pty.slave)
+}
+
+/// Gives a terminal rows and columns.
+pub(crate) fn resize(master: impl AsFd, ws_row: u16, ws_col: u16) {
+    let size = rustix::termios::Winsize {
+        ws_row,
+        ws_col,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    rustix::termios::tcsetwinsize(master, size).unwrap();
 }

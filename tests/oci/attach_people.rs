@@ -2,7 +2,7 @@
 
 use super::attach::{COUNTING, later, on_a_terminal};
 use crate::harness::monitor::Monitored;
-use crate::harness::sockets::Console;
+use crate::harness::sockets::{Console, at_a_terminal, resize};
 use crate::harness::{Env, Test, process, test};
 use serde_json::json;
 use std::fs::File;
@@ -104,47 +104,9 @@ fn relay_passes_signals_on(env: &Env) {
     assert_eq!(code_of(child), 21);
 }
 
-/// A relay with a terminal of its own, as a person has it.
-fn at_a_terminal(
-    monitored: &Monitored<'_>,
-    options: &str,
-) -> (Child, Console, std::os::fd::OwnedFd) {
-    let pty = nix::pty::openpty(None, None).unwrap();
-    resize(&pty.master, 40, 100);
-    let inner = monitored.relay(options);
-    let slave = || Stdio::from(pty.slave.try_clone().unwrap());
-    // setsid forks if it leads a process group; as a child of ours it does not, and becomes the relay.
-    let mut command = Command::new("setsid");
-    command
-        .arg("--ctty")
-        .arg(inner.get_program())
-        .args(inner.get_args());
-    command.envs(
-        inner
-            .get_envs()
-            .filter_map(|(name, value)| Some((name, value?))),
-    );
-    let child = command
-        .stdin(slave())
-        .stdout(slave())
-        .stderr(slave())
-        .spawn()
-        .unwrap();
-    drop(command);
-    let console = Console {
-        master: File::from(pty.master),
-    };
-    (child, console, pty.slave)
-}
-
-fn resize(master: impl std::os::fd::AsFd, ws_row: u16, ws_col: u16) {
-    let size = rustix::termios::Winsize {
-        ws_row,
-        ws_col,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    };
-    rustix::termios::tcsetwinsize(master, size).unwrap();
+/// A relay with a terminal of its own.
+fn relayed(monitored: &Monitored<'_>, options: &str) -> (Child, Console, std::os::fd::OwnedFd) {
+    at_a_terminal(&monitored.relay(options), Some((40, 100)))
 }
 
 fn modes(terminal: &std::os::fd::OwnedFd) -> String {
@@ -166,7 +128,7 @@ fn relay_at_a_terminal(env: &Env) {
     let monitored = on_a_terminal(&mut bundle, TALKING)
         .set("start", json!("later"))
         .start();
-    let (child, mut console, slave) = at_a_terminal(&monitored, "start stdin");
+    let (child, mut console, slave) = relayed(&monitored, "start stdin");
     let text = console.read_until("40 100");
     assert!(
         text.contains("ready\r\n") && !text.contains("\r\r\n"),
@@ -192,7 +154,7 @@ fn relay_detaches_by_keys(env: &Env) {
     let mut monitored = on_a_terminal(&mut bundle, TALKING)
         .set("start", json!("later"))
         .start();
-    let (child, mut console, slave) = at_a_terminal(&monitored, "start stdin");
+    let (child, mut console, slave) = relayed(&monitored, "start stdin");
     console.read_until("ready");
     console.type_in("\x10\x11");
     assert_eq!(code_of(child), 201);
@@ -203,7 +165,7 @@ fn relay_detaches_by_keys(env: &Env) {
         "the modes are as before"
     );
     assert_eq!(monitored.status_of_container(), "running");
-    let (child, mut console, _slave) = at_a_terminal(&monitored, "stdin");
+    let (child, mut console, _slave) = relayed(&monitored, "stdin");
     console.type_in("still\r");
     console.read_until("got:still");
     console.type_in("bye\r");
@@ -218,7 +180,7 @@ fn relay_gives_the_terminal_back_when_it_is_terminated(env: &Env) {
         let monitored = on_a_terminal(&mut bundle, TALKING)
             .set("start", json!("later"))
             .start();
-        let (child, mut console, slave) = at_a_terminal(&monitored, "start stdin proxy");
+        let (child, mut console, slave) = relayed(&monitored, "start stdin proxy");
         console.read_until("ready");
         let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
         kill(pid, signal).unwrap();

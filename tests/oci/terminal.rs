@@ -1,6 +1,6 @@
 //! Terminals: through a console socket, with a size, an owner, and the modes that engines expect.
 
-use crate::harness::sockets::{Console, FdSocket};
+use crate::harness::sockets::{Console, FdSocket, resize};
 use crate::harness::{Bundle, Env, Test, test};
 use serde_json::{Value, json};
 
@@ -90,17 +90,6 @@ fn console_size(env: &Env) {
         (&facts["terminal"]["rows"], &facts["terminal"]["columns"]),
         (&json!(33), &json!(111))
     );
-}
-
-/// Rows and columns.
-fn resize(master: impl std::os::fd::AsFd, ws_row: u16, ws_col: u16) {
-    let size = rustix::termios::Winsize {
-        ws_row,
-        ws_col,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    };
-    rustix::termios::tcsetwinsize(master, size).unwrap();
 }
 
 fn size_can_be_changed_through_the_master(env: &Env) {

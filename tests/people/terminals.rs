@@ -1,10 +1,9 @@
 //! At a terminal: keys that leave a container, or a process in it, alone.
 
 use crate::harness::people::People;
-use crate::harness::sockets::Console;
+use crate::harness::sockets::{Console, at_a_terminal};
 use crate::harness::{Env, Test, process, test};
-use std::fs::File;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 
 pub(super) fn tests() -> Vec<Test> {
     vec![
@@ -18,22 +17,9 @@ pub(super) fn tests() -> Vec<Test> {
 const ANSWERING: &str =
     "echo ready; while read line; do echo got:$line; test $line = bye && exit 7; done";
 
-/// A verb with a terminal of its own, as a person has it.
-fn at_a_terminal(inner: &Command) -> (Child, Console) {
-    let pty = nix::pty::openpty(None, None).unwrap();
-    let slave = || Stdio::from(pty.slave.try_clone().unwrap());
-    let mut command = Command::new("setsid");
-    command
-        .arg("--ctty")
-        .arg(inner.get_program())
-        .args(inner.get_args());
-    command.stdin(slave()).stdout(slave()).stderr(slave());
-    let variables = inner.get_envs();
-    command.envs(variables.filter_map(|(name, value)| Some((name, value?))));
-    let child = command.spawn().unwrap();
-    let console = Console {
-        master: File::from(pty.master),
-    };
+/// A verb with a terminal of its own.
+fn with_a_terminal(inner: &Command) -> (Child, Console) {
+    let (child, console, _) = at_a_terminal(inner, None);
     (child, console)
 }
 
@@ -47,7 +33,7 @@ fn code(mut child: Child) -> i32 {
 fn keys_leave_a_container_running(env: &Env) {
     let people = People::new(env);
     let flags = ["-it", "--name=web", "--detach-keys=ctrl-a,d"];
-    let (child, mut console) = at_a_terminal(&people.command(&flags, &["sh", "-c", ANSWERING]));
+    let (child, mut console) = with_a_terminal(&people.command(&flags, &["sh", "-c", ANSWERING]));
     console.read_until("ready");
     // The beginning of the keys alone is the container's.
     console.type_in("\u{1}x\r");
@@ -55,7 +41,7 @@ fn keys_leave_a_container_running(env: &Env) {
     console.type_in("\u{1}d");
     assert_eq!(code(child), 0);
     let attach = |flags: &[&str]| {
-        at_a_terminal(
+        with_a_terminal(
             &people
                 .shelf
                 .command(&[&["attach"], flags, &["web"]].concat()),
@@ -85,7 +71,7 @@ fn keys_leave_a_process_of_exec_running(env: &Env) {
     let script = "echo $$ >/pid; echo ready; while read line; do echo got:$line; echo $line >>/heard; done; echo $? >/end; sleep 1000";
     let exec = |flags: &[&str], script: &str| {
         let words = [&["exec", "-it"], flags, &["web", "sh", "-c", script]].concat();
-        at_a_terminal(&people.shelf.command(&words))
+        with_a_terminal(&people.shelf.command(&words))
     };
     let inside = |script: &str| people.shelf.ok(&["exec", "web", "sh", "-c", script]);
     for (flags, keys) in [
@@ -127,7 +113,7 @@ fn a_process_that_was_left_ends_with_its_terminal_held(env: &Env) {
     let script =
         "echo ready; while test ! -e /stop; do echo writing; sleep 0.05; done; echo over >/over";
     let words = ["exec", "-it", "web", "sh", "-c", script];
-    let (child, mut console) = at_a_terminal(&people.shelf.command(&words));
+    let (child, mut console) = with_a_terminal(&people.shelf.command(&words));
     let first = child.id();
     console.read_until("ready");
     console.type_in("\u{10}\u{11}");

@@ -65,6 +65,13 @@ fn create(store: &Store, name: &str, chain: &[LayerId]) -> Snapshot {
         .unwrap()
 }
 
+/// What a snapshot says that it changes.
+fn told(snapshot: &Snapshot) -> Vec<(String, ChangeKind)> {
+    let all = snapshot.changes().unwrap().into_iter();
+    all.map(|change| (String::from_utf8(change.path).unwrap(), change.kind))
+        .collect()
+}
+
 fn open(at: impl AsFd, name: &str) -> Result<File, Errno> {
     openat(at, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map(File::from)
 }
@@ -315,12 +322,7 @@ fn changes_are_told_measured_and_packed() {
         "{used:?}"
     );
     drop(mounted);
-    let told: Vec<_> = snapshot
-        .changes()
-        .unwrap()
-        .into_iter()
-        .map(|change| (String::from_utf8(change.path).unwrap(), change.kind))
-        .collect();
+    let told = told(&snapshot);
     let expected = [
         ("again", ChangeKind::Added),
         ("large", ChangeKind::Added),

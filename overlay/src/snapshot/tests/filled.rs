@@ -46,12 +46,7 @@ fn archives_are_unpacked_one_upon_the_other() {
         archive(&[("top", "changed"), ("d/old", "new"), ("implied/file", "x")]),
     ];
     snapshot.fill(all, &How::privileged()).unwrap();
-    let found: Vec<(String, ChangeKind)> = snapshot
-        .changes()
-        .unwrap()
-        .into_iter()
-        .map(|change| (String::from_utf8(change.path).unwrap(), change.kind))
-        .collect();
+    let found = told(&snapshot);
     let expected = [
         ("d", ChangeKind::Added),
         ("d/old", ChangeKind::Added),
